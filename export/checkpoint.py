@@ -1,0 +1,260 @@
+"""Checkpoints: reading a file, recognising the network in it, and refusing what does not fit.
+
+Published checkpoints come as a bare state dict or nested under a key, with or without the prefix
+that `DataParallel` or a training framework adds, and without the hyper-parameters that no tensor
+shows. A loader that skips what does not match would return a network with untrained layers, so
+this one refuses, and lists the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+
+from adadm.export.models import ARCHITECTURES, Network
+from adadm.runtime.errors import CheckpointError
+from adadm.runtime.files import sha256_of, written_whole
+
+__all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "save_checkpoint"]
+
+_NESTED_UNDER = ("state_dict", "params_ema", "params", "model")
+_PREFIXES = ("module.", "model.")
+_METADATA_KEY = "adadm"
+_KEYS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number that builds the network, and where it was found.
+
+    Attributes:
+        source: `tensors`, `flag`, `file` or `template`; the last is a guess.
+    """
+
+    value: float
+    source: str
+
+    @property
+    def guessed(self) -> bool:
+        return self.source == "template"
+
+    def __str__(self) -> str:
+        words = {
+            "tensors": "read from the tensors",
+            "flag": "given on the command line",
+            "file": "from the file's metadata",
+            "template": "GUESSED: the published template's value",
+        }
+        return f"{self.value:g} ({words[self.source]})"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network with its trained weights, in evaluation mode, and where it came from."""
+
+    network: Network
+    hyperparameters: dict[str, Hyperparameter]
+    path: Path
+    sha256: str
+
+    @property
+    def guesses(self) -> dict[str, float]:
+        """The hyper-parameters that nothing in the file or on the command line confirms."""
+        return {k: h.value for k, h in self.hyperparameters.items() if h.guessed}
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], arch: str = "auto", **given: float | None
+) -> Checkpoint:
+    """Read a checkpoint and build its network.
+
+    Args:
+        path: `.pt` or `.pth` (tensors only) or `.safetensors`.
+        arch: a name in `ARCHITECTURES`, or `auto` to recognise it from the tensors.
+        **given: hyper-parameters that overrule the file (`res_scale`, `rgb_range`); None is unset.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the network.
+    """
+    path = Path(path)
+    tensors, metadata = _read_tensors(path)
+    state = _strip_prefix(tensors)
+    network_class = _architecture(path, state, arch)
+    hyperparameters = _resolve(path, network_class, state, metadata, given)
+    network = network_class(**{k: h.value for k, h in hyperparameters.items()})
+    _check_fit(path, network, state)
+    network.load_state_dict({k: v for k, v in state.items() if k in network.state_dict()}, strict=False)
+    return Checkpoint(network.float().eval(), hyperparameters, path, sha256_of(path))
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], network: Network, notes: Mapping[str, Any] | None = None
+) -> None:
+    """Write a network as safetensors, its architecture and hyper-parameters in the metadata."""
+    description = {
+        "architecture": network.architecture,
+        "hyperparameters": network.hyperparameters,
+        **(notes or {}),
+    }
+    state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
+    with written_whole(path) as partial:
+        safetensors.torch.save_file(
+            state, partial, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)}
+        )
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a file under their own keys, and our metadata if it has any."""
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; expected a .pt, .pth or .safetensors file")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise CheckpointError(f"{path} is empty; copy or download it again")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in {".pt", ".pth"}:
+        return _read_pickle(path)
+    raise CheckpointError(
+        f"{path} ends in {path.suffix or 'no suffix'}; expected .pt, .pth or .safetensors"
+    )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no readable safetensors file ({error}); it may be truncated"
+        ) from error
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
+        wanted = re.search(r"(?:Unsupported global: )?GLOBAL (\S+)", str(error))
+        if wanted:
+            raise CheckpointError(
+                f"{path} wants to run code on loading ({wanted[1]}), so it was not loaded; "
+                "save its state_dict() alone and use that file"
+            ) from error
+        whole = zipfile.is_zipfile(path)
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise CheckpointError(
+            f"{path} is {'damaged' if whole else 'truncated, or no PyTorch checkpoint'} "
+            f"({type(error).__name__}: {first_line})"
+        ) from error
+    for key in _NESTED_UNDER:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = (
+        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise CheckpointError(
+            f"{path} holds no tensors (found: {_shown(found)}); expected a state dict, bare or "
+            f"under one of {', '.join(_NESTED_UNDER)}"
+        )
+    return tensors, {}
+
+
+def _strip_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    for prefix in _PREFIXES:
+        while all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    return tensors
+
+
+def _architecture(path: Path, state: dict[str, torch.Tensor], arch: str) -> type[Network]:
+    if arch != "auto":
+        if arch not in ARCHITECTURES:
+            raise CheckpointError(f"unknown architecture {arch}; known: {_shown(ARCHITECTURES)}")
+        candidates = [ARCHITECTURES[arch]]
+    else:
+        candidates = list(ARCHITECTURES.values())
+    for network_class in candidates:
+        if network_class.detects(state):
+            return network_class
+    expected = arch if arch != "auto" else _shown(ARCHITECTURES)
+    raise CheckpointError(
+        f"{path} is not recognised as {expected} with AdaDM; its keys are {_shown(sorted(state))}"
+    )
+
+
+def _resolve(
+    path: Path,
+    network_class: type[Network],
+    state: dict[str, torch.Tensor],
+    metadata: dict[str, Any],
+    given: Mapping[str, float | None],
+) -> dict[str, Hyperparameter]:
+    recorded = metadata.get("architecture", network_class.architecture)
+    if recorded != network_class.architecture:
+        raise CheckpointError(
+            f"{path} says that it holds {recorded}, its tensors are {network_class.architecture}'s"
+        )
+    resolved = {
+        name: Hyperparameter(value, "tensors")
+        for name, value in network_class.read_hyperparameters(state).items()
+    }
+    stored = metadata.get("hyperparameters", {})
+    for name, default in network_class.template.items():
+        if (flag := given.get(name)) is not None:
+            resolved[name] = Hyperparameter(float(flag), "flag")
+        elif name in stored:
+            resolved[name] = Hyperparameter(float(stored[name]), "file")
+        else:
+            resolved[name] = Hyperparameter(default, "template")
+    if resolved["rgb_range"].value <= 0:
+        raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
+    return resolved
+
+
+def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -> None:
+    expected = network.state_dict()
+    optional = {key for key in expected if key.endswith("num_batches_tracked")}
+    missing = sorted(expected.keys() - state.keys() - optional)
+    unexpected = sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{path} is not a complete {network.architecture} with AdaDM\n"
+            f"  missing ({len(missing)}): {_shown(missing)}\n"
+            f"  unexpected ({len(unexpected)}): {_shown(unexpected)}"
+        )
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape:
+            raise CheckpointError(
+                f"{path}: {key} has the shape {tuple(tensor.shape)}, "
+                f"expected {tuple(expected[key].shape)}"
+            )
+        if not torch.isfinite(tensor.float()).all():
+            raise CheckpointError(f"{path}: {key} has NaN or infinite values; training diverged?")
+        if key.endswith("running_var") and (lowest := tensor.min().item()) <= 0:
+            raise CheckpointError(
+                f"{path}: {key} has the value {lowest:g}; a running variance is greater than 0"
+            )
+
+
+def _shown(names: Iterable[str] | str) -> str:
+    if isinstance(names, str):
+        return names
+    listed = list(names)
+    more = len(listed) - _KEYS_SHOWN
+    return (", ".join(listed[:_KEYS_SHOWN]) or "none") + (f", and {more} more" if more > 0 else "")

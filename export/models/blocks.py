@@ -1,0 +1,121 @@
+"""Building blocks that the AdaDM networks share, with the published state-dict keys."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from adadm.export.modulator import DOMAIN, DOMAIN_VERSION, MODULATE
+from adadm.runtime.errors import CheckpointError
+
+__all__ = ["Modulator", "ResidualBlock", "Upsampler", "convolution", "read_upscale"]
+
+
+def convolution(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
+    """A convolution that keeps height and width (zero padding)."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+class Modulator(nn.Conv2d):
+    """AdaDM's adaptive deviation modulator: `x + r * exp(w * ln(std(x)) + b)`.
+
+    The published code keeps `w` and `b` as a 1x1 convolution on one channel named `phi`; being
+    one, this module has its keys (`phi.weight` (1, 1, 1, 1), `phi.bias` (1,)). `std` is over
+    (C, H, W) of each image, unbiased. Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for
+    Image Super-Resolution", 2021, section 3.
+
+    Under `torch.onnx.export` it becomes one `AdaDMModulate` node.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, kernel_size=1)
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self._bias)
+        self._constants: dict[str, float] | None = None
+
+    @property
+    def _bias(self) -> nn.Parameter:
+        assert self.bias is not None  # nn.Conv2d types it as optional
+        return self.bias
+
+    def freeze(self) -> None:
+        """Remember `w` and `b` as numbers: inside an export the parameters have no values."""
+        self._constants = {"weight": self.weight.item(), "bias": self._bias.item()}
+
+    def factor(self, x: torch.Tensor) -> torch.Tensor:
+        """The modulation factor (N, 1, 1, 1) that the trunk `x` (N, C, H, W) calls for."""
+        std = x.std(dim=(1, 2, 3), keepdim=True)
+        return torch.exp(super().forward(torch.log(std)))
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Add the modulated `residual` to the trunk `x`; both (N, C, H, W)."""
+        if torch.onnx.is_in_onnx_export():
+            if self._constants is None:
+                raise RuntimeError("call freeze() before torch.onnx.export")
+            return torch.onnx.ops.symbolic(
+                f"{DOMAIN}::{MODULATE.name}",
+                (x, residual),
+                attrs=self._constants,
+                dtype=x.dtype,
+                shape=x.shape,
+                version=DOMAIN_VERSION,
+            )
+        return x + residual * self.factor(x)
+
+
+class ResidualBlock(nn.Module):
+    """AdaDM's residual block, of EDSR and NLSN: normalization before each convolution.
+
+    Args:
+        features: channels of the trunk.
+        res_scale: constant factor of the residual branch.
+    """
+
+    def __init__(self, features: int, res_scale: float) -> None:
+        super().__init__()
+        self.conv1 = convolution(features, features)
+        self.conv2 = convolution(features, features)
+        self.phi = Modulator()
+        self.norm1 = nn.BatchNorm2d(features)
+        self.norm2 = nn.BatchNorm2d(features)
+        self.res_scale = res_scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, features, H, W) to the same shape."""
+        hidden = torch.relu(self.conv1(self.norm1(x)))
+        residual = self.conv2(self.norm2(hidden)) * self.res_scale
+        modulated: torch.Tensor = self.phi(x, residual)
+        return modulated
+
+
+class Upsampler(nn.Sequential):
+    """Convolution and PixelShuffle, once for x2 and x3, twice for x4; linear throughout."""
+
+    def __init__(self, upscale: int, features: int) -> None:
+        step, repeats = (3, 1) if upscale == 3 else (2, round(math.log2(upscale)))
+        if step**repeats != upscale:
+            raise ValueError(f"upscale is {upscale}, expected 2, 3 or 4")
+        stages: list[nn.Module] = []
+        for _ in range(repeats):
+            stages += [convolution(features, step**2 * features), nn.PixelShuffle(step)]
+        super().__init__(*stages)
+
+
+def read_upscale(convolutions: list[torch.Tensor]) -> int:
+    """The factor of an `Upsampler` from its convolutions' weights, in order.
+
+    Raises:
+        CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
+    """
+    ratios = [weight.shape[0] / weight.shape[1] for weight in convolutions]
+    known = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}
+    try:
+        return known[tuple(ratios)]
+    except KeyError:
+        shapes = ", ".join(str(tuple(weight.shape)) for weight in convolutions) or "none"
+        raise CheckpointError(
+            f"the upsampler's convolutions have the shapes {shapes}; "
+            "expected one (4n, n, 3, 3) for x2, one (9n, n, 3, 3) for x3, two (4n, n, 3, 3) for x4"
+        ) from None

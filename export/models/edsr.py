@@ -1,0 +1,81 @@
+"""EDSR with AdaDM: residual blocks at low resolution, one skip over them all, a linear tail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from adadm.export.models.blocks import ResidualBlock, Upsampler, convolution, read_upscale
+from adadm.export.models.network import Network, StateDict
+from adadm.runtime.errors import CheckpointError
+
+__all__ = ["EDSR"]
+
+
+class EDSR(Network):
+    """EDSR (Lim et al., 2017) with AdaDM's residual blocks and no mean shift.
+
+    Published size: 32 blocks, 256 features, res_scale 0.1, rgb_range 255.
+
+    Args:
+        upscale: 2, 3 or 4.
+        blocks: number of residual blocks.
+        features: channels of the trunk.
+        res_scale: constant factor of every residual branch.
+        rgb_range: the value of white.
+    """
+
+    architecture: ClassVar[str] = "edsr"
+    template: ClassVar[Mapping[str, float]] = {"res_scale": 0.1, "rgb_range": 255.0}
+
+    def __init__(
+        self,
+        upscale: int,
+        blocks: int = 32,
+        features: int = 256,
+        res_scale: float = 0.1,
+        rgb_range: float = 255.0,
+    ) -> None:
+        super().__init__()
+        self.hyperparameters = {
+            "upscale": upscale,
+            "blocks": blocks,
+            "features": features,
+            "res_scale": res_scale,
+            "rgb_range": rgb_range,
+        }
+        self.upscale = upscale
+        self.rgb_range = rgb_range
+        self.head = nn.Sequential(convolution(3, features))
+        residual_blocks = [ResidualBlock(features, res_scale) for _ in range(blocks)]
+        self.body = nn.Sequential(*residual_blocks, convolution(features, features))
+        self.tail = nn.Sequential(Upsampler(upscale, features), convolution(features, 3))
+
+    @classmethod
+    def detects(cls, state: StateDict) -> bool:
+        return {"head.0.weight", "tail.1.weight"} <= state.keys() and any(
+            re.match(r"body\.\d+\.", key) for key in state
+        )
+
+    @classmethod
+    def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
+        last = max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key)))
+        shape = tuple(state["head.0.weight"].shape)
+        if len(shape) != 4 or shape[1:] != (3, 3, 3):
+            raise CheckpointError(f"head.0.weight has the shape {shape}, expected (n, 3, 3, 3)")
+        stages = sorted(key for key in state if re.fullmatch(r"tail\.0\.\d+\.weight", key))
+        upscale = read_upscale([state[key] for key in stages])
+        return {"upscale": upscale, "blocks": last, "features": shape[0]}
+
+    def features(self, lr: torch.Tensor) -> torch.Tensor:
+        x = self.head(lr)
+        features: torch.Tensor = x + self.body(x)
+        return features
+
+    def reconstruct(self, features: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.tail(features)
+        return sr

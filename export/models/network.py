@@ -1,0 +1,57 @@
+"""What the toolkit asks of a super-resolution network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+__all__ = ["Network", "StateDict"]
+
+StateDict = Mapping[str, torch.Tensor]
+
+
+class Network(nn.Module, ABC):
+    """A network from `lr` (N, 3, H, W) to `sr` (N, 3, upscale*H, upscale*W), RGB, 0..rgb_range.
+
+    Attributes:
+        architecture: the name that `--arch` takes.
+        template: hyper-parameters that a state dict does not hold, with the values of the
+            published training template; a loader that falls back on them is guessing.
+        hyperparameters: the keyword arguments that build this very network again.
+    """
+
+    architecture: ClassVar[str]
+    template: ClassVar[Mapping[str, float]]
+    hyperparameters: dict[str, float]
+    upscale: int
+    rgb_range: float
+
+    @classmethod
+    @abstractmethod
+    def detects(cls, state: StateDict) -> bool:
+        """Whether a state dict looks like this network, complete or not."""
+
+    @classmethod
+    @abstractmethod
+    def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
+        """The keyword arguments that the shapes in a detected state dict give away.
+
+        Raises:
+            CheckpointError: the shapes are not those of this network.
+        """
+
+    @abstractmethod
+    def features(self, lr: torch.Tensor) -> torch.Tensor:
+        """The trunk: `lr` to features (N, C, H, W) at low resolution."""
+
+    @abstractmethod
+    def reconstruct(self, features: torch.Tensor) -> torch.Tensor:
+        """The tail: features to `sr`."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        """`lr` (N, 3, H, W) to `sr` (N, 3, upscale*H, upscale*W)."""
+        return self.reconstruct(self.features(lr))

@@ -1,0 +1,185 @@
+"""AdaDM's modulator as one ONNX node, with its body in the same file.
+
+The node is `AdaDMModulate` in the domain `adadm`. A runtime that has a kernel of that name uses
+it; every other one expands the model-local function that defines the node. Inputs and outputs are
+fixed: each signature has a name of its own, because a call that leaves an optional one out passes
+the checker and fails in the runtimes.
+
+    AdaDMModulate(x, r; weight, bias)                        -> y = x + r * factor
+    AdaDMModulateShifted(x, r, center, delta; weight, bias)  -> y = x + delta + r * factor
+
+and the same two with the suffix `WithFactor`, which return (y, factor).
+
+    std    = sqrt(sum((u - mean(u))^2) / (n - 1)), over the n = C*H*W elements of one image,
+             u = x, or x - center when shifted
+    factor = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0
+
+x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The attributes are floats.
+
+Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay
+in float32 when a tool turns the rest of the graph into half precision. The variance takes two
+passes. Three guards make the factor finite for every input:
+
+- std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
+- The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
+- The exponent is capped at 80, where exp is 5.5e34 and float32 ends at 3.4e38.
+
+Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution", 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx import parser
+
+from adadm.runtime.errors import ExportError
+
+__all__ = [
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "MODULATE",
+    "MODULATE_SHIFTED",
+    "SIGNATURES",
+    "Signature",
+    "add_modulator_functions",
+    "is_modulator",
+    "modulator_function",
+    "modulators",
+]
+
+DOMAIN = "adadm"
+DOMAIN_VERSION = 1
+_LARGEST_EXPONENT = 80
+_OPSET_WITH_AXES_AS_INPUT = 18
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One operator: its name, inputs and outputs."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def shifted(self) -> bool:
+        return "center" in self.inputs
+
+    @property
+    def with_factor(self) -> Signature:
+        """The operator that returns the factor too."""
+        if "factor" in self.outputs:
+            return self
+        return Signature(f"{self.name}WithFactor", self.inputs, (*self.outputs, "factor"))
+
+
+MODULATE = Signature("AdaDMModulate", ("x", "r"), ("y",))
+MODULATE_SHIFTED = Signature("AdaDMModulateShifted", ("x", "r", "center", "delta"), ("y",))
+
+SIGNATURES = {
+    signature.name: signature
+    for base in (MODULATE, MODULATE_SHIFTED)
+    for signature in (base, base.with_factor)
+}
+
+
+def is_modulator(node: ir.Node) -> bool:
+    """Whether a node is one of the operators above."""
+    return node.domain == DOMAIN and node.op_type in SIGNATURES
+
+
+def modulators(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The modulators of a graph, in order."""
+    return (node for node in graph if is_modulator(node))
+
+
+def modulator_function(signature: Signature, opset: int) -> ir.Function:
+    """The body of an operator, for one opset of the default domain.
+
+    Args:
+        opset: 17 or later; 17 keeps the axes of reductions in an attribute.
+
+    Raises:
+        ExportError: the opset is older.
+    """
+    if opset < 17:
+        raise ExportError(f"the modulator is defined from opset 17 on, not for {opset}")
+    over_image = (
+        ("<keepdims = 1>", ", axes")
+        if opset >= _OPSET_WITH_AXES_AS_INPUT
+        else ("<axes = [1, 2, 3], keepdims = 1>", "")
+    )
+
+    def mean_over_image(name: str) -> str:
+        return f"ReduceMean {over_image[0]} ({name}{over_image[1]})"
+
+    if signature.shifted:
+        # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
+        deviation = f"""
+            wide_center = Cast <to = 1> (center)
+            shifted_mean = {mean_over_image("wide_x")}
+            center_mean = {mean_over_image("wide_center")}
+            mean = Sub (shifted_mean, center_mean)
+            origin = Add (wide_center, mean)
+            deviation = Sub (wide_x, origin)"""
+        trunk, shift = "moved", "moved = Add (x, delta)"
+    else:
+        deviation = f"""
+            mean = {mean_over_image("wide_x")}
+            deviation = Sub (wide_x, mean)"""
+        trunk, shift = "x", ""
+    axes = "axes = Constant <value_ints = [1, 2, 3]> ()" if over_image[1] else ""
+    factor = "factor" if "factor" in signature.outputs else "typed_factor"
+    body = f"""
+        <opset_import: ["" : {opset}], domain: "{DOMAIN}">
+        {signature.name} <weight, bias> ({", ".join(signature.inputs)})
+            => ({", ".join(signature.outputs)})
+        {{
+            weight_value = Constant <value_float: float = @weight> ()
+            bias_value = Constant <value_float: float = @bias> ()
+            zero = Constant <value_float = 0.0> ()
+            one = Constant <value_float = 1.0> ()
+            largest_exponent = Constant <value_float = {_LARGEST_EXPONENT}.0> ()
+            {axes}
+
+            image_shape = Shape <start = 1> (x)
+            integer_count = ReduceProd <keepdims = 0> (image_shape)
+            count = Cast <to = 1> (integer_count)
+            fewer = Sub (count, one)
+            degrees_of_freedom = Max (fewer, one)
+            correction = Div (count, degrees_of_freedom)
+
+            wide_x = Cast <to = 1> (x)
+            {deviation}
+            square = Mul (deviation, deviation)
+            biased_variance = {mean_over_image("square")}
+            variance = Mul (biased_variance, correction)
+            std = Sqrt (variance)
+
+            varies = Greater (std, zero)
+            safe_std = Where (varies, std, one)
+            log_std = Log (safe_std)
+            scaled = Mul (log_std, weight_value)
+            exponent = Add (scaled, bias_value)
+            bounded = Min (exponent, largest_exponent)
+            amplification = Exp (bounded)
+            wide_factor = Where (varies, amplification, zero)
+            {factor} = CastLike (wide_factor, r)
+
+            modulated = Mul (r, {factor})
+            {shift}
+            y = Add ({trunk}, modulated)
+        }}"""
+    return ir.from_proto(parser.parse_function(body))
+
+
+def add_modulator_functions(model: ir.Model) -> None:
+    """Attach the bodies of the operators that a model uses, for the model's opset."""
+    opset = model.opset_imports[""]
+    for name in sorted({node.op_type for node in modulators(model.graph)}):
+        function = modulator_function(SIGNATURES[name], opset)
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION

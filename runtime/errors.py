@@ -1,0 +1,81 @@
+"""Every error that the toolkit raises on purpose.
+
+    AdadmError                     anything below; the command line prints it and exits 1
+    ├── MissingDependencyError     an optional package is not installed
+    ├── ImageError                 an image cannot be read, or has the wrong shape or type
+    ├── CheckpointError            a checkpoint cannot be read, or does not fit a network
+    ├── ExportError                a network cannot become the ONNX file that was asked for
+    ├── ParityError                two backends disagree by more than the tolerance
+    ├── SessionError               a backend refuses a model or a feed
+    └── EngineError                TensorRT refuses to parse or build
+
+A message says what was found, what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = [
+    "AdadmError",
+    "CheckpointError",
+    "EngineError",
+    "ExportError",
+    "ImageError",
+    "MissingDependencyError",
+    "ParityError",
+    "SessionError",
+    "require",
+]
+
+
+class AdadmError(Exception):
+    """The root of the tree above."""
+
+
+class MissingDependencyError(AdadmError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed, and this needs it: pip install 'adadm-deploy[{extra}]'"
+        )
+
+
+class ImageError(AdadmError):
+    """An image cannot be read, or has the wrong shape or type."""
+
+
+class CheckpointError(AdadmError):
+    """A checkpoint cannot be read, or does not fit a network."""
+
+
+class ExportError(AdadmError):
+    """A network cannot become the ONNX file that was asked for."""
+
+
+class ParityError(AdadmError):
+    """Two backends disagree by more than the tolerance."""
+
+
+class SessionError(AdadmError):
+    """A backend refuses a model or a feed."""
+
+
+class EngineError(AdadmError):
+    """TensorRT refuses to parse or to build."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional module.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message has the install line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingDependencyError(module.split(".")[0].replace("_", "-"), extra) from error

@@ -1,0 +1,134 @@
+"""Photographs as arrays: reading, reducing, enlarging, writing.
+
+An *image* here is a uint8 array (H, W, 3), RGB, 0..255. A *batch* is what networks take: float32
+(N, 3, H, W), RGB, 0..rgb_range.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from adadm.runtime.errors import ImageError
+from adadm.runtime.files import written_whole
+
+__all__ = [
+    "EXTENSIONS",
+    "batch_from_image",
+    "crop_to_multiple",
+    "enlarge",
+    "find_images",
+    "image_from_batch",
+    "read_image",
+    "reduce",
+    "write_image",
+]
+
+ImageArray = npt.NDArray[np.uint8]
+Batch = npt.NDArray[np.float32]
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+# Keys' cubic reaches 2 pixels, stretched by the factor when reducing.
+_CUBIC_REACH = 2
+
+
+def read_image(path: str | os.PathLike[str]) -> ImageArray:
+    """Read a file as 8-bit RGB (H, W, 3).
+
+    Raises:
+        ImageError: the file is missing, is no image, or is damaged.
+    """
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(opened.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path}: not a readable image ({error})") from error
+
+
+def write_image(path: str | os.PathLike[str], image: ImageArray) -> None:
+    """Write 8-bit RGB (H, W, 3); the suffix chooses the format; the file appears whole or not at all."""
+    with written_whole(path) as partial:
+        Image.fromarray(image).save(partial)
+
+
+def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:
+    """All image files in folders (recursively) and among the files given, sorted within each.
+
+    Raises:
+        ImageError: a path does not exist, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        if folder.is_file():
+            found.append(folder)
+            continue
+        if not folder.is_dir():
+            raise ImageError(f"{folder}: no such file or folder")
+        inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        if not inside:
+            raise ImageError(f"{folder}: no image in it ({', '.join(sorted(EXTENSIONS))})")
+        found += inside
+    return found
+
+
+def crop_to_multiple(image: ImageArray, factor: int) -> ImageArray:
+    """Drop the last rows and columns so that both sides divide by `factor`."""
+    height, width = image.shape[:2]
+    if min(height, width) < factor:
+        raise ImageError(f"image of {width}x{height} is smaller than the factor {factor}")
+    return image[: height - height % factor, : width - width % factor]
+
+
+def reduce(image: ImageArray, factor: int) -> ImageArray:
+    """Reduce by an integer with the antialiased bicubic kernel of MATLAB's `imresize`.
+
+    Keys' cubic (a = -0.5) stretched by the factor, symmetric padding at the border, one rounding
+    at the end. Pillow computes the kernel (in float32); mirroring the border first makes it agree
+    with MATLAB there too, where Pillow alone renormalises the kernel instead.
+    """
+    height, width = image.shape[:2]
+    if height % factor or width % factor:
+        raise ImageError(f"image of {width}x{height} does not divide by {factor}; crop it first")
+    return _resize(image, (height // factor, width // factor), _CUBIC_REACH * factor, _CUBIC_REACH)
+
+
+def enlarge(image: ImageArray, factor: int) -> ImageArray:
+    """Enlarge by an integer with MATLAB's bicubic `imresize` (the baseline of the literature)."""
+    height, width = image.shape[:2]
+    reach = _CUBIC_REACH
+    return _resize(image, (height * factor, width * factor), reach, reach * factor)
+
+
+def _resize(image: ImageArray, size: tuple[int, int], pad: int, crop: int) -> ImageArray:
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric")
+    target = (size[1] + 2 * crop, size[0] + 2 * crop)
+    planes = [
+        Image.fromarray(padded[..., c].astype(np.float32)).resize(target, Image.Resampling.BICUBIC)
+        for c in range(image.shape[2])
+    ]
+    resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return to_uint8(resized[crop:-crop, crop:-crop])
+
+
+def batch_from_image(image: ImageArray, rgb_range: float) -> Batch:
+    """(H, W, 3) uint8 to (1, 3, H, W) float32 in 0..rgb_range."""
+    scaled = image.astype(np.float32) * np.float32(rgb_range / 255)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
+def image_from_batch(batch: Batch, rgb_range: float) -> ImageArray:
+    """(1, 3, H, W) float32 in 0..rgb_range to (H, W, 3) uint8, rounded half to even and clipped."""
+    return to_uint8(batch[0].transpose(1, 2, 0) * np.float32(255 / rgb_range))
+
+
+def to_uint8(values: npt.NDArray[np.floating]) -> ImageArray:
+    """Round to the nearest grey level and clip to 0..255."""
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)

@@ -1,0 +1,289 @@
+#!/usr/bin/env python3
+"""Train a network on a folder of photographs: L1, Adam, random crops, flips and rotations.
+
+    python scripts/train.py --images PHOTOS --validation MORE_PHOTOS --upscale 2 -o x2.safetensors
+
+Interrupted, the same command goes on where it stopped: everything that the run needs (weights,
+optimizer, random state) is saved beside the output every few minutes, as OUT.resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from torch import nn
+
+from adadm.export.checkpoint import load_checkpoint, save_checkpoint
+from adadm.export.models import ARCHITECTURES, Network
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.files import written_whole
+from adadm.runtime.images import (
+    ImageArray,
+    batch_from_image,
+    crop_to_multiple,
+    enlarge,
+    find_images,
+    image_from_batch,
+    read_image,
+    reduce,
+)
+from adadm.runtime.metrics import psnr_y
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph and its reduction, uint8 (H, W, 3)."""
+
+    lr: ImageArray
+    hr: ImageArray
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parse(argv)
+    try:
+        train(arguments)
+    except AdadmError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train: stopped; the same command goes on from the last save", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run the training that the command line describes."""
+    random.seed(arguments.seed)
+    np.random.seed(arguments.seed)
+    torch.manual_seed(arguments.seed)
+    device = torch.device(arguments.device)
+    network = _build(arguments).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=arguments.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
+    )
+    resume = arguments.output.with_suffix(".resume")
+    first = _restore(resume, network, optimizer, schedule) if resume.exists() else 0
+
+    pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
+    pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= arguments.patch]
+    validation = _load_pairs(find_images(arguments.validation), network.upscale, "reading validation")
+    features = torch.compile(network.features) if arguments.compile else network.features
+    half_until = round(arguments.steps * arguments.half)
+    baseline = np.mean(
+        [psnr_y(enlarge(p.lr, network.upscale), p.hr, network.upscale) for p in validation]
+    )
+
+    losses: list[float] = []
+    last_save = time.monotonic()
+    with _progress() as progress:
+        task = progress.add_task("training", total=arguments.steps, completed=first, note="")
+        for step in range(first, arguments.steps):
+            network.train()
+            lr, hr = _batch(pairs, arguments.batch, arguments.patch, network, device)
+            with (
+                torch.autocast(device.type, torch.bfloat16)
+                if step < half_until
+                else contextlib.nullcontext()
+            ):
+                trunk = features(lr)
+            loss = nn.functional.l1_loss(network.reconstruct(trunk.float()), hr)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), arguments.clip)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item() * 255 / network.rgb_range)
+            progress.update(task, completed=step + 1, note=f"L1 {np.mean(losses[-100:]):.3f}")
+            done = step + 1
+            if done % arguments.validate_every == 0 or done == arguments.steps:
+                score = _validate(network, validation, device)
+                console.log(
+                    f"step {done}: L1 {np.mean(losses[-500:]):.4f} levels, {score:.3f} dB, "
+                    f"{score - baseline:+.3f} dB over bicubic"
+                )
+            if time.monotonic() - last_save > arguments.save_every_s:
+                _save(resume, done, network, optimizer, schedule)
+                last_save = time.monotonic()
+    save_checkpoint(arguments.output, network, {"training": _record(arguments, len(pairs))})
+    resume.unlink(missing_ok=True)
+    print(f"wrote {arguments.output}")
+
+
+def _build(arguments: argparse.Namespace) -> Network:
+    sizes = {"blocks": arguments.blocks, "features": arguments.features}
+    network = ARCHITECTURES[arguments.arch](
+        upscale=arguments.upscale,
+        res_scale=arguments.res_scale,
+        rgb_range=arguments.rgb_range,
+        **sizes,
+    )
+    if arguments.start_from:
+        trained = load_checkpoint(arguments.start_from).network.state_dict()
+        fresh = network.state_dict()
+        shared = {k: v for k, v in trained.items() if k in fresh and v.shape == fresh[k].shape}
+        network.load_state_dict(shared, strict=False)
+        console.log(f"{len(shared)} of {len(fresh)} tensors from {arguments.start_from}")
+    return network
+
+
+def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
+    pairs = []
+    for path in track(paths, description=what, console=console):
+        hr = crop_to_multiple(read_image(path), upscale)
+        pairs.append(Pair(reduce(hr, upscale), hr))
+    return pairs
+
+
+def _batch(
+    pairs: list[Pair], size: int, patch: int, network: Network, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random crops, weighted by image area, each turned and mirrored at random."""
+    areas = [pair.lr.shape[0] * pair.lr.shape[1] for pair in pairs]
+    lrs, hrs = [], []
+    for pair in random.choices(pairs, weights=areas, k=size):
+        top = random.randint(0, pair.lr.shape[0] - patch)
+        left = random.randint(0, pair.lr.shape[1] - patch)
+        turns, mirror = random.randrange(4), random.random() < 0.5
+        for crops, image, factor in ((lrs, pair.lr, 1), (hrs, pair.hr, network.upscale)):
+            rows = slice(top * factor, (top + patch) * factor)
+            columns = slice(left * factor, (left + patch) * factor)
+            crop = np.rot90(image[rows, columns], turns)
+            crops.append(batch_from_image(crop[:, ::-1] if mirror else crop, network.rgb_range))
+    lr, hr = (torch.from_numpy(np.concatenate(crops)).to(device) for crops in (lrs, hrs))
+    return lr.contiguous(memory_format=torch.channels_last), hr
+
+
+@torch.inference_mode()
+def _validate(network: Network, pairs: list[Pair], device: torch.device) -> float:
+    """Mean PSNR-Y (dB) over whole images."""
+    network.eval()
+    scores = []
+    for pair in pairs:
+        lr = torch.from_numpy(batch_from_image(pair.lr, network.rgb_range)).to(device)
+        sr = image_from_batch(network(lr).cpu().numpy(), network.rgb_range)
+        scores.append(psnr_y(sr, pair.hr, shave=network.upscale))
+    return float(np.mean(scores))
+
+
+def _learning_rate_factor(step: int, warmup: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to a thousandth."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return 1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _save(
+    path: Path,
+    step: int,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    with written_whole(path) as partial:
+        torch.save(
+            {
+                "step": step,
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "random": (random.getstate(), torch.get_rng_state()),
+            },
+            partial,
+        )
+
+
+def _restore(
+    path: Path,
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> int:
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(saved["network"])
+    optimizer.load_state_dict(saved["optimizer"])
+    schedule.load_state_dict(saved["schedule"])
+    state, torch_state = saved["random"]
+    random.setstate((state[0], tuple(state[1]), state[2]))
+    torch.set_rng_state(torch_state)
+    console.log(f"going on from step {saved['step']} of {path}")
+    return int(saved["step"])
+
+
+def _record(arguments: argparse.Namespace, images: int) -> dict[str, object]:
+    kept = ("steps", "batch", "patch", "learning_rate", "warmup", "half", "seed")
+    return {**{name: getattr(arguments, name) for name in kept}, "images": images}
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders")
+    parser.add_argument("--validation", type=Path, nargs="+", required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a .safetensors file")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="edsr")
+    parser.add_argument("--upscale", type=int, choices=(2, 3, 4), default=2)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--features", type=int, default=48)
+    parser.add_argument("--res-scale", type=float, default=0.1)
+    parser.add_argument("--rgb-range", type=float, default=255.0)
+    parser.add_argument("--start-from", type=Path, help="a checkpoint whose fitting tensors are used")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--patch", type=int, default=48, help="crop size at low resolution, px")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=200, help="steps")
+    parser.add_argument("--clip", type=float, default=10.0, help="largest gradient norm")
+    parser.add_argument(
+        "--half", type=float, default=0.0, help="share of the steps whose trunk runs in bfloat16"
+    )
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    parser.add_argument("--validate-every", type=int, default=500, help="steps")
+    parser.add_argument("--save-every-s", type=float, default=120)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args(argv)
+    if arguments.output.suffix != ".safetensors":
+        parser.error(f"the output is {arguments.output}, expected a .safetensors file")
+    return arguments
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.exit(main())
