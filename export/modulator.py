@@ -69,6 +69,13 @@ class Signature:
         return "center" in self.inputs
 
     @property
+    def as_shifted(self) -> Signature:
+        """The operator that reads a shifted trunk."""
+        if self.shifted:
+            return self
+        return MODULATE_SHIFTED.with_factor if "factor" in self.outputs else MODULATE_SHIFTED
+
+    @property
     def with_factor(self) -> Signature:
         """The operator that returns the factor too."""
         if "factor" in self.outputs:

@@ -21,11 +21,13 @@ class Network(nn.Module, ABC):
         architecture: the name that `--arch` takes.
         template: hyper-parameters that a state dict does not hold, with the values of the
             published training template; a loader that falls back on them is guessing.
+        smallest_input: the least height and width, px.
         hyperparameters: the keyword arguments that build this very network again.
     """
 
     architecture: ClassVar[str]
     template: ClassVar[Mapping[str, float]]
+    smallest_input: int = 1
     hyperparameters: dict[str, float]
     upscale: int
     rgb_range: float

@@ -1,0 +1,252 @@
+"""Per-channel affine maps, and the convolutions that they fold into.
+
+Weights are combined in float64 and rounded once: a changed initializer keeps its unrounded values
+for the next fold. No initializer is changed in place, because two nodes may share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = [
+    "Affine",
+    "Leaf",
+    "NotFoldable",
+    "affine_of_batch_norm",
+    "bias_of",
+    "constant_of",
+    "label",
+    "leaves_of_use",
+    "new_initializer",
+    "pads",
+    "reached_convolutions",
+    "replace_initializer",
+    "scale_inputs",
+    "scale_outputs",
+    "set_bias",
+    "set_weight",
+    "shift_inputs",
+    "sole_consumer",
+    "weight_of",
+]
+
+Array = npt.NDArray[np.float64]
+
+_UNROUNDED = "adadm.unrounded"
+
+
+class NotFoldable(Exception):
+    """The reason for which a pass leaves a node alone."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The per-channel map `scale * x + shift`; both (C,)."""
+
+    scale: Array
+    shift: Array
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A convolution that a value reaches, directly or through Concat along the channels.
+
+    Attributes:
+        offset: the input channel of the convolution at which the value's channels begin.
+    """
+
+    convolution: ir.Node
+    offset: int
+
+
+def label(node: ir.Node) -> str:
+    """How a message calls a node."""
+    return node.name or str(node.outputs[0].name)
+
+
+def constant_of(value: ir.Value | None) -> Array | None:
+    """The values of a constant in float64, unrounded where a fold made it; None when not constant."""
+    if value is None or value.is_graph_input():
+        return None
+    if (unrounded := value.meta.get(_UNROUNDED)) is not None:
+        return np.asarray(unrounded, dtype=np.float64)
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy().astype(np.float64)
+
+
+def new_initializer(graph: ir.Graph, name: str, values: Array, dtype: ir.DataType) -> ir.Value:
+    """Add a constant of a data type to a graph, under a free name that begins with `name`."""
+    free, count = name, 0
+    while free in graph.initializers:
+        count += 1
+        free = f"{name}_{count}"
+    value = ir.Value(name=free, const_value=ir.tensor(values.astype(dtype.numpy()), name=free))
+    value.shape = ir.Shape(values.shape)
+    value.dtype = dtype
+    value.meta[_UNROUNDED] = values
+    graph.register_initializer(value)
+    return value
+
+
+def affine_of_batch_norm(node: ir.Node) -> Affine:
+    """The affine map of a BatchNormalization in inference.
+
+    Raises:
+        NotFoldable: it is in training mode, or a parameter is not constant.
+    """
+    if node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1:
+        raise NotFoldable("it is in training mode")
+    parameters = [constant_of(value) for value in node.inputs[1:5]]
+    if any(values is None for values in parameters):
+        raise NotFoldable("a parameter is not constant")
+    gamma, beta, mean, variance = (np.asarray(values) for values in parameters)
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return Affine(scale, beta - mean * scale)
+
+
+def sole_consumer(value: ir.Value) -> bool:
+    """Whether exactly one input of one node reads a value, and nothing outside the graph does."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def weight_of(convolution: ir.Node) -> Array:
+    """Weights (M, C/group, ...) of a convolution.
+
+    Raises:
+        NotFoldable: they are not constant.
+    """
+    weight = constant_of(convolution.inputs[1])
+    if weight is None:
+        raise NotFoldable(f"the weights of {label(convolution)} are not constant")
+    return weight
+
+
+def bias_of(convolution: ir.Node) -> Array:
+    """Bias (M,) of a convolution, zeros where it has none.
+
+    Raises:
+        NotFoldable: it is not constant.
+    """
+    if len(convolution.inputs) < 3 or convolution.inputs[2] is None:
+        return np.zeros(weight_of(convolution).shape[0])
+    bias = constant_of(convolution.inputs[2])
+    if bias is None:
+        raise NotFoldable(f"the bias of {label(convolution)} is not constant")
+    return bias
+
+
+def set_weight(convolution: ir.Node, weight: Array) -> None:
+    """Give a convolution new weights."""
+    _set_parameter(convolution, 1, "weight", weight)
+
+
+def set_bias(convolution: ir.Node, bias: Array) -> None:
+    """Give a convolution a new bias; without one, add it."""
+    if len(convolution.inputs) < 3:
+        convolution.resize_inputs(3)
+    _set_parameter(convolution, 2, "bias", bias)
+
+
+def _set_parameter(convolution: ir.Node, index: int, kind: str, values: Array) -> None:
+    weight = convolution.inputs[1]
+    assert weight is not None and weight.dtype is not None
+    replace_initializer(convolution, index, values, weight.dtype, f"{label(convolution)}.{kind}")
+
+
+def replace_initializer(
+    node: ir.Node, index: int, values: Array, dtype: ir.DataType, name: str
+) -> None:
+    """Give an input of a node new constant values.
+
+    An initializer that nothing else reads goes, and leaves its name to the new one.
+    """
+    graph, old = node.graph, node.inputs[index]
+    assert isinstance(graph, ir.Graph)
+    node.replace_input_with(index, None)
+    if old is not None and old.name and not old.uses():
+        name = old.name
+        graph.initializers.pop(name, None)
+    node.replace_input_with(index, new_initializer(graph, name, values, dtype))
+
+
+def pads(convolution: ir.Node) -> bool:
+    """Whether a convolution pads its input, so that zeros meet the weights at the border."""
+    if convolution.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return True
+    return any(convolution.attributes.get_ints("pads", ()))
+
+
+def scale_inputs(leaf: Leaf, scale: Array) -> None:
+    """Multiply the weights with which a convolution reads some of its input channels."""
+    weight = weight_of(leaf.convolution)
+    factors = _by_weight(leaf, scale, fill=1.0)
+    set_weight(leaf.convolution, weight * _spread(factors, weight.ndim))
+
+
+def shift_inputs(leaf: Leaf, shift: Array) -> None:
+    """Let an unpadded convolution add `shift` to some of its input channels, by its bias."""
+    weight = weight_of(leaf.convolution)
+    shifts = _by_weight(leaf, shift, fill=0.0)
+    added = (weight * _spread(shifts, weight.ndim)).reshape(weight.shape[0], -1).sum(axis=1)
+    set_bias(leaf.convolution, bias_of(leaf.convolution) + added)
+
+
+def _by_weight(leaf: Leaf, values: Array, fill: float) -> Array:
+    """One value for each (output channel, input channel of its group): (M, C/group)."""
+    outputs, inputs = weight_of(leaf.convolution).shape[:2]
+    groups = leaf.convolution.attributes.get_int("group", 1)
+    channels = np.full(inputs * groups, fill)
+    channels[leaf.offset : leaf.offset + values.size] = values
+    return np.repeat(channels.reshape(groups, inputs), outputs // groups, axis=0)
+
+
+def _spread(values: Array, ndim: int) -> Array:
+    """Append axes, so that values broadcast over the kernel."""
+    return values.reshape(values.shape + (1,) * (ndim - values.ndim))
+
+
+def scale_outputs(convolution: ir.Node, affine: Affine) -> None:
+    """Let a convolution apply an affine map to what it returns."""
+    weight, bias = weight_of(convolution), bias_of(convolution)
+    set_weight(convolution, weight * _spread(affine.scale, weight.ndim))
+    set_bias(convolution, bias * affine.scale + affine.shift)
+
+
+def reached_convolutions(value: ir.Value) -> list[Leaf]:
+    """All convolutions that read a value, directly or through Concat along the channels.
+
+    Raises:
+        NotFoldable: something else reads it too, or it is a graph output.
+    """
+    if value.is_graph_output():
+        raise NotFoldable(f"{value.name} is a graph output")
+    return [leaf for node, index in value.uses() for leaf in leaves_of_use(value, node, index)]
+
+
+def leaves_of_use(value: ir.Value, node: ir.Node, index: int) -> list[Leaf]:
+    """The convolutions that one use of a value reaches.
+
+    Raises:
+        NotFoldable: it reaches something else too.
+    """
+    if node.op_type == "Conv" and not node.domain and index == 0:
+        weight_of(node)
+        bias_of(node)
+        return [Leaf(node, 0)]
+    if node.op_type == "Concat" and not node.domain and node.attributes.get_int("axis") == 1:
+        before = sum(_channels(earlier) for earlier in node.inputs[:index])
+        return [
+            Leaf(leaf.convolution, before + leaf.offset)
+            for leaf in reached_convolutions(node.outputs[0])
+        ]
+    raise NotFoldable(f"{node.op_type} {label(node)} reads {value.name}")
+
+
+def _channels(value: ir.Value | None) -> int:
+    if value is None or value.shape is None or not isinstance(value.shape[1], int):
+        raise NotFoldable(f"the channels of {value.name if value else 'an input'} are unknown")
+    return value.shape[1]

@@ -1,0 +1,81 @@
+"""Conv, then a constant per-channel map: the map goes into the convolution."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from adadm.export.passes.channels import (
+    Affine,
+    NotFoldable,
+    affine_of_batch_norm,
+    bias_of,
+    constant_of,
+    scale_outputs,
+    sole_consumer,
+    weight_of,
+)
+from adadm.export.passes.folding import FoldingPass, produced_by, replace
+
+__all__ = ["FoldAffineIntoPrecedingConv"]
+
+
+class FoldAffineIntoPrecedingConv(FoldingPass):
+    """Folds BatchNormalization, or Mul by a constant (`res_scale`), into the convolution before it.
+
+    Pattern: `Conv -> BatchNormalization` and `Conv -> Mul(constant)`.
+
+    Algebra: `a * (W*x + b) + t = (a W)*x + (a b + t)`, rows of W scaled.
+
+    Exact when: always; the padding of the convolution lies before the map.
+
+    Left alone when: something else reads the convolution's output; weights, bias or the map are
+    not constant; the factor of Mul varies along another axis than the channels.
+    """
+
+    form: ClassVar[str] = "folded into the convolution before it"
+
+    def matches(self, node: ir.Node) -> bool:
+        return not node.domain and (
+            (node.op_type == "BatchNormalization" and _conv_before(node) is not None)
+            or (node.op_type == "Mul" and _conv_before(node) is not None and _factor(node) is not None)
+        )
+
+    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+        convolution = _conv_before(node)
+        assert convolution is not None  # matches() found it
+        if not sole_consumer(convolution.outputs[0]):
+            raise NotFoldable("something else reads the output of the convolution before it")
+        weight, _ = weight_of(convolution), bias_of(convolution)
+        affine = (
+            affine_of_batch_norm(node)
+            if node.op_type == "BatchNormalization"
+            else _channel_scale(node, weight.shape[0], weight.ndim)
+        )
+        scale_outputs(convolution, affine)
+        replace(node.outputs[0], convolution.outputs[0])
+
+
+def _conv_before(node: ir.Node) -> ir.Node | None:
+    for value in node.inputs[: 2 if node.op_type == "Mul" else 1]:
+        if (convolution := produced_by(value, "Conv")) is not None:
+            return convolution
+    return None
+
+
+def _factor(node: ir.Node) -> ir.Value | None:
+    for value in node.inputs:
+        if constant_of(value) is not None:
+            return value
+    return None
+
+
+def _channel_scale(node: ir.Node, channels: int, ndim: int) -> Affine:
+    factor = constant_of(_factor(node))
+    assert factor is not None  # matches() found it
+    aligned = factor.reshape((1,) * (ndim - factor.ndim) + factor.shape)
+    if aligned.ndim != ndim or aligned.size != aligned.shape[1] or aligned.size not in (1, channels):
+        raise NotFoldable(f"its factor has the shape {factor.shape}, not one value a channel")
+    return Affine(np.broadcast_to(aligned.ravel(), (channels,)), np.zeros(channels))

@@ -1,0 +1,81 @@
+"""Conv, ReLU, BatchNormalization: the normalization costs nothing (AdaDM's norm2)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from adadm.export.passes.channels import (
+    Affine,
+    NotFoldable,
+    affine_of_batch_norm,
+    bias_of,
+    new_initializer,
+    reached_convolutions,
+    scale_inputs,
+    scale_outputs,
+    sole_consumer,
+    weight_of,
+)
+from adadm.export.passes.folding import FoldingPass, produced_by, replace
+
+__all__ = ["FoldBatchNormAfterRelu"]
+
+
+class FoldBatchNormAfterRelu(FoldingPass):
+    """Folds a BatchNormalization that follows a ReLU into the convolutions around it.
+
+    Pattern: `Conv -> Relu -> BatchNormalization -> anything`.
+
+    Algebra: with `s = sign(a)`, `s = 1` where `a = 0`,
+    `a relu(z) + t = s max(|a| z + s t, s t)`. The convolution before takes `|a|` into its rows and
+    `s t` into its bias, Relu becomes `Max` with `s t` a channel, the convolutions after take `s`
+    into the weights of their input channels.
+
+    Exact when: always. The zeros that pad the convolutions after it stay zeros, since `s 0 = 0`.
+
+    Left alone when: something else reads the convolution's or the ReLU's output; a parameter is
+    not constant; some `a` is negative and the result reaches something other than convolutions.
+    """
+
+    form: ClassVar[str] = "folded into the activation"
+
+    def matches(self, node: ir.Node) -> bool:
+        return (
+            node.op_type == "BatchNormalization" and produced_by(node.inputs[0], "Relu") is not None
+        )
+
+    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+        relu = produced_by(node.inputs[0], "Relu")
+        assert relu is not None  # matches() found it
+        convolution = produced_by(relu.inputs[0], "Conv")
+        if convolution is None:
+            raise NotFoldable("no convolution stands before the ReLU")
+        if not (sole_consumer(convolution.outputs[0]) and sole_consumer(relu.outputs[0])):
+            raise NotFoldable("something else reads the convolution or the ReLU before it")
+        weight, _ = weight_of(convolution), bias_of(convolution)
+        affine = affine_of_batch_norm(node)
+        sign = np.where(affine.scale < 0, -1.0, 1.0)
+        flipped = reached_convolutions(node.outputs[0]) if (sign < 0).any() else []
+
+        floor = sign * affine.shift
+        scale_outputs(convolution, Affine(np.abs(affine.scale), floor))
+        for leaf in flipped:
+            scale_inputs(leaf, sign)
+        dtype = convolution.inputs[1].dtype  # type: ignore[union-attr]  # weight_of() read it
+        assert dtype is not None
+        shape = (1, -1) + (1,) * (weight.ndim - 2)
+        maximum = ir.node(
+            "Max",
+            [
+                convolution.outputs[0],
+                new_initializer(graph, f"{relu.name}.floor", floor.reshape(shape), dtype),
+            ],
+            name=relu.name,
+        )
+        maximum.outputs[0].shape, maximum.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        graph.insert_before(relu, maximum)
+        replace(node.outputs[0], maximum.outputs[0])
+        graph.remove(relu, safe=True)

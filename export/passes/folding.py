@@ -1,0 +1,93 @@
+"""The frame of the folding passes: which nodes, what was done, and why not."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from adadm.export.passes.channels import NotFoldable, label
+
+__all__ = ["Decision", "FoldingPass", "produced_by", "replace"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a pass did with one node.
+
+    Attributes:
+        node: the name of the module or node.
+        form: what became of it; None where it was left alone.
+        reason: why it was left alone; empty otherwise.
+    """
+
+    node: str
+    form: str | None
+    reason: str = ""
+
+
+class FoldingPass(ir.passes.InPlacePass):
+    """Folds one node at a time; a node that cannot be folded is left alone, with the reason.
+
+    Attributes:
+        form: how a report calls the result.
+        decisions: one for each node that the last call looked at, in graph order.
+    """
+
+    form: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.decisions: dict[ir.Node, Decision] = {}
+
+    @abstractmethod
+    def matches(self, node: ir.Node) -> bool:
+        """Whether a node has the place in the graph that this pass is about."""
+
+    @abstractmethod
+    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+        """Fold a matching node.
+
+        Raises:
+            NotFoldable: it cannot be folded exactly; nothing has been changed.
+        """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self.decisions = {}
+        for node in list(model.graph):
+            if node.graph is None or not self.matches(node):
+                continue
+            name = label(node)
+            try:
+                self.fold(model.graph, node)
+            except NotFoldable as reason:
+                _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
+                self.decisions[node] = Decision(name, None, str(reason))
+            else:
+                self.decisions[node] = Decision(name, self.form)
+        folded = any(decision.form for decision in self.decisions.values())
+        return ir.passes.PassResult(model, modified=folded)
+
+
+def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node of a type in the default domain that computes a value, if one does."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and not node.domain else None
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of `old` read `new`, and remove the node that computed `old`.
+
+    A graph output keeps its name.
+    """
+    node = old.producer()
+    assert node is not None and isinstance(node.graph, ir.Graph)
+    name, is_output = old.name, old.is_graph_output()
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+    if is_output:
+        new.name = name

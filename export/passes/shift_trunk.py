@@ -1,0 +1,164 @@
+"""BatchNormalization between the trunk and padded convolutions: the trunk moves instead (norm1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adadm.export.modulator import SIGNATURES, is_modulator
+from adadm.export.passes.channels import (
+    NotFoldable,
+    affine_of_batch_norm,
+    bias_of,
+    constant_of,
+    label,
+    leaves_of_use,
+    pads,
+    reached_convolutions,
+    replace_initializer,
+    scale_inputs,
+    set_bias,
+    shift_inputs,
+    sole_consumer,
+)
+from adadm.export.passes.folding import FoldingPass, replace
+
+__all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]
+
+LARGEST_CENTER_TO_STD = 16.0
+"""Above this ratio of `max|c|` to the trunk's std, the shift would cost over 4 of float32's 24 bits."""
+
+Edit = Callable[[], None]
+Array = npt.NDArray[np.float64]
+
+
+class ShiftTrunk(FoldingPass):
+    """Folds a BatchNormalization that reads the trunk of an AdaDM network.
+
+    Pattern: `x -> BatchNormalization -> (Concat ->)* Conv`, where a modulator reads the same `x`.
+
+    Algebra: `a x + t = a (x + c)` with `c = t / a`. The trunk carries `x + c`; the convolutions
+    take `a` into the weights of their input channels. What computes `x` adds `c` (the bias of a
+    convolution, `delta` of a modulator); what else reads `x` takes it away again: `center` and
+    `delta` of a modulator, the mean of another BatchNormalization, the bias of an unpadded
+    convolution, the other operand of an Add.
+
+    Exact when: always. The zeros that pad the convolutions stand for `a (x + c) = 0` both before
+    and after.
+
+    Left alone when: `a = 0` for a channel with `t != 0`; `max|c|` is above `LARGEST_CENTER_TO_STD`
+    times the std of `x` that the running statistics tell, so that digits would be lost; something
+    computes or reads `x` that cannot take the shift; a parameter is not constant.
+    """
+
+    form: ClassVar[str] = "shifted trunk"
+
+    def matches(self, node: ir.Node) -> bool:
+        trunk = node.inputs[0] if node.op_type == "BatchNormalization" else None
+        return trunk is not None and any(
+            is_modulator(reader) and index == 0 for reader, index in trunk.uses()
+        )
+
+    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+        trunk = node.inputs[0]
+        assert trunk is not None  # matches() found it
+        affine = affine_of_batch_norm(node)
+        leaves = reached_convolutions(node.outputs[0])
+        center = _center(node)
+        if trunk.is_graph_output():
+            raise NotFoldable("the trunk is a graph output here")
+        edits = [_shift_producer(trunk, center)]
+        for reader, index in trunk.uses():
+            if reader is not node:
+                edits += _absorb(trunk, reader, index, center)
+        for edit in edits:
+            edit()
+        for leaf in leaves:
+            scale_inputs(leaf, affine.scale)
+        replace(node.outputs[0], trunk)
+
+
+def _center(node: ir.Node) -> Array:
+    """`c = t / a`, if it is defined and small enough to keep the digits of the trunk."""
+    affine = affine_of_batch_norm(node)
+    dead = affine.scale == 0
+    if (impossible := dead & (affine.shift != 0)).any():
+        raise NotFoldable(f"gamma is 0 in channel {int(np.argmax(impossible))}, and beta is not")
+    center = np.where(dead, 0.0, affine.shift / np.where(dead, 1.0, affine.scale))
+    mean, variance = (constant_of(value) for value in node.inputs[3:5])
+    assert mean is not None and variance is not None  # affine_of_batch_norm() read them
+    std = float(np.sqrt(variance.mean() + mean.var()))  # law of total variance over the channels
+    channel = int(np.abs(center).argmax())
+    if (largest := abs(center[channel])) > LARGEST_CENTER_TO_STD * std:
+        raise NotFoldable(
+            f"the shift of channel {channel} is {largest:.3g}, more than {LARGEST_CENTER_TO_STD:g} "
+            f"times the std {std:.3g} of the trunk"
+        )
+    return center
+
+
+def _shift_producer(value: ir.Value, shift: Array) -> Edit:
+    """An edit that makes what computes `value` add `shift` to it."""
+    producer = value.producer()
+    if producer is not None and is_modulator(producer) and value.index() == 0:
+        return lambda: _move(producer, np.zeros_like(shift), shift)
+    if producer is not None and producer.op_type == "Conv" and not producer.domain:
+        bias_of(producer)
+        return lambda: set_bias(producer, bias_of(producer) + shift)
+    if producer is not None and producer.op_type == "Add" and not producer.domain:
+        for operand in producer.inputs:
+            if operand is not None and sole_consumer(operand):
+                try:
+                    return _shift_producer(operand, shift)
+                except NotFoldable:
+                    continue
+    found = f"{producer.op_type} {label(producer)}" if producer is not None else "a graph input"
+    raise NotFoldable(f"the trunk comes from {found}, which cannot take the shift")
+
+
+def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: Array) -> Iterator[Edit]:
+    """Edits that make a reader of the shifted trunk compute what it did before."""
+    if is_modulator(reader) and index == 0:
+        yield lambda: _move(reader, shift, -shift)
+    elif reader.op_type == "BatchNormalization" and index == 0:
+        affine_of_batch_norm(reader)
+        yield lambda: _move_mean(reader, shift)
+    elif reader.op_type == "Add" and not reader.domain:
+        other = reader.inputs[1 - index]
+        if other is None or other is trunk or not sole_consumer(other):
+            raise NotFoldable(f"Add {label(reader)} reads the trunk and cannot take the shift back")
+        yield _shift_producer(other, -shift)
+    else:
+        for leaf in leaves_of_use(trunk, reader, index):
+            if pads(leaf.convolution):
+                raise NotFoldable(f"{label(leaf.convolution)} reads the trunk and pads it")
+            yield lambda leaf=leaf: shift_inputs(leaf, -shift)
+
+
+def _move(modulator: ir.Node, center: Array, delta: Array) -> None:
+    """Add to a modulator's center and delta; a plain modulator becomes a shifted one."""
+    signature = SIGNATURES[modulator.op_type]
+    if not signature.shifted:
+        modulator.op_type = signature.as_shifted.name
+        modulator.resize_inputs(4)
+    for index, kind, change in ((2, "center", center), (3, "delta", delta)):
+        old = modulator.inputs[index]
+        before = constant_of(old) if old is not None else np.zeros((1, center.size, 1, 1))
+        if before is None:
+            raise NotFoldable(f"the {kind} of {label(modulator)} is not constant")
+        dtype = modulator.inputs[0].dtype  # type: ignore[union-attr]  # a modulator reads x
+        assert dtype is not None
+        name = f"{modulator.outputs[0].name}.{kind}"
+        values = before + change.reshape(before.shape)
+        replace_initializer(modulator, index, values, dtype, name)
+
+
+def _move_mean(norm: ir.Node, shift: Array) -> None:
+    old, mean = norm.inputs[3], constant_of(norm.inputs[3])
+    assert old is not None and old.dtype is not None and mean is not None
+    name = f"{label(norm)}.running_mean"
+    replace_initializer(norm, 3, mean + shift, old.dtype, name)

@@ -1,0 +1,134 @@
+"""A PyTorch network as an ONNX graph on onnx-ir, with every modulator one node."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import torch
+from onnx import defs
+
+from adadm.export.models import Network
+from adadm.export.models.blocks import Modulator
+from adadm.export.modulator import is_modulator
+from adadm.runtime.errors import ExportError
+
+__all__ = ["TRACED_OPSET", "freeze_shape", "set_opset", "trace"]
+
+TRACED_OPSET = 18
+"""The oldest opset that torch.onnx emits by itself."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def trace(network: Network) -> ir.Model:
+    """Export a network in evaluation mode, as it is.
+
+    The graph reads `lr` (N, 3, H, W) and returns `sr` (N, 3, r*H, r*W), in the network's data
+    type, N, H and W free. Nodes and values carry the names of the PyTorch modules. The modulators'
+    bodies are not in the file yet: `modulator.add_modulator_functions` adds them.
+    """
+    for module in network.modules():
+        if isinstance(module, Modulator):
+            module.freeze()
+    dtype = next(network.parameters()).dtype
+    sizes = network.smallest_input * 2 + 7  # unlike each other, so that none is taken for constant
+    example = torch.zeros(2, 3, sizes, sizes + 2, dtype=dtype)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            network.eval(),
+            (example,),
+            dynamo=True,
+            input_names=["lr"],
+            output_names=["sr"],
+            dynamic_shapes=({0: "N", 2: "H", 3: "W"},),
+            opset_version=TRACED_OPSET,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model
+    model.producer_name, model.producer_version = "adadm-deploy", None
+    _name_after_modules(model.graph)
+    common.ClearMetadataAndDocStringPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    return model
+
+
+def set_opset(model: ir.Model, opset: int) -> None:
+    """Set the opset of a graph whose operators are the same in both versions, in place.
+
+    Raises:
+        ExportError: an operator changed between them; the message names it.
+    """
+    traced = model.opset_imports[""]
+    for node in model.graph:
+        if node.domain:
+            continue
+        before, after = (
+            defs.get_schema(node.op_type, max_inclusive_version=version).since_version
+            for version in (traced, opset)
+        )
+        if before != after:
+            raise ExportError(
+                f"{node.op_type} ({node.name}) changed between opset {traced} and {opset}; "
+                f"export with --opset {traced}"
+            )
+    model.opset_imports[""] = opset
+
+
+def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:
+    """Replace the free N, H and W of a graph by numbers, in place."""
+    batch, height, width = shape
+    sizes: dict[str, int] = {"N": batch, "H": height, "W": width}
+    sizes |= {f"{upscale}*H": upscale * height, f"{upscale}*W": upscale * width}
+    for value in _values(model.graph):
+        if value.shape is not None:
+            frozen = [sizes.get(str(d), d) if not isinstance(d, int) else d for d in value.shape]
+            value.shape = ir.Shape(frozen)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
+
+
+def _name_after_modules(graph: ir.Graph) -> None:
+    """Name nodes and values after PyTorch modules: TensorRT's layers and errors then show them."""
+    taken = {value.name for value in graph.inputs} | set(graph.initializers)
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))
+        module = scopes[-2] if len(scopes) > 1 else ""
+        owns_parameters = any(v is not None and v.is_initializer() for v in node.inputs)
+        kind = node.op_type.lower()
+        wanted = module if owns_parameters or is_modulator(node) else f"{module}.{kind}".strip(".")
+        name, count = wanted or kind, 0
+        while name in taken:
+            count += 1
+            name = f"{wanted}.{kind}_{count}"
+        taken.add(name)
+        node.name = name
+        for index, value in enumerate(node.outputs):
+            if not value.is_graph_output():
+                value.name = name if index == 0 else f"{name}.{index}"
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's own notices (missing torchvision, deprecations within torch) off stderr."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

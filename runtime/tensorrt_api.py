@@ -1,0 +1,149 @@
+"""The one place that knows `tensorrt` and `tensorrt_rtx`, which share most of their interface.
+
+TensorRT for RTX parses and builds on a machine without a GPU, for the architectures that it is
+told; TensorRT proper needs the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from adadm.runtime.errors import EngineError, MissingDependencyError, require
+
+__all__ = ["Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
+
+Flavour = Literal["tensorrt", "rtx"]
+Shape = tuple[int, ...]
+
+_MODULES: dict[str, tuple[str, str]] = {
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "rtx": ("tensorrt_rtx", "rtx"),
+}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The smallest, the usual and the largest shape of one input."""
+
+    minimum: Shape
+    optimum: Shape
+    maximum: Shape
+
+
+@dataclass
+class ParsedNetwork:
+    """A parsed model, with the objects that must live as long as it does."""
+
+    trt: ModuleType
+    builder: Any
+    network: Any
+    logger: Any
+
+
+def load(flavour: Flavour) -> ModuleType:
+    """Import TensorRT.
+
+    Raises:
+        MissingDependencyError: that flavour is not installed.
+    """
+    module, extra = _MODULES[flavour]
+    return require(module, extra)
+
+
+def installed() -> list[Flavour]:
+    """The flavours that can be imported."""
+    found: list[Flavour] = []
+    for flavour in ("tensorrt", "rtx"):
+        try:
+            load(flavour)  # type: ignore[arg-type]
+        except MissingDependencyError:
+            continue
+        found.append(flavour)  # type: ignore[arg-type]
+    return found
+
+
+def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:
+    """Parse a serialized ONNX model into a strongly typed network.
+
+    Raises:
+        EngineError: the parser refuses it; the message names each node and the reason.
+    """
+    trt = load(flavour)
+    logger = _collecting_logger(trt)
+    builder = trt.Builder(logger)
+    # Enum integers moved between 10 and 11, where every network is strongly typed: look up by name.
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        listed = "\n".join(f"  {_described(problem)}" for problem in problems)
+        raise EngineError(
+            f"the parser of {trt.__name__} {trt.__version__} refuses the model:\n{listed}"
+        )
+    return ParsedNetwork(trt, builder, network, logger)
+
+
+def build_engine(
+    model: bytes,
+    profiles: Sequence[Mapping[str, Profile]],
+    flavour: Flavour,
+    compute_capabilities: Sequence[str] = (),
+) -> bytes:
+    """Build a serialized engine.
+
+    Args:
+        model: a serialized ONNX model.
+        profiles: one optimization profile an entry: input name to shapes. May be empty when the
+            inputs are static.
+        compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
+
+    Raises:
+        EngineError: parsing or building fails.
+    """
+    parsed = parse(model, flavour)
+    trt, builder = parsed.trt, parsed.builder
+    config = builder.create_builder_config()
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, shape in shapes.items():
+            profile.set_shape(name, shape.minimum, shape.optimum, shape.maximum)
+        config.add_optimization_profile(profile)
+    if compute_capabilities:
+        config.num_compute_capabilities = len(compute_capabilities)
+        for index, name in enumerate(compute_capabilities):
+            capability = getattr(trt.ComputeCapability, name, None)
+            if capability is None:
+                known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
+                raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
+            config.set_compute_capability(capability, index)
+    engine = builder.build_serialized_network(parsed.network, config)
+    if engine is None:
+        raise EngineError(
+            f"{trt.__name__} {trt.__version__} cannot build the model:\n  "
+            + "\n  ".join(parsed.logger.messages or ["no message"])
+        )
+    return bytes(engine)
+
+
+def _described(problem: Any) -> str:
+    name, operator = problem.node_name(), problem.node_operator()
+    return f"node {name or '(unnamed)'} ({operator or 'no operator'}): {problem.desc()}"
+
+
+def _collecting_logger(trt: ModuleType) -> Any:
+    class CollectingLogger(trt.ILogger):  # type: ignore[name-defined, misc]
+        """Keeps errors for the exception, prints nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.messages.append(message)
+
+    return CollectingLogger()
