@@ -1,0 +1,21 @@
+"""From a trained checkpoint to an exact ONNX model.
+
+    from adadm.export import Options, export_onnx, load_checkpoint
+
+    export = export_onnx(load_checkpoint("edsr_x2.pt"), Options(opset=19))
+    onnx.save(export.model, "edsr_x2.onnx")
+"""
+
+from adadm.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from adadm.export.passes import fold_batch_norm
+from adadm.export.pipeline import Export, Options, export_onnx
+
+__all__ = [
+    "Checkpoint",
+    "Export",
+    "Options",
+    "export_onnx",
+    "fold_batch_norm",
+    "load_checkpoint",
+    "save_checkpoint",
+]

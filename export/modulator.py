@@ -18,7 +18,9 @@ x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The at
 
 Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay
 in float32 when a tool turns the rest of the graph into half precision. The variance takes two
-passes. Three guards make the factor finite for every input:
+passes, and each mean takes three steps, one axis after the other: ONNX Runtime's CPU kernel adds
+all elements in one float32 chain otherwise, which was off by 5e-4 on 64x270x480 and took as long
+(docs/numerics.md). Three guards make the factor finite for every input:
 
 - std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
@@ -114,31 +116,39 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     """
     if opset < 17:
         raise ExportError(f"the modulator is defined from opset 17 on, not for {opset}")
-    over_image = (
-        ("<keepdims = 1>", ", axes")
+    def mean(result: str, value: str) -> str:
+        """Statements for the mean over one image, one axis after the other."""
+        lines, partial = [], value
+        for axis, name in ((3, "rows"), (2, "columns"), (1, "channels")):
+            mean_of = result if axis == 1 else f"{result}_of_{name}"
+            if opset < _OPSET_WITH_AXES_AS_INPUT:
+                call = f"ReduceMean <axes = [{axis}], keepdims = 1> ({partial})"
+            else:
+                call = f"ReduceMean <keepdims = 1> ({partial}, axis_{axis})"
+            lines.append(f"{mean_of} = {call}")
+            partial = mean_of
+        return "\n".join(lines)
+
+    axes = "\n".join(
+        f"axis_{axis} = Constant <value_ints = [{axis}]> ()"
+        for axis in (1, 2, 3)
         if opset >= _OPSET_WITH_AXES_AS_INPUT
-        else ("<axes = [1, 2, 3], keepdims = 1>", "")
     )
-
-    def mean_over_image(name: str) -> str:
-        return f"ReduceMean {over_image[0]} ({name}{over_image[1]})"
-
     if signature.shifted:
         # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
         deviation = f"""
             wide_center = Cast <to = 1> (center)
-            shifted_mean = {mean_over_image("wide_x")}
-            center_mean = {mean_over_image("wide_center")}
+            {mean("shifted_mean", "wide_x")}
+            {mean("center_mean", "wide_center")}
             mean = Sub (shifted_mean, center_mean)
             origin = Add (wide_center, mean)
             deviation = Sub (wide_x, origin)"""
         trunk, shift = "moved", "moved = Add (x, delta)"
     else:
         deviation = f"""
-            mean = {mean_over_image("wide_x")}
+            {mean("mean", "wide_x")}
             deviation = Sub (wide_x, mean)"""
         trunk, shift = "x", ""
-    axes = "axes = Constant <value_ints = [1, 2, 3]> ()" if over_image[1] else ""
     factor = "factor" if "factor" in signature.outputs else "typed_factor"
     body = f"""
         <opset_import: ["" : {opset}], domain: "{DOMAIN}">
@@ -162,7 +172,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             wide_x = Cast <to = 1> (x)
             {deviation}
             square = Mul (deviation, deviation)
-            biased_variance = {mean_over_image("square")}
+            {mean("biased_variance", "square")}
             variance = Mul (biased_variance, correction)
             std = Sqrt (variance)
 

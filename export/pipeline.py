@@ -1,0 +1,200 @@
+"""From a checkpoint to an ONNX model that is proven to compute the same."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxsim
+
+from adadm.export.checkpoint import Checkpoint
+from adadm.export.modulator import add_modulator_functions
+from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
+from adadm.export.passes import Decision, ExposeFactors, fold_batch_norm
+from adadm.export.tracing import freeze_shape, set_opset, trace
+from adadm.runtime.compare import Comparison
+from adadm.runtime.errors import ExportError
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = ["OPSETS", "Export", "Options", "export_onnx"]
+
+OPSETS = (17, 18, 19, 20)
+
+_METADATA_OF_ONNXSIM = "onnxsim."
+
+
+@dataclass(frozen=True)
+class Options:
+    """The form of the exported model.
+
+    Attributes:
+        modulator: `function` keeps each modulator one node with its body in the file; `inline`
+            expands it, for runtimes that ignore model-local functions (TensorRT 8.x).
+        fold: `exact` folds BatchNormalization; `off` keeps it, for tools that fold by themselves.
+        opset: of the default domain, 17 to 20.
+        static: N, H and W where the sizes are to be fixed.
+        factors: add the modulation factors to the outputs.
+    """
+
+    modulator: Literal["function", "inline"] = "function"
+    fold: Literal["exact", "off"] = "exact"
+    opset: int = 19
+    static: Shape | None = None
+    factors: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported model, and what is known of it.
+
+    Attributes:
+        decisions: one for each BatchNormalization; empty with `fold="off"`.
+        nodes_before, nodes_after: operator counts of the graph, function bodies apart.
+    """
+
+    model: onnx.ModelProto
+    checkpoint: Checkpoint
+    options: Options
+    decisions: list[Decision]
+    nodes_before: dict[str, int]
+    nodes_after: dict[str, int]
+    parity: list[Comparison] = field(default_factory=list)
+    accuracy: list[Accuracy] = field(default_factory=list)
+
+    @property
+    def worse_than_bicubic(self) -> bool:
+        """Whether the mean PSNR-Y lies below that of bicubic interpolation."""
+        return sum(a.network_db - a.bicubic_db for a in self.accuracy) < 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The report, ready for `json.dump`."""
+        network = self.checkpoint.network
+        return {
+            "checkpoint": {"file": self.checkpoint.path.name, "sha256": self.checkpoint.sha256},
+            "architecture": network.architecture,
+            "hyperparameters": _hyperparameters(self.checkpoint),
+            "options": vars(self.options),
+            "version": version("adadm-deploy"),
+            "batch_normalizations": [vars(decision) for decision in self.decisions],
+            "nodes": {"before": self.nodes_before, "after": self.nodes_after},
+            "parity": [comparison.as_json() for comparison in self.parity],
+            "accuracy": [accuracy.as_json() for accuracy in self.accuracy],
+        }
+
+
+def export_onnx(
+    checkpoint: Checkpoint,
+    options: Options = Options(),  # noqa: B008 (frozen)
+    on_stage: Callable[[str], object] = lambda stage: None,
+) -> Export:
+    """Export a checkpoint and prove the result against PyTorch.
+
+    Args:
+        on_stage: called with a few words when a stage begins.
+
+    Raises:
+        ExportError: the options do not fit the network, or a check of the file fails.
+        ParityError: ONNX Runtime and PyTorch disagree.
+    """
+    network = checkpoint.network
+    _check_options(options, network.smallest_input)
+    on_stage("tracing the network")
+    model = trace(network)
+    nodes_before = _count(model.graph)
+    on_stage("folding batch normalization")
+    decisions = fold_batch_norm(model) if options.fold == "exact" else []
+    if options.factors:
+        ExposeFactors()(model)
+    if options.static is not None:
+        freeze_shape(model, options.static, network.upscale)
+    set_opset(model, options.opset)
+    add_modulator_functions(model)
+    if options.modulator == "inline":
+        common.InlinePass()(model)
+    model.metadata_props.update(_metadata(checkpoint, options, decisions))
+    on_stage("simplifying and checking the graph")
+    proto = _simplified(model)
+    _check_file(proto, options)
+    on_stage("comparing with PyTorch on photographs and hard cases")
+    session = OnnxRuntimeSession(proto.SerializeToString())
+    parity = check_parity(network, session, options.static)
+    on_stage("measuring against bicubic interpolation")
+    return Export(
+        model=proto,
+        checkpoint=checkpoint,
+        options=options,
+        decisions=decisions,
+        nodes_before=nodes_before,
+        nodes_after=dict(Counter(node.op_type for node in proto.graph.node)),
+        parity=parity,
+        accuracy=measure_accuracy(network),
+    )
+
+
+def _check_options(options: Options, smallest: int) -> None:
+    if options.opset not in OPSETS:
+        raise ExportError(f"opset {options.opset} is not supported; choose one of {OPSETS}")
+    if options.static is not None and min(options.static[1:]) < smallest:
+        raise ExportError(f"height and width must be at least {smallest}, not {options.static[1:]}")
+
+
+def _metadata(
+    checkpoint: Checkpoint, options: Options, decisions: list[Decision]
+) -> dict[str, str]:
+    network = checkpoint.network
+    return {
+        "adadm.architecture": network.architecture,
+        "adadm.upscale": str(network.upscale),
+        "adadm.rgb_range": f"{network.rgb_range:g}",
+        "adadm.hyperparameters": json.dumps(_hyperparameters(checkpoint), sort_keys=True),
+        "adadm.checkpoint_sha256": checkpoint.sha256,
+        "adadm.version": version("adadm-deploy"),
+        "adadm.fold": options.fold,
+        "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
+    }
+
+
+def _hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:
+    return {name: vars(found) for name, found in checkpoint.hyperparameters.items()}
+
+
+def _simplified(model: ir.Model) -> onnx.ModelProto:
+    """onnxsim's result, without the notes that it leaves in the metadata."""
+    common.ShapeInferencePass()(model)
+    proto = ir.to_proto(model)
+    simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True)
+    cleaned = ir.from_proto(simplified)
+    for key in [key for key in cleaned.metadata_props if key.startswith(_METADATA_OF_ONNXSIM)]:
+        del cleaned.metadata_props[key]
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(cleaned)
+    common.RemoveUnusedFunctionsPass()(cleaned)
+    return ir.to_proto(cleaned)
+
+
+def _check_file(proto: onnx.ModelProto, options: Options) -> None:
+    """The ONNX checker, strict shape inference, and the opset that the file really has.
+
+    Raises:
+        ExportError: one of them objects.
+    """
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX checker refuses the exported model: {error}") from error
+    opsets = {entry.version for entry in proto.opset_import if not entry.domain}
+    for function in proto.functions:
+        opsets |= {entry.version for entry in function.opset_import if not entry.domain}
+    if opsets != {options.opset}:
+        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {options.opset}")
+
+
+def _count(graph: ir.Graph) -> dict[str, int]:
+    return dict(Counter(node.op_type for node in graph))

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Export a trained checkpoint to ONNX, exactly, and prove it against PyTorch.
+
+Also `adadm export`. Batch normalization is folded exactly, each AdaDM modulator is one node, and
+the file is written only when ONNX Runtime agrees with PyTorch on photographs and hard cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import onnx
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from adadm.export.checkpoint import load_checkpoint
+from adadm.export.models import ARCHITECTURES
+from adadm.export.parity import LARGEST_RELATIVE_ERROR
+from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
+from adadm.runtime.cli import run
+from adadm.runtime.files import written_whole
+
+__all__ = ["main", "print_report"]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, export, write, and print the report."""
+    arguments = _parse(argv)
+    console = Console(stderr=True)
+    checkpoint = load_checkpoint(
+        arguments.checkpoint,
+        arguments.arch,
+        res_scale=arguments.res_scale,
+        rgb_range=arguments.rgb_range,
+    )
+    options = Options(
+        modulator=arguments.modulator,
+        fold=arguments.fold,
+        opset=arguments.opset,
+        static=arguments.static,
+        factors=arguments.factors,
+    )
+    with console.status("reading the checkpoint") as status:
+        export = export_onnx(checkpoint, options, on_stage=status.update)
+    output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
+    with written_whole(output) as partial:
+        onnx.save(export.model, partial)
+    if arguments.report:
+        with written_whole(arguments.report) as partial:
+            partial.write_text(json.dumps(export.as_json(), indent=2) + "\n", encoding="utf-8")
+    print_report(export, Console())
+    print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    _warn(export, console)
+
+
+def print_report(export: Export, console: Console) -> None:
+    """Print what was read, what was folded, and how close ONNX Runtime is to PyTorch."""
+    network = export.checkpoint.network
+    console.print(f"[bold]{network.architecture} x{network.upscale} with AdaDM[/bold]")
+    for name, found in export.checkpoint.hyperparameters.items():
+        console.print(f"  {name} = {found}", highlight=False)
+    _print_decisions(export, console)
+    before, after = sum(export.nodes_before.values()), sum(export.nodes_after.values())
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(export.nodes_after.items()))
+    console.print(f"nodes: {before} before, {after} after: {counted}", highlight=False)
+
+    peak = max(result.peak for result in export.parity)
+    table = Table(
+        title=f"ONNX Runtime against PyTorch, float32, output peak {peak:.4g}", box=SIMPLE_HEAD
+    )
+    for header in ("case", "output", "largest error", "at border", "inside", "PSNR, dB"):
+        table.add_column(header, justify="left" if header == "case" else "right", no_wrap=True)
+    for result in export.parity:
+        batch, _, height, width = result.shape
+        inside = "-" if result.interior_error is None else f"{result.interior_error:.1e}"
+        table.add_row(
+            result.name,
+            f"{batch}x{height}x{width}",
+            f"{result.largest_error:.1e}",
+            f"{result.border_error:.1e}",
+            inside,
+            f"{result.psnr_db:.1f}",
+        )
+    console.print(table)
+    worst = max(result.largest_error for result in export.parity)
+    console.print(
+        f"parity: largest error {worst:.2e}, {worst / peak:.1e} of the peak "
+        f"(allowed {LARGEST_RELATIVE_ERROR:.0e})",
+        highlight=False,
+    )
+    for accuracy in export.accuracy:
+        console.print(
+            f"accuracy: {accuracy.name} reduced and enlarged: {accuracy.network_db:.2f} dB PSNR-Y, "
+            f"bicubic {accuracy.bicubic_db:.2f} dB",
+            highlight=False,
+        )
+
+
+def _print_decisions(export: Export, console: Console) -> None:
+    if export.options.fold == "off":
+        console.print("batch normalization: kept (--fold off)")
+        return
+    forms: dict[str, list[str]] = {}
+    for decision in export.decisions:
+        forms.setdefault(decision.form or "affine kept", []).append(decision.node)
+    for form, nodes in forms.items():
+        console.print(f"batch normalization, {form}: {len(nodes)}", highlight=False)
+    for decision in export.decisions:
+        if decision.form is None:
+            console.print(f"  {decision.node} kept: {decision.reason}", highlight=False)
+
+
+def _warn(export: Export, console: Console) -> None:
+    guesses = export.checkpoint.guesses
+    named = ", ".join(f"{name} {value:g}" for name, value in guesses.items())
+    if export.worse_than_bicubic:
+        cause = f"guessed: {named}; set them by flag" if guesses else "nothing was guessed"
+        console.print(
+            f"WARNING: the network is worse than bicubic interpolation ({cause}). "
+            "It may be untrained, or trained with other hyper-parameters.",
+            style="bold yellow",
+        )
+    elif guesses:
+        console.print(f"note: guessed, not in the file: {named}", highlight=False)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x270x480")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
+    parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
+    parser.add_argument("-o", "--output", type=Path, help="default: the checkpoint's name, .onnx")
+    parser.add_argument("--arch", choices=("auto", *ARCHITECTURES), default="auto")
+    parser.add_argument(
+        "--modulator",
+        choices=("function", "inline"),
+        default="function",
+        help="one node with its body in the file, or expanded (TensorRT 8.x); default: function",
+    )
+    parser.add_argument("--fold", choices=("exact", "off"), default="exact", help="default: exact")
+    parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
+    parser.add_argument("--static", type=_shape, metavar="NxHxW", help="fix the input's size")
+    parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
+    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
+    parser.add_argument("--res-scale", type=float, help="overrules the file's value")
+    parser.add_argument("--rgb-range", type=float, help="value of white; overrules the file's")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("to_onnx.py", main, sys.argv[1:]))

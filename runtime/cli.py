@@ -1,0 +1,79 @@
+"""The command `adadm VERB ...`: a table of verbs, imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from adadm.runtime.errors import AdadmError, MissingDependencyError
+
+__all__ = ["VERBS", "main", "run"]
+
+
+class Verb(NamedTuple):
+    """A module with a `main(argv) -> None`, the extra that it needs, and a line of help."""
+
+    module: str
+    extra: str
+    summary: str
+
+
+VERBS = {
+    "export": Verb("adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"),
+}
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `adadm`; returns the exit code: 0 done, 1 failed, 2 usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return DONE if arguments else USAGE
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"adadm {version('adadm-deploy')}")
+        return DONE
+    name, *rest = arguments
+    if name not in VERBS:
+        print(f"adadm: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)
+        return USAGE
+    verb = VERBS[name]
+
+    def load_and_run(arguments: list[str]) -> None:
+        try:
+            module = importlib.import_module(verb.module)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(error.name or verb.module, verb.extra) from error
+        module.main(arguments)
+
+    return run(f"adadm {name}", load_and_run, rest)
+
+
+def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -> int:
+    """Run a verb and turn what it raises into an exit code and a message on stderr."""
+    try:
+        verb(arguments)
+    except (AdadmError, OSError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: adadm VERB ...\n\n"
+        "Deploy super-resolution networks with AdaDM: exact ONNX, TensorRT engines.\n\n"
+        f"verbs:\n{verbs}\n\n"
+        "  adadm VERB --help   the options of a verb\n"
+        "  adadm --version     the version"
+    )

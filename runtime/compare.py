@@ -1,0 +1,86 @@
+"""How far the output of one backend is from another's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.runtime.errors import ParityError
+
+__all__ = ["Comparison", "compare"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two batches (N, C, H, W), one expected and one found.
+
+    Attributes:
+        largest_error: largest absolute difference.
+        worst_at: its index (n, c, y, x).
+        border_error: the largest within `border_px` of an edge.
+        interior_error: the largest elsewhere; None where there is no interior.
+        peak: largest absolute value expected.
+        psnr_db: against `peak`; infinite when equal.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    largest_error: float
+    worst_at: tuple[int, ...]
+    border_px: int
+    border_error: float
+    interior_error: float | None
+    peak: float
+    psnr_db: float
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON has no infinity: an infinite PSNR becomes null."""
+        return {**asdict(self), "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None}
+
+    def __str__(self) -> str:
+        interior = "none" if self.interior_error is None else f"{self.interior_error:.3g}"
+        return (
+            f"{self.name} {self.shape}: largest error {self.largest_error:.3g} of a peak of "
+            f"{self.peak:.4g} at {self.worst_at}; border {self.border_error:.3g}, "
+            f"interior {interior}; {self.psnr_db:.1f} dB"
+        )
+
+
+def compare(name: str, found: Array, expected: Array, border_px: int) -> Comparison:
+    """Compare batches (N, C, H, W) in float64.
+
+    Raises:
+        ParityError: shapes or data types differ, or a value is not finite where the other is.
+    """
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ParityError(
+            f"{name}: found {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}"
+        )
+    for which, array in (("found", found), ("expected", expected)):
+        if not np.isfinite(array).all():
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ParityError(f"{name}: the {which} output has {array[first]} at {first}")
+    error = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    worst = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
+    interior = error[..., border_px:-border_px, border_px:-border_px]
+    border = error.copy()
+    border[..., border_px:-border_px, border_px:-border_px] = 0
+    peak = float(np.abs(expected).max())
+    mean_square = float(np.mean(error**2))
+    return Comparison(
+        name=name,
+        shape=expected.shape,
+        largest_error=float(error[worst]),
+        worst_at=worst,
+        border_px=border_px,
+        border_error=float(border.max()),
+        interior_error=float(interior.max()) if interior.size else None,
+        peak=peak,
+        psnr_db=10 * math.log10(peak**2 / mean_square) if mean_square and peak else math.inf,
+    )
