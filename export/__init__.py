@@ -1,9 +1,9 @@
 """From a trained checkpoint to an exact ONNX model.
 
-    from adadm.export import Options, export_onnx, load_checkpoint
+from adadm.export import Options, export_onnx, load_checkpoint
 
-    export = export_onnx(load_checkpoint("edsr_x2.pt"), Options(opset=19))
-    onnx.save(export.model, "edsr_x2.onnx")
+export = export_onnx(load_checkpoint("edsr_x2.pt"), Options(opset=19))
+onnx.save(export.model, "edsr_x2.onnx")
 """
 
 from adadm.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

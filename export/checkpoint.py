@@ -19,11 +19,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
+from safetensors import SafetensorError, safe_open
 
 __all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "save_checkpoint"]
 
@@ -93,7 +92,9 @@ def load_checkpoint(
     hyperparameters = _resolve(path, network_class, state, metadata, given)
     network = network_class(**{k: h.value for k, h in hyperparameters.items()})
     _check_fit(path, network, state)
-    network.load_state_dict({k: v for k, v in state.items() if k in network.state_dict()}, strict=False)
+    network.load_state_dict(
+        {k: v for k, v in state.items() if k in network.state_dict()}, strict=False
+    )
     return Checkpoint(network.float().eval(), hyperparameters, path, sha256_of(path))
 
 
@@ -134,7 +135,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is no readable safetensors file ({error}); it may be truncated"
@@ -167,7 +168,9 @@ def _read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         else {}
     )
     if not tensors:
-        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        found = (
+            sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        )
         raise CheckpointError(
             f"{path} holds no tensors (found: {_shown(found)}); expected a state dict, bare or "
             f"under one of {', '.join(_NESTED_UNDER)}"

@@ -35,9 +35,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx import parser
-
 from adadm.runtime.errors import ExportError
+from onnx import parser
 
 __all__ = [
     "DOMAIN",
@@ -116,6 +115,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     """
     if opset < 17:
         raise ExportError(f"the modulator is defined from opset 17 on, not for {opset}")
+
     def mean(result: str, value: str) -> str:
         """Statements for the mean over one image, one axis after the other."""
         lines, partial = [], value
@@ -190,7 +190,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             {shift}
             y = Add ({trunk}, modulated)
         }}"""
-    return ir.from_proto(parser.parse_function(body))
+    return ir.serde.deserialize_function(parser.parse_function(body))
 
 
 def add_modulator_functions(model: ir.Model) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-
 from adadm.export.models import Network
 from adadm.export.photographs import photographs
 from adadm.runtime.compare import Comparison, compare
@@ -108,7 +107,11 @@ def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]
         yield "batch of 2", _fitted(photo, (2, 24, 31))
         yield "aspect 1:8", _fitted(photo, (1, 16, 128))
         yield "smallest", _fitted(photo, (1, least, least))
-        shapes = {"flat black": (1, 24, 24), "flat white": (1, 24, 24), "one bright pixel": (1, 25, 27)}
+        shapes = {
+            "flat black": (1, 24, 24),
+            "flat white": (1, 24, 24),
+            "one bright pixel": (1, 25, 27),
+        }
     for name, (batch, height, width) in shapes.items():
         lr = np.full((batch, 3, height, width), white * (name == "flat white"), np.float32)
         if name == "one bright pixel":
@@ -117,25 +120,26 @@ def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]
 
 
 def _photographs(network: Network) -> dict[str, npt.NDArray[np.uint8]]:
-    """Crops from the middle, smaller for a network with more parameters, so that all take seconds."""
+    """Crops from the middle, smaller for a network with more parameters, to take seconds."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
     side = max(side, network.smallest_input) * network.upscale
     return {name: _middle(image, side, network.upscale) for name, image in photographs().items()}
 
 
-def _middle(
-    image: npt.NDArray[np.uint8], side: int, multiple_of: int
-) -> npt.NDArray[np.uint8]:
+def _middle(image: npt.NDArray[np.uint8], side: int, multiple_of: int) -> npt.NDArray[np.uint8]:
     height, width = (min(side, n - n % multiple_of) for n in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 
 def _fitted(photo: Batch, shape: Shape) -> Batch:
-    """A batch of a shape from a photograph (1, 3, H, W): mirrored to be large enough, then cropped."""
+    """A batch of a shape from a photograph (1, 3, H, W), mirrored where it is too small."""
     count, height, width = shape
-    missing = [(0, max(0, size - have)) for size, have in zip((height, width), photo.shape[2:], strict=True)]
+    missing = [
+        (0, max(0, size - have))
+        for size, have in zip((height, width), photo.shape[2:], strict=True)
+    ]
     large = np.pad(photo, ((0, 0), (0, 0), *missing), mode="symmetric")[..., :height, :width]
     turned = [large if i % 2 == 0 else large[..., ::-1, :] * np.float32(0.5) for i in range(count)]
     return np.ascontiguousarray(np.concatenate(turned))

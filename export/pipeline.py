@@ -13,7 +13,6 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxsim
-
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.modulator import add_modulator_functions
 from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
@@ -91,8 +90,8 @@ class Export:
 
 def export_onnx(
     checkpoint: Checkpoint,
-    options: Options = Options(),  # noqa: B008 (frozen)
-    on_stage: Callable[[str], object] = lambda stage: None,
+    options: Options = Options(),
+    on_stage: Callable[[str], object] = str,
 ) -> Export:
     """Export a checkpoint and prove the result against PyTorch.
 
@@ -166,7 +165,7 @@ def _hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]
 
 
 def _simplified(model: ir.Model) -> onnx.ModelProto:
-    """onnxsim's result, without the notes that it leaves in the metadata."""
+    """Onnxsim's result, without the notes that it leaves in the metadata."""
     common.ShapeInferencePass()(model)
     proto = ir.to_proto(model)
     simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True)
@@ -174,8 +173,9 @@ def _simplified(model: ir.Model) -> onnx.ModelProto:
     for key in [key for key in cleaned.metadata_props if key.startswith(_METADATA_OF_ONNXSIM)]:
         del cleaned.metadata_props[key]
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(cleaned)
-    common.RemoveUnusedFunctionsPass()(cleaned)
-    return ir.to_proto(cleaned)
+    common.RemoveUnusedFunctionsPass()(cleaned)  # type: ignore[no-untyped-call]
+    checked: onnx.ModelProto = ir.to_proto(cleaned)
+    return checked
 
 
 def _check_file(proto: onnx.ModelProto, options: Options) -> None:

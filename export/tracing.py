@@ -11,12 +11,11 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
-from onnx import defs
-
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
 from adadm.export.modulator import is_modulator
 from adadm.runtime.errors import ExportError
+from onnx import defs
 
 __all__ = ["TRACED_OPSET", "freeze_shape", "set_opset", "trace"]
 
@@ -121,7 +120,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own notices (missing torchvision, deprecations within torch) off stderr."""
+    """Keep the exporter's own notices (no torchvision, deprecations in torch) off stderr."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -21,7 +21,9 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "export": Verb("adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"),
+    "export": Verb(
+        "adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"
+    ),
 }
 
 DONE, FAILED, USAGE = 0, 1, 2

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
+from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "EXTENSIONS",
@@ -46,7 +45,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     """
     try:
         with Image.open(path) as opened:
-            return np.asarray(opened.convert("RGB"))
+            return np.asarray(opened.convert("RGB"), dtype=np.uint8)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -54,7 +53,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
 
 
 def write_image(path: str | os.PathLike[str], image: ImageArray) -> None:
-    """Write 8-bit RGB (H, W, 3); the suffix chooses the format; the file appears whole or not at all."""
+    """Write 8-bit RGB (H, W, 3), whole or not at all; the suffix chooses the format."""
     with written_whole(path) as partial:
         Image.fromarray(image).save(partial)
 
@@ -131,4 +130,5 @@ def image_from_batch(batch: Batch, rgb_range: float) -> ImageArray:
 
 def to_uint8(values: npt.NDArray[np.floating]) -> ImageArray:
     """Round to the nearest grey level and clip to 0..255."""
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded: ImageArray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded

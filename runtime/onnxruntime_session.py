@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from adadm.runtime.errors import SessionError, require
 
 __all__ = ["OnnxRuntimeSession", "TensorSpec"]
@@ -65,7 +64,7 @@ class OnnxRuntimeSession:
         try:
             self._session = ort.InferenceSession(source, options, providers=list(providers))
         except Exception as error:  # onnxruntime raises classes that share no narrower base
-            name = "the model" if isinstance(model, bytes) else source
+            name = "the model" if isinstance(source, bytes) else source
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]

@@ -56,12 +56,13 @@ def load(flavour: Flavour) -> ModuleType:
 def installed() -> list[Flavour]:
     """The flavours that can be imported."""
     found: list[Flavour] = []
-    for flavour in ("tensorrt", "rtx"):
+    flavours: tuple[Flavour, ...] = ("tensorrt", "rtx")
+    for flavour in flavours:
         try:
-            load(flavour)  # type: ignore[arg-type]
+            load(flavour)
         except MissingDependencyError:
             continue
-        found.append(flavour)  # type: ignore[arg-type]
+        found.append(flavour)
     return found
 
 

@@ -21,18 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
-from torch import nn
-
 from adadm.export.checkpoint import load_checkpoint, save_checkpoint
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.errors import AdadmError
@@ -48,6 +36,17 @@ from adadm.runtime.images import (
     reduce,
 )
 from adadm.runtime.metrics import psnr_y
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from torch import nn
 
 console = Console(stderr=True)
 
@@ -61,6 +60,7 @@ class Pair:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train; returns the exit code."""
     arguments = _parse(argv)
     try:
         train(arguments)
@@ -79,7 +79,8 @@ def train(arguments: argparse.Namespace) -> None:
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
-    network = _build(arguments).to(device, memory_format=torch.channels_last)
+    network = _build(arguments).to(device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=arguments.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
@@ -89,7 +90,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
     pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= arguments.patch]
-    validation = _load_pairs(find_images(arguments.validation), network.upscale, "reading validation")
+    validation = _load_pairs(
+        find_images(arguments.validation), network.upscale, "reading validation"
+    )
     features = torch.compile(network.features) if arguments.compile else network.features
     half_until = round(arguments.steps * arguments.half)
     baseline = np.mean(
@@ -111,7 +114,7 @@ def train(arguments: argparse.Namespace) -> None:
                 trunk = features(lr)
             loss = nn.functional.l1_loss(network.reconstruct(trunk.float()), hr)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), arguments.clip)
             optimizer.step()
             schedule.step()
@@ -162,7 +165,8 @@ def _batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops, weighted by image area, each turned and mirrored at random."""
     areas = [pair.lr.shape[0] * pair.lr.shape[1] for pair in pairs]
-    lrs, hrs = [], []
+    lrs: list[np.ndarray] = []
+    hrs: list[np.ndarray] = []
     for pair in random.choices(pairs, weights=areas, k=size):
         top = random.randint(0, pair.lr.shape[0] - patch)
         left = random.randint(0, pair.lr.shape[1] - patch)
@@ -263,7 +267,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--features", type=int, default=48)
     parser.add_argument("--res-scale", type=float, default=0.1)
     parser.add_argument("--rgb-range", type=float, default=255.0)
-    parser.add_argument("--start-from", type=Path, help="a checkpoint whose fitting tensors are used")
+    parser.add_argument(
+        "--start-from", type=Path, help="a checkpoint whose fitting tensors are used"
+    )
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=48, help="crop size at low resolution, px")

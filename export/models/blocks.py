@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import nn
-
 from adadm.export.modulator import DOMAIN, DOMAIN_VERSION, MODULATE
 from adadm.runtime.errors import CheckpointError
+from torch import nn
 
 __all__ = ["Modulator", "ResidualBlock", "Upsampler", "convolution", "read_upscale"]
 
@@ -31,18 +31,15 @@ class Modulator(nn.Conv2d):
 
     def __init__(self) -> None:
         super().__init__(1, 1, kernel_size=1)
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self._bias)
-        self._constants: dict[str, float] | None = None
-
-    @property
-    def _bias(self) -> nn.Parameter:
         assert self.bias is not None  # nn.Conv2d types it as optional
-        return self.bias
+        nn.init.ones_(self.weight)
+        nn.init.zeros_(self.bias)
+        self._constants: dict[str, Any] | None = None
 
     def freeze(self) -> None:
         """Remember `w` and `b` as numbers: inside an export the parameters have no values."""
-        self._constants = {"weight": self.weight.item(), "bias": self._bias.item()}
+        assert self.bias is not None
+        self._constants = {"weight": self.weight.item(), "bias": self.bias.item()}
 
     def factor(self, x: torch.Tensor) -> torch.Tensor:
         """The modulation factor (N, 1, 1, 1) that the trunk `x` (N, C, H, W) calls for."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-
 from adadm.export.passes.channels import label
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv

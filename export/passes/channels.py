@@ -19,6 +19,7 @@ __all__ = [
     "affine_of_batch_norm",
     "bias_of",
     "constant_of",
+    "graph_of",
     "label",
     "leaves_of_use",
     "new_initializer",
@@ -68,8 +69,14 @@ def label(node: ir.Node) -> str:
     return node.name or str(node.outputs[0].name)
 
 
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph that a node is in (the passes leave function bodies alone)."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
 def constant_of(value: ir.Value | None) -> Array | None:
-    """The values of a constant in float64, unrounded where a fold made it; None when not constant."""
+    """A constant in float64, unrounded where a fold made it; None for what is not constant."""
     if value is None or value.is_graph_input():
         return None
     if (unrounded := value.meta.get(_UNROUNDED)) is not None:
@@ -164,8 +171,7 @@ def replace_initializer(
 
     An initializer that nothing else reads goes, and leaves its name to the new one.
     """
-    graph, old = node.graph, node.inputs[index]
-    assert isinstance(graph, ir.Graph)
+    graph, old = graph_of(node), node.inputs[index]
     node.replace_input_with(index, None)
     if old is not None and old.name and not old.uses():
         name = old.name

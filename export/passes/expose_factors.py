@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-
 from adadm.export.modulator import SIGNATURES, modulators
 
 __all__ = ["ExposeFactors"]
 
 
 class ExposeFactors(ir.passes.InPlacePass):
-    """Adds the factor of every modulator to the outputs, as `factor_0`, `factor_1`, ... (N, 1, 1, 1).
+    """Adds the factor of every modulator to the outputs: `factor_0`, `factor_1`, ... (N, 1, 1, 1).
 
     Exact when: always; each modulator becomes the operator of the same body that returns its
     factor too.

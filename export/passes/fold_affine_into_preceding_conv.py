@@ -6,7 +6,6 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-
 from adadm.export.passes.channels import (
     Affine,
     NotFoldable,
@@ -40,10 +39,14 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
     def matches(self, node: ir.Node) -> bool:
         return not node.domain and (
             (node.op_type == "BatchNormalization" and _conv_before(node) is not None)
-            or (node.op_type == "Mul" and _conv_before(node) is not None and _factor(node) is not None)
+            or (
+                node.op_type == "Mul"
+                and _conv_before(node) is not None
+                and _factor(node) is not None
+            )
         )
 
-    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+    def fold(self, node: ir.Node) -> None:
         convolution = _conv_before(node)
         assert convolution is not None  # matches() found it
         if not sole_consumer(convolution.outputs[0]):
@@ -76,6 +79,10 @@ def _channel_scale(node: ir.Node, channels: int, ndim: int) -> Affine:
     factor = constant_of(_factor(node))
     assert factor is not None  # matches() found it
     aligned = factor.reshape((1,) * (ndim - factor.ndim) + factor.shape)
-    if aligned.ndim != ndim or aligned.size != aligned.shape[1] or aligned.size not in (1, channels):
+    if (
+        aligned.ndim != ndim
+        or aligned.size != aligned.shape[1]
+        or aligned.size not in (1, channels)
+    ):
         raise NotFoldable(f"its factor has the shape {factor.shape}, not one value a channel")
     return Affine(np.broadcast_to(aligned.ravel(), (channels,)), np.zeros(channels))

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
-
 from adadm.export.passes.channels import (
     Affine,
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
+    graph_of,
     new_initializer,
     reached_convolutions,
     scale_inputs,
@@ -47,7 +47,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
             node.op_type == "BatchNormalization" and produced_by(node.inputs[0], "Relu") is not None
         )
 
-    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+    def fold(self, node: ir.Node) -> None:
         relu = produced_by(node.inputs[0], "Relu")
         assert relu is not None  # matches() found it
         convolution = produced_by(relu.inputs[0], "Conv")
@@ -66,6 +66,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
             scale_inputs(leaf, sign)
         dtype = convolution.inputs[1].dtype  # type: ignore[union-attr]  # weight_of() read it
         assert dtype is not None
+        graph = graph_of(relu)
         shape = (1, -1) + (1,) * (weight.ndim - 2)
         maximum = ir.node(
             "Max",
@@ -75,7 +76,10 @@ class FoldBatchNormAfterRelu(FoldingPass):
             ],
             name=relu.name,
         )
-        maximum.outputs[0].shape, maximum.outputs[0].type = node.outputs[0].shape, node.outputs[0].type
+        maximum.outputs[0].shape, maximum.outputs[0].type = (
+            node.outputs[0].shape,
+            node.outputs[0].type,
+        )
         graph.insert_before(relu, maximum)
         replace(node.outputs[0], maximum.outputs[0])
         graph.remove(relu, safe=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 import onnx_ir as ir
-
 from adadm.export.passes.channels import (
     NotFoldable,
     affine_of_batch_norm,
@@ -39,7 +38,7 @@ class FoldBatchNormIntoFollowingConv(FoldingPass):
     def matches(self, node: ir.Node) -> bool:
         return node.op_type == "BatchNormalization"
 
-    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+    def fold(self, node: ir.Node) -> None:
         affine = affine_of_batch_norm(node)
         leaves = reached_convolutions(node.outputs[0])
         padded = [leaf for leaf in leaves if pads(leaf.convolution)]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-
-from adadm.export.passes.channels import NotFoldable, label
+from adadm.export.passes.channels import NotFoldable, graph_of, label
 
 __all__ = ["Decision", "FoldingPass", "produced_by", "replace"]
 
@@ -49,7 +48,7 @@ class FoldingPass(ir.passes.InPlacePass):
         """Whether a node has the place in the graph that this pass is about."""
 
     @abstractmethod
-    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+    def fold(self, node: ir.Node) -> None:
         """Fold a matching node.
 
         Raises:
@@ -63,7 +62,7 @@ class FoldingPass(ir.passes.InPlacePass):
                 continue
             name = label(node)
             try:
-                self.fold(model.graph, node)
+                self.fold(node)
             except NotFoldable as reason:
                 _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
                 self.decisions[node] = Decision(name, None, str(reason))
@@ -85,9 +84,9 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     A graph output keeps its name.
     """
     node = old.producer()
-    assert node is not None and isinstance(node.graph, ir.Graph)
+    assert node is not None
     name, is_output = old.name, old.is_graph_output()
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    node.graph.remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)
     if is_output:
         new.name = name

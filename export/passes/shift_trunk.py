@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-
 from adadm.export.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.channels import (
     NotFoldable,
@@ -30,7 +30,7 @@ from adadm.export.passes.folding import FoldingPass, replace
 __all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]
 
 LARGEST_CENTER_TO_STD = 16.0
-"""Above this ratio of `max|c|` to the trunk's std, the shift would cost over 4 of float32's 24 bits."""
+"""Of `max|c|` to the std of the trunk; above, the shift takes over 4 of the 24 bits of float32."""
 
 Edit = Callable[[], None]
 Array = npt.NDArray[np.float64]
@@ -63,7 +63,7 @@ class ShiftTrunk(FoldingPass):
             is_modulator(reader) and index == 0 for reader, index in trunk.uses()
         )
 
-    def fold(self, graph: ir.Graph, node: ir.Node) -> None:
+    def fold(self, node: ir.Node) -> None:
         trunk = node.inputs[0]
         assert trunk is not None  # matches() found it
         affine = affine_of_batch_norm(node)
@@ -136,7 +136,7 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: Array) -> Itera
         for leaf in leaves_of_use(trunk, reader, index):
             if pads(leaf.convolution):
                 raise NotFoldable(f"{label(leaf.convolution)} reads the trunk and pads it")
-            yield lambda leaf=leaf: shift_inputs(leaf, -shift)
+            yield functools.partial(shift_inputs, leaf, -shift)
 
 
 def _move(modulator: ir.Node, center: Array, delta: Array) -> None:

@@ -1,0 +1,17 @@
+# Each target sets up .venv by itself; a second run installs nothing.
+.PHONY: demo test test-all check install
+
+demo: install
+	.venv/bin/python scripts/demo.py
+
+test: install
+	scripts/test
+
+test-all: install
+	scripts/test --slow
+
+check: install
+	scripts/check
+
+install:
+	@scripts/install

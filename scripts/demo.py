@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""The main job on real input: export a bundled checkpoint, prove it, enlarge photographs with it.
+
+Writes into demo-output/ the exported model and, for each photograph, a strip that shows a detail
+at low resolution, enlarged by bicubic interpolation, by the network, and in the original.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from adadm.export import to_onnx
+from adadm.export.photographs import photographs
+from adadm.runtime.cli import run
+from adadm.runtime.files import written_whole
+from adadm.runtime.images import (
+    ImageArray,
+    batch_from_image,
+    crop_to_multiple,
+    enlarge,
+    image_from_batch,
+    reduce,
+    write_image,
+)
+from adadm.runtime.metrics import psnr_y
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
+PANEL_PX = 320
+GAP_PX = 8
+# Where to look: the middle of the detail, as a share of height and width.
+DETAILS = {
+    "astronaut": (0.22, 0.45),
+    "coffee": (0.48, 0.60),
+    "chelsea": (0.38, 0.52),
+    "rocket": (0.50, 0.50),
+}
+
+
+def main(argv: list[str]) -> None:
+    """Run the demo."""
+    arguments = _parse(argv)
+    output: Path = arguments.output
+    checkpoint = CHECKPOINTS / f"edsr_adadm_x{arguments.upscale}.safetensors"
+    model = output / f"edsr_adadm_x{arguments.upscale}.onnx"
+    to_onnx.main([str(checkpoint), "-o", str(model), "--report", str(model.with_suffix(".json"))])
+
+    session = OnnxRuntimeSession(model)
+    rgb_range = float(session.metadata["adadm.rgb_range"])
+    upscale = int(session.metadata["adadm.upscale"])
+    table = Table(title=f"PSNR-Y in dB, photographs reduced and enlarged x{upscale}")
+    for header in ("photograph", "bicubic", "ours", "gain"):
+        table.add_column(header, justify="left" if header == "photograph" else "right")
+    strips = []
+    photos = photographs(tuple(DETAILS))
+    for name, photo in track(photos.items(), "enlarging", console=Console(stderr=True)):
+        hr = crop_to_multiple(photo, upscale)
+        lr = reduce(hr, upscale)
+        bicubic = enlarge(lr, upscale)
+        sr = image_from_batch(session.run({"lr": batch_from_image(lr, rgb_range)})["sr"], rgb_range)
+        write_image(output / f"{name}_x{upscale}.png", sr)
+        before, after = (psnr_y(image, hr, upscale) for image in (bicubic, sr))
+        table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")
+        nearest = lr.repeat(upscale, axis=0).repeat(upscale, axis=1)
+        panels = {
+            f"{name}: low resolution": nearest,
+            f"bicubic {before:.2f} dB": bicubic,
+            f"EDSR with AdaDM {after:.2f} dB": sr,
+            "original": hr,
+        }
+        strips.append(_strip(panels, DETAILS[name], detail_px=PANEL_PX // 4))
+    picture = output / f"comparison_x{upscale}.png"
+    with written_whole(picture) as partial:
+        _stacked(strips).save(partial)
+    Console().print(table)
+    print(f"wrote {picture}: look at it")
+
+
+def _strip(
+    panels: dict[str, ImageArray], middle: tuple[float, float], detail_px: int
+) -> Image.Image:
+    """The same detail of several images side by side, titled, each enlarged without smoothing."""
+    font = ImageFont.load_default(size=16)
+    title_px = 28
+    strip = Image.new(
+        "RGB", (len(panels) * (PANEL_PX + GAP_PX) - GAP_PX, PANEL_PX + title_px), "white"
+    )
+    draw = ImageDraw.Draw(strip)
+    for index, (title, image) in enumerate(panels.items()):
+        top, left = (
+            int(np.clip(share * size - detail_px / 2, 0, size - detail_px))
+            for share, size in zip(middle, image.shape[:2], strict=True)
+        )
+        detail = Image.fromarray(image[top : top + detail_px, left : left + detail_px])
+        left_px = index * (PANEL_PX + GAP_PX)
+        strip.paste(
+            detail.resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST), (left_px, title_px)
+        )
+        draw.text((left_px, 5), title, fill="black", font=font)
+    return strip
+
+
+def _stacked(strips: list[Image.Image]) -> Image.Image:
+    width, height = strips[0].size
+    picture = Image.new("RGB", (width, len(strips) * (height + GAP_PX) - GAP_PX), "white")
+    for index, strip in enumerate(strips):
+        picture.paste(strip, (0, index * (height + GAP_PX)))
+    return picture
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="demo.py", description=__doc__)
+    parser.add_argument("--upscale", type=int, choices=(2, 4), default=2)
+    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"))
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("demo.py", main, sys.argv[1:]))

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Measure a checkpoint or an ONNX model on folders of original photographs.
+
+    python scripts/evaluate.py MODEL Set5 Set14 --json scores.json
+
+Each original is reduced by the model's factor (MATLAB's antialiased bicubic), enlarged again, and
+compared: PSNR and SSIM on the Y channel without a border of `upscale` pixels, as papers report
+them, beside bicubic interpolation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from skimage.metrics import structural_similarity
+
+from adadm.runtime.cli import run
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.files import written_whole
+from adadm.runtime.images import (
+    ImageArray,
+    batch_from_image,
+    crop_to_multiple,
+    enlarge,
+    find_images,
+    image_from_batch,
+    read_image,
+    reduce,
+)
+from adadm.runtime.metrics import luma, psnr_y
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+Batch = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over one folder."""
+
+    folder: str
+    images: int
+    bicubic_psnr_db: float
+    bicubic_ssim: float
+    psnr_db: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """Something that enlarges batches (1, 3, H, W)."""
+
+    upscale: int
+    rgb_range: float
+    run: Callable[[Batch], Batch]
+
+    def __call__(self, lr: ImageArray) -> ImageArray:
+        return image_from_batch(self.run(batch_from_image(lr, self.rgb_range)), self.rgb_range)
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print a table, and write it as JSON when asked."""
+    arguments = _parse(argv)
+    model = load_model(arguments.model)
+    scores = [evaluate(model, folder) for folder in arguments.folders]
+    if arguments.json:
+        with written_whole(arguments.json) as partial:
+            content = {"model": arguments.model.name, "scores": [asdict(score) for score in scores]}
+            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    table = Table(title=f"{arguments.model.name}, x{model.upscale}: PSNR-Y (dB) / SSIM")
+    for header in ("folder", "images", "bicubic", "model", "gain, dB"):
+        table.add_column(header, justify="left" if header == "folder" else "right")
+    for score in scores:
+        table.add_row(
+            score.folder,
+            str(score.images),
+            f"{score.bicubic_psnr_db:.2f} / {score.bicubic_ssim:.4f}",
+            f"{score.psnr_db:.2f} / {score.ssim:.4f}",
+            f"{score.psnr_db - score.bicubic_psnr_db:+.2f}",
+        )
+    Console().print(table)
+
+
+def load_model(path: Path) -> Model:
+    """Open an ONNX model on ONNX Runtime, or a checkpoint in PyTorch."""
+    if path.suffix == ".onnx":
+        session = OnnxRuntimeSession(path)
+        try:
+            upscale = int(session.metadata["adadm.upscale"])
+            rgb_range = float(session.metadata["adadm.rgb_range"])
+        except KeyError as error:
+            raise AdadmError(f"{path} has no metadata {error}; export it with adadm") from error
+        return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
+
+    import torch
+
+    from adadm.export import load_checkpoint
+
+    network = load_checkpoint(path).network
+
+    def run_network(lr: Batch) -> Batch:
+        with torch.inference_mode():
+            sr: Batch = network(torch.from_numpy(lr)).numpy()
+        return sr
+
+    return Model(network.upscale, network.rgb_range, run_network)
+
+
+def evaluate(model: Model, folder: Path) -> Score:
+    """Mean scores over the images of a folder."""
+    rows = []
+    paths = find_images([folder])
+    for path in track(paths, description=folder.name, console=Console(stderr=True)):
+        hr = crop_to_multiple(read_image(path), model.upscale)
+        lr = reduce(hr, model.upscale)
+        images = (enlarge(lr, model.upscale), model(lr))
+        rows.append(
+            [
+                (psnr_y(image, hr, model.upscale), ssim_y(image, hr, model.upscale))
+                for image in images
+            ]
+        )
+    means = np.mean(rows, axis=0)
+    return Score(folder.name, len(paths), *means.ravel().tolist())
+
+
+def ssim_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
+    """SSIM on the Y channel with the Gaussian window of Wang et al. (2004), as papers report it."""
+    inner = (slice(shave, -shave),) * 2
+    similarity: float = structural_similarity(
+        luma(found)[inner],
+        luma(expected)[inner],
+        data_range=255,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return similarity
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help=".onnx, .safetensors, .pt or .pth")
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of original photographs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("evaluate.py", main, sys.argv[1:]))
