@@ -45,10 +45,10 @@ __all__ = [
     "MODULATE_SHIFTED",
     "SIGNATURES",
     "Signature",
-    "add_modulator_functions",
     "is_modulator",
     "modulator_function",
     "modulators",
+    "update_modulator_functions",
 ]
 
 DOMAIN = "adadm"
@@ -193,10 +193,11 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     return ir.serde.deserialize_function(parser.parse_function(body))
 
 
-def add_modulator_functions(model: ir.Model) -> None:
-    """Attach the bodies of the operators that a model uses, for the model's opset."""
-    opset = model.opset_imports[""]
+def update_modulator_functions(model: ir.Model) -> None:
+    """Give a model the bodies of the operators that it uses, for its opset, and no others."""
+    for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in SIGNATURES]:
+        del model.functions[identifier]
     for name in sorted({node.op_type for node in modulators(model.graph)}):
-        function = modulator_function(SIGNATURES[name], opset)
+        function = modulator_function(SIGNATURES[name], model.opset_imports[""])
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = DOMAIN_VERSION

@@ -14,7 +14,6 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxsim
 from adadm.export.checkpoint import Checkpoint
-from adadm.export.modulator import add_modulator_functions
 from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
 from adadm.export.passes import Decision, ExposeFactors, fold_batch_norm
 from adadm.export.tracing import freeze_shape, set_opset, trace
@@ -114,7 +113,6 @@ def export_onnx(
     if options.static is not None:
         freeze_shape(model, options.static, network.upscale)
     set_opset(model, options.opset)
-    add_modulator_functions(model)
     if options.modulator == "inline":
         common.InlinePass()(model)
     model.metadata_props.update(_metadata(checkpoint, options, decisions))

@@ -13,7 +13,7 @@ import onnx_ir.passes.common as common
 import torch
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
-from adadm.export.modulator import is_modulator
+from adadm.export.modulator import is_modulator, update_modulator_functions
 from adadm.runtime.errors import ExportError
 from onnx import defs
 
@@ -29,8 +29,7 @@ def trace(network: Network) -> ir.Model:
     """Export a network in evaluation mode, as it is.
 
     The graph reads `lr` (N, 3, H, W) and returns `sr` (N, 3, r*H, r*W), in the network's data
-    type, N, H and W free. Nodes and values carry the names of the PyTorch modules. The modulators'
-    bodies are not in the file yet: `modulator.add_modulator_functions` adds them.
+    type, N, H and W free. Nodes and values carry the names of the PyTorch modules.
     """
     for module in network.modules():
         if isinstance(module, Modulator):
@@ -56,6 +55,7 @@ def trace(network: Network) -> ir.Model:
     _name_after_modules(model.graph)
     common.ClearMetadataAndDocStringPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    update_modulator_functions(model)
     return model
 
 
@@ -79,6 +79,7 @@ def set_opset(model: ir.Model, opset: int) -> None:
                 f"export with --opset {traced}"
             )
     model.opset_imports[""] = opset
+    update_modulator_functions(model)
 
 
 def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:

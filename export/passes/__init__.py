@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+from adadm.export.modulator import update_modulator_functions
 from adadm.export.passes.channels import label
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
@@ -25,6 +26,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
         One decision for each BatchNormalization: what became of it, or why it was kept.
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    common.ShapeInferencePass()(model)
     norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
     names = {node: label(node) for node in norms}
     forms: dict[ir.Node, str | None] = {}
@@ -41,6 +43,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
                 forms[node] = decision.form
                 reasons[node] += [decision.reason] if decision.reason else []
     common.RemoveUnusedNodesPass()(model)
+    update_modulator_functions(model)
     return [
         Decision(names[node], forms.get(node), "" if forms.get(node) else "; ".join(reasons[node]))
         for node in norms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from adadm.export.modulator import SIGNATURES, modulators
+from adadm.export.modulator import SIGNATURES, modulators, update_modulator_functions
 
 __all__ = ["ExposeFactors"]
 
@@ -32,4 +32,5 @@ class ExposeFactors(ir.passes.InPlacePass):
             factor.type = node.outputs[0].type
             model.graph.outputs.append(factor)
             modified = True
+        update_modulator_functions(model)
         return ir.passes.PassResult(model, modified=modified)

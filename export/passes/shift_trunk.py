@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -71,10 +72,13 @@ class ShiftTrunk(FoldingPass):
         center = _center(node)
         if trunk.is_graph_output():
             raise NotFoldable("the trunk is a graph output here")
-        edits = [_shift_producer(trunk, center)]
+        if trunk.dtype is None:
+            raise NotFoldable("the data type of the trunk is unknown")
+        shift = _Shift(center, trunk.dtype)
+        edits = [_shift_producer(trunk, shift)]
         for reader, index in trunk.uses():
             if reader is not node:
-                edits += _absorb(trunk, reader, index, center)
+                edits += _absorb(trunk, reader, index, shift)
         for edit in edits:
             edit()
         for leaf in leaves:
@@ -101,14 +105,27 @@ def _center(node: ir.Node) -> Array:
     return center
 
 
-def _shift_producer(value: ir.Value, shift: Array) -> Edit:
+@dataclass(frozen=True)
+class _Shift:
+    """What is added to the trunk: (C,) in float64, stored in the trunk's data type."""
+
+    values: Array
+    dtype: ir.DataType
+
+    def __neg__(self) -> _Shift:
+        return _Shift(-self.values, self.dtype)
+
+
+def _shift_producer(value: ir.Value, shift: _Shift) -> Edit:
     """An edit that makes what computes `value` add `shift` to it."""
     producer = value.producer()
     if producer is not None and is_modulator(producer) and value.index() == 0:
-        return lambda: _move(producer, np.zeros_like(shift), shift)
+        _check_movable(producer)
+        return lambda: _move(producer, shift, to_center=0, to_delta=1)
     if producer is not None and producer.op_type == "Conv" and not producer.domain:
-        bias_of(producer)
-        return lambda: set_bias(producer, bias_of(producer) + shift)
+        if bias_of(producer).shape != shift.values.shape:
+            raise NotFoldable(f"{label(producer)} has another number of channels than the trunk")
+        return lambda: set_bias(producer, bias_of(producer) + shift.values)
     if producer is not None and producer.op_type == "Add" and not producer.domain:
         for operand in producer.inputs:
             if operand is not None and sole_consumer(operand):
@@ -120,13 +137,14 @@ def _shift_producer(value: ir.Value, shift: Array) -> Edit:
     raise NotFoldable(f"the trunk comes from {found}, which cannot take the shift")
 
 
-def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: Array) -> Iterator[Edit]:
+def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iterator[Edit]:
     """Edits that make a reader of the shifted trunk compute what it did before."""
     if is_modulator(reader) and index == 0:
-        yield lambda: _move(reader, shift, -shift)
+        _check_movable(reader)
+        yield lambda: _move(reader, shift, to_center=1, to_delta=-1)
     elif reader.op_type == "BatchNormalization" and index == 0:
         affine_of_batch_norm(reader)
-        yield lambda: _move_mean(reader, shift)
+        yield lambda: _move_mean(reader, shift.values)
     elif reader.op_type == "Add" and not reader.domain:
         other = reader.inputs[1 - index]
         if other is None or other is trunk or not sole_consumer(other):
@@ -136,25 +154,27 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: Array) -> Itera
         for leaf in leaves_of_use(trunk, reader, index):
             if pads(leaf.convolution):
                 raise NotFoldable(f"{label(leaf.convolution)} reads the trunk and pads it")
-            yield functools.partial(shift_inputs, leaf, -shift)
+            yield functools.partial(shift_inputs, leaf, -shift.values)
 
 
-def _move(modulator: ir.Node, center: Array, delta: Array) -> None:
-    """Add to a modulator's center and delta; a plain modulator becomes a shifted one."""
+def _check_movable(modulator: ir.Node) -> None:
+    if any(constant_of(value) is None for value in modulator.inputs[2:]):
+        raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
+
+
+def _move(modulator: ir.Node, shift: _Shift, to_center: int, to_delta: int) -> None:
+    """Add multiples of a shift to a modulator's center and delta; a plain one becomes shifted."""
     signature = SIGNATURES[modulator.op_type]
     if not signature.shifted:
         modulator.op_type = signature.as_shifted.name
         modulator.resize_inputs(4)
-    for index, kind, change in ((2, "center", center), (3, "delta", delta)):
+    shape = (1, shift.values.size, 1, 1)
+    for index, kind, times in ((2, "center", to_center), (3, "delta", to_delta)):
         old = modulator.inputs[index]
-        before = constant_of(old) if old is not None else np.zeros((1, center.size, 1, 1))
-        if before is None:
-            raise NotFoldable(f"the {kind} of {label(modulator)} is not constant")
-        dtype = modulator.inputs[0].dtype  # type: ignore[union-attr]  # a modulator reads x
-        assert dtype is not None
-        name = f"{modulator.outputs[0].name}.{kind}"
-        values = before + change.reshape(before.shape)
-        replace_initializer(modulator, index, values, dtype, name)
+        before = constant_of(old) if old is not None else np.zeros(shape)
+        assert before is not None  # _check_movable() read it
+        values = before + times * shift.values.reshape(shape)
+        replace_initializer(modulator, index, values, shift.dtype, f"{label(modulator)}.{kind}")
 
 
 def _move_mean(norm: ir.Node, shift: Array) -> None:

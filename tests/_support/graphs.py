@@ -1,0 +1,73 @@
+"""Small float64 graphs from text, for one pass at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from _support.double import relative_error, run_double
+from _support.parity import TOLERANCES
+from onnx import numpy_helper, parser
+
+from adadm.export.modulator import update_modulator_functions
+from adadm.export.passes.folding import Decision, FoldingPass
+
+CHANNELS = 3
+
+
+def graph(body: str, outputs: str = "y") -> ir.Model:
+    """A model from statements; x and r are inputs, and these are constants of 3 channels:
+
+    W3, V3, W1, WC (weights; WC reads 6 channels), B (bias); of BatchNormalization G (gammas of both
+    signs), P (positive), Z (one is 0), tiny (one is), T (beta), M (mean), S (variance).
+    """
+    rng = np.random.default_rng(0)
+    constants = {
+        "W3": rng.normal(0, 0.5, (CHANNELS, CHANNELS, 3, 3)),
+        "V3": rng.normal(0, 0.5, (CHANNELS, CHANNELS, 3, 3)),
+        "W1": rng.normal(0, 0.5, (CHANNELS, CHANNELS, 1, 1)),
+        "WC": rng.normal(0, 0.5, (CHANNELS, 2 * CHANNELS, 1, 1)),
+        "B": rng.normal(0, 0.5, CHANNELS),
+        "G": np.array([0.7, -1.2, 0.4]),
+        "P": np.array([0.7, 1.2, 0.4]),
+        "Z": np.array([0.7, 0.0, -0.4]),
+        "tiny": np.array([0.7, 1e-7, -0.4]),
+        "T": np.array([0.5, -0.3, 0.8]),
+        "M": np.array([0.2, -0.6, 0.1]),
+        "S": np.array([0.5, 1.5, 0.9]),
+        "scalar": np.array(0.1),
+        "rowwise": rng.normal(0, 1, (1, 1, 7, 1)),
+    }
+    declared = ", ".join(f"double[N,{CHANNELS},H,W] {name}" for name in outputs.split())
+    model = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 19, "adadm" : 1]>
+        tested (double[N,{CHANNELS},H,W] x, double[N,{CHANNELS},H,W] r) => ({declared})
+        {{ {body} }}"""
+    )
+    used = {name for node in model.graph.node for name in node.input}
+    for node in model.graph.node:
+        node.name = node.output[0]
+    model.graph.initializer.extend(
+        numpy_helper.from_array(values, name) for name, values in constants.items() if name in used
+    )
+    made: ir.Model = ir.from_proto(model)
+    update_modulator_functions(made)
+    common.ShapeInferencePass()(made)
+    return made
+
+
+def apply(folding: FoldingPass, model: ir.Model) -> tuple[Counter[str], list[Decision]]:
+    """Apply a pass; assert that the numbers stay, and that twice equals once."""
+    rng = np.random.default_rng(1)
+    feed = {name: rng.normal(1, 3, (2, CHANNELS, 7, 6)) for name in ("x", "r")}
+    before = run_double(model, feed)
+    folding(model)
+    decisions = list(folding.decisions.values())
+    update_modulator_functions(model)
+    for found, expected in zip(run_double(model, feed), before, strict=True):
+        assert relative_error(found, expected) <= TOLERANCES["float64"]
+    counts = Counter(node.op_type for node in model.graph)
+    assert not folding(model).modified
+    return counts, decisions

@@ -1,0 +1,38 @@
+"""Networks on which a wrong fold shows: nothing in them is neutral."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from adadm.export.models import EDSR, Network
+from adadm.export.models.blocks import Modulator
+
+
+def make_non_neutral(network: Network, seed: int) -> Network:
+    """Gammas of both signs, betas and phi at random, BN statistics estimated in training mode."""
+    torch.manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            sign = torch.where(torch.rand_like(module.weight) < 0.3, -1.0, 1.0)
+            module.weight.data = sign * torch.empty_like(module.weight).uniform_(0.3, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
+        elif isinstance(module, Modulator):
+            assert module.bias is not None
+            nn.init.uniform_(module.weight, 0.7, 1.1)
+            nn.init.uniform_(module.bias, -0.4, 0.4)
+    network.train()
+    with torch.no_grad():
+        for _ in range(30):
+            network(torch.rand(2, 3, 20, 20) * network.rgb_range)
+    return network.eval()
+
+
+def random_edsr(
+    upscale: int, blocks: int = 3, features: int = 12, seed: int = 0, **hyperparameters: float
+) -> EDSR:
+    """An EDSR with AdaDM in the published layout, with random weights."""
+    torch.manual_seed(seed)
+    network = EDSR(upscale, blocks, features, **hyperparameters)
+    make_non_neutral(network, seed)
+    return network

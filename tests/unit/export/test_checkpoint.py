@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from _support.networks import random_edsr
+
+from adadm.export import load_checkpoint, save_checkpoint
+from adadm.runtime.errors import CheckpointError
+
+State = dict[str, Any]
+
+
+def state_of(upscale: int = 2, blocks: int = 3, features: int = 4) -> State:
+    return dict(random_edsr(upscale, blocks, features).state_dict())
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+@pytest.mark.parametrize(("blocks", "features"), [(1, 4), (3, 6), (12, 2)])
+def test_reads_the_size_from_the_tensors(
+    tmp_path: Path, upscale: int, blocks: int, features: int
+) -> None:
+    torch.save(state_of(upscale, blocks, features), tmp_path / "edsr.pt")
+    network = load_checkpoint(tmp_path / "edsr.pt").network
+    expected = {"upscale": upscale, "blocks": blocks, "features": features}
+    assert expected.items() <= network.hyperparameters.items()
+    assert not network.training
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"params": state},
+        lambda state: {"params_ema": state},
+        lambda state: {"model": state},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"model.{key}": value for key, value in state.items()},
+        lambda state: {"state_dict": {f"module.model.{k}": v for k, v in state.items()}},
+    ],
+)
+def test_nested_and_prefixed_files_give_the_same_network(
+    tmp_path: Path, wrap: Callable[[State], State]
+) -> None:
+    state = state_of()
+    torch.save(wrap(state), tmp_path / "edsr.pth")
+    loaded = load_checkpoint(tmp_path / "edsr.pth").network.state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_a_template_value_is_a_guess_and_a_flag_is_not(tmp_path: Path) -> None:
+    torch.save(state_of(), tmp_path / "edsr.pt")
+    assert load_checkpoint(tmp_path / "edsr.pt").guesses == {"res_scale": 0.1, "rgb_range": 255}
+    given = load_checkpoint(tmp_path / "edsr.pt", res_scale=1.0)
+    assert given.guesses == {"rgb_range": 255}
+    assert "GUESSED" in str(given.hyperparameters["rgb_range"])
+    assert "command line" in str(given.hyperparameters["res_scale"])
+    assert given.network.hyperparameters["res_scale"] == 1
+
+
+def test_our_file_carries_its_hyperparameters(tmp_path: Path) -> None:
+    network = random_edsr(3, 2, 4, res_scale=0.3, rgb_range=1.0)
+    save_checkpoint(tmp_path / "edsr.safetensors", network, {"training": {"steps": 5}})
+    loaded = load_checkpoint(tmp_path / "edsr.safetensors")
+    assert loaded.network.hyperparameters == network.hyperparameters
+    assert loaded.guesses == {}
+    assert loaded.hyperparameters["res_scale"].source == "file"
+    overruled = load_checkpoint(tmp_path / "edsr.safetensors", res_scale=0.7)
+    assert overruled.network.hyperparameters["res_scale"] == 0.7
+
+
+def test_saving_and_loading_computes_the_same(tmp_path: Path) -> None:
+    network = random_edsr(2, 2, 4)
+    save_checkpoint(tmp_path / "edsr.safetensors", network)
+    lr = torch.rand(1, 3, 9, 7) * 255
+    with torch.inference_mode():
+        found = load_checkpoint(tmp_path / "edsr.safetensors").network(lr)
+        assert torch.equal(found, network(lr))
+
+
+def without(key: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if k != key}
+
+
+def changed(key: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[State], State]:
+    return lambda state: {**state, key: change(state[key].clone())}
+
+
+def plain_edsr(state: State) -> State:
+    """The keys of EDSR without AdaDM."""
+    bodies = {"conv1": "body.0", "conv2": "body.2"}
+    plain = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        if parts[0] == "body" and len(parts) == 4:
+            if parts[2] in bodies:
+                plain[f"body.{parts[1]}.{bodies[parts[2]]}.{parts[3]}"] = value
+        else:
+            plain[key] = value
+    return plain
+
+
+def with_nan(tensor: torch.Tensor) -> torch.Tensor:
+    tensor[0] = float("nan")
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (plain_edsr, r"missing \(42\): body.0.conv1.bias.*unexpected \(12\): body.0.body.0.bias"),
+        (without("body.1.phi.bias"), r"missing \(1\): body.1.phi.bias\n.*unexpected \(0\): none"),
+        (without("tail.1.bias"), r"missing \(1\): tail.1.bias"),
+        (lambda s: {**s, "extra.weight": torch.ones(1)}, r"unexpected \(1\): extra.weight"),
+        (
+            changed("body.0.conv1.weight", lambda t: t[:, :2]),
+            r"body.0.conv1.weight has the shape \(4, 2, 3, 3\), expected \(4, 4, 3, 3\)",
+        ),
+        (
+            changed("head.0.weight", lambda t: t[:, :1]),
+            r"head.0.weight has the shape \(4, 1, 3, 3\), expected \(n, 3, 3, 3\)",
+        ),
+        (
+            changed("tail.0.0.weight", lambda t: t[:8]),
+            r"upsampler's convolutions have the shapes \(8, 4, 3, 3\)",
+        ),
+        (changed("body.2.conv2.bias", with_nan), r"body.2.conv2.bias has NaN"),
+        (changed("body.1.norm2.running_var", lambda t: t - t[0] - 0.5), "running_var has the value"),
+        (changed("body.1.norm1.running_var", lambda t: t * 0), "norm1.running_var has the value 0"),
+        (lambda s: {"conv.weight": torch.ones(3)}, "not recognised as edsr"),
+        (lambda s: {}, "holds no tensors"),
+        (lambda s: {"epoch": 3, "lr": 0.1}, r"holds no tensors \(found: epoch, lr\)"),
+        (lambda s: [1, 2], r"holds no tensors \(found: list\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, change: Callable[[State], Any], message: str
+) -> None:
+    torch.save(change(state_of()), tmp_path / "edsr.pt")
+    with pytest.raises(CheckpointError, match=rf"(?s){message}"):
+        load_checkpoint(tmp_path / "edsr.pt")
+
+
+class Whole(torch.nn.Module):
+    """A module saved whole, which wants to run code on loading."""
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_truncated_and_empty_files_are_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"edsr{suffix}"
+    if suffix == ".pt":
+        torch.save(state_of(), path)
+    else:
+        save_checkpoint(path, random_edsr(2, 1, 4))
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(path)
+    path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is empty"):
+        load_checkpoint(path)
+
+
+def test_a_file_that_wants_code_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(Whole(), tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match=r"wants to run code .*Whole"):
+        load_checkpoint(tmp_path / "whole.pt")
+    (tmp_path / "pickled.pt").write_bytes(pickle.dumps({"a": Path("x")}))
+    with pytest.raises(CheckpointError, match="PosixPath|truncated, or no PyTorch checkpoint"):
+        load_checkpoint(tmp_path / "pickled.pt")
+
+
+def test_other_paths_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a directory"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(tmp_path / "missing.pt")
+    (tmp_path / "edsr.txt").write_text("text")
+    with pytest.raises(CheckpointError, match=r"ends in \.txt"):
+        load_checkpoint(tmp_path / "edsr.txt")
+    (tmp_path / "text.pt").write_text("no checkpoint at all")
+    with pytest.raises(CheckpointError, match="no PyTorch checkpoint"):
+        load_checkpoint(tmp_path / "text.pt")
+    (tmp_path / "text.safetensors").write_text("no checkpoint at all")
+    with pytest.raises(CheckpointError, match="no readable safetensors"):
+        load_checkpoint(tmp_path / "text.safetensors")
+
+
+def test_a_non_positive_rgb_range_is_refused(tmp_path: Path) -> None:
+    torch.save(state_of(), tmp_path / "edsr.pt")
+    with pytest.raises(CheckpointError, match="rgb_range is 0, expected more"):
+        load_checkpoint(tmp_path / "edsr.pt", rgb_range=0.0)
+
+
+def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
+    network = random_edsr(2, 1, 4)
+    save_checkpoint(tmp_path / "edsr.safetensors", network, {"architecture": "rdn"})
+    with pytest.raises(CheckpointError, match="says that it holds rdn, its tensors are edsr's"):
+        load_checkpoint(tmp_path / "edsr.safetensors")
+
+
+def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state_of().items()}
+    torch.save(state, tmp_path / "half.pt")
+    assert next(load_checkpoint(tmp_path / "half.pt").network.parameters()).dtype == torch.float32

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from _support.double import promote
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from adadm.export.models.blocks import Modulator
+from adadm.export.modulator import SIGNATURES, Signature, modulator_function
+from adadm.runtime.errors import ExportError
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+Array = npt.NDArray[Any]
+OPSETS = (17, 18, 19, 20)
+
+
+def model_of(
+    signature: Signature, opset: int, weight: float, bias: float, dtype: int = TensorProto.FLOAT
+) -> onnx.ModelProto:
+    """A model of one modulator and nothing else."""
+    shapes: dict[str, list[str | int]] = {name: ["N", "C", "H", "W"] for name in ("x", "r", "y")}
+    shapes |= {"center": [1, "C", 1, 1], "delta": [1, "C", 1, 1], "factor": ["N", 1, 1, 1]}
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, dtype, shapes[name]) for name in names]
+        for names in (signature.inputs, signature.outputs)
+    )
+    node = helper.make_node(
+        signature.name,
+        signature.inputs,
+        signature.outputs,
+        domain="adadm",
+        weight=weight,
+        bias=bias,
+    )
+    model = helper.make_model(
+        helper.make_graph([node], "one_modulator", inputs, outputs),
+        functions=[ir.to_proto(modulator_function(signature, opset))],
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("adadm", 1)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def modulate(x: Array, r: Array, weight: float, bias: float, opset: int = 19) -> Array:
+    model = model_of(SIGNATURES["AdaDMModulate"], opset, weight, bias)
+    return OnnxRuntimeSession(model.SerializeToString()).run({"x": x, "r": r})["y"]
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+@pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES.keys())
+def test_every_signature_agrees_with_the_formula(signature: Signature, opset: int) -> None:
+    rng = np.random.default_rng(opset)
+    x, r = rng.normal(3, 20, (2, 2, 5, 4, 7)).astype(np.float32)
+    center, delta = rng.normal(0, 30, (2, 1, 5, 1, 1)).astype(np.float32)
+    weight, bias = np.float32(0.87), np.float32(-0.3)
+    feed = {"x": x + center if signature.shifted else x, "r": r, "center": center, "delta": delta}
+    session = OnnxRuntimeSession(
+        model_of(signature, opset, float(weight), float(bias)).SerializeToString()
+    )
+    results = session.run({name: feed[name] for name in signature.inputs})
+
+    std = x.astype(np.float64).reshape(2, -1).std(axis=1, ddof=1).reshape(2, 1, 1, 1)
+    factor = np.exp(float(weight) * np.log(std) + float(bias))
+    expected = x + (center + delta) * signature.shifted + r * factor
+    np.testing.assert_allclose(results["y"], expected, rtol=0, atol=2e-4)
+    if "factor" in signature.outputs:
+        np.testing.assert_allclose(results["factor"], factor, rtol=2e-6)
+
+
+def test_agrees_with_the_published_module() -> None:
+    module = Modulator()
+    module.weight.data.fill_(-0.6)
+    assert module.bias is not None
+    module.bias.data.fill_(0.4)
+    x, r = torch.randn(2, 3, 6, 5, 9) * 40
+    expected = module(x, r).detach().numpy()
+    weight, bias = module.weight.item(), module.bias.item()
+    np.testing.assert_allclose(modulate(x.numpy(), r.numpy(), weight, bias), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.9, 0.0, -0.9])
+@pytest.mark.parametrize("level", [0.0, 1.0, -7.25])
+def test_constant_trunk_gives_the_factor_zero(weight: float, level: float) -> None:
+    x = np.full((2, 3, 4, 5), level, np.float32)
+    r = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+    np.testing.assert_array_equal(modulate(x, r, weight, 0.2), x)
+    if weight > 0:  # where PyTorch's own result is finite, it is the same
+        with torch.inference_mode():
+            assert torch.exp(weight * torch.from_numpy(x).std(dim=(1, 2, 3)).log()).max() == 0
+
+
+@pytest.mark.parametrize("weight", [0.9, 0.0, -0.9, -3.0])
+def test_std_whose_square_underflows_counts_as_zero(weight: float) -> None:
+    x = np.random.default_rng(0).normal(0, 1e-30, (1, 3, 4, 5)).astype(np.float32)
+    r = np.ones_like(x)
+    np.testing.assert_array_equal(modulate(x, r, weight, 0.2), x)
+
+
+@pytest.mark.parametrize("weight", [0.9, 0.0, -0.9])
+def test_std_far_below_grey_levels_still_counts(weight: float) -> None:
+    x = np.random.default_rng(0).normal(0, 1e-15, (1, 3, 4, 5)).astype(np.float32)
+    r = np.full_like(x, 0.5)
+    factor = np.exp(weight * np.log(x.astype(np.float64).std(ddof=1)) + 0.2)
+    np.testing.assert_allclose(modulate(x, r, weight, 0.2), x + r * factor, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(-1.0, 69.0 + 0.2), (-3.0, 80.0)])
+def test_exponent_is_capped(weight: float, expected: float) -> None:
+    """Evaluated in float64, where the square of 1e-30 does not underflow."""
+    model = model_of(
+        SIGNATURES["AdaDMModulateWithFactor"], 19, weight, 0.2, dtype=TensorProto.DOUBLE
+    )
+    promote(model.functions[0])
+    x = np.tile([1e-30, -1e-30], (1, 2, 3, 4))
+    factor = ReferenceEvaluator(model).run(None, {"x": x, "r": np.ones_like(x)})[1]
+    assert np.log(factor).item() == pytest.approx(expected, abs=0.2)
+    assert np.isfinite(np.float32(factor)).all()
+
+
+def test_statistics_stay_in_float32_for_half_precision_data() -> None:
+    """Squares of 255 pass 65504 at once: in half precision the factor would be infinite."""
+    model = model_of(SIGNATURES["AdaDMModulateWithFactor"], 19, 0.9, 0.1, dtype=TensorProto.FLOAT16)
+    x = np.random.default_rng(0).uniform(0, 2000, (1, 3, 16, 16)).astype(np.float16)
+    r = np.ones_like(x)
+    result = OnnxRuntimeSession(model.SerializeToString()).run({"x": x, "r": r})
+    factor = np.exp(0.9 * np.log(x.astype(np.float64).std(ddof=1)) + 0.1)
+    np.testing.assert_allclose(result["factor"].item(), factor, rtol=1e-3)
+    assert np.isfinite(result["y"]).all()
+
+
+def test_large_images_keep_their_digits() -> None:
+    """A single float32 chain over 64x270x480 values is off by 5e-4; three short ones are not."""
+    x = (np.random.default_rng(0).normal(size=(1, 64, 270, 480)) ** 2 * 30).astype(np.float32)
+    model = model_of(SIGNATURES["AdaDMModulateWithFactor"], 19, 1.0, 0.0)
+    result = OnnxRuntimeSession(model.SerializeToString()).run({"x": x, "r": np.zeros_like(x)})
+    std = x.astype(np.float64).std(ddof=1)
+    assert result["factor"].item() == pytest.approx(std, rel=2e-6)
+
+
+def test_older_opset_is_refused() -> None:
+    with pytest.raises(ExportError, match="opset 17 on, not for 16"):
+        modulator_function(SIGNATURES["AdaDMModulate"], 16)
+
+
+def test_export_without_frozen_constants_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    with pytest.raises(RuntimeError, match="freeze"):
+        Modulator()(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3))
