@@ -21,7 +21,7 @@ from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["OPSETS", "Export", "Options", "export_onnx"]
+__all__ = ["OPSETS", "Export", "Options", "assemble", "export_onnx"]
 
 OPSETS = (17, 18, 19, 20)
 
@@ -105,20 +105,9 @@ def export_onnx(
     _check_options(options, network.smallest_input)
     on_stage("tracing the network")
     model = trace(network)
-    nodes_before = _count(model.graph)
-    on_stage("folding batch normalization")
-    decisions = fold_batch_norm(model) if options.fold == "exact" else []
-    if options.factors:
-        ExposeFactors()(model)
-    if options.static is not None:
-        freeze_shape(model, options.static, network.upscale)
-    set_opset(model, options.opset)
-    if options.modulator == "inline":
-        common.InlinePass()(model)
-    model.metadata_props.update(_metadata(checkpoint, options, decisions))
-    on_stage("simplifying and checking the graph")
-    proto = _simplified(model)
-    _check_file(proto, options)
+    nodes_before = dict(Counter(node.op_type for node in model.graph))
+    on_stage("folding batch normalization, simplifying and checking the graph")
+    proto, decisions = assemble(model, checkpoint, options)
     on_stage("comparing with PyTorch on photographs and hard cases")
     session = OnnxRuntimeSession(proto.SerializeToString())
     parity = check_parity(network, session, options.static)
@@ -133,6 +122,28 @@ def export_onnx(
         parity=parity,
         accuracy=measure_accuracy(network),
     )
+
+
+def assemble(
+    model: ir.Model, checkpoint: Checkpoint, options: Options
+) -> tuple[onnx.ModelProto, list[Decision]]:
+    """Bring a traced graph, in place, into the form that was asked for, and check it.
+
+    Raises:
+        ExportError: the options do not fit the graph, or a check of the file fails.
+    """
+    decisions = fold_batch_norm(model) if options.fold == "exact" else []
+    if options.factors:
+        ExposeFactors()(model)
+    if options.static is not None:
+        freeze_shape(model, options.static, checkpoint.network.upscale)
+    set_opset(model, options.opset)
+    if options.modulator == "inline":
+        common.InlinePass()(model)
+    model.metadata_props.update(_metadata(checkpoint, options, decisions))
+    proto = _simplified(model)
+    _check_file(proto, options)
+    return proto, decisions
 
 
 def _check_options(options: Options, smallest: int) -> None:
@@ -192,7 +203,3 @@ def _check_file(proto: onnx.ModelProto, options: Options) -> None:
         opsets |= {entry.version for entry in function.opset_import if not entry.domain}
     if opsets != {options.opset}:
         raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {options.opset}")
-
-
-def _count(graph: ir.Graph) -> dict[str, int]:
-    return dict(Counter(node.op_type for node in graph))

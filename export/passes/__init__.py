@@ -29,22 +29,28 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
     common.ShapeInferencePass()(model)
     norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
     names = {node: label(node) for node in norms}
-    forms: dict[ir.Node, str | None] = {}
-    reasons: dict[ir.Node, list[str]] = {node: [] for node in norms}
-    for folding in (
+    passes = (
         FoldAffineIntoPrecedingConv(),
         FoldBatchNormAfterRelu(),
         FoldBatchNormIntoFollowingConv(),
         ShiftTrunk(),
-    ):
-        folding(model)
-        for node, decision in folding.decisions.items():
-            if node in names:
-                forms[node] = decision.form
-                reasons[node] += [decision.reason] if decision.reason else []
+    )
+    forms: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, list[str]] = {}
+    folded = True
+    while folded:  # one fold can make room for another
+        folded = False
+        reasons = {node: [] for node in norms}
+        for folding in passes:
+            folded |= folding(model).modified
+            for node, decision in folding.decisions.items():
+                if node in names and decision.form:
+                    forms[node] = decision.form
+                elif node in names:
+                    reasons[node].append(decision.reason)
     common.RemoveUnusedNodesPass()(model)
     update_modulator_functions(model)
     return [
-        Decision(names[node], forms.get(node), "" if forms.get(node) else "; ".join(reasons[node]))
+        Decision(names[node], forms.get(node), "" if node in forms else "; ".join(reasons[node]))
         for node in norms
     ]

@@ -30,6 +30,17 @@ def promote(function: onnx.FunctionProto) -> None:
             function.node.insert(index + 1, cast)
 
 
+def promote_scalars(model: ir.Model) -> None:
+    """The exporter writes Python numbers as float32 into a float64 graph; give their digits back."""
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT:
+            assert value.const_value is not None
+            single = value.const_value.numpy()
+            assert single.shape == ()
+            value.const_value = ir.tensor(np.float64(str(single)), name=value.name)
+            value.dtype = ir.DataType.DOUBLE
+
+
 def run_double(model: ir.Model, feed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
     """Run a float64 graph, the statistics of its modulators in float64 too."""
     proto: onnx.ModelProto = ir.to_proto(model)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from _support.graphs import apply, graph
-
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
+
+from _support.graphs import apply, graph
 
 CONV = "c = Conv <pads = [1, 1, 1, 1]> (x, W3, B)"
 
@@ -57,6 +57,8 @@ def test_is_left_alone(body: str, reason: str) -> None:
 
 
 def test_a_shared_weight_is_not_changed_for_the_other_convolution() -> None:
-    model = graph(f"{CONV} m = Mul (c, scalar) d = Conv <pads = [1, 1, 1, 1]> (x, W3, B) y = Add (m, d)")
+    model = graph(
+        f"{CONV} m = Mul (c, scalar) d = Conv <pads = [1, 1, 1, 1]> (x, W3, B) y = Add (m, d)"
+    )
     counts, _ = apply(FoldAffineIntoPrecedingConv(), model)
     assert counts == {"Conv": 2, "Add": 1}

@@ -1,0 +1,39 @@
+"""Traced networks, made once: tracing takes seconds, folding does not."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from _support.networks import random_edsr
+
+from adadm.export import Checkpoint, Options
+from adadm.export.checkpoint import Hyperparameter
+from adadm.export.models import Network
+from adadm.export.passes import Decision
+from adadm.export.pipeline import assemble
+from adadm.export.tracing import trace
+
+
+@functools.cache
+def _traced(upscale: int) -> tuple[Network, bytes]:
+    network = random_edsr(upscale)
+    return network, ir.to_proto(trace(network)).SerializeToString()
+
+
+def traced_edsr(upscale: int) -> tuple[Network, ir.Model]:
+    """A non-neutral EDSR and its graph, a fresh copy at each call."""
+    network, content = _traced(upscale)
+    return network, ir.from_proto(onnx.load_from_string(content))
+
+
+def exported_edsr(
+    upscale: int, options: Options
+) -> tuple[Network, onnx.ModelProto, list[Decision]]:
+    """The same in the form of some options, without the comparison with PyTorch."""
+    network, model = traced_edsr(upscale)
+    hyperparameters = {k: Hyperparameter(v, "tensors") for k, v in network.hyperparameters.items()}
+    checkpoint = Checkpoint(network, hyperparameters, Path("random.pt"), sha256="0" * 64)
+    return network, *assemble(model, checkpoint, options)

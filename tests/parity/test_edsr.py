@@ -1,0 +1,160 @@
+"""Random EDSR checkpoints in the published layout: ONNX against PyTorch, folded and not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from _support.double import promote_scalars, relative_error, run_double
+from _support.exports import exported_edsr
+from _support.networks import random_edsr
+from _support.parity import TOLERANCES, assert_parity
+from onnx import TensorProto
+
+from adadm.export import Options, fold_batch_norm
+from adadm.export.models import Network
+from adadm.export.tracing import trace
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
+
+
+def photograph_like(shape: tuple[int, int, int], white: float = 255) -> np.ndarray:
+    batch, height, width = shape
+    rng = np.random.default_rng(height)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(batch, 3, height, width)), axis=2), axis=3)
+    spread = np.ptp(smooth) or 1.0
+    return ((smooth - smooth.min()) / spread * white).astype(np.float32)
+
+
+def run_pytorch(network: Network, lr: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return network(torch.from_numpy(lr)).numpy()
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_folded_agrees_with_pytorch_in_float32(upscale: int) -> None:
+    network, model, decisions = exported_edsr(upscale, Options())
+    assert "shifted trunk" in {decision.form for decision in decisions}
+    session = OnnxRuntimeSession(model.SerializeToString())
+    for size in SIZES:
+        lr = photograph_like(size)
+        found = session.run({"lr": lr})["sr"]
+        assert found.shape == (size[0], 3, upscale * size[1], upscale * size[2])
+        assert_parity(found, run_pytorch(network, lr), "float32")
+
+
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_folded_agrees_with_unfolded_and_pytorch_in_float64(upscale: int) -> None:
+    network = random_edsr(upscale, blocks=3, features=6, seed=upscale).double()
+    unfolded = trace(network)
+    promote_scalars(unfolded)
+    folded: ir.Model = ir.from_proto(ir.to_proto(unfolded))
+    decisions = fold_batch_norm(folded)
+    assert all(decision.form for decision in decisions), decisions
+    for height, width in ((24, 21), (5, 7), (1, 2)):
+        lr = np.random.default_rng(height).uniform(0, 255, (2, 3, height, width))
+        before, after = (run_double(model, {"lr": lr})[0] for model in (unfolded, folded))
+        assert relative_error(after, before) <= TOLERANCES["float64"]
+        with torch.inference_mode():
+            pytorch = network(torch.from_numpy(lr)).numpy()
+        assert relative_error(after, pytorch) <= TOLERANCES["float64"]
+
+
+@pytest.mark.parametrize("fold", ["exact", "off"])
+@pytest.mark.parametrize("opset", [17, 18, 19, 20])
+@pytest.mark.parametrize("modulator", ["function", "inline"])
+def test_every_form_agrees_with_pytorch(
+    modulator: Literal["function", "inline"], opset: int, fold: Literal["exact", "off"]
+) -> None:
+    options = Options(modulator=modulator, opset=opset, fold=fold)
+    network, model, _ = exported_edsr(2, options)
+    assert {entry.version for entry in model.opset_import if not entry.domain} == {opset}
+    assert bool(model.functions) == (modulator == "function")
+    lr = photograph_like((2, 19, 14))
+    found = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})["sr"]
+    assert_parity(found, run_pytorch(network, lr), "float32")
+
+
+def test_the_graph_is_at_its_floor() -> None:
+    _, model, _ = exported_edsr(4, Options())
+    blocks = 3
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert counts == {
+        "Conv": 1 + 2 * blocks + 1 + 2 + 1,
+        "Max": blocks,
+        "AdaDMModulateShifted": blocks,
+        "Add": 1,
+        "DepthToSpace": 2,
+    }
+    names = [node.name for node in model.graph.node]
+    assert {"head.0", "body.0.conv1", "body.0.phi", "body.2.conv2", "tail.1"} <= set(names)
+
+
+def test_unfolded_keeps_batch_normalization() -> None:
+    _, model, decisions = exported_edsr(2, Options(fold="off"))
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert (counts["BatchNormalization"], counts["Relu"], counts["AdaDMModulate"]) == (6, 3, 3)
+    assert decisions == []
+    assert counts["Mul"] == counts["Constant"] == 0
+
+
+def test_an_affine_is_kept_with_a_reason_and_is_exact() -> None:
+    network = random_edsr(2, blocks=3)
+    norm = network.body[1].norm1
+    assert isinstance(norm, torch.nn.BatchNorm2d)
+    norm.weight.data[5] = 0
+    model = trace(network)
+    decisions = {decision.node: decision for decision in fold_batch_norm(model)}
+    kept = decisions.pop("body.1.norm1")
+    assert kept.form is None
+    assert "gamma is 0 in channel 5" in kept.reason
+    assert all(decision.form for decision in decisions.values())
+    proto: onnx.ModelProto = ir.to_proto(model)
+    assert sum(node.op_type == "BatchNormalization" for node in proto.graph.node) == 1
+    lr = photograph_like((2, 17, 23))
+    found = OnnxRuntimeSession(proto.SerializeToString()).run({"lr": lr})["sr"]
+    assert_parity(found, run_pytorch(network, lr), "float32")
+
+
+def test_static_sizes_are_in_the_file() -> None:
+    network, model, _ = exported_edsr(2, Options(static=(2, 24, 33)))
+    session = OnnxRuntimeSession(model.SerializeToString())
+    assert session.inputs[0].shape == (2, 3, 24, 33)
+    assert session.outputs[0].shape == (2, 3, 48, 66)
+    for value in model.graph.value_info:
+        shape = value.type.tensor_type.shape
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            assert all(dimension.HasField("dim_value") for dimension in shape.dim), value.name
+    lr = photograph_like((2, 24, 33))
+    assert_parity(session.run({"lr": lr})["sr"], run_pytorch(network, lr), "float32")
+
+
+@pytest.mark.parametrize("modulator", ["function", "inline"])
+def test_factors_are_those_of_pytorch(modulator: Literal["function", "inline"]) -> None:
+    network, model, _ = exported_edsr(2, Options(factors=True, modulator=modulator))
+    expected: list[np.ndarray] = []
+    for block in list(network.body)[:-1]:  # type: ignore[arg-type]
+        block.phi.register_forward_pre_hook(
+            lambda module, inputs: expected.append(module.factor(inputs[0]).numpy())
+        )
+    lr = photograph_like((2, 21, 18))
+    run_pytorch(network, lr)
+    for block in list(network.body)[:-1]:  # type: ignore[arg-type]
+        block.phi._forward_pre_hooks.clear()
+    results = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})
+    assert list(results) == ["sr", "factor_0", "factor_1", "factor_2"]
+    for index, factor in enumerate(expected):
+        assert results[f"factor_{index}"].shape == (2, 1, 1, 1)
+        np.testing.assert_allclose(results[f"factor_{index}"], factor, rtol=1e-5)
+    assert np.ptp(np.stack(expected)) > 0.1
+
+
+def test_no_path_of_the_machine_is_in_the_file() -> None:
+    _, model, _ = exported_edsr(2, Options())
+    assert str(__file__).split("/tests/")[0].encode() not in model.SerializeToString()

@@ -1,0 +1,86 @@
+"""TensorRT for RTX parses and builds what we export; it needs no GPU for that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+import pytest
+from _support.exports import exported_edsr
+from onnx import TensorProto, helper, numpy_helper
+
+from adadm.export import Options
+from adadm.runtime.errors import EngineError
+from adadm.runtime.tensorrt_api import Profile, build_engine, parse
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+
+DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
+
+
+@pytest.mark.parametrize("fold", ["exact", "off"])
+@pytest.mark.parametrize("static", [None, (1, 40, 56)], ids=["dynamic", "static"])
+@pytest.mark.parametrize("opset", [17, 19])
+@pytest.mark.parametrize("modulator", ["function", "inline"])
+def test_builds(
+    modulator: Literal["function", "inline"],
+    opset: int,
+    static: tuple[int, int, int] | None,
+    fold: Literal["exact", "off"],
+) -> None:
+    options = Options(modulator=modulator, opset=opset, static=static, fold=fold, factors=True)
+    _, model, _ = exported_edsr(2, options)
+    profiles = [] if static else [DYNAMIC]
+    engine = build_engine(model.SerializeToString(), profiles, "rtx", ["SM89"])
+    weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+    assert len(engine) > weights / 2
+
+
+@pytest.mark.parametrize("upscale", [3, 4])
+def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
+    _, model, _ = exported_edsr(upscale, Options())
+    content = model.SerializeToString()
+    assert build_engine(content, [DYNAMIC], "rtx", ["SM86", "SM120"])
+
+
+def int32_bias() -> onnx.ModelProto:
+    """A convolution whose bias comes from an INT32 DequantizeLinear, as quantizers write it."""
+    initializers = {
+        "w": np.zeros((4, 3, 3, 3), np.float32),
+        "b": np.zeros(4, np.int32),
+        "scale": np.float32(0.1),
+        "zero": np.int32(0),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["b", "scale", "zero"], ["bias"], name="dequant"),
+            helper.make_node("Conv", ["x", "w", "bias"], ["y"], name="conv"),
+        ],
+        "int32_bias",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def test_what_should_be_refused_is_refused_by_name() -> None:
+    model = int32_bias()
+    onnx.checker.check_model(model, full_check=True)
+    with pytest.raises(EngineError, match=r"refuses the model:\n  node dequant"):
+        parse(model.SerializeToString(), "rtx")
+
+
+def test_bytes_that_are_no_model_are_refused() -> None:
+    with pytest.raises(EngineError, match="refuses the model"):
+        parse(b"not a model", "rtx")
+
+
+def test_a_missing_profile_and_an_unknown_gpu_are_refused() -> None:
+    _, model, _ = exported_edsr(2, Options())
+    content = model.SerializeToString()
+    with pytest.raises(EngineError, match=r"(?s)cannot build the model:.*profile"):
+        build_engine(content, [], "rtx", ["SM89"])
+    with pytest.raises(EngineError, match="no compute capability SM1; known: SM"):
+        build_engine(content, [DYNAMIC], "rtx", ["SM1"])
