@@ -26,6 +26,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
         One decision for each BatchNormalization: what became of it, or why it was kept.
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    common.RemoveUnusedNodesPass()(model)  # a dead reader would stand in the way of a fold
     common.ShapeInferencePass()(model)
     norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
     names = {node: label(node) for node in norms}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from adadm.export.modulator import update_modulator_functions
+from hypothesis import note
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -145,4 +146,7 @@ def stacks(draw: st.DrawFn) -> ir.Model:
         )
     )
     channels = draw(st.integers(1, 4))
-    return build(draw(st.integers(0, 2**32 - 1)), channels, draw(st.sampled_from(GAMMAS)), blocks)
+    seed = draw(st.integers(0, 2**32 - 1))
+    gammas = draw(st.sampled_from(GAMMAS))
+    note(f"build({seed}, {channels}, {gammas!r}, {blocks})")
+    return build(seed, channels, gammas, blocks)
