@@ -50,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             module = importlib.import_module(verb.module)
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(error.name or verb.module, verb.extra) from error
+            missing = (error.name or "").split(".")[0]
+            if missing in ("", "adadm"):  # a mistake of ours, not of the installation
+                raise
+            raise MissingDependencyError(missing, verb.extra) from error
         module.main(arguments)
 
     return run(f"adadm {name}", load_and_run, rest)

@@ -38,8 +38,9 @@ class MissingDependencyError(AdadmError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
+        name = package.replace("_", "-")
         super().__init__(
-            f"{package} is not installed, and this needs it: pip install 'adadm-deploy[{extra}]'"
+            f"{name} is not installed, and this needs it: pip install 'adadm-deploy[{extra}]'"
         )
 
 
@@ -78,4 +79,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingDependencyError(module.split(".")[0].replace("_", "-"), extra) from error
+        raise MissingDependencyError(module.split(".")[0], extra) from error

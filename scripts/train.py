@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from adadm.export.checkpoint import load_checkpoint, save_checkpoint
 from adadm.export.models import ARCHITECTURES, Network
-from adadm.runtime.errors import AdadmError
+from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import (
     ImageArray,
@@ -90,6 +90,9 @@ def train(arguments: argparse.Namespace) -> None:
 
     pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
     pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= arguments.patch]
+    if not pairs:
+        size = f"{arguments.patch}x{arguments.patch}"
+        raise ImageError(f"no image is as large as {size} after reduction; use a smaller --patch")
     validation = _load_pairs(
         find_images(arguments.validation), network.upscale, "reading validation"
     )

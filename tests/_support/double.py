@@ -31,7 +31,7 @@ def promote(function: onnx.FunctionProto) -> None:
 
 
 def promote_scalars(model: ir.Model) -> None:
-    """The exporter writes Python numbers as float32 into a float64 graph; give their digits back."""
+    """Python numbers come out of the exporter as float32; give them their digits back."""
     for value in model.graph.initializers.values():
         if value.dtype == ir.DataType.FLOAT:
             assert value.const_value is not None

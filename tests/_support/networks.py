@@ -8,7 +8,7 @@ from adadm.export.models.blocks import Modulator, ResidualBlock
 from torch import nn
 
 
-def make_non_neutral(network: Network, seed: int) -> Network:
+def make_non_neutral(network: Network, seed: int, steps: int = 12, size: int = 20) -> Network:
     """Gammas of both signs, betas and phi at random, BN statistics estimated in training mode."""
     torch.manual_seed(seed)
     for module in network.modules():
@@ -24,8 +24,8 @@ def make_non_neutral(network: Network, seed: int) -> Network:
             module.conv2.weight.data *= 6  # so that the residual is no small part of the output
     network.train()
     with torch.no_grad():
-        for _ in range(12):
-            network(torch.rand(2, 3, 20, 20) * network.rgb_range)
+        for _ in range(steps):
+            network(torch.rand(2, 3, size, size) * network.rgb_range)
     return network.eval()
 
 

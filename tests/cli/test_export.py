@@ -1,0 +1,157 @@
+"""`adadm export` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from adadm.export import pipeline, to_onnx
+from adadm.export.models import EDSR
+from adadm.export.passes import Decision
+from adadm.runtime.cli import run
+
+from _support.networks import random_edsr
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
+
+
+def export(*arguments: str | Path) -> int:
+    return run("adadm export", to_onnx.main, [str(argument) for argument in arguments])
+
+
+def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
+    output, report = tmp_path / "out" / "x2.onnx", tmp_path / "x2.json"
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", CHECKPOINT, "-o", output]
+    start = time.perf_counter()
+    result = subprocess.run(
+        [*command, "--report", report], capture_output=True, text=True, cwd=tmp_path
+    )
+    seconds = time.perf_counter() - start
+    assert result.returncode == 0, result.stderr
+    assert seconds < 30
+    assert "res_scale = 0.1 (from the file's metadata)" in result.stdout
+    assert "shifted trunk: 8" in result.stdout
+    assert "WARNING" not in result.stderr
+    onnx.checker.check_model(onnx.load(output), full_check=True)
+
+    content = json.loads(report.read_text())
+    cases = {case["name"] for case in content["parity"]}
+    assert {"astronaut", "odd size", "batch of 2", "smallest", "flat black"} <= cases
+    assert all(case["largest_error"] <= 1e-3 for case in content["parity"])
+    assert all(photo["network_db"] > photo["bicubic_db"] + 0.3 for photo in content["accuracy"])
+    metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
+    assert metadata["adadm.checkpoint_sha256"] == content["checkpoint"]["sha256"]
+    assert json.loads(metadata["adadm.hyperparameters"])["res_scale"]["source"] == "file"
+    assert not any(key.startswith("onnxsim") for key in metadata)
+
+
+def test_a_guess_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parity holds, since PyTorch shares the guess; the photographs tell."""
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    assert export(tmp_path / "edsr.pt", "--static", "2x20x24", "--factors") == 0
+    captured = capsys.readouterr()
+    message = " ".join(captured.err.split())
+    assert "WARNING: the network is worse than bicubic interpolation" in message
+    assert "guessed: res_scale 0.1, rgb_range 255; set them by flag" in message
+    assert "res_scale = 0.1 (GUESSED" in captured.out
+    model = onnx.load(tmp_path / "edsr.onnx")
+    assert [output.name for output in model.graph.output] == ["sr", "factor_0"]
+
+
+def test_a_checkpoint_that_does_not_fit_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = EDSR(2, 2, 4).state_dict()
+    del state["body.1.phi.weight"]
+    torch.save(state, tmp_path / "edsr.pt")
+    assert export(tmp_path / "edsr.pt", "-o", tmp_path / "edsr.onnx") == 1
+    captured = capsys.readouterr()
+    assert "missing (1): body.1.phi.weight" in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+
+
+def test_a_parity_miss_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted mistake: one bias moved by a grey level."""
+
+    def wrong_fold(model: ir.Model) -> list[Decision]:
+        value = model.graph.initializers["tail.1.bias"]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(value.const_value.numpy() + 1, name=value.name)
+        return []
+
+    monkeypatch.setattr(pipeline, "fold_batch_norm", wrong_fold)
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    assert export(tmp_path / "edsr.pt", "--report", tmp_path / "report.json") == 1
+    message = capsys.readouterr().err
+    assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
+    assert "nothing was written" in message
+    assert "astronaut" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--opset", "16"], ["--static", "1x0x20"], ["--static", "20x20"], ["--arch", "rcan"]],
+)
+def test_usage_errors_exit_2(arguments: list[str], tmp_path: Path) -> None:
+    checkpoint = [] if not arguments else [str(tmp_path / "edsr.pt")]
+    with pytest.raises(SystemExit) as stop:
+        export(*checkpoint, *arguments)
+    assert stop.value.code == 2
+
+
+def test_an_output_that_cannot_be_written_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    (tmp_path / "file").write_text("")
+    assert export(tmp_path / "edsr.pt", "-o", tmp_path / "file" / "edsr.onnx") == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert str(tmp_path / "file") in captured.err
+
+
+PUBLISHED = """
+import resource, sys, time, torch
+from adadm.export import load_checkpoint, export_onnx
+from adadm.export.models import EDSR
+from _support.networks import make_non_neutral
+torch.manual_seed(0)
+network = EDSR(4, blocks=32, features=256)
+make_non_neutral(network, seed=0, steps=1, size=8)
+torch.save(network.state_dict(), sys.argv[1])
+del network
+start = time.perf_counter()
+export = export_onnx(load_checkpoint(sys.argv[1]))
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(len(export.parity), seconds, peak)
+"""
+
+
+@pytest.mark.slow
+def test_the_published_size_exports_in_90_s_and_6_gib(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PUBLISHED, tmp_path / "edsr.pt"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT / "tests",
+    )
+    cases, seconds, peak_bytes = (float(word) for word in result.stdout.split())
+    print(f"{seconds:.1f} s, {peak_bytes / 2**30:.2f} GiB, {cases:.0f} cases")
+    assert cases == 11
+    assert seconds < 90
+    assert peak_bytes < 6 * 2**30

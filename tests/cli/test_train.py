@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adadm.export import load_checkpoint
+from adadm.runtime.images import write_image
+
+from _support.scripts import load_script
+
+train = load_script("train")
+SIZE = ["--blocks", "1", "--features", "4", "--patch", "8", "--batch", "2", "--warmup", "2"]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        smooth = np.cumsum(rng.normal(0, 9, (40, 44, 3)), axis=index % 2) + 120
+        write_image(tmp_path / "photos" / f"{index}.png", np.clip(smooth, 0, 255).astype(np.uint8))
+    return tmp_path / "photos"
+
+
+def run(photographs: Path, output: Path, *more: str) -> int:
+    folders = ["--images", str(photographs), "--validation", str(photographs / "0.png")]
+    code: int = train.main([*folders, "-o", str(output), "--steps", "6", *SIZE, *more])
+    return code
+
+
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(photographs, tmp_path / "whole.safetensors") == 0
+
+    original, calls = train._batch, 0
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(train, "_batch", interrupted)
+    parts = tmp_path / "parts.safetensors"
+    assert run(photographs, parts, "--save-every-s", "0") == 1
+    assert not parts.exists()
+    assert parts.with_suffix(".resume").exists()
+    monkeypatch.setattr(train, "_batch", original)
+    assert run(photographs, parts, "--save-every-s", "0") == 0
+    assert not parts.with_suffix(".resume").exists()
+
+    whole, resumed = (
+        load_checkpoint(tmp_path / f"{name}.safetensors").network.state_dict()
+        for name in ("whole", "parts")
+    )
+    for key, value in whole.items():
+        assert torch.equal(value, resumed[key]), key
+
+
+def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path: Path) -> None:
+    """From a network that knows nothing to one that knows the mean colour, at least."""
+    output = tmp_path / "trained.safetensors"
+    assert run(photographs, output, "--steps", "60", "--learning-rate", "0.01") == 0
+    trained = load_checkpoint(output)
+    assert trained.guesses == {}
+    pairs = train._load_pairs([photographs / "1.png"], 2, "reading")
+    fresh = train.ARCHITECTURES["edsr"](upscale=2, blocks=1, features=4)
+    before, after = (
+        train._validate(network, pairs, torch.device("cpu")) for network in (fresh, trained.network)
+    )
+    assert after > before + 5
+
+
+def test_larger_factors_start_from_smaller_ones(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x2, x4 = tmp_path / "x2.safetensors", tmp_path / "x4.safetensors"
+    assert run(photographs, x2) == 0
+    assert run(photographs, x4, "--upscale", "4", "--start-from", str(x2)) == 0
+    assert load_checkpoint(x4).network.upscale == 4
+    assert "tensors from" in capsys.readouterr().err
+
+
+def test_mistakes_are_said(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "nowhere", tmp_path / "x.safetensors") == 1
+    assert "nowhere: no such file or folder" in capsys.readouterr().err
+    assert run(photographs, tmp_path / "x.safetensors", "--patch", "64") == 1
+    assert "no image is as large as 64x64" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "x.pt")

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from adadm.runtime import cli
+from adadm.runtime.errors import AdadmError
+
+COMMAND = Path(sys.executable).with_name("adadm")
+
+
+def test_help_is_quick_and_lists_the_verbs() -> None:
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = subprocess.run([COMMAND, "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert all(f"  {name}" in result.stdout for name in cli.VERBS)
+    assert min(seconds) < 0.3
+
+
+def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert cli.main(["exprot"]) == 2
+    assert "no verb 'exprot'; verbs: export" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("adadm 0.")
+
+
+@pytest.mark.parametrize("error", [AdadmError("what and why"), PermissionError(13, "denied", "f")])
+def test_a_failure_is_one_message_and_exit_1(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verb(arguments: list[str]) -> None:
+        raise error
+
+    assert cli.run("adadm verb", verb, []) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"adadm verb: {error}\n"
+    assert captured.out == ""
+
+
+def test_control_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def verb(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert cli.run("adadm verb", verb, []) == 1
+    assert capsys.readouterr().err == "adadm verb: stopped\n"
+
+
+def test_a_missing_extra_is_named_with_its_install_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(
+        cli.VERBS, "export", cli.Verb("not_installed_anywhere.verb", "export,cpu", "a verb")
+    )
+    assert cli.main(["export", "edsr.pt"]) == 1
+    message = capsys.readouterr().err
+    assert "not-installed-anywhere is not installed" in message
+    assert "pip install 'adadm-deploy[export,cpu]'" in message
+
+
+def test_a_bug_in_a_verb_is_not_taken_for_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.VERBS, "export", cli.Verb("adadm.runtime.nowhere", "cpu", "a verb"))
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["export"])

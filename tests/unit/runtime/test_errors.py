@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+from adadm.runtime import errors, tensorrt_api
+from adadm.runtime.errors import AdadmError, MissingDependencyError, require
+
+
+def test_one_tree_and_its_docstring_names_every_class() -> None:
+    for name in errors.__all__:
+        value = getattr(errors, name)
+        if isinstance(value, type):
+            assert issubclass(value, AdadmError)
+            assert name in (errors.__doc__ or "")
+
+
+def test_a_missing_module_is_named_as_the_package() -> None:
+    with pytest.raises(MissingDependencyError, match=r"no-such-thing is not .*deploy\[rtx\]'"):
+        require("no_such_thing.inner", "rtx")
+
+
+def test_tensorrt_is_named_where_it_is_missing() -> None:
+    if "tensorrt" in tensorrt_api.installed():
+        pytest.skip("TensorRT is installed")
+    with pytest.raises(MissingDependencyError, match=r"deploy\[tensorrt\]'"):
+        tensorrt_api.build_engine(b"", [], "tensorrt")

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from adadm.runtime.files import sha256_of, written_whole
+
+
+def test_a_file_appears_with_its_content_and_ordinary_rights(tmp_path: Path) -> None:
+    target = tmp_path / "new folder" / "a.txt"
+    with written_whole(target) as partial:
+        assert partial.suffix == ".txt"
+        partial.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert target.stat().st_mode & 0o600 == 0o600
+    (tmp_path / "plain").write_text("")
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def write_half() -> None:
+        with written_whole(target) as partial:
+            partial.write_text("ha")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_digest_is_that_of_hashlib(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 9000
+    (tmp_path / "large").write_bytes(content)
+    assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
