@@ -38,7 +38,7 @@ class OnnxRuntimeSession:
 
     Args:
         model: a path, or a serialized model.
-        providers: execution providers in order of preference.
+        providers: execution providers in order of preference, with options where needed.
         threads: of one operator; 0 leaves it to ONNX Runtime.
         custom_ops: libraries of custom operators to register.
 
@@ -50,7 +50,7 @@ class OnnxRuntimeSession:
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[str | tuple[str, dict[str, Any]]] = ("CPUExecutionProvider",),
         threads: int = 0,
         custom_ops: Sequence[str] = (),
     ) -> None:

@@ -134,7 +134,7 @@ def evaluate(model: Model, folder: Path) -> Score:
 def ssim_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
     """SSIM on the Y channel with the Gaussian window of Wang et al. (2004), as papers report it."""
     inner = (slice(shave, -shave),) * 2
-    similarity: float = structural_similarity(
+    similarity: float = structural_similarity(  # type: ignore[no-untyped-call]
         luma(found)[inner],
         luma(expected)[inner],
         data_range=255,

@@ -46,9 +46,9 @@ def run_double(model: ir.Model, feed: dict[str, npt.NDArray[Any]]) -> list[npt.N
     proto: onnx.ModelProto = ir.to_proto(model)
     for function in proto.functions:
         promote(function)
-    outputs = ReferenceEvaluator(proto).run(None, feed)
+    outputs: list[Any] = list(ReferenceEvaluator(proto).run(None, feed))
     assert all(output.dtype == np.float64 for output in outputs)
-    return list(outputs)
+    return outputs
 
 
 def relative_error(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:

@@ -13,8 +13,6 @@ TOLERANCES = {
     "float32": 3e-5,
     # float64 keeps 1e-16; what is larger than this is a mistake, not a rounding.
     "float64": 1e-10,
-    # The bundled models: 1e-3 of a grey level of 255.
-    "bundled": 1e-3 / 255,
 }
 
 

@@ -29,7 +29,13 @@ def export(*arguments: str | Path) -> int:
 
 def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
     output, report = tmp_path / "out" / "x2.onnx", tmp_path / "x2.json"
-    command = [sys.executable, ROOT / "export" / "to_onnx.py", CHECKPOINT, "-o", output]
+    command: list[str | Path] = [
+        sys.executable,
+        ROOT / "export" / "to_onnx.py",
+        CHECKPOINT,
+        "-o",
+        output,
+    ]
     start = time.perf_counter()
     result = subprocess.run(
         [*command, "--report", report], capture_output=True, text=True, cwd=tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,6 @@ def test_cuda_agrees_with_cpu(upscale: int) -> None:
     model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 67, 81)).astype(np.float32)
     cpu = OnnxRuntimeSession(model).run({"lr": lr})["sr"]
-    providers = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
+    providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
     cuda = OnnxRuntimeSession(model, providers=providers)
     assert_parity(cuda.run({"lr": lr})["sr"], cpu, "float32")

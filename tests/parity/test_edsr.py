@@ -29,12 +29,14 @@ def photograph_like(shape: tuple[int, int, int], white: float = 255) -> np.ndarr
     rng = np.random.default_rng(height)
     smooth = np.cumsum(np.cumsum(rng.normal(size=(batch, 3, height, width)), axis=2), axis=3)
     spread = np.ptp(smooth) or 1.0
-    return ((smooth - smooth.min()) / spread * white).astype(np.float32)
+    image: np.ndarray = ((smooth - smooth.min()) / spread * white).astype(np.float32)
+    return image
 
 
 def run_pytorch(network: Network, lr: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        return network(torch.from_numpy(lr)).numpy()
+        sr: np.ndarray = network(torch.from_numpy(lr)).numpy()
+    return sr
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])

@@ -21,7 +21,7 @@ def session() -> OnnxRuntimeSession:
 
 def test_specs_and_metadata(session: OnnxRuntimeSession) -> None:
     assert [(spec.name, spec.shape, spec.dtype) for spec in session.inputs] == [
-        ("lr", ("N", 3, "H", "W"), np.float32)
+        ("lr", ("N", 3, "H", "W"), np.dtype(np.float32))
     ]
     assert session.outputs[0].name == "sr"
     assert session.metadata["adadm.upscale"] == "2"
