@@ -54,7 +54,8 @@ def imresize_matrix(size: int, new_size: int) -> npt.NDArray[np.float64]:
 
 def imresize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.float64]:
     rows, columns = imresize_matrix(image.shape[0], height), imresize_matrix(image.shape[1], width)
-    result: npt.NDArray[np.float64] = np.einsum("ih,hwc,jw->ijc", rows, image, columns, optimize=True)
+    result: npt.NDArray[np.float64] = np.tensordot(rows, image, axes=1)
+    result = np.einsum("iwc,jw->ijc", result, columns)
     return np.clip(result, 0, 255)
 
 
