@@ -19,10 +19,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
+
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
-from safetensors import SafetensorError, safe_open
 
 __all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "save_checkpoint"]
 

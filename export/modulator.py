@@ -35,8 +35,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from adadm.runtime.errors import ExportError
 from onnx import parser
+
+from adadm.runtime.errors import ExportError
 
 __all__ = [
     "DOMAIN",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
 from adadm.export.models import Network
 from adadm.export.photographs import photographs
 from adadm.runtime.compare import Comparison, compare

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxsim
+
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
 from adadm.export.passes import Decision, ExposeFactors, fold_batch_norm

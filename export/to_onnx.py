@@ -14,15 +14,16 @@ import sys
 from pathlib import Path
 
 import onnx
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
 __all__ = ["main", "print_report"]
 

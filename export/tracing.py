@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
+from onnx import defs
+
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
 from adadm.export.modulator import is_modulator, update_modulator_functions
 from adadm.runtime.errors import ExportError
-from onnx import defs
 
 __all__ = ["TRACED_OPSET", "freeze_shape", "set_opset", "trace"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from adadm.runtime.errors import ParityError
 
 __all__ = ["Comparison", "compare"]

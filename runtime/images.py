@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
-from PIL import Image, UnidentifiedImageError
 
 __all__ = [
     "EXTENSIONS",

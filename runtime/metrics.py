@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images import ImageArray
 

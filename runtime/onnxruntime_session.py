@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from adadm.runtime.errors import SessionError, require
 
 __all__ = ["OnnxRuntimeSession", "TensorSpec"]

@@ -12,6 +12,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
 from adadm.export import to_onnx
 from adadm.export.photographs import photographs
 from adadm.runtime.cli import run
@@ -27,10 +32,6 @@ from adadm.runtime.images import (
 )
 from adadm.runtime.metrics import psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
 PANEL_PX = 320

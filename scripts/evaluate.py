@@ -19,6 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from skimage.metrics import structural_similarity
+
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import written_whole
@@ -34,10 +39,6 @@ from adadm.runtime.images import (
 )
 from adadm.runtime.metrics import luma, psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
-from skimage.metrics import structural_similarity
 
 Batch = npt.NDArray[np.float32]
 
@@ -101,6 +102,7 @@ def load_model(path: Path) -> Model:
         return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
     import torch
+
     from adadm.export import load_checkpoint
 
     network = load_checkpoint(path).network

@@ -21,6 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+from torch import nn
+
 from adadm.export.checkpoint import load_checkpoint, save_checkpoint
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.errors import AdadmError, ImageError
@@ -36,17 +48,6 @@ from adadm.runtime.images import (
     reduce,
 )
 from adadm.runtime.metrics import psnr_y
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
-from torch import nn
 
 console = Console(stderr=True)
 

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
+
 from adadm.export.modulator import DOMAIN, DOMAIN_VERSION, MODULATE
 from adadm.runtime.errors import CheckpointError
-from torch import nn
 
 __all__ = ["Modulator", "ResidualBlock", "Upsampler", "convolution", "read_upscale"]
 

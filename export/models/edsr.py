@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
+from torch import nn
+
 from adadm.export.models.blocks import ResidualBlock, Upsampler, convolution, read_upscale
 from adadm.export.models.network import Network, StateDict
 from adadm.runtime.errors import CheckpointError
-from torch import nn
 
 __all__ = ["EDSR"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
+
 from adadm.export.modulator import update_modulator_functions
 from adadm.export.passes.channels import label
 from adadm.export.passes.expose_factors import ExposeFactors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+
 from adadm.export.modulator import SIGNATURES, modulators, update_modulator_functions
 
 __all__ = ["ExposeFactors"]

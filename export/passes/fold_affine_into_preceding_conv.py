@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
+
 from adadm.export.passes.channels import (
     Affine,
     NotFoldable,

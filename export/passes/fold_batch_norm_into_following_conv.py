@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from adadm.export.passes.channels import (
     NotFoldable,
     affine_of_batch_norm,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
+
 from adadm.export.passes.channels import NotFoldable, graph_of, label
 
 __all__ = ["Decision", "FoldingPass", "produced_by", "replace"]

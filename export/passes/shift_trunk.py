@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
 from adadm.export.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.channels import (
     NotFoldable,

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+
+from _support.networks import random_edsr
 from adadm.export import Checkpoint, Options
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.models import Network
 from adadm.export.passes import Decision
 from adadm.export.pipeline import assemble
 from adadm.export.tracing import trace
-
-from _support.networks import random_edsr
 
 
 @functools.cache

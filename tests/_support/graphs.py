@@ -7,12 +7,12 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-from adadm.export.modulator import update_modulator_functions
-from adadm.export.passes.folding import Decision, FoldingPass
 from onnx import numpy_helper, parser
 
 from _support.double import relative_error, run_double
 from _support.parity import TOLERANCES
+from adadm.export.modulator import update_modulator_functions
+from adadm.export.passes.folding import Decision, FoldingPass
 
 CHANNELS = 3
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
+
 from adadm.export.models import EDSR, Network
 from adadm.export.models.blocks import Modulator, ResidualBlock
-from torch import nn
 
 
 def make_non_neutral(network: Network, seed: int, steps: int = 12, size: int = 20) -> Network:

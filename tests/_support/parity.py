@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy.typing as npt
+
 from adadm.runtime.compare import Comparison, compare
 
 # Largest error as a share of the expected peak.

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from adadm.export.modulator import update_modulator_functions
 from hypothesis import note
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+
+from adadm.export.modulator import update_modulator_functions
 
 Array = npt.NDArray[np.float64]
 GAMMAS = ("positive", "mixed signs", "some zero", "some tiny")

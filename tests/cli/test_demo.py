@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _support.scripts import load_script
 
+from _support.scripts import load_script
 from adadm.export.photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.images import read_image

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+
+from _support.scripts import ROOT, load_script
 from adadm.export.photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.images import write_image
-
-from _support.scripts import ROOT, load_script
 
 evaluate = load_script("evaluate")
 

@@ -12,12 +12,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+
+from _support.networks import random_edsr
 from adadm.export import pipeline, to_onnx
 from adadm.export.models import EDSR
 from adadm.export.passes import Decision
 from adadm.runtime.cli import run
-
-from _support.networks import random_edsr
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adadm.export import load_checkpoint
-from adadm.runtime.images import write_image
 
 from _support.scripts import load_script
+from adadm.export import load_checkpoint
+from adadm.runtime.images import write_image
 
 train = load_script("train")
 SIZE = ["--blocks", "1", "--features", "4", "--patch", "8", "--batch", "2", "--warmup", "2"]

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 from _support.parity import assert_parity
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 
 @pytest.mark.gpu

@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+
+from _support.parity import assert_parity
 from adadm.export import Export, export_onnx, load_checkpoint
 from adadm.export.photographs import photographs
 from adadm.runtime.images import (
@@ -20,9 +23,6 @@ from adadm.runtime.images import (
 )
 from adadm.runtime.metrics import psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from onnx import numpy_helper
-
-from _support.parity import assert_parity
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSCALES = (2, 4)

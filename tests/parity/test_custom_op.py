@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnxruntime_extensions as extensions
 import pytest
-from adadm.export import Options
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
 from _support.exports import exported_edsr
 from _support.parity import assert_parity
+from adadm.export import Options
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 FLOAT = PyCustomOpDef.dt_float
 calls: list[float] = []

@@ -10,16 +10,16 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from adadm.export import Options, fold_batch_norm
-from adadm.export.models import Network
-from adadm.export.tracing import trace
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from onnx import TensorProto
 
 from _support.double import promote_scalars, relative_error, run_double
 from _support.exports import exported_edsr
 from _support.networks import random_edsr
 from _support.parity import TOLERANCES, assert_parity
+from adadm.export import Options, fold_batch_norm
+from adadm.export.models import Network
+from adadm.export.tracing import trace
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 

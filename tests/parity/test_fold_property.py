@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import HealthCheck, given, settings
+
+from _support.double import relative_error, run_double
+from _support.parity import TOLERANCES
+from _support.stacks import BLOCKS, GAMMAS, build, stacks
 from adadm.export import fold_batch_norm
 from adadm.export.passes.channels import (
     Leaf,
@@ -14,11 +19,6 @@ from adadm.export.passes.channels import (
     shift_inputs,
 )
 from adadm.export.passes.folding import replace
-from hypothesis import HealthCheck, given, settings
-
-from _support.double import relative_error, run_double
-from _support.parity import TOLERANCES
-from _support.stacks import BLOCKS, GAMMAS, build, stacks
 
 LR = np.random.default_rng(1).uniform(0, 4, (2, 2, 15, 17))
 

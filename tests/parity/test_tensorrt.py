@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 import onnx
 import pytest
-from adadm.export import Options
-from adadm.runtime.errors import EngineError
-from adadm.runtime.tensorrt_api import Profile, build_engine, parse
 from onnx import TensorProto, helper, numpy_helper
 
 from _support.exports import exported_edsr
+from adadm.export import Options
+from adadm.runtime.errors import EngineError
+from adadm.runtime.tensorrt_api import Profile, build_engine, parse
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+
+from _support.networks import random_edsr
 from adadm.export import load_checkpoint, save_checkpoint
 from adadm.export.models import EDSR
 from adadm.runtime.errors import CheckpointError
-
-from _support.networks import random_edsr
 
 State = dict[str, Any]
 

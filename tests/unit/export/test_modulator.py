@@ -8,14 +8,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from adadm.export.models.blocks import Modulator
-from adadm.export.modulator import SIGNATURES, Signature, modulator_function
-from adadm.runtime.errors import ExportError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from _support.double import promote
+from adadm.export.models.blocks import Modulator
+from adadm.export.modulator import SIGNATURES, Signature, modulator_function
+from adadm.runtime.errors import ExportError
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[Any]
 OPSETS = (17, 18, 19, 20)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from adadm.runtime import cli
 from adadm.runtime.errors import AdadmError
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+
 from adadm.runtime.compare import compare
 from adadm.runtime.errors import ParityError
 

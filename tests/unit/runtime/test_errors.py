@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from adadm.runtime import errors, tensorrt_api
 from adadm.runtime.errors import AdadmError, MissingDependencyError, require
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from adadm.runtime.files import sha256_of, written_whole
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
+
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images import (
     batch_from_image,
@@ -16,7 +18,6 @@ from adadm.runtime.images import (
     reduce,
     write_image,
 )
-from PIL import Image
 
 
 def texture(height: int, width: int, seed: int = 0) -> npt.NDArray[np.uint8]:

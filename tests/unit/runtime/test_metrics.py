@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from adadm.runtime.errors import ImageError
 from adadm.runtime.metrics import luma, psnr, psnr_y
 

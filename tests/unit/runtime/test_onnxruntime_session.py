@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from adadm.runtime.errors import SessionError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 

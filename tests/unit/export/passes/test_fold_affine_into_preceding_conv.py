@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 
 from _support.graphs import apply, graph
+from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 
 CONV = "c = Conv <pads = [1, 1, 1, 1]> (x, W3, B)"
 

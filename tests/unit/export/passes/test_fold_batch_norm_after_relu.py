@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 
 from _support.graphs import apply, graph
+from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 
 BEFORE = "c = Conv <pads = [1, 1, 1, 1]> (x, W3, B) h = Relu (c)"
 AFTER = "y = Conv <pads = [1, 1, 1, 1]> (b, V3)"

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
 
 from _support.graphs import apply, graph
+from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
 
 NORM = "b = BatchNormalization (x, G, T, M, S)"
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from adadm.export.passes.shift_trunk import ShiftTrunk
 
 from _support.graphs import apply, graph
+from adadm.export.passes.shift_trunk import ShiftTrunk
 
 HEAD = "t = Conv <pads = [1, 1, 1, 1]> (x, W3, B)"
 PAD = "Conv <pads = [1, 1, 1, 1]>"
