@@ -123,19 +123,25 @@ def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; copy or download it again")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in {".pt", ".pth"}:
-        return _read_pickle(path)
-    raise CheckpointError(
-        f"{path} ends in {path.suffix or 'no suffix'}; expected .pt, .pth or .safetensors"
-    )
+    readers = {".safetensors": _read_safetensors, ".pt": _read_pickle, ".pth": _read_pickle}
+    if path.suffix not in readers:
+        raise CheckpointError(
+            f"{path} ends in {path.suffix or 'no suffix'}; expected one of {', '.join(readers)}"
+        )
+    content, metadata = readers[path.suffix](path)
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise CheckpointError(
+            f"{path} holds no tensors (found: {_shown(sorted(map(str, content)))}); expected a "
+            f"state dict, bare or under one of {', '.join(_NESTED_UNDER)}"
+        )
+    return tensors, metadata
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+            metadata = _parse_metadata(path, (file.metadata() or {}).get(_METADATA_KEY, "{}"))
             return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
         raise CheckpointError(
@@ -143,7 +149,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, An
         ) from error
 
 
-def _read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
+    """Our metadata: `architecture` and `hyperparameters` (numbers by name), and notes."""
+    try:
+        metadata: dict[str, Any] = json.loads(text)
+        hyperparameters = metadata.get("hyperparameters", {})
+        metadata["hyperparameters"] = {k: float(v) for k, v in hyperparameters.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path}: its metadata cannot be read ({error}): {text}") from error
+    return metadata
+
+
+def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever a damaged file makes it raise
@@ -163,26 +180,14 @@ def _read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    tensors = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-        if isinstance(content, Mapping)
-        else {}
-    )
-    if not tensors:
-        found = (
-            sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
-        )
-        raise CheckpointError(
-            f"{path} holds no tensors (found: {_shown(found)}); expected a state dict, bare or "
-            f"under one of {', '.join(_NESTED_UNDER)}"
-        )
-    return tensors, {}
+    return content if isinstance(content, Mapping) else {f"a {type(content).__name__}": None}, {}
 
 
 def _strip_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Drop prefixes that every key has, in whatever order wrappers added them."""
     for prefix in _PREFIXES:
-        while all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+        if all(key.startswith(prefix) for key in tensors):
+            return _strip_prefix({key.removeprefix(prefix): v for key, v in tensors.items()})
     return tensors
 
 
@@ -219,11 +224,16 @@ def _resolve(
         for name, value in network_class.read_hyperparameters(state).items()
     }
     stored = metadata.get("hyperparameters", {})
+    if unknown := sorted(given.keys() - network_class.template.keys()):
+        raise CheckpointError(
+            f"{network_class.architecture} has no hyper-parameter {_shown(unknown)} to set; "
+            f"it has {_shown(network_class.template)}"
+        )
     for name, default in network_class.template.items():
         if (flag := given.get(name)) is not None:
             resolved[name] = Hyperparameter(float(flag), "flag")
         elif name in stored:
-            resolved[name] = Hyperparameter(float(stored[name]), "file")
+            resolved[name] = Hyperparameter(stored[name], "file")
         else:
             resolved[name] = Hyperparameter(default, "template")
     if resolved["rgb_range"].value <= 0:
@@ -256,9 +266,7 @@ def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) 
             )
 
 
-def _shown(names: Iterable[str] | str) -> str:
-    if isinstance(names, str):
-        return names
+def _shown(names: Iterable[str]) -> str:
     listed = list(names)
     more = len(listed) - _KEYS_SHOWN
     return (", ".join(listed[:_KEYS_SHOWN]) or "none") + (f", and {more} more" if more > 0 else "")

@@ -17,10 +17,11 @@ and the same two with the suffix `WithFactor`, which return (y, factor).
 x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The attributes are floats.
 
 Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay
-in float32 when a tool turns the rest of the graph into half precision. The variance takes two
+in float32 when a tool turns the rest of the graph into half precision (where a factor above 65504
+still overflows, in the last cast). The variance takes two
 passes, and each mean takes three steps, one axis after the other: ONNX Runtime's CPU kernel adds
 all elements in one float32 chain otherwise, which was off by 5e-4 on 64x270x480 and took as long
-(docs/numerics.md). Three guards make the factor finite for every input:
+(docs/numerics.md). Three guards make the factor finite in float32:
 
 - std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
@@ -198,7 +199,10 @@ def update_modulator_functions(model: ir.Model) -> None:
     """Give a model the bodies of the operators that it uses, for its opset, and no others."""
     for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in SIGNATURES]:
         del model.functions[identifier]
-    for name in sorted({node.op_type for node in modulators(model.graph)}):
+    used = [node for node in model.graph.all_nodes() if is_modulator(node)]
+    for function in model.functions.values():
+        used += [node for node in function.all_nodes() if is_modulator(node)]
+    for name in sorted({node.op_type for node in used}):
         function = modulator_function(SIGNATURES[name], model.opset_imports[""])
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = DOMAIN_VERSION

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from adadm.export.models import Network
+from adadm.export.models.blocks import Modulator
 from adadm.export.photographs import photographs
 from adadm.runtime.compare import Comparison, compare
 from adadm.runtime.errors import ParityError
@@ -22,7 +23,13 @@ from adadm.runtime.images import batch_from_image, enlarge, image_from_batch, re
 from adadm.runtime.metrics import psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["LARGEST_RELATIVE_ERROR", "Accuracy", "check_parity", "measure_accuracy"]
+__all__ = [
+    "LARGEST_RELATIVE_ERROR",
+    "Accuracy",
+    "check_parity",
+    "measure_accuracy",
+    "run_with_factors",
+]
 
 Batch = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
@@ -55,14 +62,17 @@ def check_parity(
         static: N, H and W of a model whose sizes are fixed.
 
     Raises:
-        ParityError: shapes differ, a value is not finite, or an error is above
-            `LARGEST_RELATIVE_ERROR` of the largest output of all cases.
+        ParityError: shapes differ, a value is not finite, an error is above
+            `LARGEST_RELATIVE_ERROR` of the largest output of all cases, or a modulation factor
+            that the model returns is off by more than that share.
     """
     results = []
     for name, lr in _cases(network, static):
-        expected = _run_network(network, lr)
-        found = session.run({"lr": lr})["sr"]
-        results.append(compare(name, found, expected, border_px=4 * network.upscale))
+        expected, factors = run_with_factors(network, lr)
+        outputs = session.run({"lr": lr})
+        results.append(compare(name, outputs.pop("sr"), expected, border_px=4 * network.upscale))
+        for index, output in enumerate(outputs):
+            _check_factor(f"{output} of {name}", outputs[output], factors[index])
     peak = max(result.peak for result in results)
     misses = [r for r in results if r.largest_error > LARGEST_RELATIVE_ERROR * peak]
     if misses:
@@ -79,7 +89,7 @@ def measure_accuracy(network: Network) -> list[Accuracy]:
     results = []
     for name, hr in _photographs(network).items():
         lr = reduce(hr, network.upscale)
-        sr = _run_network(network, batch_from_image(lr, network.rgb_range))
+        sr, _ = run_with_factors(network, batch_from_image(lr, network.rgb_range))
         bicubic = enlarge(lr, network.upscale)
         scores = [
             psnr_y(image, hr, shave=network.upscale)
@@ -146,7 +156,29 @@ def _fitted(photo: Batch, shape: Shape) -> Batch:
     return np.ascontiguousarray(np.concatenate(turned))
 
 
-def _run_network(network: Network, lr: Batch) -> Batch:
-    with torch.inference_mode():
-        sr: Batch = network(torch.from_numpy(lr)).numpy()
-    return sr
+def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
+    """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
+    factors: list[Batch] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, Modulator)
+        factors.append(module.factor(inputs[0]).numpy())
+
+    modulators = [module for module in network.modules() if isinstance(module, Modulator)]
+    hooks = [module.register_forward_pre_hook(note) for module in modulators]
+    try:
+        with torch.inference_mode():
+            sr: Batch = network(torch.from_numpy(lr)).numpy()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sr, factors
+
+
+def _check_factor(name: str, found: Batch, expected: Batch) -> None:
+    error = float(np.abs(found / expected - 1).max())
+    if not error <= LARGEST_RELATIVE_ERROR:
+        raise ParityError(
+            f"{name} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in PyTorch; "
+            "nothing was written"
+        )

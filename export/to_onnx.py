@@ -7,10 +7,17 @@ the file is written only when ONNX Runtime agrees with PyTorch on photographs an
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["export", *sys.argv[1:]]))
+
 import argparse
 import json
 import re
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import onnx
@@ -22,7 +29,6 @@ from adadm.export.checkpoint import load_checkpoint
 from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
-from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
 
 __all__ = ["main", "print_report"]
@@ -32,6 +38,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, export, write, and print the report."""
     arguments = _parse(argv)
     console = Console(stderr=True)
+    output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
     checkpoint = load_checkpoint(
         arguments.checkpoint,
         arguments.arch,
@@ -47,12 +54,11 @@ def main(argv: list[str]) -> None:
     )
     with console.status("reading the checkpoint") as status:
         export = export_onnx(checkpoint, options, on_stage=status.update)
-    output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
-    with written_whole(output) as partial:
-        onnx.save(export.model, partial)
-    if arguments.report:
-        with written_whole(arguments.report) as partial:
-            partial.write_text(json.dumps(export.as_json(), indent=2) + "\n", encoding="utf-8")
+    with ExitStack() as files:  # both files or none
+        onnx.save(export.model, files.enter_context(written_whole(output)))
+        if arguments.report:
+            report = files.enter_context(written_whole(arguments.report))
+            report.write_text(json.dumps(export.as_json(), indent=2) + "\n", encoding="utf-8")
     print_report(export, Console())
     print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
     _warn(export, console)
@@ -73,7 +79,7 @@ def print_report(export: Export, console: Console) -> None:
     table = Table(
         title=f"ONNX Runtime against PyTorch, float32, output peak {peak:.4g}", box=SIMPLE_HEAD
     )
-    for header in ("case", "output", "largest error", "at border", "inside", "PSNR, dB"):
+    for header in ("case", "output", "largest error", "at border", "inside", "dB"):
         table.add_column(header, justify="left" if header == "case" else "right", no_wrap=True)
     for result in export.parity:
         batch, _, height, width = result.shape
@@ -89,7 +95,7 @@ def print_report(export: Export, console: Console) -> None:
     console.print(table)
     worst = max(result.largest_error for result in export.parity)
     console.print(
-        f"parity: largest error {worst:.2e}, {worst / peak:.1e} of the peak "
+        f"parity: largest error {worst:.2e}, {worst / (peak or 1):.1e} of the peak "
         f"(allowed {LARGEST_RELATIVE_ERROR:.0e})",
         highlight=False,
     )
@@ -154,8 +160,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
     parser.add_argument("--res-scale", type=float, help="overrules the file's value")
     parser.add_argument("--rgb-range", type=float, help="value of white; overrules the file's")
-    return parser.parse_args(argv)
-
-
-if __name__ == "__main__":
-    sys.exit(run("to_onnx.py", main, sys.argv[1:]))
+    arguments = parser.parse_args(argv)
+    if arguments.output and arguments.output.suffix != ".onnx":
+        parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
+    return arguments

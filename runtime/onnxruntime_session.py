@@ -45,7 +45,7 @@ class OnnxRuntimeSession:
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        SessionError: ONNX Runtime refuses the model.
+        SessionError: ONNX Runtime refuses the model, lacks a provider, or does not use the first.
     """
 
     def __init__(
@@ -56,6 +56,13 @@ class OnnxRuntimeSession:
         custom_ops: Sequence[str] = (),
     ) -> None:
         ort = require("onnxruntime", "cpu")
+        wanted = {p if isinstance(p, str) else p[0] for p in providers}
+        if missing := sorted(wanted - set(ort.get_available_providers())):
+            raise SessionError(
+                f"this ONNX Runtime has no {', '.join(missing)}; it has "
+                f"{', '.join(ort.get_available_providers())}. For CUDA and TensorRT: "
+                "pip install 'adadm-deploy[gpu]' in place of [cpu]"
+            )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -67,6 +74,9 @@ class OnnxRuntimeSession:
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(source, bytes) else source
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
+        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        if (used := self._session.get_providers()[0]) != first:
+            raise SessionError(f"ONNX Runtime fell back from {first} to {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map

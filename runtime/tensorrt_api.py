@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from adadm.runtime.errors import EngineError, MissingDependencyError, require
+from adadm.runtime.errors import EngineError, require
 
 __all__ = ["Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
 
@@ -53,21 +53,8 @@ def load(flavour: Flavour) -> ModuleType:
     return require(module, extra)
 
 
-def installed() -> list[Flavour]:
-    """The flavours that can be imported."""
-    found: list[Flavour] = []
-    flavours: tuple[Flavour, ...] = ("tensorrt", "rtx")
-    for flavour in flavours:
-        try:
-            load(flavour)
-        except MissingDependencyError:
-            continue
-        found.append(flavour)
-    return found
-
-
 def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:
-    """Parse a serialized ONNX model into a strongly typed network.
+    """Parse a serialized ONNX model; the network is strongly typed from TensorRT 9 on.
 
     Raises:
         EngineError: the parser refuses it; the message names each node and the reason.
@@ -75,9 +62,7 @@ def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:
     trt = load(flavour)
     logger = _collecting_logger(trt)
     builder = trt.Builder(logger)
-    # Enum integers moved between 10 and 11, where every network is strongly typed: look up by name.
-    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+    network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -128,6 +113,17 @@ def build_engine(
             + "\n  ".join(parsed.logger.messages or ["no message"])
         )
     return bytes(engine)
+
+
+def _creation_flags(trt: ModuleType) -> int:
+    """Strongly typed where that exists (9 and later), explicit batch where that is asked (8.x).
+
+    Enum integers moved between 10 and 11, so they are looked up by name.
+    """
+    flags = trt.NetworkDefinitionCreationFlag
+    names = ("STRONGLY_TYPED", "EXPLICIT_BATCH")
+    chosen = next((getattr(flags, name) for name in names if hasattr(flags, name)), None)
+    return 0 if chosen is None else 1 << int(chosen)
 
 
 def _described(problem: Any) -> str:

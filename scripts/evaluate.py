@@ -25,7 +25,7 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 
 from adadm.runtime.cli import run
-from adadm.runtime.errors import AdadmError
+from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import (
     ImageArray,
@@ -40,6 +40,7 @@ from adadm.runtime.images import (
 from adadm.runtime.metrics import luma, psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
+_LEAST_PX = 11
 Batch = npt.NDArray[np.float32]
 
 
@@ -121,6 +122,8 @@ def evaluate(model: Model, folder: Path) -> Score:
     paths = find_images([folder])
     for path in track(paths, description=folder.name, console=Console(stderr=True)):
         hr = crop_to_multiple(read_image(path), model.upscale)
+        if min(hr.shape[:2]) < _LEAST_PX + 2 * model.upscale:
+            raise ImageError(f"{path}: too small for SSIM, whose window is {_LEAST_PX} pixels")
         lr = reduce(hr, model.upscale)
         images = (enlarge(lr, model.upscale), model(lr))
         rows.append(

@@ -35,7 +35,8 @@ from torch import nn
 
 from adadm.export.checkpoint import load_checkpoint, save_checkpoint
 from adadm.export.models import ARCHITECTURES, Network
-from adadm.runtime.errors import AdadmError, ImageError
+from adadm.runtime.cli import run
+from adadm.runtime.errors import CheckpointError, ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import (
     ImageArray,
@@ -60,22 +61,9 @@ class Pair:
     hr: ImageArray
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train; returns the exit code."""
-    arguments = _parse(argv)
-    try:
-        train(arguments)
-    except AdadmError as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train: stopped; the same command goes on from the last save", file=sys.stderr)
-        return 1
-    return 0
-
-
-def train(arguments: argparse.Namespace) -> None:
+def main(argv: list[str]) -> None:
     """Run the training that the command line describes."""
+    arguments = _parse(argv)
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
@@ -87,7 +75,9 @@ def train(arguments: argparse.Namespace) -> None:
         optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
     )
     resume = arguments.output.with_suffix(".resume")
-    first = _restore(resume, network, optimizer, schedule) if resume.exists() else 0
+    settings = _settings(arguments)
+    resume.parent.mkdir(parents=True, exist_ok=True)
+    first = _restore(resume, settings, network, optimizer, schedule) if resume.exists() else 0
 
     pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
     pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= arguments.patch]
@@ -132,9 +122,9 @@ def train(arguments: argparse.Namespace) -> None:
                     f"{score - baseline:+.3f} dB over bicubic"
                 )
             if time.monotonic() - last_save > arguments.save_every_s:
-                _save(resume, done, network, optimizer, schedule)
+                _save(resume, done, settings, network, optimizer, schedule)
                 last_save = time.monotonic()
-    save_checkpoint(arguments.output, network, {"training": _record(arguments, len(pairs))})
+    save_checkpoint(arguments.output, network, {"training": {**settings, "images": len(pairs)}})
     resume.unlink(missing_ok=True)
     print(f"wrote {arguments.output}")
 
@@ -207,6 +197,7 @@ def _learning_rate_factor(step: int, warmup: int, steps: int) -> float:
 def _save(
     path: Path,
     step: int,
+    settings: dict[str, float],
     network: Network,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -215,6 +206,7 @@ def _save(
         torch.save(
             {
                 "step": step,
+                "settings": settings,
                 "network": network.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "schedule": schedule.state_dict(),
@@ -226,11 +218,18 @@ def _save(
 
 def _restore(
     path: Path,
+    settings: dict[str, float],
     network: Network,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> int:
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    for name, value in settings.items():
+        if (before := saved["settings"][name]) != value:
+            raise CheckpointError(
+                f"{path} is of a run with {name} {before:g}, not {value:g}; "
+                "finish that one, or remove the file"
+            )
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
     schedule.load_state_dict(saved["schedule"])
@@ -241,9 +240,11 @@ def _restore(
     return int(saved["step"])
 
 
-def _record(arguments: argparse.Namespace, images: int) -> dict[str, object]:
-    kept = ("steps", "batch", "patch", "learning_rate", "warmup", "half", "seed")
-    return {**{name: getattr(arguments, name) for name in kept}, "images": images}
+def _settings(arguments: argparse.Namespace) -> dict[str, float]:
+    """What a run that goes on must share with the one that was interrupted."""
+    size = ("upscale", "blocks", "features", "res_scale", "rgb_range")
+    course = ("steps", "batch", "patch", "learning_rate", "warmup", "clip", "half", "seed")
+    return {name: getattr(arguments, name) for name in (*size, *course)}
 
 
 def _progress() -> Progress:
@@ -258,7 +259,7 @@ def _progress() -> Progress:
     )
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -296,4 +297,4 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    sys.exit(main())
+    sys.exit(run("train.py", main, sys.argv[1:]))

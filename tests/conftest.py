@@ -18,12 +18,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
-    if not config.getoption("--require-gpu") and not _gpu_present():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+    on_gpu = [item for item in items if "gpu" in item.keywords]
+    if on_gpu and not config.getoption("--require-gpu") and (reason := _why_no_gpu()):
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _gpu_present() -> bool:
+def _why_no_gpu() -> str | None:
+    """Why the tests on a GPU cannot run, if they cannot."""
     tool = shutil.which("nvidia-smi")
-    return tool is not None and subprocess.run([tool], capture_output=True).returncode == 0
+    if tool is None or subprocess.run([tool], capture_output=True).returncode != 0:
+        return "no NVIDIA GPU here"
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "ONNX Runtime is the CPU build; install the extra gpu in place of cpu"
+    return None

@@ -107,7 +107,10 @@ def read_upscale(convolutions: list[torch.Tensor]) -> int:
     Raises:
         CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
     """
-    ratios = [weight.shape[0] / weight.shape[1] for weight in convolutions]
+    ratios = [
+        weight.shape[0] / weight.shape[1] if weight.ndim == 4 and weight.shape[1] else 0.0
+        for weight in convolutions
+    ]
     known = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}
     try:
         return known[tuple(ratios)]

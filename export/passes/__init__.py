@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
@@ -11,10 +13,13 @@ from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
-from adadm.export.passes.folding import Decision
+from adadm.export.passes.folding import Decision, is_batch_norm
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
 __all__ = ["Decision", "ExposeFactors", "fold_batch_norm"]
+
+
+_IN_A_BODY = "it is in the body of a function, or of an If or Loop"
 
 
 def fold_batch_norm(model: ir.Model) -> list[Decision]:
@@ -29,7 +34,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)  # a dead reader would stand in the way of a fold
     common.ShapeInferencePass()(model)
-    norms = [node for node in model.graph if node.op_type == "BatchNormalization"]
+    norms = [node for node in _all_nodes(model) if is_batch_norm(node)]
     names = {node: label(node) for node in norms}
     passes = (
         FoldAffineIntoPrecedingConv(),
@@ -42,7 +47,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
     folded = True
     while folded:  # one fold can make room for another
         folded = False
-        reasons = {node: [] for node in norms}
+        reasons = {node: [_IN_A_BODY] if node.graph is not model.graph else [] for node in norms}
         for folding in passes:
             folded |= folding(model).modified
             for node, decision in folding.decisions.items():
@@ -56,3 +61,9 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
         Decision(names[node], forms.get(node), "" if node in forms else "; ".join(reasons[node]))
         for node in norms
     ]
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()

@@ -173,7 +173,7 @@ def replace_initializer(
     """
     graph, old = graph_of(node), node.inputs[index]
     node.replace_input_with(index, None)
-    if old is not None and old.name and not old.uses():
+    if old is not None and old.name and not old.uses() and not old.is_graph_output():
         name = old.name
         graph.initializers.pop(name, None)
     node.replace_input_with(index, new_initializer(graph, name, values, dtype))

@@ -17,7 +17,7 @@ from adadm.export.passes.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, produced_by, replace
+from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by, replace
 
 __all__ = ["FoldAffineIntoPrecedingConv"]
 
@@ -55,7 +55,7 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
         weight, _ = weight_of(convolution), bias_of(convolution)
         affine = (
             affine_of_batch_norm(node)
-            if node.op_type == "BatchNormalization"
+            if is_batch_norm(node)
             else _channel_scale(node, weight.shape[0], weight.ndim)
         )
         scale_outputs(convolution, affine)

@@ -20,7 +20,7 @@ from adadm.export.passes.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, produced_by, replace
+from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by, replace
 
 __all__ = ["FoldBatchNormAfterRelu"]
 
@@ -44,9 +44,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
     form: ClassVar[str] = "folded into the activation"
 
     def matches(self, node: ir.Node) -> bool:
-        return (
-            node.op_type == "BatchNormalization" and produced_by(node.inputs[0], "Relu") is not None
-        )
+        return is_batch_norm(node) and produced_by(node.inputs[0], "Relu") is not None
 
     def fold(self, node: ir.Node) -> None:
         relu = produced_by(node.inputs[0], "Relu")

@@ -15,7 +15,7 @@ from adadm.export.passes.channels import (
     scale_inputs,
     shift_inputs,
 )
-from adadm.export.passes.folding import FoldingPass, replace
+from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
 
 __all__ = ["FoldBatchNormIntoFollowingConv"]
 
@@ -37,7 +37,7 @@ class FoldBatchNormIntoFollowingConv(FoldingPass):
     form: ClassVar[str] = "folded into the convolutions after it"
 
     def matches(self, node: ir.Node) -> bool:
-        return node.op_type == "BatchNormalization"
+        return is_batch_norm(node)
 
     def fold(self, node: ir.Node) -> None:
         affine = affine_of_batch_norm(node)

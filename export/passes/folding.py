@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from adadm.export.passes.channels import NotFoldable, graph_of, label
 
-__all__ = ["Decision", "FoldingPass", "produced_by", "replace"]
+__all__ = ["Decision", "FoldingPass", "is_batch_norm", "produced_by", "replace"]
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +73,11 @@ class FoldingPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=folded)
 
 
+def is_batch_norm(node: ir.Node) -> bool:
+    """Whether a node is ONNX's own BatchNormalization."""
+    return node.op_type == "BatchNormalization" and not node.domain
+
+
 def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node of a type in the default domain that computes a value, if one does."""
     node = value.producer() if value is not None else None
@@ -87,6 +92,8 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     node = old.producer()
     assert node is not None
     name, is_output = old.name, old.is_graph_output()
+    if is_output:
+        new.type, new.shape = old.type, old.shape
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     graph_of(node).remove(node, safe=True)
     if is_output:

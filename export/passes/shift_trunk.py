@@ -27,7 +27,7 @@ from adadm.export.passes.channels import (
     shift_inputs,
     sole_consumer,
 )
-from adadm.export.passes.folding import FoldingPass, replace
+from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
 
 __all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]
 
@@ -60,7 +60,7 @@ class ShiftTrunk(FoldingPass):
     form: ClassVar[str] = "shifted trunk"
 
     def matches(self, node: ir.Node) -> bool:
-        trunk = node.inputs[0] if node.op_type == "BatchNormalization" else None
+        trunk = node.inputs[0] if is_batch_norm(node) else None
         return trunk is not None and any(
             is_modulator(reader) and index == 0 for reader, index in trunk.uses()
         )
@@ -143,7 +143,7 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iter
     if is_modulator(reader) and index == 0:
         _check_movable(reader)
         yield lambda: _move(reader, shift, to_center=1, to_delta=-1)
-    elif reader.op_type == "BatchNormalization" and index == 0:
+    elif is_batch_norm(reader) and index == 0:
         affine_of_batch_norm(reader)
         yield lambda: _move_mean(reader, shift.values)
     elif reader.op_type == "Add" and not reader.domain:

@@ -20,8 +20,9 @@ CHANNELS = 3
 def graph(body: str, outputs: str = "y") -> ir.Model:
     """A model from statements; x and r are inputs, and these are constants of 3 channels:
 
-    W3, V3, W1, WC (weights; WC reads 6 channels), B (bias); of BatchNormalization G (gammas of both
-    signs), P (positive), Z (one is 0), tiny (one is), T (beta), M (mean), S (variance).
+    W3, V3, W1, WC (of 6 channels), WN (of 9), WD (depthwise): weights; B: bias; and of
+    BatchNormalization G (gammas of both signs), P (positive), Z (one is 0), tiny (one is),
+    T (beta), M (mean), S (variance).
     """
     rng = np.random.default_rng(0)
     constants = {
@@ -29,6 +30,8 @@ def graph(body: str, outputs: str = "y") -> ir.Model:
         "V3": rng.normal(0, 0.5, (CHANNELS, CHANNELS, 3, 3)),
         "W1": rng.normal(0, 0.5, (CHANNELS, CHANNELS, 1, 1)),
         "WC": rng.normal(0, 0.5, (CHANNELS, 2 * CHANNELS, 1, 1)),
+        "WN": rng.normal(0, 0.5, (CHANNELS, 3 * CHANNELS, 3, 3)),
+        "WD": rng.normal(0, 0.5, (CHANNELS, 1, 3, 3)),
         "B": rng.normal(0, 0.5, CHANNELS),
         "G": np.array([0.7, -1.2, 0.4]),
         "P": np.array([0.7, 1.2, 0.4]),

@@ -9,6 +9,7 @@ import torch
 
 from _support.scripts import load_script
 from adadm.export import load_checkpoint
+from adadm.runtime.cli import run as run_verb
 from adadm.runtime.images import write_image
 
 train = load_script("train")
@@ -25,9 +26,9 @@ def photographs(tmp_path: Path) -> Path:
 
 
 def run(photographs: Path, output: Path, *more: str) -> int:
-    folders = ["--images", str(photographs), "--validation", str(photographs / "0.png")]
-    code: int = train.main([*folders, "-o", str(output), "--steps", "6", *SIZE, *more])
-    return code
+    arguments = ["--images", str(photographs), "--validation", str(photographs / "0.png")]
+    arguments += ["-o", str(output), "--steps", "6", "--device", "cpu", *SIZE, *more]
+    return run_verb("train.py", train.main, arguments)
 
 
 def test_an_interrupted_run_ends_like_one_that_was_not(
@@ -92,5 +93,25 @@ def test_mistakes_are_said(
     assert "nowhere: no such file or folder" in capsys.readouterr().err
     assert run(photographs, tmp_path / "x.safetensors", "--patch", "64") == 1
     assert "no image is as large as 64x64" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert run(photographs, tmp_path / "file" / "x.safetensors") == 1
+    assert "file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run(photographs, tmp_path / "x.pt")
+
+
+def test_a_run_with_other_settings_does_not_go_on(
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_validate", stopped)
+    output = tmp_path / "x.safetensors"
+    assert run(photographs, output, "--save-every-s", "0", "--validate-every", "3") == 1
+    assert run(photographs, output, "--upscale", "3") == 1
+    message = capsys.readouterr().err
+    assert "x.resume is of a run with upscale 2, not 3" in message

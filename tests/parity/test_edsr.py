@@ -18,6 +18,7 @@ from _support.networks import random_edsr
 from _support.parity import TOLERANCES, assert_parity
 from adadm.export import Options, fold_batch_norm
 from adadm.export.models import Network
+from adadm.export.parity import run_with_factors
 from adadm.export.tracing import trace
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -34,9 +35,7 @@ def photograph_like(shape: tuple[int, int, int], white: float = 255) -> np.ndarr
 
 
 def run_pytorch(network: Network, lr: np.ndarray) -> np.ndarray:
-    with torch.inference_mode():
-        sr: np.ndarray = network(torch.from_numpy(lr)).numpy()
-    return sr
+    return run_with_factors(network, lr)[0]
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
@@ -140,15 +139,8 @@ def test_static_sizes_are_in_the_file() -> None:
 @pytest.mark.parametrize("modulator", ["function", "inline"])
 def test_factors_are_those_of_pytorch(modulator: Literal["function", "inline"]) -> None:
     network, model, _ = exported_edsr(2, Options(factors=True, modulator=modulator))
-    expected: list[np.ndarray] = []
-    for block in list(network.body)[:-1]:  # type: ignore[arg-type]
-        block.phi.register_forward_pre_hook(
-            lambda module, inputs: expected.append(module.factor(inputs[0]).numpy())
-        )
     lr = photograph_like((2, 21, 18))
-    run_pytorch(network, lr)
-    for block in list(network.body)[:-1]:  # type: ignore[arg-type]
-        block.phi._forward_pre_hooks.clear()
+    _, expected = run_with_factors(network, lr)
     results = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})
     assert list(results) == ["sr", "factor_0", "factor_1", "factor_2"]
     for index, factor in enumerate(expected):

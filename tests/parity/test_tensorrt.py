@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Literal
 
 import numpy as np
@@ -35,6 +36,12 @@ def test_builds(
     engine = build_engine(model.SerializeToString(), profiles, "rtx", ["SM89"])
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
     assert len(engine) > weights / 2
+
+
+@pytest.mark.parametrize("upscale", [2, 4])
+def test_builds_the_bundled_models(upscale: int) -> None:
+    model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
+    assert len(build_engine(model, [DYNAMIC], "rtx", ["SM89"])) > 1e6
 
 
 @pytest.mark.parametrize("upscale", [3, 4])

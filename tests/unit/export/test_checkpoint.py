@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from _support.networks import random_edsr
@@ -43,6 +44,7 @@ def test_reads_the_size_from_the_tensors(
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {f"model.{key}": value for key, value in state.items()},
         lambda state: {"state_dict": {f"module.model.{k}": v for k, v in state.items()}},
+        lambda state: {f"model.module.{key}": value for key, value in state.items()},
     ],
 )
 def test_nested_and_prefixed_files_give_the_same_network(
@@ -138,9 +140,13 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ),
         (changed("body.1.norm1.running_var", lambda t: t * 0), "norm1.running_var has the value 0"),
         (lambda s: {"conv.weight": torch.ones(3)}, "not recognised as edsr"),
+        (
+            changed("tail.0.0.weight", lambda t: t.flatten()),
+            r"upsampler's convolutions have the shapes \(576,\)",
+        ),
         (lambda s: {}, "holds no tensors"),
         (lambda s: {"epoch": 3, "lr": 0.1}, r"holds no tensors \(found: epoch, lr\)"),
-        (lambda s: [1, 2], r"holds no tensors \(found: list\)"),
+        (lambda s: [1, 2], r"holds no tensors \(found: a list\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -207,6 +213,26 @@ def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "edsr.safetensors", network, {"architecture": "rdn"})
     with pytest.raises(CheckpointError, match="says that it holds rdn, its tensors are edsr's"):
         load_checkpoint(tmp_path / "edsr.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"hyperparameters": {"res_scale": null}}'])
+def test_broken_metadata_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "edsr.safetensors"
+    safetensors.torch.save_file(state_of(), path, metadata={"adadm": text})
+    with pytest.raises(CheckpointError, match="its metadata cannot be read"):
+        load_checkpoint(path)
+
+
+def test_a_safetensors_file_without_tensors_is_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds no tensors \(found: none\)"):
+        load_checkpoint(tmp_path / "empty.safetensors")
+
+
+def test_an_unknown_hyperparameter_is_refused(tmp_path: Path) -> None:
+    torch.save(state_of(), tmp_path / "edsr.pt")
+    with pytest.raises(CheckpointError, match="no hyper-parameter res_sclae to set"):
+        load_checkpoint(tmp_path / "edsr.pt", res_sclae=1.0)
 
 
 def test_half_precision_weights_are_widened(tmp_path: Path) -> None:

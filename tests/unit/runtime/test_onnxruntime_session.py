@@ -53,6 +53,11 @@ def test_a_feed_that_does_not_fit_is_refused(
         session.run(feed)
 
 
+def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
+    with pytest.raises(SessionError, match=r"no NoSuchProvider; it has .*CPUExecutionProvider"):
+        OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
+
+
 def test_files_that_are_no_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(SessionError, match=r"cannot load .*broken.onnx"):

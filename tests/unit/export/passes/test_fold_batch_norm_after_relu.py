@@ -17,20 +17,25 @@ def test_fires(gamma: str) -> None:
     assert decisions[0].form == "folded into the activation"
 
 
-def test_fires_through_concat_with_negative_gammas() -> None:
+def test_fires_through_concats_with_negative_gammas() -> None:
+    """The channels begin at 3 in one convolution, and at 0 and 6 in the other."""
     body = (
         f"{BEFORE} b = BatchNormalization (h, G, T, M, S) k = Concat <axis = 1> (x, b) "
-        "k2 = Concat <axis = 1> (k, r) "
-        "s = Slice (k2, start, end, axes) y = Identity (s)"
+        "c1 = Conv (k, WC, B) k2 = Concat <axis = 1> (b, k) "
+        "c2 = Conv <pads = [1, 1, 1, 1]> (k2, WN) y = Add (c1, c2)"
     )
-    _, decisions = apply(
-        FoldBatchNormAfterRelu(),
-        graph(
-            "start = Constant <value_ints = [3]> () end = Constant <value_ints = [6]> () "
-            f"axes = Constant <value_ints = [1]> () {body}"
-        ),
+    counts, decisions = apply(FoldBatchNormAfterRelu(), graph(body))
+    assert counts == {"Conv": 3, "Max": 1, "Concat": 2, "Add": 1}
+    assert decisions[0].form == "folded into the activation"
+
+
+def test_fires_before_a_depthwise_convolution() -> None:
+    body = (
+        f"{BEFORE} b = BatchNormalization (h, G, T, M, S) "
+        "y = Conv <group = 3, pads = [1, 1, 1, 1]> (b, WD)"
     )
-    assert "Slice s reads k2" in decisions[0].reason
+    counts, _ = apply(FoldBatchNormAfterRelu(), graph(body))
+    assert counts == {"Conv": 2, "Max": 1}
 
 
 def test_positive_gammas_need_no_convolution_after() -> None:
@@ -55,6 +60,11 @@ def test_positive_gammas_need_no_convolution_after() -> None:
         (
             f"{BEFORE} b = BatchNormalization (h, G, T, M, S) z = Conv (b, W1) y = Add (z, b)",
             "Add y reads b",
+        ),
+        (
+            f"{BEFORE} b = BatchNormalization (h, G, T, M, S) k = Concat <axis = 1> (x, b) "
+            "z = Relu (k) y = Conv (z, WC)",
+            "Relu z reads k",
         ),
         (
             f"{BEFORE} t = Add (T, B) b = BatchNormalization (h, G, t, M, S) {AFTER}",

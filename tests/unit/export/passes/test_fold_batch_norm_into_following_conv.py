@@ -15,6 +15,9 @@ NORM = "b = BatchNormalization (x, G, T, M, S)"
         f"{NORM} y = Conv (b, W3)",
         f"{NORM} c = Conv (b, W1, B) d = Conv (b, W1) y = Add (c, d)",
         f'{NORM} y = Conv <auto_pad = "VALID"> (b, W3, B)',
+        f"{NORM} y = Conv <group = 3> (b, WD, B)",
+        f"{NORM} k = Concat <axis = 1> (r, b) y = Conv (k, WC, B)",
+        f"{NORM} k = Concat <axis = 1> (b, b) y = Conv (k, WC, B)",
     ],
 )
 def test_fires(body: str) -> None:

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from _support.exports import exported_edsr, traced_edsr
+from adadm.export import Options
+from adadm.export.pipeline import _check_file, _check_options
+from adadm.export.tracing import TRACED_OPSET, set_opset
+from adadm.runtime.errors import ExportError
+
+
+def test_nodes_carry_the_names_of_modules_and_nothing_of_the_machine() -> None:
+    _, model = traced_edsr(2)
+    names = {node.op_type: node.name for node in reversed(list(model.graph))}
+    assert names["BatchNormalization"] == "body.0.norm1"
+    assert names["AdaDMModulate"] == "body.0.phi"
+    assert names["Relu"] == "body.0.relu"
+    assert len({node.name for node in model.graph}) == len(list(model.graph))
+    assert not any(node.metadata_props for node in model.graph)
+
+
+def test_sizes_are_free() -> None:
+    _, model = traced_edsr(3)
+    assert [str(d) for d in model.graph.inputs[0].shape or ()] == ["N", "3", "H", "W"]
+    assert [str(d) for d in model.graph.outputs[0].shape or ()] == ["N", "3", "3*H", "3*W"]
+
+
+@pytest.mark.parametrize("opset", [17, 19, 20])
+def test_an_operator_that_changed_is_refused(opset: int) -> None:
+    """ReduceMean took its axes from an attribute until 17; Reshape, of 19, knows more types."""
+    operator = "ReduceMean (x)" if opset == 17 else "Reshape (x, s)"
+    model: ir.Model = ir.from_proto(
+        parser.parse_model(
+            f"""<ir_version: 9, opset_import: ["" : {TRACED_OPSET}]>
+            g (float[N] x, int64[1] s) => (float[M] y) {{ y = {operator} }}"""
+        )
+    )
+    with pytest.raises(ExportError, match=f"changed between opset 18 and {opset}"):
+        set_opset(model, opset)
+    assert model.opset_imports[""] == TRACED_OPSET
+
+
+def test_a_file_with_another_opset_than_asked_is_refused() -> None:
+    _, model, _ = exported_edsr(2, Options(opset=17))
+    _check_file(model, Options(opset=17))
+    with pytest.raises(ExportError, match=r"has the opsets \[17\], asked was 19"):
+        _check_file(model, Options(opset=19))
+    model.functions[0].opset_import[0].version = 19
+    with pytest.raises(ExportError):
+        _check_file(model, Options(opset=17))
+
+
+def test_a_file_that_the_checker_refuses_is_refused() -> None:
+    _, model, _ = exported_edsr(2, Options())
+    model.graph.node[0].input[0] = "nowhere"
+    with pytest.raises(ExportError, match="checker refuses the exported model"):
+        _check_file(model, Options())
+
+
+def test_options_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ExportError, match="opset 16 is not supported"):
+        _check_options(Options(opset=16), smallest=1)
+    with pytest.raises(ExportError, match=r"at least 12, not \(8, 40\)"):
+        _check_options(Options(static=(1, 8, 40)), smallest=12)
