@@ -62,7 +62,7 @@ def compare(name: str, found: Array, expected: Array, border_px: int) -> Compari
         raise ParityError(
             f"{name}: found {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}"
         )
-    for which, array in (("found", found), ("expected", expected)):
+    for which, array in (("expected", expected), ("found", found)):
         if not np.isfinite(array).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise ParityError(f"{name}: the {which} output has {array[first]} at {first}")

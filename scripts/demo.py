@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     session = OnnxRuntimeSession(model)
     rgb_range = float(session.metadata["adadm.rgb_range"])
     upscale = int(session.metadata["adadm.upscale"])
-    table = Table(title=f"PSNR-Y in dB, photographs reduced and enlarged x{upscale}")
+    table = Table(title=f"PSNR-Y in dB, reduced and enlarged x{upscale}")
     for header in ("photograph", "bicubic", "ours", "gain"):
         table.add_column(header, justify="left" if header == "photograph" else "right")
     strips = []

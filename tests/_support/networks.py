@@ -9,20 +9,28 @@ from adadm.export.models import EDSR, Network
 from adadm.export.models.blocks import Modulator, ResidualBlock
 
 
-def make_non_neutral(network: Network, seed: int, steps: int = 12, size: int = 20) -> Network:
-    """Gammas of both signs, betas and phi at random, BN statistics estimated in training mode."""
+def make_non_neutral(
+    network: Network, seed: int, steps: int = 6, size: int = 20, residual_gain: float = 6
+) -> Network:
+    """Gammas of both signs, betas and phi at random, BN statistics estimated in training mode.
+
+    Args:
+        residual_gain: makes the residuals no small part of the output. Many blocks want less: each
+            amplifies with the deviation that the one before it left, and in the end they overflow.
+    """
     torch.manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             sign = torch.where(torch.rand_like(module.weight) < 0.3, -1.0, 1.0)
             module.weight.data = sign * torch.empty_like(module.weight).uniform_(0.3, 1.5)
             nn.init.normal_(module.bias, std=0.5)
+            module.momentum = None  # the plain average of all steps
         elif isinstance(module, Modulator):
             assert module.bias is not None
             nn.init.uniform_(module.weight, 0.7, 1.1)
             nn.init.uniform_(module.bias, -0.4, 0.4)
         elif isinstance(module, ResidualBlock):
-            module.conv2.weight.data *= 6  # so that the residual is no small part of the output
+            module.conv2.weight.data *= residual_gain
     network.train()
     with torch.no_grad():
         for _ in range(steps):

@@ -136,7 +136,7 @@ from adadm.export.models import EDSR
 from _support.networks import make_non_neutral
 torch.manual_seed(0)
 network = EDSR(4, blocks=32, features=256)
-make_non_neutral(network, seed=0, steps=1, size=8)
+make_non_neutral(network, seed=0, steps=2, size=12, residual_gain=1)
 torch.save(network.state_dict(), sys.argv[1])
 del network
 start = time.perf_counter()
@@ -153,9 +153,9 @@ def test_the_published_size_exports_in_90_s_and_6_gib(tmp_path: Path) -> None:
         [sys.executable, "-c", PUBLISHED, tmp_path / "edsr.pt"],
         capture_output=True,
         text=True,
-        check=True,
         cwd=ROOT / "tests",
     )
+    assert result.returncode == 0, result.stderr
     cases, seconds, peak_bytes = (float(word) for word in result.stdout.split())
     print(f"{seconds:.1f} s, {peak_bytes / 2**30:.2f} GiB, {cases:.0f} cases")
     assert cases == 11

@@ -63,8 +63,8 @@ def test_positive_gammas_need_no_convolution_after() -> None:
         ),
         (
             f"{BEFORE} b = BatchNormalization (h, G, T, M, S) k = Concat <axis = 1> (x, b) "
-            "z = Relu (k) y = Conv (z, WC)",
-            "Relu z reads k",
+            "z = Tanh (k) y = Conv (z, WC)",
+            "Tanh z reads k",
         ),
         (
             f"{BEFORE} t = Add (T, B) b = BatchNormalization (h, G, t, M, S) {AFTER}",
