@@ -118,6 +118,36 @@ def test_usage_errors_exit_2(arguments: list[str], tmp_path: Path) -> None:
     assert stop.value.code == 2
 
 
+def test_a_missing_extra_is_named_by_the_script_too(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['onnx_ir'] = None; sys.argv = ['to_onnx.py', 'edsr.pt']; "
+        f"runpy.run_path({str(ROOT / 'export' / 'to_onnx.py')!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    install = "pip install 'adadm-deploy[export,cpu]'"
+    assert result.stderr == (
+        f"adadm export: onnx-ir is not installed, and this needs it: {install}\n"
+    )
+
+
+def test_an_output_that_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+    """The checkpoint itself, above all."""
+    with pytest.raises(SystemExit) as stop:
+        export(CHECKPOINT, "-o", CHECKPOINT)
+    assert stop.value.code == 2
+
+
+def test_a_report_that_cannot_be_written_leaves_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    (tmp_path / "file").write_text("")
+    assert export(tmp_path / "edsr.pt", "--report", tmp_path / "file" / "report.json") == 1
+    assert "file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edsr.pt", "file"]
+
+
 def test_an_output_that_cannot_be_written_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

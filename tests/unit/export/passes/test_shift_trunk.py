@@ -88,6 +88,32 @@ def test_is_left_alone(body: str, reason: str) -> None:
     assert reason in decisions[0].reason
 
 
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            f"{HEAD} d = Add (E, E) s = adadm.AdaDMModulateShifted <weight = 0.9, bias = 0.1> "
+            f"(t, r, E, d) {block('s', 'y')}",
+            "center or delta of s is not constant",
+        ),
+        (f"o = Conv (x, WO) t = Add (o, x) {block('t', 'y')}", "comes from Add t"),
+    ],
+)
+def test_is_left_alone_where_the_trunk_cannot_move(body: str, reason: str) -> None:
+    _, decisions = apply(ShiftTrunk(), graph(body))
+    assert decisions[-1].form is None
+    assert reason in decisions[-1].reason
+
+
+def test_an_unknown_data_type_is_a_reason() -> None:
+    model = graph(f"{HEAD} {block('t', 'y')}")
+    next(iter(model.graph)).outputs[0].type = None
+    folding = ShiftTrunk()
+    assert not folding(model).modified
+    (decision,) = folding.decisions.values()
+    assert decision.reason == "the data type of the trunk is unknown"
+
+
 def test_a_trunk_that_is_an_output_stays() -> None:
     _, decisions = apply(ShiftTrunk(), graph(f"{HEAD} {block('t', 'y')}", outputs="y t"))
     assert decisions[0].reason == "the trunk is a graph output here"
