@@ -27,6 +27,10 @@ all elements in one float32 chain otherwise, which was off by 5e-4 on 64x270x480
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
 - The exponent is capped at 80, where exp is 5.5e34 and float32 ends at 3.4e38.
 
+The body keeps to what the parsers of TensorRT 8.5 and later read as it is meant: they ignore
+Shape's `start`, and reduce floats only. CastLike, which they lack, exists in no inlined file
+(`passes.ResolveCastLike`).
+
 Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution", 2021.
 """
 
@@ -164,9 +168,12 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             largest_exponent = Constant <value_float = {_LARGEST_EXPONENT}.0> ()
             {axes}
 
-            image_shape = Shape <start = 1> (x)
-            integer_count = ReduceProd <keepdims = 0> (image_shape)
-            count = Cast <to = 1> (integer_count)
+            first = Constant <value_ints = [1]> ()
+            last = Constant <value_ints = [4]> ()
+            shape = Shape (x)
+            image_shape = Slice (shape, first, last)
+            sizes = Cast <to = 1> (image_shape)
+            count = ReduceProd <keepdims = 0> (sizes)
             fewer = Sub (count, one)
             degrees_of_freedom = Max (fewer, one)
             correction = Div (count, degrees_of_freedom)

@@ -16,7 +16,7 @@ import onnxsim
 
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
-from adadm.export.passes import Decision, ExposeFactors, fold_batch_norm
+from adadm.export.passes import Decision, ExposeFactors, ResolveCastLike, fold_batch_norm
 from adadm.export.tracing import freeze_shape, set_opset, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
@@ -141,6 +141,8 @@ def assemble(
     set_opset(model, options.opset)
     if options.modulator == "inline":
         common.InlinePass()(model)
+        common.ShapeInferencePass()(model)
+        ResolveCastLike()(model)
     model.metadata_props.update(_metadata(checkpoint, options, decisions))
     proto = _simplified(model)
     _check_file(proto, options)

@@ -14,9 +14,10 @@ from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPr
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
 from adadm.export.passes.folding import Decision, is_batch_norm
+from adadm.export.passes.resolve_cast_like import ResolveCastLike
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
-__all__ = ["Decision", "ExposeFactors", "fold_batch_norm"]
+__all__ = ["Decision", "ExposeFactors", "ResolveCastLike", "fold_batch_norm"]
 
 
 _IN_A_BODY = "it is in the body of a function, or of an If or Loop"

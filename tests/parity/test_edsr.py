@@ -97,6 +97,44 @@ def test_the_graph_is_at_its_floor() -> None:
     assert {"head.0", "body.0.conv1", "body.0.phi", "body.2.conv2", "tail.1"} <= set(names)
 
 
+# docs/operators.md of onnx-tensorrt, release 8.5-GA: what is read, for float32 data.
+TENSORRT_8_5 = {
+    "Add",
+    "BatchNormalization",
+    "Cast",
+    "Constant",
+    "Conv",
+    "DepthToSpace",
+    "Div",
+    "Exp",
+    "Greater",
+    "Log",
+    "Max",
+    "Min",
+    "Mul",
+    "ReduceMean",
+    "ReduceProd",
+    "Relu",
+    "Shape",
+    "Slice",
+    "Sqrt",
+    "Sub",
+    "Where",
+}
+
+
+@pytest.mark.parametrize("fold", ["exact", "off"])
+def test_inlined_keeps_to_what_tensorrt_8_5_reads(fold: Literal["exact", "off"]) -> None:
+    _, model, _ = exported_edsr(2, Options(modulator="inline", opset=17, fold=fold, factors=True))
+    assert {node.op_type for node in model.graph.node} <= TENSORRT_8_5
+    for node in model.graph.node:
+        if node.op_type == "Shape":  # its importer ignores start and end
+            assert not node.attribute
+    types = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
+    reduced = [n.input[0] for n in model.graph.node if n.op_type.startswith("Reduce")]
+    assert {types[name] for name in reduced if name in types} == {TensorProto.FLOAT}
+
+
 def test_unfolded_keeps_batch_normalization() -> None:
     _, model, decisions = exported_edsr(2, Options(fold="off"))
     counts = Counter(node.op_type for node in model.graph.node)
