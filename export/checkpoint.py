@@ -9,6 +9,7 @@ this one refuses, and lists the difference.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import zipfile
@@ -236,6 +237,9 @@ def _resolve(
             resolved[name] = Hyperparameter(stored[name], "file")
         else:
             resolved[name] = Hyperparameter(default, "template")
+    for name, found in resolved.items():
+        if not math.isfinite(found.value):
+            raise CheckpointError(f"{name} is {found.value}, expected a finite number")
     if resolved["rgb_range"].value <= 0:
         raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved

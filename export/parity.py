@@ -69,6 +69,11 @@ def check_parity(
     results = []
     for name, lr in _cases(network, static):
         expected, factors = run_with_factors(network, lr)
+        if not np.isfinite(expected).all():
+            raise ParityError(
+                f"PyTorch's own output of the case {name} is not finite: the network diverges, "
+                "or its hyper-parameters are not those of its training; nothing was written"
+            )
         outputs = session.run({"lr": lr})
         results.append(compare(name, outputs.pop("sr"), expected, border_px=4 * network.upscale))
         for index, output in enumerate(outputs):

@@ -86,6 +86,15 @@ def test_a_checkpoint_that_does_not_fit_writes_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
 
 
+def test_a_network_that_diverges_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(random_edsr(2, 3, 4).state_dict(), tmp_path / "edsr.pt")
+    assert export(tmp_path / "edsr.pt", "--res-scale", "1e38") == 1
+    assert "PyTorch's own output of the case astronaut is not finite" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+
+
 def test_a_parity_miss_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,6 +208,12 @@ def test_a_non_positive_rgb_range_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "edsr.pt", rgb_range=0.0)
 
 
+def test_a_hyperparameter_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    torch.save(state_of(), tmp_path / "edsr.pt")
+    with pytest.raises(CheckpointError, match="res_scale is nan, expected a finite number"):
+        load_checkpoint(tmp_path / "edsr.pt", res_scale=float("nan"))
+
+
 def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
     network = random_edsr(2, 1, 4)
     save_checkpoint(tmp_path / "edsr.safetensors", network, {"architecture": "rdn"})

@@ -38,6 +38,14 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"/proc/a\.txt'$"),
+        written_whole("/proc/a.txt"),
+    ):
+        pass
+
+
 def test_digest_is_that_of_hashlib(tmp_path: Path) -> None:
     content = bytes(range(256)) * 9000
     (tmp_path / "large").write_bytes(content)
