@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from _support.double import relative_error, run_double
 from _support.parity import TOLERANCES
 from _support.stacks import BLOCKS, GAMMAS, build, stacks
 from adadm.export import fold_batch_norm
+from adadm.export.passes import ExposeFactors
 from adadm.export.passes.channels import (
     Leaf,
     affine_of_batch_norm,
@@ -50,6 +51,13 @@ def assert_folds_exactly(model: ir.Model) -> ir.Model:
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stacks())
 def test_folded_equals_unfolded(model: ir.Model) -> None:
+    # Of a constant trunk the std is the last bit's rounding, 0 or 1e-17, and a power of it may be
+    # 1e-12: no reordering of the arithmetic keeps that to 1e-10 of the output.
+    exposed = copy_of(model)
+    ExposeFactors()(exposed)
+    factors = run_double(exposed, {"lr": LR})[len(model.graph.outputs) :]
+    assume(all(factor.min() > 1e-6 for factor in factors))
+
     folded = assert_folds_exactly(model)
     again = copy_of(folded)
     fold_batch_norm(again)
