@@ -38,14 +38,8 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
     form: ClassVar[str] = "folded into the convolution before it"
 
     def matches(self, node: ir.Node) -> bool:
-        return not node.domain and (
-            (node.op_type == "BatchNormalization" and _conv_before(node) is not None)
-            or (
-                node.op_type == "Mul"
-                and _conv_before(node) is not None
-                and _factor(node) is not None
-            )
-        )
+        is_scale = node.op_type == "Mul" and not node.domain and _factor(node) is not None
+        return (is_batch_norm(node) or is_scale) and _conv_before(node) is not None
 
     def fold(self, node: ir.Node) -> None:
         convolution = _conv_before(node)

@@ -12,9 +12,8 @@ from adadm.export.passes.channels import (
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
-    graph_of,
-    new_initializer,
     reached_convolutions,
+    replace_initializer,
     scale_inputs,
     scale_outputs,
     sole_consumer,
@@ -63,22 +62,11 @@ class FoldBatchNormAfterRelu(FoldingPass):
         scale_outputs(convolution, Affine(np.abs(affine.scale), floor))
         for leaf in flipped:
             scale_inputs(leaf, sign)
-        dtype = convolution.inputs[1].dtype  # type: ignore[union-attr]  # weight_of() read it
+        assert convolution.inputs[1] is not None  # weight_of() read it
+        dtype = convolution.inputs[1].dtype
         assert dtype is not None
-        graph = graph_of(relu)
-        shape = (1, -1) + (1,) * (weight.ndim - 2)
-        maximum = ir.node(
-            "Max",
-            [
-                convolution.outputs[0],
-                new_initializer(graph, f"{relu.name}.floor", floor.reshape(shape), dtype),
-            ],
-            name=relu.name,
-        )
-        maximum.outputs[0].shape, maximum.outputs[0].type = (
-            node.outputs[0].shape,
-            node.outputs[0].type,
-        )
-        graph.insert_before(relu, maximum)
-        replace(node.outputs[0], maximum.outputs[0])
-        graph.remove(relu, safe=True)
+        floor = floor.reshape((1, -1) + (1,) * (weight.ndim - 2))
+        relu.op_type = "Max"
+        relu.resize_inputs(2)
+        replace_initializer(relu, 1, floor, dtype, f"{relu.name}.floor")
+        replace(node.outputs[0], relu.outputs[0])

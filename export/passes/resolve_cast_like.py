@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.passes.channels import label
-
 __all__ = ["ResolveCastLike"]
 
 
@@ -24,16 +22,11 @@ class ResolveCastLike(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.op_type != "CastLike" or node.domain:
                 continue
-            data, like = node.inputs
+            like = node.inputs[1]
             if like is None or like.dtype is None:
                 continue
-            cast = ir.node("Cast", [data], {"to": like.dtype.value}, name=label(node))
-            cast.outputs[0].dtype, cast.outputs[0].shape = like.dtype, node.outputs[0].shape
-            model.graph.insert_before(node, cast)
-            ir.convenience.replace_all_uses_with(
-                node.outputs[0], cast.outputs[0], replace_graph_outputs=True
-            )
-            cast.outputs[0].name = node.outputs[0].name
-            model.graph.remove(node, safe=True)
+            node.op_type = "Cast"
+            node.attributes.add(ir.AttrInt64("to", like.dtype.value))
+            node.resize_inputs(1)
             modified = True
         return ir.passes.PassResult(model, modified=modified)
