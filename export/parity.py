@@ -7,11 +7,9 @@ Two questions, because the first does not answer the second: a wrong guess of `r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from adadm.export.models import Network
@@ -19,7 +17,14 @@ from adadm.export.models.blocks import Modulator
 from adadm.export.photographs import photographs
 from adadm.runtime.compare import Comparison, compare
 from adadm.runtime.errors import ParityError
-from adadm.runtime.images import batch_from_image, enlarge, image_from_batch, reduce
+from adadm.runtime.images import (
+    Batch,
+    ImageArray,
+    batch_from_image,
+    enlarge,
+    image_from_batch,
+    reduce,
+)
 from adadm.runtime.metrics import psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -28,10 +33,10 @@ __all__ = [
     "Accuracy",
     "check_parity",
     "measure_accuracy",
+    "run_network",
     "run_with_factors",
 ]
 
-Batch = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
 
 LARGEST_RELATIVE_ERROR = 3e-5
@@ -48,9 +53,6 @@ class Accuracy:
     name: str
     bicubic_db: float
     network_db: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_parity(
@@ -94,7 +96,7 @@ def measure_accuracy(network: Network) -> list[Accuracy]:
     results = []
     for name, hr in _photographs(network).items():
         lr = reduce(hr, network.upscale)
-        sr, _ = run_with_factors(network, batch_from_image(lr, network.rgb_range))
+        sr = run_network(network, batch_from_image(lr, network.rgb_range))
         bicubic = enlarge(lr, network.upscale)
         scores = [
             psnr_y(image, hr, shave=network.upscale)
@@ -135,7 +137,7 @@ def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]
         yield name, lr
 
 
-def _photographs(network: Network) -> dict[str, npt.NDArray[np.uint8]]:
+def _photographs(network: Network) -> dict[str, ImageArray]:
     """Crops from the middle, smaller for a network with more parameters, to take seconds."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
@@ -143,7 +145,7 @@ def _photographs(network: Network) -> dict[str, npt.NDArray[np.uint8]]:
     return {name: _middle(image, side, network.upscale) for name, image in photographs().items()}
 
 
-def _middle(image: npt.NDArray[np.uint8], side: int, multiple_of: int) -> npt.NDArray[np.uint8]:
+def _middle(image: ImageArray, side: int, multiple_of: int) -> ImageArray:
     height, width = (min(side, n - n % multiple_of) for n in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
@@ -161,6 +163,13 @@ def _fitted(photo: Batch, shape: Shape) -> Batch:
     return np.ascontiguousarray(np.concatenate(turned))
 
 
+def run_network(network: Network, lr: Batch) -> Batch:
+    """Run a network in PyTorch."""
+    with torch.inference_mode():
+        sr: Batch = network(torch.from_numpy(lr)).numpy()
+    return sr
+
+
 def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
     """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
     factors: list[Batch] = []
@@ -172,12 +181,10 @@ def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
     modulators = [module for module in network.modules() if isinstance(module, Modulator)]
     hooks = [module.register_forward_pre_hook(note) for module in modulators]
     try:
-        with torch.inference_mode():
-            sr: Batch = network(torch.from_numpy(lr)).numpy()
+        return run_network(network, lr), factors
     finally:
         for hook in hooks:
             hook.remove()
-    return sr, factors
 
 
 def _check_factor(name: str, found: Batch, expected: Batch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -64,8 +64,8 @@ class Export:
     decisions: list[Decision]
     nodes_before: dict[str, int]
     nodes_after: dict[str, int]
-    parity: list[Comparison] = field(default_factory=list)
-    accuracy: list[Accuracy] = field(default_factory=list)
+    parity: list[Comparison]
+    accuracy: list[Accuracy]
 
     @property
     def worse_than_bicubic(self) -> bool:
@@ -84,7 +84,7 @@ class Export:
             "batch_normalizations": [vars(decision) for decision in self.decisions],
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "parity": [comparison.as_json() for comparison in self.parity],
-            "accuracy": [accuracy.as_json() for accuracy in self.accuracy],
+            "accuracy": [vars(accuracy) for accuracy in self.accuracy],
         }
 
 

@@ -19,6 +19,8 @@ from adadm.runtime.files import written_whole
 
 __all__ = [
     "EXTENSIONS",
+    "Batch",
+    "ImageArray",
     "batch_from_image",
     "crop_to_multiple",
     "enlarge",

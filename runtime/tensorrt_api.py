@@ -18,10 +18,7 @@ __all__ = ["Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
 
-_MODULES: dict[str, tuple[str, str]] = {
-    "tensorrt": ("tensorrt", "tensorrt"),
-    "rtx": ("tensorrt_rtx", "rtx"),
-}
+_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,7 @@ def load(flavour: Flavour) -> ModuleType:
     Raises:
         MissingDependencyError: that flavour is not installed.
     """
-    module, extra = _MODULES[flavour]
-    return require(module, extra)
+    return require(_MODULES[flavour], extra=flavour)
 
 
 def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:

@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -28,6 +27,7 @@ from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import (
+    Batch,
     ImageArray,
     batch_from_image,
     crop_to_multiple,
@@ -41,7 +41,6 @@ from adadm.runtime.metrics import luma, psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 _LEAST_PX = 11
-Batch = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,11 @@ def load_model(path: Path) -> Model:
             raise AdadmError(f"{path} has no metadata {error}; export it with adadm") from error
         return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
-    import torch
-
     from adadm.export import load_checkpoint
+    from adadm.export.parity import run_network
 
     network = load_checkpoint(path).network
-
-    def run_network(lr: Batch) -> Batch:
-        with torch.inference_mode():
-            sr: Batch = network(torch.from_numpy(lr)).numpy()
-        return sr
-
-    return Model(network.upscale, network.rgb_range, run_network)
+    return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))
 
 
 def evaluate(model: Model, folder: Path) -> Score:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-import os
 import random
 import sys
 import time
@@ -65,7 +64,6 @@ def main(argv: list[str]) -> None:
     """Run the training that the command line describes."""
     arguments = _parse(argv)
     random.seed(arguments.seed)
-    np.random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
     network = _build(arguments).to(device)
@@ -130,12 +128,12 @@ def main(argv: list[str]) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> Network:
-    sizes = {"blocks": arguments.blocks, "features": arguments.features}
     network = ARCHITECTURES[arguments.arch](
         upscale=arguments.upscale,
         res_scale=arguments.res_scale,
         rgb_range=arguments.rgb_range,
-        **sizes,
+        blocks=arguments.blocks,
+        features=arguments.features,
     )
     if arguments.start_from:
         trained = load_checkpoint(arguments.start_from).network.state_dict()
@@ -296,5 +294,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run("train.py", main, sys.argv[1:]))

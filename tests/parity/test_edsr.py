@@ -18,7 +18,7 @@ from _support.networks import random_edsr
 from _support.parity import TOLERANCES, assert_parity
 from adadm.export import Options, fold_batch_norm
 from adadm.export.models import Network
-from adadm.export.parity import run_with_factors
+from adadm.export.parity import run_network, run_with_factors
 from adadm.export.tracing import trace
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -35,7 +35,7 @@ def photograph_like(shape: tuple[int, int, int], white: float = 255) -> np.ndarr
 
 
 def run_pytorch(network: Network, lr: np.ndarray) -> np.ndarray:
-    return run_with_factors(network, lr)[0]
+    return run_network(network, lr)
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
