@@ -39,7 +39,7 @@ class Hyperparameter:
     """A number that builds the network, and where it was found.
 
     Attributes:
-        source: `tensors`, `flag`, `file` or `template`; the last is a guess.
+        source: `tensors`, `flag`, `file`, `choice` or `template`; the last is a guess.
     """
 
     value: float
@@ -54,6 +54,7 @@ class Hyperparameter:
             "tensors": "read from the tensors",
             "flag": "given on the command line",
             "file": "from the file's metadata",
+            "choice": "ours to choose",
             "template": "GUESSED: the published template's value",
         }
         return f"{self.value:g} ({words[self.source]})"
@@ -82,7 +83,8 @@ def load_checkpoint(
     Args:
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
         arch: a name in `ARCHITECTURES`, or `auto` to recognise it from the tensors.
-        **given: hyper-parameters that overrule the file (`res_scale`, `rgb_range`); None is unset.
+        **given: hyper-parameters that the tensors do not show (`template` and `choices` of the
+            network); they overrule the file, and None is unset.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the network.
@@ -225,24 +227,34 @@ def _resolve(
         for name, value in network_class.read_hyperparameters(state).items()
     }
     stored = metadata.get("hyperparameters", {})
-    if unknown := sorted(given.keys() - network_class.template.keys()):
+    flags = {name: value for name, value in given.items() if value is not None}
+    hidden = {**network_class.template, **network_class.choices}
+    if unknown := sorted(flags.keys() - hidden.keys()):
         raise CheckpointError(
             f"{network_class.architecture} has no hyper-parameter {_shown(unknown)} to set; "
-            f"it has {_shown(network_class.template)}"
+            f"it has {_shown(hidden)}"
         )
-    for name, default in network_class.template.items():
-        if (flag := given.get(name)) is not None:
-            resolved[name] = Hyperparameter(float(flag), "flag")
-        elif name in stored:
-            resolved[name] = Hyperparameter(stored[name], "file")
-        else:
-            resolved[name] = Hyperparameter(default, "template")
-    for name, found in resolved.items():
-        if not math.isfinite(found.value):
-            raise CheckpointError(f"{name} is {found.value}, expected a finite number")
+    for name, default in hidden.items():
+        source = "choice" if name in network_class.choices else "template"
+        value = default
+        for values, place in ((stored, "file"), (flags, "flag")):
+            if name in values:
+                value, source = values[name], place
+        resolved[name] = Hyperparameter(_like(default, name, value), source)
     if resolved["rgb_range"].value <= 0:
         raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved
+
+
+def _like(default: float, name: str, value: float) -> float:
+    """A value as the integer that it has to be where the default is one."""
+    if not math.isfinite(value):
+        raise CheckpointError(f"{name} is {value}, expected a finite number")
+    if isinstance(default, float):
+        return float(value)
+    if value != int(value) or value < 0:
+        raise CheckpointError(f"{name} is {value:g}, expected a whole number")
+    return int(value)
 
 
 def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -> None:

@@ -39,12 +39,8 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     console = Console(stderr=True)
     output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
-    checkpoint = load_checkpoint(
-        arguments.checkpoint,
-        arguments.arch,
-        res_scale=arguments.res_scale,
-        rgb_range=arguments.rgb_range,
-    )
+    given = {name: getattr(arguments, name) for name in _hidden_hyperparameters()}
+    checkpoint = load_checkpoint(arguments.checkpoint, arguments.arch, **given)
     options = Options(
         modulator=arguments.modulator,
         fold=arguments.fold,
@@ -142,6 +138,15 @@ def _shape(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
+def _hidden_hyperparameters() -> dict[str, list[str]]:
+    """The hyper-parameters that no tensor shows, and which network has which value for them."""
+    hidden: dict[str, list[str]] = {}
+    for network in ARCHITECTURES.values():
+        for name, value in {**network.template, **network.choices}.items():
+            hidden.setdefault(name, []).append(f"{network.architecture} {value:g}")
+    return hidden
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
@@ -158,8 +163,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--static", type=_shape, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
-    parser.add_argument("--res-scale", type=float, help="overrules the file's value")
-    parser.add_argument("--rgb-range", type=float, help="value of white; overrules the file's")
+    hidden = parser.add_argument_group(
+        "what no tensor shows", "overrules the file's metadata and the values in brackets"
+    )
+    for name, values in _hidden_hyperparameters().items():
+        flag = f"--{name.replace('_', '-')}"
+        hidden.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
     arguments = parser.parse_args(argv)
     if arguments.output and arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import math
 import random
 import sys
@@ -73,7 +74,8 @@ def main(argv: list[str]) -> None:
         optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
     )
     resume = arguments.output.with_suffix(".resume")
-    settings = _settings(arguments)
+    course = ("arch", "steps", "batch", "patch", "learning_rate", "warmup", "clip", "half", "seed")
+    settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in course}}
     resume.parent.mkdir(parents=True, exist_ok=True)
     first = _restore(resume, settings, network, optimizer, schedule) if resume.exists() else 0
 
@@ -128,13 +130,14 @@ def main(argv: list[str]) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> Network:
-    network = ARCHITECTURES[arguments.arch](
-        upscale=arguments.upscale,
-        res_scale=arguments.res_scale,
-        rgb_range=arguments.rgb_range,
-        blocks=arguments.blocks,
-        features=arguments.features,
-    )
+    architecture = ARCHITECTURES[arguments.arch]
+    known = set(inspect.signature(architecture).parameters) - {"upscale"}
+    if unknown := sorted(arguments.hyperparameters.keys() - known):
+        raise CheckpointError(
+            f"{arguments.arch} has no hyper-parameter {', '.join(unknown)} to set; "
+            f"it has {', '.join(sorted(known))}"
+        )
+    network = architecture(upscale=arguments.upscale, **arguments.hyperparameters)
     if arguments.start_from:
         trained = load_checkpoint(arguments.start_from).network.state_dict()
         fresh = network.state_dict()
@@ -195,7 +198,7 @@ def _learning_rate_factor(step: int, warmup: int, steps: int) -> float:
 def _save(
     path: Path,
     step: int,
-    settings: dict[str, float],
+    settings: dict[str, float | str],
     network: Network,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
@@ -216,16 +219,16 @@ def _save(
 
 def _restore(
     path: Path,
-    settings: dict[str, float],
+    settings: dict[str, float | str],
     network: Network,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> int:
     saved = torch.load(path, map_location="cpu", weights_only=True)
     for name, value in settings.items():
-        if (before := saved["settings"][name]) != value:
+        if (before := saved["settings"].get(name)) != value:
             raise CheckpointError(
-                f"{path} is of a run with {name} {before:g}, not {value:g}; "
+                f"{path} is of a run with {name} {before}, not {value}; "
                 "finish that one, or remove the file"
             )
     network.load_state_dict(saved["network"])
@@ -238,11 +241,13 @@ def _restore(
     return int(saved["step"])
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, float]:
-    """What a run that goes on must share with the one that was interrupted."""
-    size = ("upscale", "blocks", "features", "res_scale", "rgb_range")
-    course = ("steps", "batch", "patch", "learning_rate", "warmup", "clip", "half", "seed")
-    return {name: getattr(arguments, name) for name in (*size, *course)}
+def _hyperparameter(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value) if value.isdecimal() else float(value)
+    except ValueError:
+        message = f"{text!r} is not NAME=NUMBER, such as blocks=8"
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def _progress() -> Progress:
@@ -266,10 +271,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .safetensors file")
     parser.add_argument("--arch", choices=ARCHITECTURES, default="edsr")
     parser.add_argument("--upscale", type=int, choices=(2, 3, 4), default=2)
-    parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--features", type=int, default=48)
-    parser.add_argument("--res-scale", type=float, default=0.1)
-    parser.add_argument("--rgb-range", type=float, default=255.0)
+    parser.add_argument(
+        "--set",
+        dest="hyperparameters",
+        type=_hyperparameter,
+        nargs="+",
+        default=[],
+        metavar="NAME=NUMBER",
+        help="hyper-parameters of the network, such as blocks=8 features=48 (default: published)",
+    )
     parser.add_argument(
         "--start-from", type=Path, help="a checkpoint whose fitting tensors are used"
     )
@@ -288,6 +298,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
+    arguments.hyperparameters = dict(arguments.hyperparameters)
     if arguments.output.suffix != ".safetensors":
         parser.error(f"the output is {arguments.output}, expected a .safetensors file")
     return arguments

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,7 +13,14 @@ from torch import nn
 from adadm.export.modulator import DOMAIN, DOMAIN_VERSION, MODULATE
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["Modulator", "ResidualBlock", "Upsampler", "convolution", "read_upscale"]
+__all__ = [
+    "Modulator",
+    "ResidualBlock",
+    "convolution",
+    "read_head_features",
+    "read_upscale",
+    "upsampling_stages",
+]
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
@@ -88,28 +97,27 @@ class ResidualBlock(nn.Module):
         return modulated
 
 
-class Upsampler(nn.Sequential):
+def upsampling_stages(upscale: int, in_features: int, features: int) -> list[nn.Module]:
     """Convolution and PixelShuffle, once for x2 and x3, twice for x4; linear throughout."""
-
-    def __init__(self, upscale: int, features: int) -> None:
-        step, repeats = (3, 1) if upscale == 3 else (2, round(math.log2(upscale)))
-        if step**repeats != upscale:
-            raise ValueError(f"upscale is {upscale}, expected 2, 3 or 4")
-        stages: list[nn.Module] = []
-        for _ in range(repeats):
-            stages += [convolution(features, step**2 * features), nn.PixelShuffle(step)]
-        super().__init__(*stages)
+    step, repeats = (3, 1) if upscale == 3 else (2, round(math.log2(upscale)))
+    if step**repeats != upscale:
+        raise ValueError(f"upscale is {upscale}, expected 2, 3 or 4")
+    stages: list[nn.Module] = []
+    for _ in range(repeats):
+        stages += [convolution(in_features, step**2 * features), nn.PixelShuffle(step)]
+        in_features = features
+    return stages
 
 
 def read_upscale(convolutions: list[torch.Tensor]) -> int:
-    """The factor of an `Upsampler` from its convolutions' weights, in order.
+    """The factor of upsampling stages from the weights of their convolutions and of the next one.
 
     Raises:
         CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
     """
     ratios = [
-        weight.shape[0] / weight.shape[1] if weight.ndim == 4 and weight.shape[1] else 0.0
-        for weight in convolutions
+        weight.shape[0] / following.shape[1] if weight.ndim == following.ndim == 4 else 0.0
+        for weight, following in itertools.pairwise(convolutions)
     ]
     known = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}
     try:
@@ -117,6 +125,18 @@ def read_upscale(convolutions: list[torch.Tensor]) -> int:
     except KeyError:
         shapes = ", ".join(str(tuple(weight.shape)) for weight in convolutions) or "none"
         raise CheckpointError(
-            f"the upsampler's convolutions have the shapes {shapes}; "
-            "expected one (4n, n, 3, 3) for x2, one (9n, n, 3, 3) for x3, two (4n, n, 3, 3) for x4"
+            f"the tail's convolutions have the shapes {shapes}; expected, before the last one with "
+            "n input channels, one to 4n channels for x2, one to 9n for x3, two to 4n for x4"
         ) from None
+
+
+def read_head_features(state: Mapping[str, torch.Tensor], key: str) -> int:
+    """The channels that a network's first convolution makes of the three colours.
+
+    Raises:
+        CheckpointError: the weight is no (n, 3, 3, 3).
+    """
+    shape = tuple(state[key].shape)
+    if len(shape) != 4 or shape[1:] != (3, 3, 3):
+        raise CheckpointError(f"{key} has the shape {shape}, expected (n, 3, 3, 3)")
+    return shape[0]

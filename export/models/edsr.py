@@ -9,9 +9,14 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from adadm.export.models.blocks import ResidualBlock, Upsampler, convolution, read_upscale
+from adadm.export.models.blocks import (
+    ResidualBlock,
+    convolution,
+    read_head_features,
+    read_upscale,
+    upsampling_stages,
+)
 from adadm.export.models.network import Network, StateDict
-from adadm.runtime.errors import CheckpointError
 
 __all__ = ["EDSR"]
 
@@ -53,7 +58,8 @@ class EDSR(Network):
         self.head = nn.Sequential(convolution(3, features))
         residual_blocks = [ResidualBlock(features, res_scale) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, convolution(features, features))
-        self.tail = nn.Sequential(Upsampler(upscale, features), convolution(features, 3))
+        upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
+        self.tail = nn.Sequential(upsampler, convolution(features, 3))
 
     @classmethod
     def detects(cls, state: StateDict) -> bool:
@@ -64,12 +70,12 @@ class EDSR(Network):
     @classmethod
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
         last = max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key)))
-        shape = tuple(state["head.0.weight"].shape)
-        if len(shape) != 4 or shape[1:] != (3, 3, 3):
-            raise CheckpointError(f"head.0.weight has the shape {shape}, expected (n, 3, 3, 3)")
         stages = sorted(key for key in state if re.fullmatch(r"tail\.0\.\d+\.weight", key))
-        upscale = read_upscale([state[key] for key in stages])
-        return {"upscale": upscale, "blocks": last, "features": shape[0]}
+        return {
+            "upscale": read_upscale([state[key] for key in (*stages, "tail.1.weight")]),
+            "blocks": last,
+            "features": read_head_features(state, "head.0.weight"),
+        }
 
     def features(self, lr: torch.Tensor) -> torch.Tensor:
         x = self.head(lr)

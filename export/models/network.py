@@ -20,13 +20,16 @@ class Network(nn.Module, ABC):
     Attributes:
         architecture: the name that `--arch` takes.
         template: hyper-parameters that a state dict does not hold, with the values of the
-            published training template; a loader that falls back on them is guessing.
+            published training template; a loader that falls back on them is guessing. An integer
+            stays one.
+        choices: hyper-parameters that training does not fix, with our values.
         smallest_input: the least height and width, px.
         hyperparameters: the keyword arguments that build this very network again.
     """
 
     architecture: ClassVar[str]
     template: ClassVar[Mapping[str, float]]
+    choices: ClassVar[Mapping[str, float]] = {}
     smallest_input: int = 1
     hyperparameters: dict[str, float]
     upscale: int

@@ -13,7 +13,7 @@ from adadm.runtime.cli import run as run_verb
 from adadm.runtime.images import write_image
 
 train = load_script("train")
-SIZE = ["--blocks", "1", "--features", "4", "--patch", "8", "--batch", "2", "--warmup", "2"]
+SIZE = ["--set", "blocks=1", "features=4", "--patch", "8", "--batch", "2", "--warmup", "2"]
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         ),
         (
             changed("tail.0.0.weight", lambda t: t[:8]),
-            r"upsampler's convolutions have the shapes \(8, 4, 3, 3\)",
+            r"tail's convolutions have the shapes \(8, 4, 3, 3\)",
         ),
         (changed("body.2.conv2.bias", with_nan), r"body.2.conv2.bias has NaN"),
         (
@@ -142,7 +142,7 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
         (lambda s: {"conv.weight": torch.ones(3)}, "not recognised as edsr"),
         (
             changed("tail.0.0.weight", lambda t: t.flatten()),
-            r"upsampler's convolutions have the shapes \(576,\)",
+            r"tail's convolutions have the shapes \(576,\)",
         ),
         (lambda s: {}, "holds no tensors"),
         (lambda s: {"epoch": 3, "lr": 0.1}, r"holds no tensors \(found: epoch, lr\)"),
