@@ -15,7 +15,8 @@ from onnx import defs
 
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
-from adadm.export.modulator import is_modulator, update_modulator_functions
+from adadm.export.operators import update_functions
+from adadm.export.operators.modulator import is_modulator
 from adadm.runtime.errors import ExportError
 
 __all__ = ["TRACED_OPSET", "freeze_shape", "set_opset", "trace"]
@@ -56,7 +57,7 @@ def trace(network: Network) -> ir.Model:
     _name_after_modules(model.graph)
     common.ClearMetadataAndDocStringPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
-    update_modulator_functions(model)
+    update_functions(model)
     return model
 
 
@@ -80,7 +81,7 @@ def set_opset(model: ir.Model, opset: int) -> None:
                 f"export with --opset {traced}"
             )
     model.opset_imports[""] = opset
-    update_modulator_functions(model)
+    update_functions(model)
 
 
 def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from adadm.export.modulator import DOMAIN, DOMAIN_VERSION, MODULATE
+from adadm.export.operators import DOMAIN, DOMAIN_VERSION
+from adadm.export.operators.modulator import MODULATE
 from adadm.runtime.errors import CheckpointError
 
 __all__ = [

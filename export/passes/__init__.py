@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.modulator import update_modulator_functions
+from adadm.export.operators import update_functions
 from adadm.export.passes.channels import label
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
@@ -57,7 +57,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
                 elif node in names:
                     reasons[node].append(decision.reason)
     common.RemoveUnusedNodesPass()(model)
-    update_modulator_functions(model)
+    update_functions(model)
     return [
         Decision(names[node], forms.get(node), "" if node in forms else "; ".join(reasons[node]))
         for node in norms

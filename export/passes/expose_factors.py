@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.modulator import SIGNATURES, modulators, update_modulator_functions
+from adadm.export.operators import update_functions
+from adadm.export.operators.modulator import SIGNATURES, modulators
 
 __all__ = ["ExposeFactors"]
 
@@ -33,5 +34,5 @@ class ExposeFactors(ir.passes.InPlacePass):
             factor.type = node.outputs[0].type
             model.graph.outputs.append(factor)
             modified = True
-        update_modulator_functions(model)
+        update_functions(model)
         return ir.passes.PassResult(model, modified=modified)

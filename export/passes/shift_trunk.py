@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.modulator import SIGNATURES, is_modulator
+from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.channels import (
     NotFoldable,
     affine_of_batch_norm,

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from _support.networks import random_edsr
+from _support.networks import random_network
 from adadm.export import Checkpoint, Options
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.models import Network
@@ -18,22 +18,22 @@ from adadm.export.tracing import trace
 
 
 @functools.cache
-def _traced(upscale: int) -> tuple[Network, bytes]:
-    network = random_edsr(upscale)
+def _traced(architecture: str, upscale: int) -> tuple[Network, bytes]:
+    network = random_network(architecture, upscale)
     return network, ir.to_proto(trace(network)).SerializeToString()
 
 
-def traced_edsr(upscale: int) -> tuple[Network, ir.Model]:
-    """A non-neutral EDSR and its graph, a fresh copy at each call."""
-    network, content = _traced(upscale)
+def traced(architecture: str, upscale: int) -> tuple[Network, ir.Model]:
+    """A small non-neutral network and its graph, a fresh copy at each call."""
+    network, content = _traced(architecture, upscale)
     return network, ir.from_proto(onnx.load_from_string(content))
 
 
-def exported_edsr(
-    upscale: int, options: Options
+def exported(
+    architecture: str, upscale: int, options: Options
 ) -> tuple[Network, onnx.ModelProto, list[Decision]]:
     """The same in the form of some options, without the comparison with PyTorch."""
-    network, model = traced_edsr(upscale)
+    network, model = traced(architecture, upscale)
     hyperparameters = {k: Hyperparameter(v, "tensors") for k, v in network.hyperparameters.items()}
     checkpoint = Checkpoint(network, hyperparameters, Path("random.pt"), sha256="0" * 64)
     return network, *assemble(model, checkpoint, options)

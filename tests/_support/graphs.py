@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 
 from _support.double import relative_error, run_double
 from _support.parity import TOLERANCES
-from adadm.export.modulator import update_modulator_functions
+from adadm.export.operators import update_functions
 from adadm.export.passes.folding import Decision, FoldingPass
 
 CHANNELS = 3
@@ -59,7 +59,7 @@ def graph(body: str, outputs: str = "y") -> ir.Model:
         numpy_helper.from_array(values, name) for name, values in constants.items() if name in used
     )
     made: ir.Model = ir.from_proto(model)
-    update_modulator_functions(made)
+    update_functions(made)
     common.ShapeInferencePass()(made)
     return made
 
@@ -71,7 +71,7 @@ def apply(folding: FoldingPass, model: ir.Model) -> tuple[Counter[str], list[Dec
     before = run_double(model, feed)
     folding(model)
     decisions = list(folding.decisions.values())
-    update_modulator_functions(model)
+    update_functions(model)
     for found, expected in zip(run_double(model, feed), before, strict=True):
         assert relative_error(found, expected) <= TOLERANCES["float64"]
     counts = Counter(node.op_type for node in model.graph)

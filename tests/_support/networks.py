@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adadm.export.models import EDSR, Network
+from adadm.export.models import ARCHITECTURES, Network
 from adadm.export.models.blocks import Modulator, ResidualBlock
+
+SMALL: dict[str, dict[str, float]] = {
+    "edsr": {"blocks": 3, "features": 12},
+}
 
 
 def make_non_neutral(
@@ -38,11 +42,21 @@ def make_non_neutral(
     return network.eval()
 
 
+def random_network(
+    architecture: str, upscale: int, seed: int = 0, **hyperparameters: float
+) -> Network:
+    """A network in the published layout with random weights, by default a small one."""
+    torch.manual_seed(seed)
+    network = ARCHITECTURES[architecture](
+        upscale=upscale, **(hyperparameters or SMALL[architecture])
+    )
+    many_blocks = network.hyperparameters["blocks"] > 8
+    return make_non_neutral(network, seed, residual_gain=1 if many_blocks else 6)
+
+
 def random_edsr(
     upscale: int, blocks: int = 3, features: int = 12, seed: int = 0, **hyperparameters: float
-) -> EDSR:
-    """An EDSR with AdaDM in the published layout, with random weights."""
-    torch.manual_seed(seed)
-    network = EDSR(upscale, blocks, features, **hyperparameters)
-    make_non_neutral(network, seed)
-    return network
+) -> Network:
+    """An EDSR with AdaDM of some size."""
+    size = {"blocks": blocks, "features": features}
+    return random_network("edsr", upscale, seed, **size, **hyperparameters)

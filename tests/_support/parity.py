@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.compare import Comparison, compare
@@ -15,6 +16,16 @@ TOLERANCES = {
     # float64 keeps 1e-16; what is larger than this is a mistake, not a rounding.
     "float64": 1e-10,
 }
+
+
+def photograph_like(shape: tuple[int, int, int], white: float = 255) -> npt.NDArray[np.float32]:
+    """A smooth random batch (N, 3, H, W), 0..white, from N, H and W."""
+    batch, height, width = shape
+    rng = np.random.default_rng(height)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(batch, 3, height, width)), axis=2), axis=3)
+    spread = np.ptp(smooth) or 1.0
+    image: npt.NDArray[np.float32] = ((smooth - smooth.min()) / spread * white).astype(np.float32)
+    return image
 
 
 def assert_parity(

@@ -12,7 +12,7 @@ from hypothesis import note
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from adadm.export.modulator import update_modulator_functions
+from adadm.export.operators import update_functions
 
 Array = npt.NDArray[np.float64]
 GAMMAS = ("positive", "mixed signs", "some zero", "some tiny")
@@ -130,7 +130,7 @@ def build(seed: int, channels: int, gammas: str, blocks: list[tuple[str, int, in
             ir_version=9,
         )
     )
-    update_modulator_functions(model)
+    update_functions(model)
     return model
 
 

@@ -9,7 +9,7 @@ import onnxruntime_extensions as extensions
 import pytest
 from onnxruntime_extensions import PyCustomOpDef, onnx_op
 
-from _support.exports import exported_edsr
+from _support.exports import exported
 from _support.parity import assert_parity
 from adadm.export import Options
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
@@ -35,7 +35,7 @@ def modulate(x: Any, r: Any, center: Any, delta: Any, **attributes: float) -> An
 
 def test_a_custom_op_takes_the_place_of_the_function() -> None:
     global deviation_of_factor
-    _, model, _ = exported_edsr(2, Options())
+    _, model, _ = exported("edsr", 2, Options())
     content = model.SerializeToString()
     lr = np.random.default_rng(0).uniform(0, 255, (2, 3, 15, 18)).astype(np.float32)
     expected = OnnxRuntimeSession(content).run({"lr": lr})["sr"]

@@ -1,4 +1,4 @@
-"""Random EDSR checkpoints in the published layout: ONNX against PyTorch, folded and not."""
+"""The forms of the export and its graph, on a random EDSR in the published layout."""
 
 from __future__ import annotations
 
@@ -12,59 +12,13 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from _support.double import promote_scalars, relative_error, run_double
-from _support.exports import exported_edsr
+from _support.exports import exported
 from _support.networks import random_edsr
-from _support.parity import TOLERANCES, assert_parity
+from _support.parity import assert_parity, photograph_like
 from adadm.export import Options, fold_batch_norm
-from adadm.export.models import Network
 from adadm.export.parity import run_network, run_with_factors
 from adadm.export.tracing import trace
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-
-SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
-
-
-def photograph_like(shape: tuple[int, int, int], white: float = 255) -> np.ndarray:
-    batch, height, width = shape
-    rng = np.random.default_rng(height)
-    smooth = np.cumsum(np.cumsum(rng.normal(size=(batch, 3, height, width)), axis=2), axis=3)
-    spread = np.ptp(smooth) or 1.0
-    image: np.ndarray = ((smooth - smooth.min()) / spread * white).astype(np.float32)
-    return image
-
-
-def run_pytorch(network: Network, lr: np.ndarray) -> np.ndarray:
-    return run_network(network, lr)
-
-
-@pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_folded_agrees_with_pytorch_in_float32(upscale: int) -> None:
-    network, model, decisions = exported_edsr(upscale, Options())
-    assert "shifted trunk" in {decision.form for decision in decisions}
-    session = OnnxRuntimeSession(model.SerializeToString())
-    for size in SIZES:
-        lr = photograph_like(size)
-        found = session.run({"lr": lr})["sr"]
-        assert found.shape == (size[0], 3, upscale * size[1], upscale * size[2])
-        assert_parity(found, run_pytorch(network, lr), "float32")
-
-
-@pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_folded_agrees_with_unfolded_and_pytorch_in_float64(upscale: int) -> None:
-    network = random_edsr(upscale, blocks=3, features=6, seed=upscale).double()
-    unfolded = trace(network)
-    promote_scalars(unfolded)
-    folded: ir.Model = ir.from_proto(ir.to_proto(unfolded))
-    decisions = fold_batch_norm(folded)
-    assert all(decision.form for decision in decisions), decisions
-    for height, width in ((24, 21), (5, 7), (1, 2)):
-        lr = np.random.default_rng(height).uniform(0, 255, (2, 3, height, width))
-        before, after = (run_double(model, {"lr": lr})[0] for model in (unfolded, folded))
-        assert relative_error(after, before) <= TOLERANCES["float64"]
-        with torch.inference_mode():
-            pytorch = network(torch.from_numpy(lr)).numpy()
-        assert relative_error(after, pytorch) <= TOLERANCES["float64"]
 
 
 @pytest.mark.parametrize("fold", ["exact", "off"])
@@ -74,16 +28,16 @@ def test_every_form_agrees_with_pytorch(
     modulator: Literal["function", "inline"], opset: int, fold: Literal["exact", "off"]
 ) -> None:
     options = Options(modulator=modulator, opset=opset, fold=fold)
-    network, model, _ = exported_edsr(2, options)
+    network, model, _ = exported("edsr", 2, options)
     assert {entry.version for entry in model.opset_import if not entry.domain} == {opset}
     assert bool(model.functions) == (modulator == "function")
     lr = photograph_like((2, 19, 14))
     found = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})["sr"]
-    assert_parity(found, run_pytorch(network, lr), "float32")
+    assert_parity(found, run_network(network, lr), "float32")
 
 
 def test_the_graph_is_at_its_floor() -> None:
-    _, model, _ = exported_edsr(4, Options())
+    _, model, _ = exported("edsr", 4, Options())
     blocks = 3
     counts = Counter(node.op_type for node in model.graph.node)
     assert counts == {
@@ -125,7 +79,9 @@ TENSORRT_8_5 = {
 
 @pytest.mark.parametrize("fold", ["exact", "off"])
 def test_inlined_keeps_to_what_tensorrt_8_5_reads(fold: Literal["exact", "off"]) -> None:
-    _, model, _ = exported_edsr(2, Options(modulator="inline", opset=17, fold=fold, factors=True))
+    _, model, _ = exported(
+        "edsr", 2, Options(modulator="inline", opset=17, fold=fold, factors=True)
+    )
     assert {node.op_type for node in model.graph.node} <= TENSORRT_8_5
     for node in model.graph.node:
         if node.op_type == "Shape":  # its importer ignores start and end
@@ -136,7 +92,7 @@ def test_inlined_keeps_to_what_tensorrt_8_5_reads(fold: Literal["exact", "off"])
 
 
 def test_unfolded_keeps_batch_normalization() -> None:
-    _, model, decisions = exported_edsr(2, Options(fold="off"))
+    _, model, decisions = exported("edsr", 2, Options(fold="off"))
     counts = Counter(node.op_type for node in model.graph.node)
     assert (counts["BatchNormalization"], counts["Relu"], counts["AdaDMModulate"]) == (6, 3, 3)
     assert decisions == []
@@ -145,7 +101,7 @@ def test_unfolded_keeps_batch_normalization() -> None:
 
 def test_an_affine_is_kept_with_a_reason_and_is_exact() -> None:
     network = random_edsr(2, blocks=3)
-    norm = network.body[1].norm1
+    norm = network.get_submodule("body.1.norm1")
     assert isinstance(norm, torch.nn.BatchNorm2d)
     norm.weight.data[5] = 0
     model = trace(network)
@@ -158,11 +114,11 @@ def test_an_affine_is_kept_with_a_reason_and_is_exact() -> None:
     assert sum(node.op_type == "BatchNormalization" for node in proto.graph.node) == 1
     lr = photograph_like((2, 17, 23))
     found = OnnxRuntimeSession(proto.SerializeToString()).run({"lr": lr})["sr"]
-    assert_parity(found, run_pytorch(network, lr), "float32")
+    assert_parity(found, run_network(network, lr), "float32")
 
 
 def test_static_sizes_are_in_the_file() -> None:
-    network, model, _ = exported_edsr(2, Options(static=(2, 24, 33)))
+    network, model, _ = exported("edsr", 2, Options(static=(2, 24, 33)))
     session = OnnxRuntimeSession(model.SerializeToString())
     assert session.inputs[0].shape == (2, 3, 24, 33)
     assert session.outputs[0].shape == (2, 3, 48, 66)
@@ -171,12 +127,12 @@ def test_static_sizes_are_in_the_file() -> None:
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             assert all(dimension.HasField("dim_value") for dimension in shape.dim), value.name
     lr = photograph_like((2, 24, 33))
-    assert_parity(session.run({"lr": lr})["sr"], run_pytorch(network, lr), "float32")
+    assert_parity(session.run({"lr": lr})["sr"], run_network(network, lr), "float32")
 
 
 @pytest.mark.parametrize("modulator", ["function", "inline"])
 def test_factors_are_those_of_pytorch(modulator: Literal["function", "inline"]) -> None:
-    network, model, _ = exported_edsr(2, Options(factors=True, modulator=modulator))
+    network, model, _ = exported("edsr", 2, Options(factors=True, modulator=modulator))
     lr = photograph_like((2, 21, 18))
     _, expected = run_with_factors(network, lr)
     results = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})
@@ -188,5 +144,5 @@ def test_factors_are_those_of_pytorch(modulator: Literal["function", "inline"]) 
 
 
 def test_no_path_of_the_machine_is_in_the_file() -> None:
-    _, model, _ = exported_edsr(2, Options())
+    _, model, _ = exported("edsr", 2, Options())
     assert str(__file__).split("/tests/")[0].encode() not in model.SerializeToString()

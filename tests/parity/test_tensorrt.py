@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from _support.exports import exported_edsr
+from _support.exports import exported
 from adadm.export import Options
 from adadm.runtime.errors import EngineError
 from adadm.runtime.tensorrt_api import Profile, build_engine, parse
@@ -31,7 +31,7 @@ def test_builds(
     fold: Literal["exact", "off"],
 ) -> None:
     options = Options(modulator=modulator, opset=opset, static=static, fold=fold, factors=True)
-    _, model, _ = exported_edsr(2, options)
+    _, model, _ = exported("edsr", 2, options)
     profiles = [] if static else [DYNAMIC]
     engine = build_engine(model.SerializeToString(), profiles, "rtx", ["SM89"])
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
@@ -46,7 +46,7 @@ def test_builds_the_bundled_models(upscale: int) -> None:
 
 @pytest.mark.parametrize("upscale", [3, 4])
 def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
-    _, model, _ = exported_edsr(upscale, Options())
+    _, model, _ = exported("edsr", upscale, Options())
     content = model.SerializeToString()
     assert build_engine(content, [DYNAMIC], "rtx", ["SM86", "SM120"])
 
@@ -85,7 +85,7 @@ def test_bytes_that_are_no_model_are_refused() -> None:
 
 
 def test_a_missing_profile_and_an_unknown_gpu_are_refused() -> None:
-    _, model, _ = exported_edsr(2, Options())
+    _, model, _ = exported("edsr", 2, Options())
     content = model.SerializeToString()
     with pytest.raises(EngineError, match=r"(?s)cannot build the model:.*profile"):
         build_engine(content, [], "rtx", ["SM89"])

@@ -4,7 +4,7 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
-from _support.exports import exported_edsr, traced_edsr
+from _support.exports import exported, traced
 from adadm.export import Options
 from adadm.export.pipeline import _check_file, _check_options
 from adadm.export.tracing import TRACED_OPSET, set_opset
@@ -12,7 +12,7 @@ from adadm.runtime.errors import ExportError
 
 
 def test_nodes_carry_the_names_of_modules_and_nothing_of_the_machine() -> None:
-    _, model = traced_edsr(2)
+    _, model = traced("edsr", 2)
     names = {node.op_type: node.name for node in reversed(list(model.graph))}
     assert names["BatchNormalization"] == "body.0.norm1"
     assert names["AdaDMModulate"] == "body.0.phi"
@@ -22,7 +22,7 @@ def test_nodes_carry_the_names_of_modules_and_nothing_of_the_machine() -> None:
 
 
 def test_sizes_are_free() -> None:
-    _, model = traced_edsr(3)
+    _, model = traced("edsr", 3)
     assert [str(d) for d in model.graph.inputs[0].shape or ()] == ["N", "3", "H", "W"]
     assert [str(d) for d in model.graph.outputs[0].shape or ()] == ["N", "3", "3*H", "3*W"]
 
@@ -43,7 +43,7 @@ def test_an_operator_that_changed_is_refused(opset: int) -> None:
 
 
 def test_a_file_with_another_opset_than_asked_is_refused() -> None:
-    _, model, _ = exported_edsr(2, Options(opset=17))
+    _, model, _ = exported("edsr", 2, Options(opset=17))
     _check_file(model, Options(opset=17))
     with pytest.raises(ExportError, match=r"has the opsets \[17\], asked was 19"):
         _check_file(model, Options(opset=19))
@@ -53,7 +53,7 @@ def test_a_file_with_another_opset_than_asked_is_refused() -> None:
 
 
 def test_a_file_that_the_checker_refuses_is_refused() -> None:
-    _, model, _ = exported_edsr(2, Options())
+    _, model, _ = exported("edsr", 2, Options())
     model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ExportError, match="checker refuses the exported model"):
         _check_file(model, Options())

@@ -1,9 +1,6 @@
 """AdaDM's modulator as one ONNX node, with its body in the same file.
 
-The node is `AdaDMModulate` in the domain `adadm`. A runtime that has a kernel of that name uses
-it; every other one expands the model-local function that defines the node. Inputs and outputs are
-fixed: each signature has a name of its own, because a call that leaves an optional one out passes
-the checker and fails in the runtimes.
+The node is `AdaDMModulate` in the domain `adadm`.
 
     AdaDMModulate(x, r; weight, bias)                        -> y = x + r * factor
     AdaDMModulateShifted(x, r, center, delta; weight, bias)  -> y = x + delta + r * factor
@@ -36,17 +33,16 @@ Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx import parser
 
-from adadm.runtime.errors import ExportError
+from adadm.export.operators.domain import DOMAIN, function_from_text, reduce
 
 __all__ = [
-    "DOMAIN",
-    "DOMAIN_VERSION",
+    "FUNCTIONS",
     "MODULATE",
     "MODULATE_SHIFTED",
     "SIGNATURES",
@@ -54,13 +50,9 @@ __all__ = [
     "is_modulator",
     "modulator_function",
     "modulators",
-    "update_modulator_functions",
 ]
 
-DOMAIN = "adadm"
-DOMAIN_VERSION = 1
 _LARGEST_EXPONENT = 80
-_OPSET_WITH_AXES_AS_INPUT = 18
 
 
 @dataclass(frozen=True)
@@ -114,32 +106,22 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     """The body of an operator, for one opset of the default domain.
 
     Args:
-        opset: 17 or later; 17 keeps the axes of reductions in an attribute.
+        opset: 17 or later.
 
     Raises:
         ExportError: the opset is older.
     """
-    if opset < 17:
-        raise ExportError(f"the modulator is defined from opset 17 on, not for {opset}")
 
     def mean(result: str, value: str) -> str:
         """Statements for the mean over one image, one axis after the other."""
-        lines, partial = [], value
-        for axis, name in ((3, "rows"), (2, "columns"), (1, "channels")):
-            mean_of = result if axis == 1 else f"{result}_of_{name}"
-            if opset < _OPSET_WITH_AXES_AS_INPUT:
-                call = f"ReduceMean <axes = [{axis}], keepdims = 1> ({partial})"
-            else:
-                call = f"ReduceMean <keepdims = 1> ({partial}, axis_{axis})"
-            lines.append(f"{mean_of} = {call}")
-            partial = mean_of
+        steps = (("rows", 3), ("columns", 2), ("channels", 1))
+        lines = []
+        for name, axis in steps:
+            partial = result if axis == 1 else f"{result}_of_{name}"
+            lines.append(reduce("ReduceMean", partial, value, axis, opset))
+            value = partial
         return "\n".join(lines)
 
-    axes = "\n".join(
-        f"axis_{axis} = Constant <value_ints = [{axis}]> ()"
-        for axis in (1, 2, 3)
-        if opset >= _OPSET_WITH_AXES_AS_INPUT
-    )
     if signature.shifted:
         # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
         deviation = f"""
@@ -157,16 +139,11 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
         trunk, shift = "x", ""
     factor = "factor" if "factor" in signature.outputs else "typed_factor"
     body = f"""
-        <opset_import: ["" : {opset}], domain: "{DOMAIN}">
-        {signature.name} <weight, bias> ({", ".join(signature.inputs)})
-            => ({", ".join(signature.outputs)})
-        {{
             weight_value = Constant <value_float: float = @weight> ()
             bias_value = Constant <value_float: float = @bias> ()
             zero = Constant <value_float = 0.0> ()
             one = Constant <value_float = 1.0> ()
             largest_exponent = Constant <value_float = {_LARGEST_EXPONENT}.0> ()
-            {axes}
 
             first = Constant <value_ints = [1]> ()
             last = Constant <value_ints = [4]> ()
@@ -197,19 +174,13 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
 
             modulated = Mul (r, {factor})
             {shift}
-            y = Add ({trunk}, modulated)
-        }}"""
-    return ir.serde.deserialize_function(parser.parse_function(body))
+            y = Add ({trunk}, modulated)"""
+    inputs, outputs = ", ".join(signature.inputs), ", ".join(signature.outputs)
+    return function_from_text(
+        f"{signature.name} <weight, bias> ({inputs}) => ({outputs})", body, opset
+    )
 
 
-def update_modulator_functions(model: ir.Model) -> None:
-    """Give a model the bodies of the operators that it uses, for its opset, and no others."""
-    for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in SIGNATURES]:
-        del model.functions[identifier]
-    used = [node for node in model.graph.all_nodes() if is_modulator(node)]
-    for function in model.functions.values():
-        used += [node for node in function.all_nodes() if is_modulator(node)]
-    for name in sorted({node.op_type for node in used}):
-        function = modulator_function(SIGNATURES[name], model.opset_imports[""])
-        model.functions[function.identifier()] = function
-        model.opset_imports[DOMAIN] = DOMAIN_VERSION
+FUNCTIONS = {
+    name: functools.partial(modulator_function, signature) for name, signature in SIGNATURES.items()
+}

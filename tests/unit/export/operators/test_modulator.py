@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from _support.double import promote
 from adadm.export.models.blocks import Modulator
-from adadm.export.modulator import SIGNATURES, Signature, modulator_function
+from adadm.export.operators.modulator import SIGNATURES, Signature, modulator_function
 from adadm.runtime.errors import ExportError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 

@@ -1,0 +1,33 @@
+"""The operators of the domain `adadm`: each a node, with its body in the same file.
+
+A runtime that has a kernel of an operator's name uses it; every other one expands the model-local
+function that defines the node. Inputs and outputs are fixed: each signature has a name of its own,
+because a call that leaves an optional one out passes the checker and fails in the runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from adadm.export.operators import modulator
+from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
+
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]
+
+FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {**modulator.FUNCTIONS}
+"""The body of each operator, by name, for an opset of the default domain."""
+
+
+def update_functions(model: ir.Model) -> None:
+    """Give a model the bodies of the operators that it uses, for its opset, and no others."""
+    for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in FUNCTIONS]:
+        del model.functions[identifier]
+    nodes = list(model.graph.all_nodes())
+    for function in model.functions.values():
+        nodes += function.all_nodes()
+    for name in sorted({n.op_type for n in nodes if n.domain == DOMAIN} & FUNCTIONS.keys()):
+        function = FUNCTIONS[name](model.opset_imports[""])
+        model.functions[function.identifier()] = function
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION

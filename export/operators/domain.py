@@ -1,0 +1,43 @@
+"""The domain `adadm`, and how the bodies of its operators are written."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx import parser
+
+from adadm.runtime.errors import ExportError
+
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "OLDEST_OPSET", "function_from_text", "reduce"]
+
+DOMAIN = "adadm"
+DOMAIN_VERSION = 1
+OLDEST_OPSET = 17
+_OPSET_WITH_AXES_AS_INPUT = 18
+
+
+def function_from_text(signature: str, body: str, opset: int) -> ir.Function:
+    """A model-local function of the domain.
+
+    Args:
+        signature: `Name <attributes> (inputs) => (outputs)`.
+        body: statements in ONNX's textual syntax, for this opset.
+
+    Raises:
+        ExportError: the opset is older than the bodies are written for.
+    """
+    if opset < OLDEST_OPSET:
+        raise ExportError(
+            f"the operators of {DOMAIN} are defined from opset {OLDEST_OPSET} on, not for {opset}"
+        )
+    text = f'<opset_import: ["" : {opset}], domain: "{DOMAIN}"> {signature} {{ {body} }}'
+    return ir.serde.deserialize_function(parser.parse_function(text))
+
+
+def reduce(kind: str, result: str, value: str, axis: int, opset: int, keepdims: int = 1) -> str:
+    """Statements that reduce one axis; up to opset 17 it is an attribute."""
+    attribute = f"keepdims = {keepdims}"
+    if opset < _OPSET_WITH_AXES_AS_INPUT:
+        return f"{result} = {kind} <axes = [{axis}], {attribute}> ({value})"
+    return f"""
+        {result}_axis = Constant <value_ints = [{axis}]> ()
+        {result} = {kind} <{attribute}> ({value}, {result}_axis)"""

@@ -1,0 +1,76 @@
+"""Random checkpoints in the published layouts: ONNX against PyTorch, folded and not."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from _support.double import promote_scalars, relative_error, run_double
+from _support.exports import exported
+from _support.networks import SMALL, random_network
+from _support.parity import TOLERANCES, assert_parity, photograph_like
+from adadm.export import Options, fold_batch_norm
+from adadm.export.models import Network
+from adadm.export.parity import run_network
+from adadm.export.tracing import trace
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.tensorrt_api import Profile, build_engine
+
+SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
+DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
+
+every_network = pytest.mark.parametrize("architecture", SMALL)
+every_factor = pytest.mark.parametrize("upscale", [2, 3, 4])
+
+
+@every_factor
+@every_network
+def test_folded_agrees_with_pytorch_in_float32(architecture: str, upscale: int) -> None:
+    network, model, decisions = exported(architecture, upscale, Options())
+    assert "shifted trunk" in {decision.form for decision in decisions}
+    session = OnnxRuntimeSession(model.SerializeToString())
+    for size in SIZES:
+        lr = photograph_like(size)
+        found = session.run({"lr": lr})["sr"]
+        assert found.shape == (size[0], 3, upscale * size[1], upscale * size[2])
+        assert_parity(found, run_network(network, lr), "float32")
+
+
+def assert_folded_exactly(network: Network, sizes: list[tuple[int, int]]) -> None:
+    """In float64: folded against unfolded, and against PyTorch."""
+    network = network.double()
+    unfolded = trace(network)
+    promote_scalars(unfolded)
+    folded: ir.Model = ir.from_proto(ir.to_proto(unfolded))
+    decisions = fold_batch_norm(folded)
+    assert all(decision.form for decision in decisions), decisions
+    for height, width in sizes:
+        lr = np.random.default_rng(height).uniform(0, 255, (2, 3, height, width))
+        before, after = (run_double(model, {"lr": lr})[0] for model in (unfolded, folded))
+        assert relative_error(after, before) <= TOLERANCES["float64"]
+        with torch.inference_mode():
+            pytorch = network(torch.from_numpy(lr)).numpy()
+        assert relative_error(after, pytorch) <= TOLERANCES["float64"]
+
+
+@every_factor
+@every_network
+def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
+    architecture: str, upscale: int
+) -> None:
+    assert_folded_exactly(random_network(architecture, upscale), [(24, 21), (5, 7), (1, 2)])
+
+
+@every_factor
+@every_network
+@pytest.mark.parametrize("modulator", ["function", "inline"])
+def test_tensorrt_builds(
+    architecture: str, upscale: int, modulator: Literal["function", "inline"]
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
+    assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", ["SM89"])
