@@ -7,9 +7,16 @@ from torch import nn
 
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.export.models.blocks import Modulator, ResidualBlock
+from adadm.export.models.rdn import ResidualDenseBlock
 
 SMALL: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 3, "features": 12},
+    "rdn": {"blocks": 3, "layers": 3, "growth": 6, "features": 8},
+}
+
+PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
+    "rdn A": ("rdn", {"blocks": 20, "layers": 6, "growth": 32, "features": 64}),
+    "rdn B": ("rdn", {"blocks": 16, "layers": 8, "growth": 64, "features": 64}),
 }
 
 
@@ -35,6 +42,8 @@ def make_non_neutral(
             nn.init.uniform_(module.bias, -0.4, 0.4)
         elif isinstance(module, ResidualBlock):
             module.conv2.weight.data *= residual_gain
+        elif isinstance(module, ResidualDenseBlock):
+            module.LFF.weight.data *= residual_gain / 6
     network.train()
     with torch.no_grad():
         for _ in range(steps):

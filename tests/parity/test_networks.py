@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 
 from _support.double import promote_scalars, relative_error, run_double
 from _support.exports import exported
-from _support.networks import SMALL, random_network
+from _support.networks import PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like
-from adadm.export import Options, fold_batch_norm
+from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.models import Network
 from adadm.export.parity import run_network
 from adadm.export.tracing import trace
@@ -74,3 +75,28 @@ def test_tensorrt_builds(
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
     assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", ["SM89"])
+
+
+@pytest.mark.parametrize(
+    ("name", "upscale"),
+    [
+        ("rdn A", 2),
+        pytest.param("rdn A", 4, marks=pytest.mark.slow),
+        pytest.param("rdn B", 2, marks=pytest.mark.slow),
+        pytest.param("rdn B", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_published_sizes(name: str, upscale: int, tmp_path: Path) -> None:
+    architecture, size = PUBLISHED[name]
+    network = random_network(architecture, upscale, **size)
+    path = tmp_path / "published.pt"
+    torch.save(network.state_dict(), path)
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.network.architecture == architecture
+    assert size.items() <= checkpoint.network.hyperparameters.items()
+
+    export = export_onnx(checkpoint)
+    assert all(decision.form for decision in export.decisions)
+    peak = max(case.peak for case in export.parity)
+    assert max(case.largest_error for case in export.parity) <= TOLERANCES["float32"] * peak
+    assert_folded_exactly(network, [(9, 8)])
