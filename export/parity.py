@@ -6,15 +6,18 @@ Two questions, because the first does not answer the second: a wrong guess of `r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-import torch
+import onnx
 
 from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator
+from adadm.export.operators.sparse_attention import CODES_OUTPUT
 from adadm.export.photographs import photographs
+from adadm.export.reference import HashCodes, attention_rounds, run_network, run_with_codes
 from adadm.runtime.compare import Comparison, compare
 from adadm.runtime.errors import ParityError
 from adadm.runtime.images import (
@@ -31,10 +34,9 @@ from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 __all__ = [
     "LARGEST_RELATIVE_ERROR",
     "Accuracy",
+    "Hashing",
     "check_parity",
     "measure_accuracy",
-    "run_network",
-    "run_with_factors",
 ]
 
 Shape = tuple[int, int, int]
@@ -42,8 +44,30 @@ Shape = tuple[int, int, int]
 LARGEST_RELATIVE_ERROR = 3e-5
 """Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
 
+_COUNTS = ("pixels", "differing")
 _PIXELS_TIMES_PARAMETERS = 1e10
 _PHOTOGRAPH_PX = (40, 128)
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """How the hash codes of one case compare with PyTorch's.
+
+    Attributes:
+        codes: how many there are, over all rounds.
+        differing: how many differ, each by a rounding.
+        free_psnr_db: between the outputs when each backend uses its own codes.
+    """
+
+    name: str
+    codes: int
+    differing: int
+    free_psnr_db: float
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON has no infinity: an infinite PSNR becomes null."""
+        psnr = self.free_psnr_db
+        return {**asdict(self), "free_psnr_db": psnr if math.isfinite(psnr) else None}
 
 
 @dataclass(frozen=True)
@@ -56,30 +80,48 @@ class Accuracy:
 
 
 def check_parity(
-    network: Network, session: OnnxRuntimeSession, static: Shape | None = None
-) -> list[Comparison]:
+    network: Network, model: onnx.ModelProto, static: Shape | None = None
+) -> tuple[list[Comparison], list[Hashing]]:
     """Compare a model on ONNX Runtime with its network on photographs and hard cases.
+
+    The hash codes of sparse attention jump where two buckets are equally near, so a rounding can
+    move a pixel to another chunk and change the output by more than a rounding. There PyTorch is
+    given ONNX Runtime's codes, each of which must be a nearest bucket but for a rounding, and the
+    outputs must agree as everywhere.
 
     Args:
         static: N, H and W of a model whose sizes are fixed.
 
+    Returns:
+        One comparison a case; and for a network that hashes, how its codes compare.
+
     Raises:
         ParityError: shapes differ, a value is not finite, an error is above
             `LARGEST_RELATIVE_ERROR` of the largest output of all cases, or a modulation factor
-            that the model returns is off by more than that share.
+            that the model returns, or a hash code, is off by more than that share.
     """
-    results = []
+    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
+    session = OnnxRuntimeSession(_returning(model, codes_of.values()).SerializeToString())
+    results, hashing = [], []
     for name, lr in _cases(network, static):
-        expected, factors = run_with_factors(network, lr)
+        outputs = session.run({"lr": lr})
+        found = outputs.pop("sr")
+        codes = {module: outputs.pop(value) for module, value in codes_of.items()}
+        expected, factors, rounds = run_with_codes(network, lr, codes)
         if not np.isfinite(expected).all():
             raise ParityError(
                 f"PyTorch's own output of the case {name} is not finite: the network diverges, "
                 "or its hyper-parameters are not those of its training; nothing was written"
             )
-        outputs = session.run({"lr": lr})
-        results.append(compare(name, outputs.pop("sr"), expected, border_px=4 * network.upscale))
+        border_px = 4 * network.upscale
+        results.append(compare(name, found, expected, border_px))
         for index, output in enumerate(outputs):
             _check_factor(f"{output} of {name}", outputs[output], factors[index])
+        if rounds:
+            _check_codes(name, rounds)
+            free = compare(name, found, run_network(network, lr), border_px)
+            pixels, differing = (sum(getattr(r, n) for r in rounds) for n in _COUNTS)
+            hashing.append(Hashing(name, pixels, differing, free.psnr_db))
     peak = max(result.peak for result in results)
     misses = [r for r in results if r.largest_error > LARGEST_RELATIVE_ERROR * peak]
     if misses:
@@ -88,7 +130,7 @@ def check_parity(
             f"ONNX Runtime and PyTorch differ by more than {LARGEST_RELATIVE_ERROR:g} of the peak "
             f"{peak:.4g} in {len(misses)} of {len(results)} cases; nothing was written:\n{listed}"
         )
-    return results
+    return results, hashing
 
 
 def measure_accuracy(network: Network) -> list[Accuracy]:
@@ -120,7 +162,7 @@ def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]
     else:
         yield from photos.items()
         photo = next(iter(photos.values()))
-        least = network.smallest_input
+        least = network.smallest_side
         yield "odd size", _fitted(photo, (1, 37, 53))
         yield "batch of 2", _fitted(photo, (2, 24, 31))
         yield "aspect 1:8", _fitted(photo, (1, 16, 128))
@@ -141,7 +183,7 @@ def _photographs(network: Network) -> dict[str, ImageArray]:
     """Crops from the middle, smaller for a network with more parameters, to take seconds."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
-    side = max(side, network.smallest_input) * network.upscale
+    side = max(side, network.smallest_side) * network.upscale
     return {name: _middle(image, side, network.upscale) for name, image in photographs().items()}
 
 
@@ -163,30 +205,6 @@ def _fitted(photo: Batch, shape: Shape) -> Batch:
     return np.ascontiguousarray(np.concatenate(turned))
 
 
-def run_network(network: Network, lr: Batch) -> Batch:
-    """Run a network in PyTorch."""
-    with torch.inference_mode():
-        sr: Batch = network(torch.from_numpy(lr)).numpy()
-    return sr
-
-
-def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
-    """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
-    factors: list[Batch] = []
-
-    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(module, Modulator)
-        factors.append(module.factor(inputs[0]).numpy())
-
-    modulators = [module for module in network.modules() if isinstance(module, Modulator)]
-    hooks = [module.register_forward_pre_hook(note) for module in modulators]
-    try:
-        return run_network(network, lr), factors
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _check_factor(name: str, found: Batch, expected: Batch) -> None:
     error = float(np.abs(found / expected - 1).max())
     if not error <= LARGEST_RELATIVE_ERROR:
@@ -194,3 +212,23 @@ def _check_factor(name: str, found: Batch, expected: Batch) -> None:
             f"{name} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in PyTorch; "
             "nothing was written"
         )
+
+
+def _check_codes(case: str, rounds: list[HashCodes]) -> None:
+    for result in rounds:
+        if not result.largest_gap <= LARGEST_RELATIVE_ERROR:
+            raise ParityError(
+                f"{case}: {result.differing} of {result.pixels} hash codes of {result.name} differ "
+                f"from PyTorch's, by up to {result.largest_gap:.2g} of the largest projection "
+                f"(allowed {LARGEST_RELATIVE_ERROR:g}); nothing was written"
+            )
+
+
+def _returning(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A model that returns some of its int64 values too."""
+    returning = onnx.ModelProto()
+    returning.CopyFrom(model)
+    for name in names:
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
+        returning.graph.output.append(value)
+    return returning

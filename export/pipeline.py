@@ -15,12 +15,13 @@ import onnx_ir.passes.common as common
 import onnxsim
 
 from adadm.export.checkpoint import Checkpoint
-from adadm.export.parity import Accuracy, Shape, check_parity, measure_accuracy
+from adadm.export.parity import Accuracy, Hashing, Shape, check_parity, measure_accuracy
 from adadm.export.passes import Decision, ExposeFactors, ResolveCastLike, fold_batch_norm
-from adadm.export.tracing import freeze_shape, set_opset, trace
+from adadm.export.models import Network
+from adadm.export.opset import set_opset
+from adadm.export.tracing import freeze_shape, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["OPSETS", "Export", "Options", "assemble", "export_onnx"]
 
@@ -56,6 +57,8 @@ class Export:
     Attributes:
         decisions: one for each BatchNormalization; empty with `fold="off"`.
         nodes_before, nodes_after: operator counts of the graph, function bodies apart.
+        parity: one comparison a case.
+        hashing: how the hash codes of each case compare; empty for a network without attention.
     """
 
     model: onnx.ModelProto
@@ -65,6 +68,7 @@ class Export:
     nodes_before: dict[str, int]
     nodes_after: dict[str, int]
     parity: list[Comparison]
+    hashing: list[Hashing]
     accuracy: list[Accuracy]
 
     @property
@@ -84,6 +88,7 @@ class Export:
             "batch_normalizations": [vars(decision) for decision in self.decisions],
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "parity": [comparison.as_json() for comparison in self.parity],
+            "hashing": [hashing.as_json() for hashing in self.hashing],
             "accuracy": [vars(accuracy) for accuracy in self.accuracy],
         }
 
@@ -103,15 +108,14 @@ def export_onnx(
         ParityError: ONNX Runtime and PyTorch disagree.
     """
     network = checkpoint.network
-    _check_options(options, network.smallest_input)
+    _check_options(options, network)
     on_stage("tracing the network")
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
     on_stage("folding batch normalization, simplifying and checking the graph")
     proto, decisions = assemble(model, checkpoint, options)
     on_stage("comparing with PyTorch on photographs and hard cases")
-    session = OnnxRuntimeSession(proto.SerializeToString())
-    parity = check_parity(network, session, options.static)
+    parity, hashing = check_parity(network, proto, options.static)
     on_stage("measuring against bicubic interpolation")
     return Export(
         model=proto,
@@ -121,6 +125,7 @@ def export_onnx(
         nodes_before=nodes_before,
         nodes_after=dict(Counter(node.op_type for node in proto.graph.node)),
         parity=parity,
+        hashing=hashing,
         accuracy=measure_accuracy(network),
     )
 
@@ -149,11 +154,17 @@ def assemble(
     return proto, decisions
 
 
-def _check_options(options: Options, smallest: int) -> None:
+def _check_options(options: Options, network: Network) -> None:
     if options.opset not in OPSETS:
         raise ExportError(f"opset {options.opset} is not supported; choose one of {OPSETS}")
-    if options.static is not None and min(options.static[1:]) < smallest:
-        raise ExportError(f"height and width must be at least {smallest}, not {options.static[1:]}")
+    if options.static is not None:
+        _, height, width = options.static
+        if height * width < network.smallest_area:
+            side = network.smallest_side
+            raise ExportError(
+                f"the static size {height}x{width} has {height * width} px, {network.architecture} "
+                f"needs at least {network.smallest_area}, such as {side}x{side}"
+            )
 
 
 def _metadata(
@@ -164,6 +175,7 @@ def _metadata(
         "adadm.architecture": network.architecture,
         "adadm.upscale": str(network.upscale),
         "adadm.rgb_range": f"{network.rgb_range:g}",
+        "adadm.smallest_area": str(network.smallest_area),
         "adadm.hyperparameters": json.dumps(_hyperparameters(checkpoint), sort_keys=True),
         "adadm.checkpoint_sha256": checkpoint.sha256,
         "adadm.version": version("adadm-deploy"),

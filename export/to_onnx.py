@@ -31,6 +31,8 @@ from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
 from adadm.runtime.files import written_whole
 
+_HASHED = ("codes", "differing")
+
 __all__ = ["main", "print_report"]
 
 
@@ -95,6 +97,15 @@ def print_report(export: Export, console: Console) -> None:
         f"(allowed {LARGEST_RELATIVE_ERROR:.0e})",
         highlight=False,
     )
+    if export.hashing:
+        codes, differing = (sum(getattr(h, n) for h in export.hashing) for n in _HASHED)
+        psnr_db = min(hashing.free_psnr_db for hashing in export.hashing)
+        console.print(
+            f"hash codes: {differing} of {codes} differ from PyTorch's, by a rounding; when each "
+            f"uses its own, the outputs agree to {psnr_db:.1f} dB or better (above, PyTorch was "
+            "given those of ONNX Runtime)",
+            highlight=False,
+        )
     for accuracy in export.accuracy:
         console.print(
             f"accuracy: {accuracy.name} reduced and enlarged: {accuracy.network_db:.2f} dB PSNR-Y, "

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
-from onnx import defs
 
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
 from adadm.export.operators import update_functions
 from adadm.export.operators.modulator import is_modulator
-from adadm.runtime.errors import ExportError
 
-__all__ = ["TRACED_OPSET", "freeze_shape", "set_opset", "trace"]
+__all__ = ["TRACED_OPSET", "freeze_shape", "trace"]
 
 TRACED_OPSET = 18
 """The oldest opset that torch.onnx emits by itself."""
@@ -37,8 +35,8 @@ def trace(network: Network) -> ir.Model:
         if isinstance(module, Modulator):
             module.freeze()
     dtype = next(network.parameters()).dtype
-    sizes = network.smallest_input * 2 + 7  # unlike each other, so that none is taken for constant
-    example = torch.zeros(2, 3, sizes, sizes + 2, dtype=dtype)
+    side = network.smallest_side * 2 + 7  # unlike each other, so that none is taken for constant
+    example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
     with _quiet_exporter():
         program = torch.onnx.export(
             network.eval(),
@@ -59,29 +57,6 @@ def trace(network: Network) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     update_functions(model)
     return model
-
-
-def set_opset(model: ir.Model, opset: int) -> None:
-    """Set the opset of a graph whose operators are the same in both versions, in place.
-
-    Raises:
-        ExportError: an operator changed between them; the message names it.
-    """
-    traced = model.opset_imports[""]
-    for node in model.graph:
-        if node.domain:
-            continue
-        before, after = (
-            defs.get_schema(node.op_type, max_inclusive_version=version).since_version
-            for version in (traced, opset)
-        )
-        if before != after:
-            raise ExportError(
-                f"{node.op_type} ({node.name}) changed between opset {traced} and {opset}; "
-                f"export with --opset {traced}"
-            )
-    model.opset_imports[""] = opset
-    update_functions(model)
 
 
 def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:

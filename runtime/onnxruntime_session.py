@@ -80,6 +80,7 @@ class OnnxRuntimeSession:
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self._smallest_area = int(self.metadata.get("adadm.smallest_area", 1))
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Run the model on arrays by input name; returns arrays by output name.
@@ -108,6 +109,11 @@ class OnnxRuntimeSession:
             if array.dtype != spec.dtype or not fits:
                 raise SessionError(
                     f"{name} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
+                )
+            if array.ndim == 4 and array.shape[2] * array.shape[3] < self._smallest_area:
+                raise SessionError(
+                    f"{name} has {array.shape[2]}x{array.shape[3]} px, "
+                    f"the network needs at least {self._smallest_area} in all"
                 )
 
 

@@ -102,7 +102,7 @@ def load_model(path: Path) -> Model:
         return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
     from adadm.export import load_checkpoint
-    from adadm.export.parity import run_network
+    from adadm.export.reference import run_network
 
     network = load_checkpoint(path).network
     return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))

@@ -2,8 +2,12 @@
 
 from adadm.export.models.edsr import EDSR
 from adadm.export.models.network import Network
+from adadm.export.models.nlsn import NLSN
 from adadm.export.models.rdn import RDN
 
-__all__ = ["ARCHITECTURES", "EDSR", "RDN", "Network"]
+__all__ = ["ARCHITECTURES", "EDSR", "NLSN", "RDN", "Network"]
 
-ARCHITECTURES: dict[str, type[Network]] = {network.architecture: network for network in (EDSR, RDN)}
+ARCHITECTURES: dict[str, type[Network]] = {
+    network.architecture: network for network in (NLSN, EDSR, RDN)
+}
+"""In the order in which a checkpoint is recognised: NLSN has the keys of EDSR, and more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
@@ -23,17 +24,22 @@ class Network(nn.Module, ABC):
             published training template; a loader that falls back on them is guessing. An integer
             stays one.
         choices: hyper-parameters that training does not fix, with our values.
-        smallest_input: the least height and width, px.
+        smallest_area: the least H*W of an input, px.
         hyperparameters: the keyword arguments that build this very network again.
     """
 
     architecture: ClassVar[str]
     template: ClassVar[Mapping[str, float]]
     choices: ClassVar[Mapping[str, float]] = {}
-    smallest_input: int = 1
+    smallest_area: int = 1
     hyperparameters: dict[str, float]
     upscale: int
     rgb_range: float
+
+    @property
+    def smallest_side(self) -> int:
+        """The side of the smallest square input, px."""
+        return math.isqrt(self.smallest_area - 1) + 1
 
     @classmethod
     @abstractmethod

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from adadm.export.operators import modulator
+from adadm.export.operators import modulator, sparse_attention
 from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]
 
-FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {**modulator.FUNCTIONS}
+FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
+    **modulator.FUNCTIONS,
+    **sparse_attention.FUNCTIONS,
+}
 """The body of each operator, by name, for an opset of the default domain."""
 
 

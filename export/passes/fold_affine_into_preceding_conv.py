@@ -13,6 +13,7 @@ from adadm.export.passes.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    pads,
     scale_outputs,
     sole_consumer,
     weight_of,
@@ -23,9 +24,10 @@ __all__ = ["FoldAffineIntoPrecedingConv"]
 
 
 class FoldAffineIntoPrecedingConv(FoldingPass):
-    """Folds BatchNormalization, or Mul by a constant (`res_scale`), into the convolution before it.
+    """Folds a constant map of each channel into the convolution before it.
 
-    Pattern: `Conv -> BatchNormalization` and `Conv -> Mul(constant)`.
+    Pattern: `Conv -> BatchNormalization`, `Conv -> Mul(constant)` (`res_scale`), and
+    `Conv -> Conv` where the second is 1x1 and diagonal (`add_mean`).
 
     Algebra: `a * (W*x + b) + t = (a W)*x + (a b + t)`, rows of W scaled.
 
@@ -39,7 +41,8 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
 
     def matches(self, node: ir.Node) -> bool:
         is_scale = node.op_type == "Mul" and not node.domain and _factor(node) is not None
-        return (is_batch_norm(node) or is_scale) and _conv_before(node) is not None
+        is_map = is_batch_norm(node) or is_scale or _is_diagonal_conv(node)
+        return is_map and _conv_before(node) is not None
 
     def fold(self, node: ir.Node) -> None:
         convolution = _conv_before(node)
@@ -47,11 +50,12 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
         if not sole_consumer(convolution.outputs[0]):
             raise NotFoldable("something else reads the output of the convolution before it")
         weight, _ = weight_of(convolution), bias_of(convolution)
-        affine = (
-            affine_of_batch_norm(node)
-            if is_batch_norm(node)
-            else _channel_scale(node, weight.shape[0], weight.ndim)
-        )
+        if is_batch_norm(node):
+            affine = affine_of_batch_norm(node)
+        elif node.op_type == "Conv":
+            affine = Affine(np.diagonal(weight_of(node)[..., 0, 0]), bias_of(node))
+        else:
+            affine = _channel_scale(node, weight.shape[0], weight.ndim)
         scale_outputs(convolution, affine)
         replace(node.outputs[0], convolution.outputs[0])
 
@@ -61,6 +65,15 @@ def _conv_before(node: ir.Node) -> ir.Node | None:
         if (convolution := produced_by(value, "Conv")) is not None:
             return convolution
     return None
+
+
+def _is_diagonal_conv(node: ir.Node) -> bool:
+    """Whether a node is a convolution that neither mixes pixels nor channels."""
+    weight = constant_of(node.inputs[1]) if node.op_type == "Conv" and not node.domain else None
+    if weight is None or weight.shape[0] != weight.shape[1] or weight.shape[2:] != (1, 1):
+        return False
+    moves = pads(node) or any(stride != 1 for stride in node.attributes.get_ints("strides", ()))
+    return not moves and np.array_equal(weight[..., 0, 0], np.diag(np.diag(weight[..., 0, 0])))
 
 
 def _factor(node: ir.Node) -> ir.Value | None:

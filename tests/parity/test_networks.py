@@ -16,7 +16,7 @@ from _support.networks import PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.models import Network
-from adadm.export.parity import run_network
+from adadm.export.reference import run_network
 from adadm.export.tracing import trace
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.tensorrt_api import Profile, build_engine
@@ -88,7 +88,7 @@ def test_tensorrt_builds(
 )
 def test_published_sizes(name: str, upscale: int, tmp_path: Path) -> None:
     architecture, size = PUBLISHED[name]
-    network = random_network(architecture, upscale, **size)
+    network = random_network(architecture, upscale, 0, **size)
     path = tmp_path / "published.pt"
     torch.save(network.state_dict(), path)
     checkpoint = load_checkpoint(path)

@@ -56,6 +56,28 @@ def test_is_left_alone(body: str, reason: str) -> None:
     assert reason in decisions[0].reason
 
 
+@pytest.mark.parametrize(
+    ("second", "convolutions"),
+    [
+        ("Conv (c, WI, B)", 1),
+        ("Conv (c, WI)", 1),
+        ("Conv (c, W1, B)", 2),
+        ("Conv <pads = [1, 1, 1, 1]> (c, W3, B)", 2),
+        ("Conv <group = 3, pads = [1, 1, 1, 1]> (c, WD)", 2),
+    ],
+)
+def test_a_diagonal_convolution_is_folded_and_no_other(second: str, convolutions: int) -> None:
+    model = graph(f"{CONV} y = {second}")
+    counts, _ = apply(FoldAffineIntoPrecedingConv(), model)
+    assert counts == {"Conv": convolutions}
+
+
+@pytest.mark.parametrize("attribute", ["pads = [0, 1, 0, 1]", "strides = [1, 2]"])
+def test_a_diagonal_convolution_that_moves_pixels_is_left_alone(attribute: str) -> None:
+    model = graph(f"{CONV} d = Conv <{attribute}> (c, WI, B) y = Relu (d)")
+    assert not FoldAffineIntoPrecedingConv().call(model).modified
+
+
 def test_a_shared_weight_is_not_changed_for_the_other_convolution() -> None:
     model = graph(
         f"{CONV} m = Mul (c, scalar) d = Conv <pads = [1, 1, 1, 1]> (x, W3, B) y = Add (m, d)"
