@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx import defs, helper
+from onnx import AttributeProto, defs, helper
 
 from adadm.export.operators import update_functions
 from adadm.runtime.errors import ExportError
@@ -77,6 +77,6 @@ def _means_the_same(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) 
     )
 
 
-def _value(attribute: object) -> object:
+def _value(attribute: AttributeProto) -> object:
     value = helper.get_attribute_value(attribute)
     return value.decode() if isinstance(value, bytes) else value

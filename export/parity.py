@@ -37,6 +37,7 @@ __all__ = [
     "Hashing",
     "check_parity",
     "measure_accuracy",
+    "with_outputs",
 ]
 
 Shape = tuple[int, int, int]
@@ -101,7 +102,7 @@ def check_parity(
             that the model returns, or a hash code, is off by more than that share.
     """
     codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
-    session = OnnxRuntimeSession(_returning(model, codes_of.values()).SerializeToString())
+    session = OnnxRuntimeSession(with_outputs(model, codes_of.values()).SerializeToString())
     results, hashing = [], []
     for name, lr in _cases(network, static):
         outputs = session.run({"lr": lr})
@@ -224,7 +225,7 @@ def _check_codes(case: str, rounds: list[HashCodes]) -> None:
             )
 
 
-def _returning(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     """A model that returns some of its int64 values too."""
     returning = onnx.ModelProto()
     returning.CopyFrom(model)

@@ -15,10 +15,10 @@ import onnx_ir.passes.common as common
 import onnxsim
 
 from adadm.export.checkpoint import Checkpoint
-from adadm.export.parity import Accuracy, Hashing, Shape, check_parity, measure_accuracy
-from adadm.export.passes import Decision, ExposeFactors, ResolveCastLike, fold_batch_norm
 from adadm.export.models import Network
 from adadm.export.opset import set_opset
+from adadm.export.parity import Accuracy, Hashing, Shape, check_parity, measure_accuracy
+from adadm.export.passes import Decision, ExposeFactors, ResolveCastLike, fold_batch_norm
 from adadm.export.tracing import freeze_shape, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError

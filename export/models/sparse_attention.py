@@ -64,7 +64,7 @@ class AttentionRound(nn.Module):
             What each pixel attended to, (N, C, H, W), and the log-sum-exp of its scores,
             (N, 1, H, W), by which rounds are weighed.
         """
-        height, width = values.shape[2:]
+        batch, _, height, width = values.shape
         pixels = height * width
         if torch.onnx.is_in_onnx_export():
             return self._symbolic(match, values)
@@ -78,7 +78,7 @@ class AttentionRound(nn.Module):
             """(N, C, H, W) to (N, chunks, chunk_size, C), sorted."""
             rows = image.flatten(2).transpose(1, 2)
             index = order[..., None].expand(-1, -1, rows.shape[-1])
-            return rows.gather(1, index).unflatten(1, (-1, self.chunk_size))
+            return rows.gather(1, index).reshape(batch, -1, self.chunk_size, rows.shape[-1])
 
         queries, values = in_chunks(match), in_chunks(values)
         keys = _with_neighbours(nn.functional.normalize(queries, dim=-1, eps=SMALLEST_NORM))
@@ -91,7 +91,7 @@ class AttentionRound(nn.Module):
         def as_image(chunks: torch.Tensor) -> torch.Tensor:
             rows = chunks.flatten(1, 2)
             index = back[..., None].expand(-1, -1, rows.shape[-1])
-            return rows.gather(1, index).transpose(1, 2).unflatten(2, (height, width))
+            return rows.gather(1, index).transpose(1, 2).reshape(batch, -1, height, width)
 
         return as_image(attended), as_image(weight)
 

@@ -12,11 +12,11 @@ to the two beside it, in a ring. The last chunk is filled with the last pixels o
 
 The sort. `torch.sort` exports as TopK over all pixels, where TensorRT allows 3840. The codes are
 small integers, so this is a stable counting sort: a pixel's place is the number of pixels in
-smaller buckets, plus those of its bucket in earlier chunks, plus those before it in its chunk. CumSum
-over the pixels would count them, but TensorRT's parser makes CumSum a loop of as many trips; here
-triangular matrices of ones count within chunks and over chunks. Their products are exact: the
-factors are 0, 1 and counts up to chunk_size (TensorFloat-32 keeps integers up to 2048), the sums are
-in float32 (integers up to 2**24).
+smaller buckets, plus those of its bucket in earlier chunks, plus those before it in its chunk.
+CumSum over the pixels would count them, but the parsers of TensorRT 8 to 10.1 make it a loop of as
+many trips; here triangular matrices of ones count within chunks and over chunks. Their products are
+exact: the factors are 0, 1 and counts up to chunk_size (TensorFloat-32 keeps integers up to 2048),
+the sums are in float32 (integers up to 2**24).
 
 The memory of a round is that of the widest tensors: 3*(E + C) + 2*128 + 3*chunk_size floats a
 pixel, and (H*W / chunk_size)**2 floats.

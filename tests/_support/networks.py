@@ -11,17 +11,20 @@ from adadm.export.models.rdn import ResidualDenseBlock
 
 SMALL: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 3, "features": 12},
+    "nlsn": {"blocks": 9, "features": 12, "n_hashes": 2},
     "rdn": {"blocks": 3, "layers": 3, "growth": 6, "features": 8},
 }
 
 PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
+    "edsr": ("edsr", {"blocks": 32, "features": 256}),
+    "nlsn": ("nlsn", {"blocks": 32, "features": 256}),
     "rdn A": ("rdn", {"blocks": 20, "layers": 6, "growth": 32, "features": 64}),
     "rdn B": ("rdn", {"blocks": 16, "layers": 8, "growth": 64, "features": 64}),
 }
 
 
 def make_non_neutral(
-    network: Network, seed: int, steps: int = 6, size: int = 20, residual_gain: float = 6
+    network: Network, seed: int, steps: int = 6, size: int = 24, residual_gain: float = 6
 ) -> Network:
     """Gammas of both signs, betas and phi at random, BN statistics estimated in training mode.
 

@@ -6,8 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
+from adadm.export.models import Network
+from adadm.export.operators.sparse_attention import CODES_OUTPUT
+from adadm.export.parity import with_outputs
+from adadm.export.reference import attention_rounds, run_with_codes
 from adadm.runtime.compare import Comparison, compare
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 # Largest error as a share of the expected peak.
 TOLERANCES = {
@@ -16,6 +22,19 @@ TOLERANCES = {
     # float64 keeps 1e-16; what is larger than this is a mistake, not a rounding.
     "float64": 1e-10,
 }
+
+
+def run_both(
+    network: Network, model: onnx.ModelProto, lr: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """`sr` of ONNX Runtime, and of PyTorch with the same hash codes where the network has any."""
+    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
+    session = OnnxRuntimeSession(with_outputs(model, codes_of.values()).SerializeToString())
+    outputs = session.run({"lr": lr})
+    codes = {name: outputs[value] for name, value in codes_of.items()}
+    expected, _, rounds = run_with_codes(network, lr, codes)
+    assert all(result.largest_gap <= TOLERANCES["float32"] for result in rounds), rounds
+    return outputs["sr"], expected
 
 
 def photograph_like(shape: tuple[int, int, int], white: float = 255) -> npt.NDArray[np.float32]:

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from _support.parity import assert_parity
 from adadm.export import Export, export_onnx, load_checkpoint
-from adadm.export.reference import run_network
 from adadm.export.photographs import photographs
+from adadm.export.reference import run_network
 from adadm.runtime.images import (
     batch_from_image,
     crop_to_multiple,
