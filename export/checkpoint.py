@@ -23,10 +23,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from adadm.export.models import ARCHITECTURES, Network
+from adadm.export.models.custom import custom_network_class
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 
-__all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "save_checkpoint"]
+__all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "network_class", "save_checkpoint"]
 
 _NESTED_UNDER = ("state_dict", "params_ema", "params", "model")
 _PREFIXES = ("module.", "model.")
@@ -82,7 +83,8 @@ def load_checkpoint(
 
     Args:
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
-        arch: a name in `ARCHITECTURES`, or `auto` to recognise it from the tensors.
+        arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
+            `package.module:factory` for a network of one's own.
         **given: hyper-parameters that the tensors do not show (`template` and `choices` of the
             network); they overrule the file, and None is unset.
 
@@ -92,12 +94,12 @@ def load_checkpoint(
     path = Path(path)
     tensors, metadata = _read_tensors(path)
     state = _strip_prefix(tensors)
-    network_class = _architecture(path, state, arch)
-    hyperparameters = _resolve(path, network_class, state, metadata, given)
-    network = network_class(**{k: h.value for k, h in hyperparameters.items()})
+    found_class = _architecture(path, state, metadata, arch)
+    hyperparameters = _resolve(path, found_class, state, metadata, given)
+    network = found_class(**{k: h.value for k, h in hyperparameters.items()})
     _check_fit(path, network, state)
-    network.load_state_dict(
-        {k: v for k, v in state.items() if k in network.state_dict()}, strict=False
+    network.root.load_state_dict(
+        {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
     )
     return Checkpoint(network.float().eval(), hyperparameters, path, sha256_of(path))
 
@@ -111,7 +113,7 @@ def save_checkpoint(
         "hyperparameters": network.hyperparameters,
         **(notes or {}),
     }
-    state = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
+    state = {k: v.contiguous().cpu() for k, v in network.root.state_dict().items()}
     with written_whole(path) as partial:
         safetensors.torch.save_file(
             state, partial, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)}
@@ -194,16 +196,35 @@ def _strip_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _architecture(path: Path, state: dict[str, torch.Tensor], arch: str) -> type[Network]:
-    if arch != "auto":
-        if arch not in ARCHITECTURES:
-            raise CheckpointError(f"unknown architecture {arch}; known: {_shown(ARCHITECTURES)}")
-        candidates = [ARCHITECTURES[arch]]
-    else:
-        candidates = list(ARCHITECTURES.values())
-    for network_class in candidates:
-        if network_class.detects(state):
-            return network_class
+def network_class(arch: str) -> type[Network]:
+    """The network class of a name in `ARCHITECTURES`, or of `package.module:factory`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if ":" in arch:
+        return custom_network_class(arch)
+    if arch not in ARCHITECTURES:
+        raise CheckpointError(
+            f"unknown architecture {arch}; known: {_shown(ARCHITECTURES)}, "
+            "or package.module:factory for a network of your own"
+        )
+    return ARCHITECTURES[arch]
+
+
+def _architecture(
+    path: Path, state: dict[str, torch.Tensor], metadata: dict[str, Any], arch: str
+) -> type[Network]:
+    recorded = str(metadata.get("architecture", ""))
+    if arch == "auto" and ":" in recorded:
+        raise CheckpointError(
+            f"{path} says that {recorded} builds its network, which would run code; "
+            f"if you trust it, give --arch {recorded}"
+        )
+    candidates = list(ARCHITECTURES.values()) if arch == "auto" else [network_class(arch)]
+    for candidate in candidates:
+        if candidate.detects(state):
+            return candidate
     expected = arch if arch != "auto" else _shown(ARCHITECTURES)
     raise CheckpointError(
         f"{path} is not recognised as {expected} with AdaDM; its keys are {_shown(sorted(state))}"
@@ -212,45 +233,56 @@ def _architecture(path: Path, state: dict[str, torch.Tensor], arch: str) -> type
 
 def _resolve(
     path: Path,
-    network_class: type[Network],
+    found_class: type[Network],
     state: dict[str, torch.Tensor],
     metadata: dict[str, Any],
     given: Mapping[str, float | None],
 ) -> dict[str, Hyperparameter]:
-    recorded = metadata.get("architecture", network_class.architecture)
-    if recorded != network_class.architecture:
+    recorded = metadata.get("architecture", found_class.architecture)
+    if recorded != found_class.architecture:
         raise CheckpointError(
-            f"{path} says that it holds {recorded}, its tensors are {network_class.architecture}'s"
+            f"{path} says that it holds {recorded}, its tensors are {found_class.architecture}'s"
         )
     resolved = {
         name: Hyperparameter(value, "tensors")
-        for name, value in network_class.read_hyperparameters(state).items()
+        for name, value in found_class.read_hyperparameters(state).items()
     }
     stored = metadata.get("hyperparameters", {})
     flags = {name: value for name, value in given.items() if value is not None}
-    hidden = {**network_class.template, **network_class.choices}
-    if unknown := sorted(flags.keys() - hidden.keys()):
+    hidden = {**found_class.template, **found_class.choices}
+    for name in flags.keys() & resolved.keys():
+        if flags[name] != resolved[name].value:
+            raise CheckpointError(
+                f"{name} is {resolved[name].value:g} by the tensors of {path}, "
+                f"given: {flags[name]:g}"
+            )
+    if unknown := sorted(flags.keys() - hidden.keys() - resolved.keys()):
         raise CheckpointError(
-            f"{network_class.architecture} has no hyper-parameter {_shown(unknown)} to set; "
+            f"{found_class.architecture} has no hyper-parameter {_shown(unknown)} to set; "
             f"it has {_shown(hidden)}"
         )
     for name, default in hidden.items():
-        source = "choice" if name in network_class.choices else "template"
+        source = "choice" if name in found_class.choices else "template"
         value = default
         for values, place in ((stored, "file"), (flags, "flag")):
             if name in values:
                 value, source = values[name], place
+        if value is None:
+            raise CheckpointError(
+                f"{name} of {found_class.architecture} is in no tensor and has no published "
+                f"value; give it by --{name.replace('_', '-')}"
+            )
         resolved[name] = Hyperparameter(_like(default, name, value), source)
     if resolved["rgb_range"].value <= 0:
         raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved
 
 
-def _like(default: float, name: str, value: float) -> float:
+def _like(default: float | None, name: str, value: float) -> float:
     """A value as the integer that it has to be where the default is one."""
     if not math.isfinite(value):
         raise CheckpointError(f"{name} is {value}, expected a finite number")
-    if isinstance(default, float):
+    if not isinstance(default, int):
         return float(value)
     if value != int(value) or value < 0:
         raise CheckpointError(f"{name} is {value:g}, expected a whole number")
@@ -258,7 +290,7 @@ def _like(default: float, name: str, value: float) -> float:
 
 
 def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -> None:
-    expected = network.state_dict()
+    expected = network.root.state_dict()
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
     missing = sorted(expected.keys() - state.keys() - optional)
     unexpected = sorted(state.keys() - expected.keys())

@@ -90,7 +90,7 @@ def run_with_codes(
 
 def attention_rounds(network: Network) -> dict[str, AttentionRound]:
     """The rounds of sparse attention in a network, by module name."""
-    return {n: m for n, m in network.named_modules() if isinstance(m, AttentionRound)}
+    return {n: m for n, m in network.root.named_modules() if isinstance(m, AttentionRound)}
 
 
 @contextmanager

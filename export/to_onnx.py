@@ -149,12 +149,20 @@ def _shape(text: str) -> tuple[int, int, int]:
     return int(match[1]), int(match[2]), int(match[3])
 
 
+def _architecture(text: str) -> str:
+    if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"[\w.]+:\w+", text):
+        return text
+    known = ", ".join(("auto", *ARCHITECTURES))
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")
+
+
 def _hidden_hyperparameters() -> dict[str, list[str]]:
     """The hyper-parameters that no tensor shows, and which network has which value for them."""
     hidden: dict[str, list[str]] = {}
     for network in ARCHITECTURES.values():
         for name, value in {**network.template, **network.choices}.items():
-            hidden.setdefault(name, []).append(f"{network.architecture} {value:g}")
+            published = "required" if value is None else f"{value:g}"
+            hidden.setdefault(name, []).append(f"{network.architecture} {published}")
     return hidden
 
 
@@ -162,7 +170,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
     parser.add_argument("-o", "--output", type=Path, help="default: the checkpoint's name, .onnx")
-    parser.add_argument("--arch", choices=("auto", *ARCHITECTURES), default="auto")
+    parser.add_argument(
+        "--arch",
+        type=_architecture,
+        default="auto",
+        help=f"{', '.join(ARCHITECTURES)}, or package.module:factory for a network of your own; "
+        "default: auto, recognised from the tensors",
+    )
     parser.add_argument(
         "--modulator",
         choices=("function", "inline"),

@@ -39,7 +39,7 @@ def trace(network: Network) -> ir.Model:
     example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
     with _quiet_exporter():
         program = torch.onnx.export(
-            network.eval(),
+            network.root.eval(),
             (example,),
             dynamo=True,
             input_names=["lr"],

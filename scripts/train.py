@@ -33,7 +33,7 @@ from rich.progress import (
 )
 from torch import nn
 
-from adadm.export.checkpoint import load_checkpoint, save_checkpoint
+from adadm.export.checkpoint import load_checkpoint, network_class, save_checkpoint
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError, ImageError
@@ -130,14 +130,20 @@ def main(argv: list[str]) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> Network:
-    architecture = ARCHITECTURES[arguments.arch]
-    known = set(inspect.signature(architecture).parameters) - {"upscale"}
+    architecture = network_class(arguments.arch)
+    parameters = inspect.signature(architecture).parameters
+    known = set(parameters) - {"upscale"}
     if unknown := sorted(arguments.hyperparameters.keys() - known):
         raise CheckpointError(
             f"{arguments.arch} has no hyper-parameter {', '.join(unknown)} to set; "
             f"it has {', '.join(sorted(known))}"
         )
-    network = architecture(upscale=arguments.upscale, **arguments.hyperparameters)
+    factor = {"upscale": arguments.upscale} if "upscale" in parameters else {}
+    network = architecture(**factor, **arguments.hyperparameters)
+    if network.upscale != arguments.upscale:
+        raise CheckpointError(
+            f"{arguments.arch} enlarges x{network.upscale}, --upscale is {arguments.upscale}"
+        )
     if arguments.start_from:
         trained = load_checkpoint(arguments.start_from).network.state_dict()
         fresh = network.state_dict()
@@ -269,7 +275,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders")
     parser.add_argument("--validation", type=Path, nargs="+", required=True)
     parser.add_argument("-o", "--output", type=Path, required=True, help="a .safetensors file")
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="edsr")
+    parser.add_argument(
+        "--arch",
+        default="edsr",
+        help=f"{', '.join(ARCHITECTURES)}, or package.module:factory; default: edsr",
+    )
     parser.add_argument("--upscale", type=int, choices=(2, 3, 4), default=2)
     parser.add_argument(
         "--set",

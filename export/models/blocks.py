@@ -15,6 +15,7 @@ from adadm.export.operators.modulator import MODULATE
 from adadm.runtime.errors import CheckpointError
 
 __all__ = [
+    "AdaDM",
     "Modulator",
     "ResidualBlock",
     "convolution",
@@ -71,6 +72,24 @@ class Modulator(nn.Conv2d):
                 version=DOMAIN_VERSION,
             )
         return x + residual * self.factor(x)
+
+
+class AdaDM(nn.Module):
+    """Any residual branch with AdaDM: `x + body(x) * exp(w * ln(std(x)) + b)`.
+
+    Args:
+        body: the branch, normalization included; (N, C, H, W) to the same shape.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        self.phi = Modulator()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to the same shape."""
+        modulated: torch.Tensor = self.phi(x, self.body(x))
+        return modulated
 
 
 class ResidualBlock(nn.Module):

@@ -35,7 +35,7 @@ class EDSR(Network):
     """
 
     architecture: ClassVar[str] = "edsr"
-    template: ClassVar[Mapping[str, float]] = {"res_scale": 0.1, "rgb_range": 255.0}
+    template: ClassVar[Mapping[str, float | None]] = {"res_scale": 0.1, "rgb_range": 255.0}
 
     def __init__(
         self,

@@ -22,19 +22,24 @@ class Network(nn.Module, ABC):
         architecture: the name that `--arch` takes.
         template: hyper-parameters that a state dict does not hold, with the values of the
             published training template; a loader that falls back on them is guessing. An integer
-            stays one.
+            stays one. None has no published value and must be given.
         choices: hyper-parameters that training does not fix, with our values.
         smallest_area: the least H*W of an input, px.
         hyperparameters: the keyword arguments that build this very network again.
     """
 
     architecture: ClassVar[str]
-    template: ClassVar[Mapping[str, float]]
+    template: ClassVar[Mapping[str, float | None]]
     choices: ClassVar[Mapping[str, float]] = {}
     smallest_area: int = 1
     hyperparameters: dict[str, float]
     upscale: int
     rgb_range: float
+
+    @property
+    def root(self) -> nn.Module:
+        """The module whose names and keys are those of checkpoints and graphs."""
+        return self
 
     @property
     def smallest_side(self) -> int:

@@ -61,7 +61,11 @@ class NLSN(Network):
     """
 
     architecture: ClassVar[str] = "nlsn"
-    template: ClassVar[Mapping[str, float]] = {"res_scale": 0.1, "chunk_size": 144, "n_hashes": 4}
+    template: ClassVar[Mapping[str, float | None]] = {
+        "res_scale": 0.1,
+        "chunk_size": 144,
+        "n_hashes": 4,
+    }
     choices: ClassVar[Mapping[str, float]] = {"seed": 0}
 
     def __init__(

@@ -74,7 +74,7 @@ class RDN(Network):
     """
 
     architecture: ClassVar[str] = "rdn"
-    template: ClassVar[Mapping[str, float]] = {"rgb_range": 255.0}
+    template: ClassVar[Mapping[str, float | None]] = {"rgb_range": 255.0}
 
     def __init__(
         self,

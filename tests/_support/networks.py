@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from adadm.export.models import ARCHITECTURES, Network
+from adadm.export.checkpoint import network_class
+from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator, ResidualBlock
 from adadm.export.models.rdn import ResidualDenseBlock
 
@@ -14,6 +15,8 @@ SMALL: dict[str, dict[str, float]] = {
     "nlsn": {"blocks": 9, "features": 12, "n_hashes": 2},
     "rdn": {"blocks": 3, "layers": 3, "growth": 6, "features": 8},
 }
+CUSTOM = {"_support.foreign:RCANLike": 2, "_support.foreign:RRDBLike": 4}
+"""A user's networks, and their factors."""
 
 PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {
     "edsr": ("edsr", {"blocks": 32, "features": 256}),
@@ -59,10 +62,13 @@ def random_network(
 ) -> Network:
     """A network in the published layout with random weights, by default a small one."""
     torch.manual_seed(seed)
-    network = ARCHITECTURES[architecture](
-        upscale=upscale, **(hyperparameters or SMALL[architecture])
-    )
-    many_blocks = network.hyperparameters["blocks"] > 8
+    if architecture in CUSTOM:
+        network = network_class(architecture)(rgb_range=255)
+    else:
+        size = hyperparameters or SMALL[architecture]
+        network = network_class(architecture)(upscale=upscale, **size)
+    assert network.upscale == upscale
+    many_blocks = network.hyperparameters.get("blocks", 0) > 8
     return make_non_neutral(network, seed, residual_gain=1 if many_blocks else 6)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from _support.double import promote_scalars, relative_error, run_double
 from _support.exports import exported
-from _support.networks import PUBLISHED, SMALL, random_network
+from _support.networks import CUSTOM, PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.models import Network
@@ -23,11 +23,12 @@ from adadm.runtime.tensorrt_api import Profile, build_engine
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
 
-every_network = pytest.mark.parametrize("architecture", SMALL)
-every_factor = pytest.mark.parametrize("upscale", [2, 3, 4])
+every_network = pytest.mark.parametrize(
+    ("architecture", "upscale"),
+    [(name, upscale) for name in SMALL for upscale in (2, 3, 4)] + list(CUSTOM.items()),
+)
 
 
-@every_factor
 @every_network
 def test_folded_agrees_with_pytorch_in_float32(architecture: str, upscale: int) -> None:
     network, model, decisions = exported(architecture, upscale, Options())
@@ -62,7 +63,6 @@ def assert_folded_exactly(network: Network, sizes: list[tuple[int, int]]) -> Non
         assert relative_error(after, pytorch) <= TOLERANCES["float64"]
 
 
-@every_factor
 @every_network
 def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
     architecture: str, upscale: int
@@ -72,7 +72,6 @@ def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
     assert_folded_exactly(network, [s for s in sizes if s[0] * s[1] >= network.smallest_area])
 
 
-@every_factor
 @every_network
 @pytest.mark.parametrize("modulator", ["function", "inline"])
 def test_tensorrt_builds(
