@@ -262,8 +262,10 @@ def _resolve(
             f"it has {_shown(hidden)}"
         )
     for name, default in hidden.items():
+        if name in resolved:
+            continue
         source = "choice" if name in found_class.choices else "template"
-        value = default
+        value = None if isinstance(default, type) else default
         for values, place in ((stored, "file"), (flags, "flag")):
             if name in values:
                 value, source = values[name], place
@@ -272,17 +274,18 @@ def _resolve(
                 f"{name} of {found_class.architecture} is in no tensor and has no published "
                 f"value; give it by --{name.replace('_', '-')}"
             )
-        resolved[name] = Hyperparameter(_like(default, name, value), source)
+        kind = default if isinstance(default, type) else type(default)
+        resolved[name] = Hyperparameter(_of_type(kind, name, value), source)
     if resolved["rgb_range"].value <= 0:
         raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved
 
 
-def _like(default: float | None, name: str, value: float) -> float:
-    """A value as the integer that it has to be where the default is one."""
+def _of_type(kind: type[float], name: str, value: float) -> float:
+    """A finite number, and a whole one where it has to be."""
     if not math.isfinite(value):
         raise CheckpointError(f"{name} is {value}, expected a finite number")
-    if not isinstance(default, int):
+    if kind is not int:
         return float(value)
     if value != int(value) or value < 0:
         raise CheckpointError(f"{name} is {value:g}, expected a whole number")

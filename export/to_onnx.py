@@ -161,7 +161,7 @@ def _hidden_hyperparameters() -> dict[str, list[str]]:
     hidden: dict[str, list[str]] = {}
     for network in ARCHITECTURES.values():
         for name, value in {**network.template, **network.choices}.items():
-            published = "required" if value is None else f"{value:g}"
+            published = "none" if isinstance(value, type) else f"{value:g}"
             hidden.setdefault(name, []).append(f"{network.architecture} {published}")
     return hidden
 

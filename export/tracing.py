@@ -7,14 +7,17 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
+from torch import nn
 
 from adadm.export.models import Network
 from adadm.export.models.blocks import Modulator
-from adadm.export.operators import update_functions
+from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
+from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import is_modulator
 
 __all__ = ["TRACED_OPSET", "freeze_shape", "trace"]
@@ -37,7 +40,7 @@ def trace(network: Network) -> ir.Model:
     dtype = next(network.parameters()).dtype
     side = network.smallest_side * 2 + 7  # unlike each other, so that none is taken for constant
     example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
-    with _quiet_exporter():
+    with _quiet_exporter(), patch.object(nn.functional, "group_norm", _symbolic_group_norm):
         program = torch.onnx.export(
             network.root.eval(),
             (example,),
@@ -57,6 +60,27 @@ def trace(network: Network) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     update_functions(model)
     return model
+
+
+def _symbolic_group_norm(
+    x: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """In place of `torch.nn.functional.group_norm`: one node."""
+    channels = x.shape[1]
+    scale = torch.ones(channels, dtype=x.dtype) if weight is None else weight
+    shift = torch.zeros(channels, dtype=x.dtype) if bias is None else bias
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{GROUP_NORM}",
+        (x, scale, shift),
+        attrs={"num_groups": num_groups, "epsilon": eps},
+        dtype=x.dtype,
+        shape=x.shape,
+        version=DOMAIN_VERSION,
+    )
 
 
 def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,9 @@ __all__ = [
     "Modulator",
     "ResidualBlock",
     "convolution",
+    "normalization",
     "read_head_features",
+    "read_norm_groups",
     "read_upscale",
     "upsampling_stages",
 ]
@@ -28,6 +31,11 @@ __all__ = [
 def convolution(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
     """A convolution that keeps height and width (zero padding)."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+
+def normalization(features: int, groups: int) -> nn.Module:
+    """Batch normalization, or with `groups` above 0 group normalization (1: of the whole image)."""
+    return nn.GroupNorm(groups, features) if groups else nn.BatchNorm2d(features)
 
 
 class Modulator(nn.Conv2d):
@@ -98,15 +106,16 @@ class ResidualBlock(nn.Module):
     Args:
         features: channels of the trunk.
         res_scale: constant factor of the residual branch.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
     """
 
-    def __init__(self, features: int, res_scale: float) -> None:
+    def __init__(self, features: int, res_scale: float, norm_groups: int = 0) -> None:
         super().__init__()
         self.conv1 = convolution(features, features)
         self.conv2 = convolution(features, features)
         self.phi = Modulator()
-        self.norm1 = nn.BatchNorm2d(features)
-        self.norm2 = nn.BatchNorm2d(features)
+        self.norm1 = normalization(features, norm_groups)
+        self.norm2 = normalization(features, norm_groups)
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -160,3 +169,10 @@ def read_head_features(state: Mapping[str, torch.Tensor], key: str) -> int:
     if len(shape) != 4 or shape[1:] != (3, 3, 3):
         raise CheckpointError(f"{key} has the shape {shape}, expected (n, 3, 3, 3)")
     return shape[0]
+
+
+def read_norm_groups(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """`norm_groups` where the tensors show it: batch normalization has running statistics."""
+    normalized = any(re.search(r"\.norm\d?\.weight$", key) for key in state)
+    without_statistics = not any(key.endswith("running_mean") for key in state)
+    return {} if normalized and without_statistics else {"norm_groups": 0}

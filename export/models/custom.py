@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from adadm.export.models.network import Network, StateDict
+from adadm.export.models.network import Hidden, Network, StateDict
 from adadm.runtime.errors import CheckpointError
 
 __all__ = ["custom_network_class"]
@@ -35,7 +35,7 @@ def custom_network_class(name: str) -> type[Network]:
 
     class Custom(Network):
         architecture: ClassVar[str] = name
-        template: ClassVar[Mapping[str, float | None]] = {"rgb_range": None}
+        template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": float}
 
         def __init__(self, rgb_range: float) -> None:
             super().__init__()

@@ -13,10 +13,11 @@ from adadm.export.models.blocks import (
     ResidualBlock,
     convolution,
     read_head_features,
+    read_norm_groups,
     read_upscale,
     upsampling_stages,
 )
-from adadm.export.models.network import Network, StateDict
+from adadm.export.models.network import Hidden, Network, StateDict
 
 __all__ = ["EDSR"]
 
@@ -32,10 +33,15 @@ class EDSR(Network):
         features: channels of the trunk.
         res_scale: constant factor of every residual branch.
         rgb_range: the value of white.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
     """
 
     architecture: ClassVar[str] = "edsr"
-    template: ClassVar[Mapping[str, float | None]] = {"res_scale": 0.1, "rgb_range": 255.0}
+    template: ClassVar[Mapping[str, Hidden]] = {
+        "res_scale": 0.1,
+        "rgb_range": 255.0,
+        "norm_groups": int,
+    }
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class EDSR(Network):
         features: int = 256,
         res_scale: float = 0.1,
         rgb_range: float = 255.0,
+        norm_groups: int = 0,
     ) -> None:
         super().__init__()
         self.hyperparameters = {
@@ -52,11 +59,12 @@ class EDSR(Network):
             "features": features,
             "res_scale": res_scale,
             "rgb_range": rgb_range,
+            "norm_groups": norm_groups,
         }
         self.upscale = upscale
         self.rgb_range = rgb_range
         self.head = nn.Sequential(convolution(3, features))
-        residual_blocks = [ResidualBlock(features, res_scale) for _ in range(blocks)]
+        residual_blocks = [ResidualBlock(features, res_scale, norm_groups) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, convolution(features, features))
         upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
         self.tail = nn.Sequential(upsampler, convolution(features, 3))
@@ -75,6 +83,7 @@ class EDSR(Network):
             "upscale": read_upscale([state[key] for key in (*stages, "tail.1.weight")]),
             "blocks": last,
             "features": read_head_features(state, "head.0.weight"),
+            **read_norm_groups(state),
         }
 
     def features(self, lr: torch.Tensor) -> torch.Tensor:

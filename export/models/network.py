@@ -10,9 +10,12 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-__all__ = ["Network", "StateDict"]
+__all__ = ["Hidden", "Network", "StateDict"]
 
 StateDict = Mapping[str, torch.Tensor]
+
+Hidden = float | type[int] | type[float]
+"""The published value of a hyper-parameter, or its type where there is none."""
 
 
 class Network(nn.Module, ABC):
@@ -22,14 +25,14 @@ class Network(nn.Module, ABC):
         architecture: the name that `--arch` takes.
         template: hyper-parameters that a state dict does not hold, with the values of the
             published training template; a loader that falls back on them is guessing. An integer
-            stays one. None has no published value and must be given.
+            stays one. A type stands for a value that must be given.
         choices: hyper-parameters that training does not fix, with our values.
         smallest_area: the least H*W of an input, px.
         hyperparameters: the keyword arguments that build this very network again.
     """
 
     architecture: ClassVar[str]
-    template: ClassVar[Mapping[str, float | None]]
+    template: ClassVar[Mapping[str, Hidden]]
     choices: ClassVar[Mapping[str, float]] = {}
     smallest_area: int = 1
     hyperparameters: dict[str, float]

@@ -14,10 +14,11 @@ from adadm.export.models.blocks import (
     ResidualBlock,
     convolution,
     read_head_features,
+    read_norm_groups,
     read_upscale,
     upsampling_stages,
 )
-from adadm.export.models.network import Network, StateDict
+from adadm.export.models.network import Hidden, Network, StateDict
 from adadm.export.models.sparse_attention import SparseAttention
 from adadm.runtime.errors import CheckpointError
 
@@ -57,14 +58,16 @@ class NLSN(Network):
         rgb_range: the value of white.
         chunk_size: pixels in a chunk of the attention.
         n_hashes: rounds of the attention.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
         seed: of the rotations by which the attention hashes; any number is as good.
     """
 
     architecture: ClassVar[str] = "nlsn"
-    template: ClassVar[Mapping[str, float | None]] = {
+    template: ClassVar[Mapping[str, Hidden]] = {
         "res_scale": 0.1,
         "chunk_size": 144,
         "n_hashes": 4,
+        "norm_groups": int,
     }
     choices: ClassVar[Mapping[str, float]] = {"seed": 0}
 
@@ -79,6 +82,7 @@ class NLSN(Network):
         chunk_size: int = 144,
         n_hashes: int = 4,
         seed: int = 0,
+        norm_groups: int = 0,
     ) -> None:
         super().__init__()
         embedding = embedding or features // 4
@@ -92,6 +96,7 @@ class NLSN(Network):
             "chunk_size": chunk_size,
             "n_hashes": n_hashes,
             "seed": seed,
+            "norm_groups": norm_groups,
         }
         self.upscale = upscale
         self.rgb_range = rgb_range
@@ -106,7 +111,7 @@ class NLSN(Network):
         self.head = nn.Sequential(convolution(3, features))
         body = [attention()]
         for index in range(blocks):
-            body.append(ResidualBlock(features, res_scale))
+            body.append(ResidualBlock(features, res_scale, norm_groups))
             if (index + 1) % _BLOCKS_BETWEEN_ATTENTION == 0:
                 body.append(attention())
         self.body = nn.Sequential(*body, convolution(features, features))
@@ -141,6 +146,7 @@ class NLSN(Network):
             "features": read_head_features(state, "head.0.weight"),
             "embedding": embeddings.pop(),
             "rgb_range": float(f"{rgb_range:.6g}"),
+            **read_norm_groups(state),
         }
 
     def features(self, lr: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,13 @@ from torch import nn
 from adadm.export.models.blocks import (
     Modulator,
     convolution,
+    normalization,
     read_head_features,
+    read_norm_groups,
     read_upscale,
     upsampling_stages,
 )
-from adadm.export.models.network import Network, StateDict
+from adadm.export.models.network import Hidden, Network, StateDict
 from adadm.runtime.errors import CheckpointError
 
 __all__ = ["RDN"]
@@ -41,16 +43,17 @@ class ResidualDenseBlock(nn.Module):
         features: channels of the trunk.
         layers: number of dense layers.
         growth: channels that each of them adds.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
     """
 
-    def __init__(self, features: int, layers: int, growth: int) -> None:
+    def __init__(self, features: int, layers: int, growth: int, norm_groups: int = 0) -> None:
         super().__init__()
         self.convs = nn.Sequential(
             *[DenseLayer(features + index * growth, growth) for index in range(layers)]
         )
         self.LFF = convolution(features + layers * growth, features, kernel_size=1)
         self.phi = Modulator()
-        self.norm = nn.BatchNorm2d(features)
+        self.norm = normalization(features, norm_groups)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, features, H, W) to the same shape."""
@@ -71,10 +74,11 @@ class RDN(Network):
         growth: channels that each convolution adds (G).
         features: channels of the trunk (G0).
         rgb_range: the value of white.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
     """
 
     architecture: ClassVar[str] = "rdn"
-    template: ClassVar[Mapping[str, float | None]] = {"rgb_range": 255.0}
+    template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": 255.0, "norm_groups": int}
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class RDN(Network):
         growth: int = 64,
         features: int = 64,
         rgb_range: float = 255.0,
+        norm_groups: int = 0,
     ) -> None:
         super().__init__()
         self.hyperparameters = {
@@ -93,13 +98,14 @@ class RDN(Network):
             "growth": growth,
             "features": features,
             "rgb_range": rgb_range,
+            "norm_groups": norm_groups,
         }
         self.upscale = upscale
         self.rgb_range = rgb_range
         self.SFENet1 = convolution(3, features)
         self.SFENet2 = convolution(features, features)
         self.RDBs = nn.ModuleList(
-            [ResidualDenseBlock(features, layers, growth) for _ in range(blocks)]
+            [ResidualDenseBlock(features, layers, growth, norm_groups) for _ in range(blocks)]
         )
         self.GFF = nn.Sequential(
             convolution(blocks * features, features, kernel_size=1),
@@ -130,6 +136,7 @@ class RDN(Network):
             "layers": len(layers),
             "growth": first.shape[0],
             "features": read_head_features(state, "SFENet1.weight"),
+            **read_norm_groups(state),
         }
 
     def features(self, lr: torch.Tensor) -> torch.Tensor:

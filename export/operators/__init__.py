@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from adadm.export.operators import modulator, sparse_attention
+from adadm.export.operators import group_norm, modulator, sparse_attention
 from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]
 
 FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
+    **group_norm.FUNCTIONS,
     **modulator.FUNCTIONS,
     **sparse_attention.FUNCTIONS,
 }

@@ -106,6 +106,29 @@ class RRDBLike(nn.Module):
         return sr
 
 
+class ChannelNorm(nn.Module):
+    """Layer normalization over the channels of each pixel."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(features)
+        nn.init.uniform_(self.norm.weight, -1.5, 1.5)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return normed
+
+
+class LayerNormed(nn.Sequential):
+    def __init__(self) -> None:
+        branches = [
+            AdaDM(nn.Sequential(ChannelNorm(FEATURES), conv(FEATURES, FEATURES), nn.GELU()))
+            for _ in range(2)
+        ]
+        super().__init__(conv(3, FEATURES), *branches, conv(FEATURES, 12), nn.PixelShuffle(2))
+
+
 class NoSuperResolution(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x

@@ -42,6 +42,9 @@ def make_non_neutral(
             module.weight.data = sign * torch.empty_like(module.weight).uniform_(0.3, 1.5)
             nn.init.normal_(module.bias, std=0.5)
             module.momentum = None  # the plain average of all steps
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.uniform_(module.weight, -1.5, 1.5)
+            nn.init.normal_(module.bias, std=0.5)
         elif isinstance(module, Modulator):
             assert module.bias is not None
             nn.init.uniform_(module.weight, 0.7, 1.1)

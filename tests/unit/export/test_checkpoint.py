@@ -139,7 +139,7 @@ def with_nan(tensor: torch.Tensor) -> torch.Tensor:
             "running_var has the value",
         ),
         (changed("body.1.norm1.running_var", lambda t: t * 0), "norm1.running_var has the value 0"),
-        (lambda s: {"conv.weight": torch.ones(3)}, "not recognised as edsr"),
+        (lambda s: {"conv.weight": torch.ones(3)}, "not recognised as nlsn, edsr, rdn with AdaDM"),
         (
             changed("tail.0.0.weight", lambda t: t.flatten()),
             r"tail's convolutions have the shapes \(576,\)",
