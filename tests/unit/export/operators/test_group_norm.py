@@ -27,7 +27,7 @@ def run(
     node = helper.make_node(
         GROUP_NORM, ["x", "scale", "bias"], ["y"], domain="adadm", num_groups=groups, epsilon=1e-3
     )
-    image = ["N", CHANNELS, "H", "W"]
+    image: list[str | int] = ["N", CHANNELS, "H", "W"]
     inputs = [helper.make_tensor_value_info("x", dtype, image)]
     inputs += [helper.make_tensor_value_info(name, dtype, [CHANNELS]) for name in ("scale", "bias")]
     outputs = [helper.make_tensor_value_info("y", dtype, image)]
@@ -65,5 +65,4 @@ def test_half_precision_has_its_statistics_in_single() -> None:
     x = np.random.default_rng(0).normal(0, 3000, (1, CHANNELS, 20, 20)).astype(np.float16)
     found, expected = run(x, 2)
     assert found.dtype == np.float16
-    assert helper.np_dtype_to_tensor_dtype(found.dtype) == TensorProto.FLOAT16
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
