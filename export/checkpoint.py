@@ -1,9 +1,8 @@
-"""Checkpoints: reading a file, recognising the network in it, and refusing what does not fit.
+"""Checkpoints: recognising the network in a file, and refusing what does not fit.
 
-Published checkpoints come as a bare state dict or nested under a key, with or without the prefix
-that `DataParallel` or a training framework adds, and without the hyper-parameters that no tensor
-shows. A loader that skips what does not match would return a network with untrained layers, so
-this one refuses, and lists the difference.
+Published checkpoints come without the hyper-parameters that no tensor shows. A loader that skips
+what does not match would return a network with untrained layers, so this one refuses, and lists the
+difference.
 """
 
 from __future__ import annotations
@@ -11,28 +10,21 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.export.models.custom import custom_network_class
+from adadm.export.state_dict import METADATA_KEY, read_state_dict, shown
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 
 __all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "network_class", "save_checkpoint"]
-
-_NESTED_UNDER = ("state_dict", "params_ema", "params", "model")
-_PREFIXES = ("module.", "model.")
-_METADATA_KEY = "adadm"
-_KEYS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -92,8 +84,7 @@ def load_checkpoint(
         CheckpointError: the file cannot be read, or does not fit the network.
     """
     path = Path(path)
-    tensors, metadata = _read_tensors(path)
-    state = _strip_prefix(tensors)
+    state, metadata = read_state_dict(path)
     found_class = _architecture(path, state, metadata, arch)
     hyperparameters = _resolve(path, found_class, state, metadata, given)
     network = found_class(**{k: h.value for k, h in hyperparameters.items()})
@@ -116,84 +107,8 @@ def save_checkpoint(
     state = {k: v.contiguous().cpu() for k, v in network.root.state_dict().items()}
     with written_whole(path) as partial:
         safetensors.torch.save_file(
-            state, partial, metadata={_METADATA_KEY: json.dumps(description, sort_keys=True)}
+            state, partial, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)}
         )
-
-
-def _read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a file under their own keys, and our metadata if it has any."""
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; expected a .pt, .pth or .safetensors file")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; copy or download it again")
-    readers = {".safetensors": _read_safetensors, ".pt": _read_pickle, ".pth": _read_pickle}
-    if path.suffix not in readers:
-        raise CheckpointError(
-            f"{path} ends in {path.suffix or 'no suffix'}; expected one of {', '.join(readers)}"
-        )
-    content, metadata = readers[path.suffix](path)
-    tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds no tensors (found: {_shown(sorted(map(str, content)))}); expected a "
-            f"state dict, bare or under one of {', '.join(_NESTED_UNDER)}"
-        )
-    return tensors, metadata
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = _parse_metadata(path, (file.metadata() or {}).get(_METADATA_KEY, "{}"))
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is no readable safetensors file ({error}); it may be truncated"
-        ) from error
-
-
-def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    """Our metadata: `architecture` and `hyperparameters` (numbers by name), and notes."""
-    try:
-        metadata: dict[str, Any] = json.loads(text)
-        hyperparameters = metadata.get("hyperparameters", {})
-        metadata["hyperparameters"] = {k: float(v) for k, v in hyperparameters.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: its metadata cannot be read ({error}): {text}") from error
-    return metadata
-
-
-def _read_pickle(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever a damaged file makes it raise
-        wanted = re.search(r"(?:Unsupported global: )?GLOBAL (\S+)", str(error))
-        if wanted:
-            raise CheckpointError(
-                f"{path} wants to run code on loading ({wanted[1]}), so it was not loaded; "
-                "save its state_dict() alone and use that file"
-            ) from error
-        whole = zipfile.is_zipfile(path)
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise CheckpointError(
-            f"{path} is {'damaged' if whole else 'truncated, or no PyTorch checkpoint'} "
-            f"({type(error).__name__}: {first_line})"
-        ) from error
-    for key in _NESTED_UNDER:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    return content if isinstance(content, Mapping) else {f"a {type(content).__name__}": None}, {}
-
-
-def _strip_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Drop prefixes that every key has, in whatever order wrappers added them."""
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
-            return _strip_prefix({key.removeprefix(prefix): v for key, v in tensors.items()})
-    return tensors
 
 
 def network_class(arch: str) -> type[Network]:
@@ -206,7 +121,7 @@ def network_class(arch: str) -> type[Network]:
         return custom_network_class(arch)
     if arch not in ARCHITECTURES:
         raise CheckpointError(
-            f"unknown architecture {arch}; known: {_shown(ARCHITECTURES)}, "
+            f"unknown architecture {arch}; known: {shown(ARCHITECTURES)}, "
             "or package.module:factory for a network of your own"
         )
     return ARCHITECTURES[arch]
@@ -225,9 +140,9 @@ def _architecture(
     for candidate in candidates:
         if candidate.detects(state):
             return candidate
-    expected = arch if arch != "auto" else _shown(ARCHITECTURES)
+    expected = arch if arch != "auto" else shown(ARCHITECTURES)
     raise CheckpointError(
-        f"{path} is not recognised as {expected} with AdaDM; its keys are {_shown(sorted(state))}"
+        f"{path} is not recognised as {expected} with AdaDM; its keys are {shown(sorted(state))}"
     )
 
 
@@ -258,8 +173,8 @@ def _resolve(
             )
     if unknown := sorted(flags.keys() - hidden.keys() - resolved.keys()):
         raise CheckpointError(
-            f"{found_class.architecture} has no hyper-parameter {_shown(unknown)} to set; "
-            f"it has {_shown(hidden)}"
+            f"{found_class.architecture} has no hyper-parameter {shown(unknown)} to set; "
+            f"it has {shown(hidden)}"
         )
     for name, default in hidden.items():
         if name in resolved:
@@ -300,8 +215,8 @@ def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) 
     if missing or unexpected:
         raise CheckpointError(
             f"{path} is not a complete {network.architecture} with AdaDM\n"
-            f"  missing ({len(missing)}): {_shown(missing)}\n"
-            f"  unexpected ({len(unexpected)}): {_shown(unexpected)}"
+            f"  missing ({len(missing)}): {shown(missing)}\n"
+            f"  unexpected ({len(unexpected)}): {shown(unexpected)}"
         )
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
@@ -315,9 +230,3 @@ def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) 
             raise CheckpointError(
                 f"{path}: {key} has the value {lowest:g}; a running variance is greater than 0"
             )
-
-
-def _shown(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _KEYS_SHOWN
-    return (", ".join(listed[:_KEYS_SHOWN]) or "none") + (f", and {more} more" if more > 0 else "")

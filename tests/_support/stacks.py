@@ -23,6 +23,7 @@ BLOCKS = (
     "norm shared by two convolutions",
     "norm is an output",
     "norm after conv",
+    "mean shift after conv",
 )
 
 
@@ -79,6 +80,11 @@ class Stack:
 
     def block(self, kind: str, x: str, channels: int, kernel: int, padding: int) -> str:
         """Append a block; returns its output, which has as many channels as its input."""
+        if kind == "mean shift after conv":
+            shifted = self.conv(x, channels, channels, kernel, padding)
+            weight = np.diag(self.rng.normal(0, 1, channels))[..., None, None]
+            bias = self.rng.normal(0, 0.5, channels)
+            return self.node("Conv", shifted, self.constant(weight), self.constant(bias))
         if kind == "norm after conv":
             return self.norm(self.conv(x, channels, channels, kernel, padding), channels)
         normed = self.norm(x, channels)

@@ -183,7 +183,10 @@ start = time.perf_counter()
 export = export_onnx(load_checkpoint(sys.argv[1]))
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(len(export.parity), seconds, peak)
+from adadm.runtime.tensorrt_api import Profile, build_engine
+profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
+engine = build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"])
+print(len(export.parity), seconds, peak, len(engine))
 """
 
 
@@ -202,8 +205,9 @@ def test_published_sizes_export_within_time_and_memory(
         cwd=ROOT / "tests",
     )
     assert result.returncode == 0, result.stderr
-    cases, seconds, peak_bytes = (float(word) for word in result.stdout.split())
+    cases, seconds, peak_bytes, engine_bytes = (float(word) for word in result.stdout.split())
     print(f"{name}: {seconds:.1f} s, {peak_bytes / 2**30:.2f} GiB, {cases:.0f} cases")
     assert cases == 11
     assert seconds < most_seconds
     assert peak_bytes < most_gib * 2**30
+    assert engine_bytes > 40e6

@@ -23,8 +23,7 @@ SIZES: dict[str, dict[str, float]] = {
 NORMS = {"edsr": 4, "nlsn": 2, "rdn": 2}
 
 
-@pytest.mark.parametrize("opset", [17, 19])
-@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("groups", "opset"), [(1, 19), (4, 17)])
 @pytest.mark.parametrize("architecture", SIZES)
 def test_published_networks(architecture: str, groups: int, opset: int, tmp_path: Path) -> None:
     network = random_network(architecture, 2, 0, norm_groups=groups, **SIZES[architecture])

@@ -82,14 +82,8 @@ def test_tensorrt_builds(
     assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", ["SM89"])
 
 
-@pytest.mark.parametrize(
-    ("name", "upscale"),
-    [
-        ("rdn A", 2),
-        pytest.param("rdn A", 4, marks=pytest.mark.slow),
-        pytest.param("rdn B", 2, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "upscale"), [("rdn A", 2), ("rdn A", 4), ("rdn B", 2)])
 def test_published_sizes(name: str, upscale: int, tmp_path: Path) -> None:
     architecture, size = PUBLISHED[name]
     network = random_network(architecture, upscale, 0, **size)
