@@ -87,7 +87,13 @@ def load_checkpoint(
     state, metadata = read_state_dict(path)
     found_class = _architecture(path, state, metadata, arch)
     hyperparameters = _resolve(path, found_class, state, metadata, given)
-    network = found_class(**{k: h.value for k, h in hyperparameters.items()})
+    try:
+        network = found_class(**{k: h.value for k, h in hyperparameters.items()})
+    except (ValueError, RuntimeError) as error:  # a value that no layer can have
+        listed = ", ".join(f"{name} {found.value:g}" for name, found in hyperparameters.items())
+        raise CheckpointError(
+            f"{path}: no {found_class.architecture} can be built with {listed}: {error}"
+        ) from error
     _check_fit(path, network, state)
     network.root.load_state_dict(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False

@@ -85,6 +85,8 @@ class NLSN(Network):
         norm_groups: int = 0,
     ) -> None:
         super().__init__()
+        if min(chunk_size, n_hashes) < 1:
+            raise ValueError("chunk_size and n_hashes must be at least 1")
         embedding = embedding or features // 4
         self.hyperparameters = {
             "upscale": upscale,

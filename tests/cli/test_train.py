@@ -76,6 +76,24 @@ def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path
     assert after > before + 5
 
 
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [
+        ("rdn", ["blocks=1", "layers=1", "growth=2", "features=4"]),
+        ("nlsn", ["blocks=1", "features=8", "chunk_size=16", "n_hashes=1"]),
+        ("_support.foreign:RCANLike", ["rgb_range=255"]),
+    ],
+)
+def test_every_architecture_trains(
+    arch: str, size: list[str], photographs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "trained.safetensors"
+    assert run(photographs, output, "--arch", arch, "--set", *size) == 0
+    trained = load_checkpoint(output, arch)
+    assert trained.guesses == {}
+    assert trained.network.architecture == arch
+
+
 def test_larger_factors_start_from_smaller_ones(
     photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +111,11 @@ def test_mistakes_are_said(
     assert "nowhere: no such file or folder" in capsys.readouterr().err
     assert run(photographs, tmp_path / "x.safetensors", "--patch", "64") == 1
     assert "no image is as large as 64x64" in capsys.readouterr().err
+    assert run(photographs, tmp_path / "x.safetensors", "--set", "depth=3") == 1
+    assert "edsr has no hyper-parameter depth to set; it has blocks, " in capsys.readouterr().err
+    custom = ("--arch", "_support.foreign:RCANLike", "--upscale", "3", "--set", "rgb_range=255")
+    assert run(photographs, tmp_path / "x.safetensors", *custom) == 1
+    assert "enlarges x2, --upscale is 3" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert run(photographs, tmp_path / "file" / "x.safetensors") == 1
     assert "file" in capsys.readouterr().err

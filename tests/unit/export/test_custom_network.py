@@ -115,3 +115,5 @@ def test_a_value_that_the_tensors_show_cannot_be_changed(tmp_path: Path) -> None
     assert load_checkpoint(tmp_path / "nlsn.pt", rgb_range=1).network.rgb_range == 1
     with pytest.raises(CheckpointError, match=r"chunk_size is 7\.5, expected a whole number"):
         load_checkpoint(tmp_path / "nlsn.pt", chunk_size=7.5)
+    with pytest.raises(CheckpointError, match=r"no nlsn can be built .*must be at least 1"):
+        load_checkpoint(tmp_path / "nlsn.pt", n_hashes=0)
