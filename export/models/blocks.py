@@ -20,8 +20,10 @@ __all__ = [
     "Modulator",
     "ResidualBlock",
     "convolution",
+    "linear_tail",
     "normalization",
     "read_head_features",
+    "read_linear_tail",
     "read_norm_groups",
     "read_upscale",
     "upsampling_stages",
@@ -136,6 +138,22 @@ def upsampling_stages(upscale: int, in_features: int, features: int) -> list[nn.
         stages += [convolution(in_features, step**2 * features), nn.PixelShuffle(step)]
         in_features = features
     return stages
+
+
+def linear_tail(upscale: int, features: int) -> nn.Sequential:
+    """The tail of EDSR and NLSN: upsampling, and a convolution to the image."""
+    upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
+    return nn.Sequential(upsampler, convolution(features, 3))
+
+
+def read_linear_tail(state: Mapping[str, torch.Tensor]) -> int:
+    """The factor of a `linear_tail` named `tail`.
+
+    Raises:
+        CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
+    """
+    stages = sorted(key for key in state if re.fullmatch(r"tail\.0\.\d+\.weight", key))
+    return read_upscale([state[key] for key in (*stages, "tail.1.weight")])
 
 
 def read_upscale(convolutions: list[torch.Tensor]) -> int:

@@ -38,16 +38,15 @@ def custom_network_class(name: str) -> type[Network]:
         template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": float}
 
         def __init__(self, rgb_range: float) -> None:
-            super().__init__()
             module = factory()
             if not isinstance(module, nn.Module):
                 raise CheckpointError(
                     f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
                 )
+            side, upscale = _measure(name, module)
+            super().__init__(upscale, rgb_range)
+            self.hyperparameters = {"rgb_range": rgb_range}  # the factor is the module's
             self.adopted = module
-            self.rgb_range = rgb_range
-            self.hyperparameters = {"rgb_range": rgb_range}
-            side, self.upscale = _measure(name, module)
             self.smallest_area = side**2
 
         @property

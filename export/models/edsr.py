@@ -12,10 +12,10 @@ from torch import nn
 from adadm.export.models.blocks import (
     ResidualBlock,
     convolution,
+    linear_tail,
     read_head_features,
+    read_linear_tail,
     read_norm_groups,
-    read_upscale,
-    upsampling_stages,
 )
 from adadm.export.models.network import Hidden, Network, StateDict
 
@@ -52,22 +52,18 @@ class EDSR(Network):
         rgb_range: float = 255.0,
         norm_groups: int = 0,
     ) -> None:
-        super().__init__()
-        self.hyperparameters = {
-            "upscale": upscale,
-            "blocks": blocks,
-            "features": features,
-            "res_scale": res_scale,
-            "rgb_range": rgb_range,
-            "norm_groups": norm_groups,
-        }
-        self.upscale = upscale
-        self.rgb_range = rgb_range
+        super().__init__(
+            upscale,
+            rgb_range,
+            blocks=blocks,
+            features=features,
+            res_scale=res_scale,
+            norm_groups=norm_groups,
+        )
         self.head = nn.Sequential(convolution(3, features))
         residual_blocks = [ResidualBlock(features, res_scale, norm_groups) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, convolution(features, features))
-        upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
-        self.tail = nn.Sequential(upsampler, convolution(features, 3))
+        self.tail = linear_tail(upscale, features)
 
     @classmethod
     def detects(cls, state: StateDict) -> bool:
@@ -78,9 +74,8 @@ class EDSR(Network):
     @classmethod
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
         last = max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key)))
-        stages = sorted(key for key in state if re.fullmatch(r"tail\.0\.\d+\.weight", key))
         return {
-            "upscale": read_upscale([state[key] for key in (*stages, "tail.1.weight")]),
+            "upscale": read_linear_tail(state),
             "blocks": last,
             "features": read_head_features(state, "head.0.weight"),
             **read_norm_groups(state),

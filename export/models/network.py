@@ -49,6 +49,12 @@ class Network(nn.Module, ABC):
         """The side of the smallest square input, px."""
         return math.isqrt(self.smallest_area - 1) + 1
 
+    def __init__(self, upscale: int, rgb_range: float, **others: float) -> None:
+        super().__init__()
+        self.upscale = upscale
+        self.rgb_range = rgb_range
+        self.hyperparameters = {"upscale": upscale, "rgb_range": rgb_range, **others}
+
     @classmethod
     @abstractmethod
     def detects(cls, state: StateDict) -> bool:

@@ -13,10 +13,10 @@ from torch import nn
 from adadm.export.models.blocks import (
     ResidualBlock,
     convolution,
+    linear_tail,
     read_head_features,
+    read_linear_tail,
     read_norm_groups,
-    read_upscale,
-    upsampling_stages,
 )
 from adadm.export.models.network import Hidden, Network, StateDict
 from adadm.export.models.sparse_attention import SparseAttention
@@ -84,24 +84,21 @@ class NLSN(Network):
         seed: int = 0,
         norm_groups: int = 0,
     ) -> None:
-        super().__init__()
         if min(chunk_size, n_hashes) < 1:
             raise ValueError("chunk_size and n_hashes must be at least 1")
         embedding = embedding or features // 4
-        self.hyperparameters = {
-            "upscale": upscale,
-            "blocks": blocks,
-            "features": features,
-            "embedding": embedding,
-            "res_scale": res_scale,
-            "rgb_range": rgb_range,
-            "chunk_size": chunk_size,
-            "n_hashes": n_hashes,
-            "seed": seed,
-            "norm_groups": norm_groups,
-        }
-        self.upscale = upscale
-        self.rgb_range = rgb_range
+        super().__init__(
+            upscale,
+            rgb_range,
+            blocks=blocks,
+            features=features,
+            embedding=embedding,
+            res_scale=res_scale,
+            chunk_size=chunk_size,
+            n_hashes=n_hashes,
+            seed=seed,
+            norm_groups=norm_groups,
+        )
         self.smallest_area = chunk_size
         generator = torch.Generator().manual_seed(seed)
 
@@ -117,8 +114,7 @@ class NLSN(Network):
             if (index + 1) % _BLOCKS_BETWEEN_ATTENTION == 0:
                 body.append(attention())
         self.body = nn.Sequential(*body, convolution(features, features))
-        upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
-        self.tail = nn.Sequential(upsampler, convolution(features, 3))
+        self.tail = linear_tail(upscale, features)
 
     @classmethod
     def detects(cls, state: StateDict) -> bool:
@@ -130,7 +126,6 @@ class NLSN(Network):
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
         blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.conv2\.", key))}
         embeddings = {len(v) for k, v in state.items() if re.search(r"conv_match\.0\.weight$", k)}
-        stages = sorted(key for key in state if re.fullmatch(r"tail\.0\.\d+\.weight", key))
         mean = state["sub_mean.bias"]
         if len(embeddings) != 1 or mean.shape != (3,):
             raise CheckpointError(
@@ -143,7 +138,7 @@ class NLSN(Network):
                 f"sub_mean.bias[0] is {float(mean[0]):g}, expected -rgb_range * {_MEAN[0]}"
             )
         return {
-            "upscale": read_upscale([state[key] for key in (*stages, "tail.1.weight")]),
+            "upscale": read_linear_tail(state),
             "blocks": len(blocks),
             "features": read_head_features(state, "head.0.weight"),
             "embedding": embeddings.pop(),

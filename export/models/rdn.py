@@ -90,18 +90,15 @@ class RDN(Network):
         rgb_range: float = 255.0,
         norm_groups: int = 0,
     ) -> None:
-        super().__init__()
-        self.hyperparameters = {
-            "upscale": upscale,
-            "blocks": blocks,
-            "layers": layers,
-            "growth": growth,
-            "features": features,
-            "rgb_range": rgb_range,
-            "norm_groups": norm_groups,
-        }
-        self.upscale = upscale
-        self.rgb_range = rgb_range
+        super().__init__(
+            upscale,
+            rgb_range,
+            blocks=blocks,
+            layers=layers,
+            growth=growth,
+            features=features,
+            norm_groups=norm_groups,
+        )
         self.SFENet1 = convolution(3, features)
         self.SFENet2 = convolution(features, features)
         self.RDBs = nn.ModuleList(
