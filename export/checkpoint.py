@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,8 @@ def load_checkpoint(
     state, metadata = read_state_dict(path)
     found_class = _architecture(path, state, metadata, arch)
     hyperparameters = _resolve(path, found_class, state, metadata, given)
-    build: Callable[..., Network] = found_class
     try:
-        network = build(**{k: h.value for k, h in hyperparameters.items()})
+        network = found_class(**{k: h.value for k, h in hyperparameters.items()})
     except (ValueError, RuntimeError) as error:  # a value that no layer can have
         listed = ", ".join(f"{name} {found.value:g}" for name, found in hyperparameters.items())
         raise CheckpointError(

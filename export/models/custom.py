@@ -44,7 +44,7 @@ def custom_network_class(name: str) -> type[Network]:
                     f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
                 )
             side, upscale = _measure(name, module)
-            super().__init__(upscale, rgb_range)
+            super().__init__(upscale=upscale, rgb_range=rgb_range)
             self.hyperparameters = {"rgb_range": rgb_range}  # the factor is the module's
             self.adopted = module
             self.smallest_area = side**2

@@ -53,8 +53,8 @@ class EDSR(Network):
         norm_groups: int = 0,
     ) -> None:
         super().__init__(
-            upscale,
-            rgb_range,
+            upscale=upscale,
+            rgb_range=rgb_range,
             blocks=blocks,
             features=features,
             res_scale=res_scale,

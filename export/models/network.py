@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -49,11 +49,11 @@ class Network(nn.Module, ABC):
         """The side of the smallest square input, px."""
         return math.isqrt(self.smallest_area - 1) + 1
 
-    def __init__(self, upscale: int, rgb_range: float, **others: float) -> None:
+    def __init__(self, **hyperparameters: Any) -> None:
         super().__init__()
-        self.upscale = upscale
-        self.rgb_range = rgb_range
-        self.hyperparameters = {"upscale": upscale, "rgb_range": rgb_range, **others}
+        self.hyperparameters = hyperparameters
+        self.upscale = hyperparameters["upscale"]
+        self.rgb_range = hyperparameters["rgb_range"]
 
     @classmethod
     @abstractmethod

@@ -88,8 +88,8 @@ class NLSN(Network):
             raise ValueError("chunk_size and n_hashes must be at least 1")
         embedding = embedding or features // 4
         super().__init__(
-            upscale,
-            rgb_range,
+            upscale=upscale,
+            rgb_range=rgb_range,
             blocks=blocks,
             features=features,
             embedding=embedding,

@@ -91,8 +91,8 @@ class RDN(Network):
         norm_groups: int = 0,
     ) -> None:
         super().__init__(
-            upscale,
-            rgb_range,
+            upscale=upscale,
+            rgb_range=rgb_range,
             blocks=blocks,
             layers=layers,
             growth=growth,
