@@ -89,7 +89,7 @@ def load_checkpoint(
     hyperparameters = _resolve(path, found_class, state, metadata, given)
     try:
         network = found_class(**{k: h.value for k, h in hyperparameters.items()})
-    except (ValueError, RuntimeError) as error:  # a value that no layer can have
+    except (ValueError, TypeError, RuntimeError) as error:  # a value that no layer can have
         listed = ", ".join(f"{name} {found.value:g}" for name, found in hyperparameters.items())
         raise CheckpointError(
             f"{path}: no {found_class.architecture} can be built with {listed}: {error}"
@@ -193,11 +193,11 @@ def _resolve(
         if value is None:
             raise CheckpointError(
                 f"{name} of {found_class.architecture} is in no tensor and has no published "
-                f"value; give it by --{name.replace('_', '-')}"
+                f"value; give it by --{name.replace('_', '-')}, or to load_checkpoint"
             )
         kind = default if isinstance(default, type) else type(default)
         resolved[name] = Hyperparameter(_of_type(kind, name, value), source)
-    if resolved["rgb_range"].value <= 0:
+    if "rgb_range" in resolved and resolved["rgb_range"].value <= 0:
         raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved
 

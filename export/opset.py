@@ -11,14 +11,26 @@ from adadm.runtime.errors import ExportError
 __all__ = ["set_opset"]
 
 _AXES = "axes"
+_NEUTRAL_WHEN_ABSENT = {
+    _AXES,
+    "antialias",
+    "ceil_mode",
+    "dilations",
+    "keep_aspect_ratio_policy",
+    "noop_with_empty_axes",
+    "num_outputs",
+    "saturate",
+}
+"""What operators of opset 17 to 20 gained or lost without another meaning of nodes without it."""
+_REDUCTIONS_OF_17 = {"none", "add", "mul"}
 
 
 def set_opset(model: ir.Model, opset: int) -> None:
     """Set the opset of a graph whose operators mean the same in both versions, in place.
 
     A node means the same where the two definitions of its operator agree on the inputs and
-    attributes that it has, and on the defaults of those that it does not have. The axes of
-    reductions, an input from opset 18 on, become an attribute for 17.
+    attributes that it has, on all defaults, and differ otherwise in attributes only whose absence
+    changes nothing. The axes of reductions, an input from opset 18 on, become an attribute for 17.
 
     Raises:
         ExportError: an operator changed between them; the message names it.
@@ -56,8 +68,12 @@ def _lower_axes(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) -> N
     axes = node.inputs[1] if len(node.inputs) == 2 else None
     if _AXES in before.attributes or _AXES not in after.attributes or axes is None:
         return
+    while (producer := axes.producer()) is not None and producer.op_type in ("Reshape", "Cast"):
+        axes = producer.inputs[0]  # the exporter makes one axis a list so
+        if axes is None:
+            return
     if before.inputs[1].name == _AXES and (constant := ir.convenience.get_const_tensor(axes)):
-        node.attributes.add(ir.AttrInt64s(_AXES, constant.numpy().tolist()))
+        node.attributes.add(ir.AttrInt64s(_AXES, constant.numpy().ravel().tolist()))
         node.resize_inputs(1)
 
 
@@ -66,9 +82,12 @@ def _means_the_same(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) 
         return True
     lowered = {_AXES} if _AXES in node.attributes and _AXES not in before.attributes else set()
     used = set(node.attributes) - lowered
-    if not used <= before.attributes.keys() & after.attributes.keys():
+    shared = before.attributes.keys() & after.attributes.keys()
+    one_sided = before.attributes.keys() ^ after.attributes.keys()
+    if not (used <= shared and one_sided <= _NEUTRAL_WHEN_ABSENT):
         return False
-    shared = (before.attributes.keys() & after.attributes.keys()) - used
+    if node.attributes.get_string("reduction", "none") not in _REDUCTIONS_OF_17:
+        return False
     return [value.name for value in before.inputs[: len(node.inputs)]] == [
         value.name for value in after.inputs[: len(node.inputs)]
     ] and all(

@@ -150,7 +150,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def _architecture(text: str) -> str:
-    if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"[\w.]+:\w+", text):
+    if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return text
     known = ", ".join(("auto", *ARCHITECTURES))
     raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")

@@ -19,11 +19,14 @@ from adadm.export.models.blocks import Modulator
 from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import is_modulator
+from adadm.runtime.errors import ExportError
 
 __all__ = ["TRACED_OPSET", "freeze_shape", "trace"]
 
 TRACED_OPSET = 18
 """The oldest opset that torch.onnx emits by itself."""
+
+_group_norm = nn.functional.group_norm  # before trace() puts another in its place
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -33,6 +36,9 @@ def trace(network: Network) -> ir.Model:
 
     The graph reads `lr` (N, 3, H, W) and returns `sr` (N, 3, r*H, r*W), in the network's data
     type, N, H and W free. Nodes and values carry the names of the PyTorch modules.
+
+    Raises:
+        ExportError: torch.onnx cannot export the network with free sizes.
     """
     for module in network.modules():
         if isinstance(module, Modulator):
@@ -41,17 +47,23 @@ def trace(network: Network) -> ir.Model:
     side = network.smallest_side * 2 + 7  # unlike each other, so that none is taken for constant
     example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
     with _quiet_exporter(), patch.object(nn.functional, "group_norm", _symbolic_group_norm):
-        program = torch.onnx.export(
-            network.root.eval(),
-            (example,),
-            dynamo=True,
-            input_names=["lr"],
-            output_names=["sr"],
-            dynamic_shapes=({0: "N", 2: "H", 3: "W"},),
-            opset_version=TRACED_OPSET,
-            optimize=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                network.root.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["lr"],
+                output_names=["sr"],
+                dynamic_shapes=({0: "N", 2: "H", 3: "W"},),
+                opset_version=TRACED_OPSET,
+                optimize=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(
+                f"torch.onnx cannot export {network.architecture} with free sizes: "
+                f"{str(error).strip().splitlines()[0]}"
+            ) from error
     assert program is not None
     model = program.model
     model.producer_name, model.producer_version = "adadm-deploy", None
@@ -69,7 +81,9 @@ def _symbolic_group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """In place of `torch.nn.functional.group_norm`: one node."""
+    """In place of `torch.nn.functional.group_norm`: one node for an image (N, C, H, W)."""
+    if x.ndim != 4:
+        return _group_norm(x, num_groups, weight, bias, eps)
     channels = x.shape[1]
     scale = torch.ones(channels, dtype=x.dtype) if weight is None else weight
     shift = torch.zeros(channels, dtype=x.dtype) if bias is None else bias

@@ -70,7 +70,7 @@ class Model:
 def main(argv: list[str]) -> None:
     """Measure, print a table, and write it as JSON when asked."""
     arguments = _parse(argv)
-    model = load_model(arguments.model)
+    model = load_model(arguments.model, arguments.arch)
     scores = [evaluate(model, folder) for folder in arguments.folders]
     if arguments.json:
         with written_whole(arguments.json) as partial:
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
     Console().print(table)
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path, arch: str = "auto") -> Model:
     """Open an ONNX model on ONNX Runtime, or a checkpoint in PyTorch."""
     if path.suffix == ".onnx":
         session = OnnxRuntimeSession(path)
@@ -104,7 +104,7 @@ def load_model(path: Path) -> Model:
     from adadm.export import load_checkpoint
     from adadm.export.reference import run_network
 
-    network = load_checkpoint(path).network
+    network = load_checkpoint(path, arch).network
     return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))
 
 
@@ -150,6 +150,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, help=".onnx, .safetensors, .pt or .pth")
     parser.add_argument("folders", type=Path, nargs="+", help="folders of original photographs")
+    parser.add_argument("--arch", default="auto", help="of a checkpoint; default: recognised")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores")
     return parser.parse_args(argv)
 

@@ -74,8 +74,9 @@ def main(argv: list[str]) -> None:
         optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
     )
     resume = arguments.output.with_suffix(".resume")
-    course = ("arch", "steps", "batch", "patch", "learning_rate", "warmup", "clip", "half", "seed")
+    course = ("arch", "steps", "batch", "patch", "learning_rate", "warmup", "clip", "half")
     settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in course}}
+    settings["training_seed"] = arguments.seed
     resume.parent.mkdir(parents=True, exist_ok=True)
     first = _restore(resume, settings, network, optimizer, schedule) if resume.exists() else 0
 
@@ -139,13 +140,18 @@ def _build(arguments: argparse.Namespace) -> Network:
             f"it has {', '.join(sorted(known))}"
         )
     factor = {"upscale": arguments.upscale} if "upscale" in parameters else {}
-    network = architecture(**factor, **arguments.hyperparameters)
+    try:
+        network = architecture(**factor, **arguments.hyperparameters)
+    except (ValueError, TypeError, RuntimeError) as error:  # a value that no layer can have
+        raise CheckpointError(f"cannot build {arguments.arch}: {error}") from error
+    if network.rgb_range <= 0:
+        raise CheckpointError(f"rgb_range is {network.rgb_range:g}, expected more than 0")
     if network.upscale != arguments.upscale:
         raise CheckpointError(
             f"{arguments.arch} enlarges x{network.upscale}, --upscale is {arguments.upscale}"
         )
     if arguments.start_from:
-        trained = load_checkpoint(arguments.start_from).network.state_dict()
+        trained = load_checkpoint(arguments.start_from, arguments.arch).network.state_dict()
         fresh = network.state_dict()
         shared = {k: v for k, v in trained.items() if k in fresh and v.shape == fresh[k].shape}
         network.load_state_dict(shared, strict=False)
@@ -286,6 +292,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         dest="hyperparameters",
         type=_hyperparameter,
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=NUMBER",
         help="hyper-parameters of the network, such as blocks=8 features=48 (default: published)",

@@ -163,7 +163,7 @@ def read_upscale(convolutions: list[torch.Tensor]) -> int:
         CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
     """
     ratios = [
-        weight.shape[0] / following.shape[1] if weight.ndim == following.ndim == 4 else 0.0
+        weight.shape[0] / max(1, following.shape[1]) if weight.ndim == following.ndim == 4 else 0.0
         for weight, following in itertools.pairwise(convolutions)
     ]
     known = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}

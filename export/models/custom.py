@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ def custom_network_class(name: str) -> type[Network]:
     """
     factory = _find(name)
     if isinstance(factory, type) and issubclass(factory, Network):
+        if inspect.isabstract(factory) or not hasattr(factory, "template"):
+            raise CheckpointError(f"--arch {name}: {name} does not define all that a Network has")
         return factory
 
     class Custom(Network):
@@ -38,7 +41,12 @@ def custom_network_class(name: str) -> type[Network]:
         template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": float}
 
         def __init__(self, rgb_range: float) -> None:
-            module = factory()
+            try:
+                module = factory()
+            except Exception as error:
+                raise CheckpointError(
+                    f"{name} fails when called without arguments: {type(error).__name__}: {error}"
+                ) from error
             if not isinstance(module, nn.Module):
                 raise CheckpointError(
                     f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
@@ -77,8 +85,10 @@ def _find(name: str) -> Callable[[], Any]:
         sys.path.append(folder)  # last, so that nothing there hides a library
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise CheckpointError(f"--arch {name}: cannot import {module_name}: {error}") from error
+    except Exception as error:
+        raise CheckpointError(
+            f"--arch {name}: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise CheckpointError(f"--arch {name}: {module_name} has no function or class {attribute}")

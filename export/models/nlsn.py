@@ -125,7 +125,9 @@ class NLSN(Network):
     @classmethod
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
         blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.conv2\.", key))}
-        embeddings = {len(v) for k, v in state.items() if re.search(r"conv_match\.0\.weight$", k)}
+        embeddings = {
+            v.shape[:1].numel() for k, v in state.items() if k.endswith("conv_match.0.weight")
+        }
         mean = state["sub_mean.bias"]
         if len(embeddings) != 1 or mean.shape != (3,):
             raise CheckpointError(

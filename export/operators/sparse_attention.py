@@ -18,8 +18,8 @@ many trips; here triangular matrices of ones count within chunks and over chunks
 exact: the factors are 0, 1 and counts up to chunk_size (TensorFloat-32 keeps integers up to 2048),
 the sums are in float32 (integers up to 2**24).
 
-The memory of a round is that of the widest tensors: 3*(E + C) + 2*128 + 3*chunk_size floats a
-pixel, and (H*W / chunk_size)**2 floats.
+The widest tensors of a round have 3*(E + C) + 2*128 + 3*chunk_size floats a pixel, and
+(H*W / chunk_size)**2 floats.
 
 Source: Mei, Fan, Zhou, "Image Super-Resolution with Non-Local Sparse Attention", 2021.
 """

@@ -34,7 +34,8 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
     Exact when: always; the padding of the convolution lies before the map.
 
     Left alone when: something else reads the convolution's output; weights, bias or the map are
-    not constant; the factor of Mul varies along another axis than the channels.
+    not constant; the factor of Mul varies along another axis than the channels; a second
+    convolution is not diagonal, or has groups, pads or strides.
     """
 
     form: ClassVar[str] = "folded into the convolution before it"

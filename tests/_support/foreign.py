@@ -150,5 +150,9 @@ class Windowed(nn.Module):
 not_callable = 3
 
 
+def needs_an_argument(features: int) -> nn.Module:
+    return conv(features, features)
+
+
 def returns_a_number() -> int:
     return 3

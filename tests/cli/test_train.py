@@ -13,7 +13,8 @@ from adadm.runtime.cli import run as run_verb
 from adadm.runtime.images import write_image
 
 train = load_script("train")
-SIZE = ["--set", "blocks=1", "features=4", "--patch", "8", "--batch", "2", "--warmup", "2"]
+SMALL = ["--set", "blocks=1", "features=4"]
+COURSE = ["--patch", "8", "--batch", "2", "--warmup", "2"]
 
 
 @pytest.fixture
@@ -27,7 +28,8 @@ def photographs(tmp_path: Path) -> Path:
 
 def run(photographs: Path, output: Path, *more: str) -> int:
     arguments = ["--images", str(photographs), "--validation", str(photographs / "0.png")]
-    arguments += ["-o", str(output), "--steps", "6", "--device", "cpu", *SIZE, *more]
+    arguments += ["-o", str(output), "--steps", "6", "--device", "cpu", *COURSE]
+    arguments += [*more] if "--set" in more else [*SMALL, *more]
     return run_verb("train.py", train.main, arguments)
 
 

@@ -12,9 +12,9 @@ import torch
 from onnx import numpy_helper
 
 from _support.exports import exported
-from _support.networks import random_network
+from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
-from adadm.export import Options, load_checkpoint
+from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.models import NLSN
 from adadm.export.parity import check_parity
 from adadm.export.reference import attention_rounds, run_network
@@ -119,3 +119,12 @@ def test_tensorrt_builds_up_to_256_pixels_a_side() -> None:
     _, model, _ = exported("nlsn", 2, Options())
     profile = {"lr": Profile((1, 3, 12, 12), (1, 3, 128, 128), (1, 3, 256, 256))}
     assert build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"])
+
+
+def test_a_large_chunk_exports(tmp_path: Path) -> None:
+    """The cases of the parity check are at least as large as the network needs."""
+    network = NLSN(2, blocks=1, features=4, chunk_size=600, n_hashes=1)
+    make_non_neutral(network, seed=0, size=26)
+    save_checkpoint(tmp_path / "nlsn.safetensors", network)
+    export = export_onnx(load_checkpoint(tmp_path / "nlsn.safetensors"))
+    assert min(case.shape[2] * case.shape[3] for case in export.parity) >= 4 * 600

@@ -78,8 +78,13 @@ def test_a_subclass_of_network_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.at_all:build", "cannot import nowhere.at_all: No module named 'nowhere'"),
+        (
+            "nowhere.at_all:build",
+            "cannot import nowhere.at_all: ModuleNotFoundError",
+        ),
         ("_support.foreign:missing", "_support.foreign has no function or class missing"),
+        ("_support.foreign:needs_an_argument", "fails when called without arguments: TypeError"),
+        ("adadm.export.models.network:Network", "does not define all that a Network has"),
         ("_support.foreign:not_callable", "has no function or class not_callable"),
         ("_support.foreign:returns_a_number", "returned a int, expected a torch.nn.Module"),
         ("_support.foreign:NoSuperResolution", r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected"),

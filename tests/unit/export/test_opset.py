@@ -17,7 +17,7 @@ def model(statements: str) -> ir.Model:
             f"""<ir_version: 9, opset_import: ["" : 18]>
             g (float[N, 2, 5, 4] x) => (float[A, B, C, D] y) <
                 int64[1] axis = {{3}}, int64[4] sizes = {{0, 1, 2, -1}},
-                float[4] twice = {{1, 1, 2, 2}}
+                int64[1] axes_shape = {{-1}}, float[4] twice = {{1, 1, 2, 2}}
             > {{ {statements} }}"""
         )
     )
@@ -37,6 +37,7 @@ def run(made: ir.Model) -> np.ndarray:
     "statements",
     [
         "y = ReduceMean <keepdims = 1> (x, axis)",
+        "l = Reshape (axis, axes_shape) y = ReduceMean <keepdims = 1> (x, l)",
         "y = ReduceMax <keepdims = 1, noop_with_empty_axes = 0> (x, axis)",
         "y = Reshape <allowzero = 0> (x, sizes)",
         'y = Resize <mode = "nearest", antialias = 0, nearest_mode = "floor", '
@@ -57,6 +58,9 @@ def test_what_means_the_same_is_relabelled(statements: str, opset: int) -> None:
     ("statements", "opset", "operator"),
     [
         ("y = GridSample (x, x)", 20, "GridSample"),  # its mode has other names
+        ('y = GridSample <mode = "bilinear"> (x, x)', 20, "GridSample"),
+        ("y = DFT (x)", 20, "DFT"),  # its axis became an input
+        ('y = ScatterElements <reduction = "max"> (x, sizes, x)', 17, "ScatterElements"),
         ('y = Resize <antialias = 1, mode = "cubic"> (x, , twice)', 17, "Resize"),
         ("y = Mish (x)", 17, "Mish"),  # it did not exist
         ("n = Shape (x) a = Slice (n, axis, axis) y = ReduceSumSquare (x, a)", 17, "ReduceSumSq"),
