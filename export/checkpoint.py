@@ -24,7 +24,14 @@ from adadm.export.state_dict import METADATA_KEY, read_state_dict, shown
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 
-__all__ = ["Checkpoint", "Hyperparameter", "load_checkpoint", "network_class", "save_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Hyperparameter",
+    "build_network",
+    "load_checkpoint",
+    "network_class",
+    "save_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -87,13 +94,7 @@ def load_checkpoint(
     state, metadata = read_state_dict(path)
     found_class = _architecture(path, state, metadata, arch)
     hyperparameters = _resolve(path, found_class, state, metadata, given)
-    try:
-        network = found_class(**{k: h.value for k, h in hyperparameters.items()})
-    except (ValueError, TypeError, RuntimeError) as error:  # a value that no layer can have
-        listed = ", ".join(f"{name} {found.value:g}" for name, found in hyperparameters.items())
-        raise CheckpointError(
-            f"{path}: no {found_class.architecture} can be built with {listed}: {error}"
-        ) from error
+    network = build_network(found_class, {k: h.value for k, h in hyperparameters.items()})
     _check_fit(path, network, state)
     network.root.load_state_dict(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
@@ -131,6 +132,24 @@ def network_class(arch: str) -> type[Network]:
             "or package.module:factory for a network of your own"
         )
     return ARCHITECTURES[arch]
+
+
+def build_network(found_class: type[Network], hyperparameters: Mapping[str, float]) -> Network:
+    """Build a network of a class, untrained.
+
+    Raises:
+        CheckpointError: a hyper-parameter has a value that no network can have.
+    """
+    try:
+        network = found_class(**hyperparameters)
+    except (ValueError, TypeError, RuntimeError) as error:  # of a layer, whatever it is
+        listed = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
+        raise CheckpointError(
+            f"no {found_class.architecture} can be built with {listed}: {error}"
+        ) from error
+    if network.rgb_range <= 0:
+        raise CheckpointError(f"rgb_range is {network.rgb_range:g}, expected more than 0")
+    return network
 
 
 def _architecture(
@@ -197,8 +216,6 @@ def _resolve(
             )
         kind = default if isinstance(default, type) else type(default)
         resolved[name] = Hyperparameter(_of_type(kind, name, value), source)
-    if "rgb_range" in resolved and resolved["rgb_range"].value <= 0:
-        raise CheckpointError(f"rgb_range is {resolved['rgb_range'].value:g}, expected more than 0")
     return resolved
 
 

@@ -43,7 +43,9 @@ def set_opset(model: ir.Model, opset: int) -> None:
             after = defs.get_schema(node.op_type, max_inclusive_version=opset)
         except defs.SchemaError:
             after = None
-        if after is not None and before.since_version != after.since_version:
+        if after is not None:
+            if before.since_version == after.since_version:
+                continue
             _drop_defaults(node, before, after)
             _lower_axes(node, before, after)
         if after is None or not _means_the_same(node, before, after):
@@ -78,8 +80,6 @@ def _lower_axes(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) -> N
 
 
 def _means_the_same(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) -> bool:
-    if before.since_version == after.since_version:
-        return True
     lowered = {_AXES} if _AXES in node.attributes and _AXES not in before.attributes else set()
     used = set(node.attributes) - lowered
     shared = before.attributes.keys() & after.attributes.keys()

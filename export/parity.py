@@ -7,7 +7,7 @@ Two questions, because the first does not answer the second: a wrong guess of `r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ __all__ = [
     "Hashing",
     "check_parity",
     "measure_accuracy",
-    "with_outputs",
+    "session_with_codes",
 ]
 
 Shape = tuple[int, int, int]
@@ -45,7 +45,6 @@ Shape = tuple[int, int, int]
 LARGEST_RELATIVE_ERROR = 3e-5
 """Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
 
-_COUNTS = ("pixels", "differing")
 _PIXELS_TIMES_PARAMETERS = 1e10
 _PHOTOGRAPH_PX = (40, 128)
 
@@ -101,8 +100,7 @@ def check_parity(
             `LARGEST_RELATIVE_ERROR` of the largest output of all cases, or a modulation factor
             that the model returns, or a hash code, is off by more than that share.
     """
-    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
-    session = OnnxRuntimeSession(with_outputs(model, codes_of.values()).SerializeToString())
+    session, codes_of = session_with_codes(network, model)
     results, hashing = [], []
     for name, lr in _cases(network, static):
         outputs = session.run({"lr": lr})
@@ -121,7 +119,7 @@ def check_parity(
         if rounds:
             _check_codes(name, rounds)
             free = compare(name, found, run_network(network, lr), border_px)
-            pixels, differing = (sum(getattr(r, n) for r in rounds) for n in _COUNTS)
+            pixels, differing = sum(r.pixels for r in rounds), sum(r.differing for r in rounds)
             hashing.append(Hashing(name, pixels, differing, free.psnr_db))
     peak = max(result.peak for result in results)
     misses = [r for r in results if r.largest_error > LARGEST_RELATIVE_ERROR * peak]
@@ -225,11 +223,16 @@ def _check_codes(case: str, rounds: list[HashCodes]) -> None:
             )
 
 
-def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
-    """A model that returns some of its int64 values too."""
-    returning = onnx.ModelProto()
-    returning.CopyFrom(model)
-    for name in names:
+def session_with_codes(
+    network: Network, model: onnx.ModelProto
+) -> tuple[OnnxRuntimeSession, dict[str, str]]:
+    """A session that returns the hash codes too, and its output for each attention round."""
+    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
+    if codes_of:
+        returning = onnx.ModelProto()
+        returning.CopyFrom(model)
+        model = returning
+    for name in codes_of.values():
         value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
-        returning.graph.output.append(value)
-    return returning
+        model.graph.output.append(value)
+    return OnnxRuntimeSession(model.SerializeToString()), codes_of

@@ -31,8 +31,6 @@ from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
 from adadm.runtime.files import written_whole
 
-_HASHED = ("codes", "differing")
-
 __all__ = ["main", "print_report"]
 
 
@@ -98,7 +96,8 @@ def print_report(export: Export, console: Console) -> None:
         highlight=False,
     )
     if export.hashing:
-        codes, differing = (sum(getattr(h, n) for h in export.hashing) for n in _HASHED)
+        codes = sum(hashing.codes for hashing in export.hashing)
+        differing = sum(hashing.differing for hashing in export.hashing)
         psnr_db = min(hashing.free_psnr_db for hashing in export.hashing)
         console.print(
             f"hash codes: {differing} of {codes} differ from PyTorch's, by a rounding; when each "

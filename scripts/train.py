@@ -33,7 +33,12 @@ from rich.progress import (
 )
 from torch import nn
 
-from adadm.export.checkpoint import load_checkpoint, network_class, save_checkpoint
+from adadm.export.checkpoint import (
+    build_network,
+    load_checkpoint,
+    network_class,
+    save_checkpoint,
+)
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError, ImageError
@@ -140,12 +145,7 @@ def _build(arguments: argparse.Namespace) -> Network:
             f"it has {', '.join(sorted(known))}"
         )
     factor = {"upscale": arguments.upscale} if "upscale" in parameters else {}
-    try:
-        network = architecture(**factor, **arguments.hyperparameters)
-    except (ValueError, TypeError, RuntimeError) as error:  # a value that no layer can have
-        raise CheckpointError(f"cannot build {arguments.arch}: {error}") from error
-    if network.rgb_range <= 0:
-        raise CheckpointError(f"rgb_range is {network.rgb_range:g}, expected more than 0")
+    network = build_network(architecture, {**factor, **arguments.hyperparameters})
     if network.upscale != arguments.upscale:
         raise CheckpointError(
             f"{arguments.arch} enlarges x{network.upscale}, --upscale is {arguments.upscale}"

@@ -39,6 +39,12 @@ class Network(nn.Module, ABC):
     upscale: int
     rgb_range: float
 
+    def __init__(self, **hyperparameters: Any) -> None:
+        super().__init__()
+        self.hyperparameters = hyperparameters
+        self.upscale = hyperparameters["upscale"]
+        self.rgb_range = hyperparameters["rgb_range"]
+
     @property
     def root(self) -> nn.Module:
         """The module whose names and keys are those of checkpoints and graphs."""
@@ -48,12 +54,6 @@ class Network(nn.Module, ABC):
     def smallest_side(self) -> int:
         """The side of the smallest square input, px."""
         return math.isqrt(self.smallest_area - 1) + 1
-
-    def __init__(self, **hyperparameters: Any) -> None:
-        super().__init__()
-        self.hyperparameters = hyperparameters
-        self.upscale = hyperparameters["upscale"]
-        self.rgb_range = hyperparameters["rgb_range"]
 
     @classmethod
     @abstractmethod

@@ -34,9 +34,9 @@ def function_from_text(signature: str, body: str, opset: int) -> ir.Function:
 
 
 def reduce(kind: str, result: str, value: str, axis: int, opset: int, keepdims: int = 1) -> str:
-    """Statements that reduce one axis; up to opset 17 it is an attribute."""
+    """Statements that reduce one axis; up to opset 17 it is an attribute, but for ReduceSum."""
     attribute = f"keepdims = {keepdims}"
-    if opset < _OPSET_WITH_AXES_AS_INPUT:
+    if opset < _OPSET_WITH_AXES_AS_INPUT and kind != "ReduceSum":
         return f"{result} = {kind} <axes = [{axis}], {attribute}> ({value})"
     return f"""
         {result}_axis = Constant <value_ints = [{axis}]> ()

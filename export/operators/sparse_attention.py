@@ -225,10 +225,7 @@ def attention_round_function(opset: int) -> ir.Function:
     """
 
     def summed(result: str, value: str, axis: int, keepdims: int = 1) -> str:
-        """ReduceSum has had its axes as an input since opset 13."""
-        return f"""
-            {result}_axis = Constant <value_ints = [{axis}]> ()
-            {result} = ReduceSum <keepdims = {keepdims}> ({value}, {result}_axis)"""
+        return reduce("ReduceSum", result, value, axis, opset, keepdims)
 
     body = (_SIZES + _HASH + _SORT + _ATTEND).format(
         largest_buckets=LARGEST_BUCKETS,

@@ -9,11 +9,9 @@ import numpy.typing as npt
 import onnx
 
 from adadm.export.models import Network
-from adadm.export.operators.sparse_attention import CODES_OUTPUT
-from adadm.export.parity import with_outputs
-from adadm.export.reference import attention_rounds, run_with_codes
+from adadm.export.parity import session_with_codes
+from adadm.export.reference import run_with_codes
 from adadm.runtime.compare import Comparison, compare
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 # Largest error as a share of the expected peak.
 TOLERANCES = {
@@ -28,8 +26,7 @@ def run_both(
     network: Network, model: onnx.ModelProto, lr: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """`sr` of ONNX Runtime, and of PyTorch with the same hash codes where the network has any."""
-    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
-    session = OnnxRuntimeSession(with_outputs(model, codes_of.values()).SerializeToString())
+    session, codes_of = session_with_codes(network, model)
     outputs = session.run({"lr": lr})
     codes = {name: outputs[value] for name, value in codes_of.items()}
     expected, _, rounds = run_with_codes(network, lr, codes)
