@@ -9,7 +9,7 @@ onnx.save(export.model, "edsr_x2.onnx")
 from adadm.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from adadm.export.models import Network
 from adadm.export.models.blocks import AdaDM
-from adadm.export.passes import fold_batch_norm
+from adadm.export.passes import collapse_tail, fold_batch_norm
 from adadm.export.pipeline import Export, Options, export_onnx
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Export",
     "Network",
     "Options",
+    "collapse_tail",
     "export_onnx",
     "fold_batch_norm",
     "load_checkpoint",

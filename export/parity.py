@@ -132,6 +132,35 @@ def check_parity(
     return results, hashing
 
 
+def check_image_io(
+    network: Network,
+    images: onnx.ModelProto,
+    batches: onnx.ModelProto,
+    static: Shape | None = None,
+) -> None:
+    """Check that a model for images returns the very grey levels of the one for batches.
+
+    Args:
+        images: reads and returns uint8 (N, H, W, 3).
+        batches: the same model for float32 (N, 3, H, W), converted by `runtime.images` here.
+
+    Raises:
+        ParityError: a pixel differs.
+    """
+    session, reference = (OnnxRuntimeSession(m.SerializeToString()) for m in (images, batches))
+    white = network.rgb_range
+    for name, lr in _cases(network, static):
+        pictures = [image_from_batch(one[None], white) for one in lr]
+        fed = np.concatenate([batch_from_image(picture, white) for picture in pictures])
+        expected = [image_from_batch(one[None], white) for one in reference.run({"lr": fed})["sr"]]
+        found = session.run({"lr": np.stack(pictures)})["sr"]
+        if differing := int((found != np.stack(expected)).sum()):
+            raise ParityError(
+                f"{name}: with uint8 in and out {differing} of {found.size} values differ from "
+                "those of the conversion outside the graph; nothing was written"
+            )
+
+
 def measure_accuracy(network: Network) -> list[Accuracy]:
     """Enlarge reduced photographs with a network and with bicubic interpolation."""
     results = []

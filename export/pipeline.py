@@ -17,8 +17,22 @@ import onnxsim
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.models import Network
 from adadm.export.opset import set_opset
-from adadm.export.parity import Accuracy, Hashing, Shape, check_parity, measure_accuracy
-from adadm.export.passes import Decision, ExposeFactors, ResolveCastLike, fold_batch_norm
+from adadm.export.parity import (
+    Accuracy,
+    Hashing,
+    Shape,
+    check_image_io,
+    check_parity,
+    measure_accuracy,
+)
+from adadm.export.passes import (
+    BakeImageIO,
+    Decision,
+    ExposeFactors,
+    ResolveCastLike,
+    collapse_tail,
+    fold_batch_norm,
+)
 from adadm.export.tracing import freeze_shape, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
@@ -38,6 +52,9 @@ class Options:
         modulator: `function` keeps each modulator one node with its body in the file; `inline`
             expands it, for runtimes that ignore model-local functions (TensorRT 8.x).
         fold: `exact` folds BatchNormalization; `off` keeps it, for tools that fold by themselves.
+        tail: `collapsed` makes one convolution and one DepthToSpace of a linear tail, exactly;
+            `original` keeps it.
+        io: `float32` for (N, 3, H, W) in 0..rgb_range, `uint8` for images (N, H, W, 3).
         opset: of the default domain, 17 to 20.
         static: N, H and W where the sizes are to be fixed.
         factors: add the modulation factors to the outputs.
@@ -45,6 +62,8 @@ class Options:
 
     modulator: Literal["function", "inline"] = "function"
     fold: Literal["exact", "off"] = "exact"
+    tail: Literal["collapsed", "original"] = "collapsed"
+    io: Literal["float32", "uint8"] = "float32"
     opset: int = 19
     static: Shape | None = None
     factors: bool = False
@@ -56,6 +75,7 @@ class Export:
 
     Attributes:
         decisions: one for each BatchNormalization; empty with `fold="off"`.
+        tail: what became of the tail; None with `tail="original"`.
         nodes_before, nodes_after: operator counts of the graph, function bodies apart.
         parity: one comparison a case.
         hashing: how the hash codes of each case compare; empty for a network without attention.
@@ -65,6 +85,7 @@ class Export:
     checkpoint: Checkpoint
     options: Options
     decisions: list[Decision]
+    tail: Decision | None
     nodes_before: dict[str, int]
     nodes_after: dict[str, int]
     parity: list[Comparison]
@@ -86,6 +107,7 @@ class Export:
             "options": vars(self.options),
             "version": version("adadm-deploy"),
             "batch_normalizations": [vars(decision) for decision in self.decisions],
+            "tail": self.tail and vars(self.tail),
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "parity": [comparison.as_json() for comparison in self.parity],
             "hashing": [hashing.as_json() for hashing in self.hashing],
@@ -112,16 +134,21 @@ def export_onnx(
     on_stage("tracing the network")
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
-    on_stage("folding batch normalization, simplifying and checking the graph")
-    proto, decisions = assemble(model, checkpoint, options)
+    on_stage("folding, collapsing, simplifying and checking the graph")
+    proto, decisions, tail = assemble(model, checkpoint, options)
     on_stage("comparing with PyTorch on photographs and hard cases")
     parity, hashing = check_parity(network, proto, options.static)
+    if options.io == "uint8":
+        on_stage("moving the conversion of images into the graph")
+        batches, proto = proto, bake_image_io(proto, network, options)
+        check_image_io(network, proto, batches, options.static)
     on_stage("measuring against bicubic interpolation")
     return Export(
         model=proto,
         checkpoint=checkpoint,
         options=options,
         decisions=decisions,
+        tail=tail,
         nodes_before=nodes_before,
         nodes_after=dict(Counter(node.op_type for node in proto.graph.node)),
         parity=parity,
@@ -132,13 +159,17 @@ def export_onnx(
 
 def assemble(
     model: ir.Model, checkpoint: Checkpoint, options: Options
-) -> tuple[onnx.ModelProto, list[Decision]]:
-    """Bring a traced graph, in place, into the form that was asked for, and check it.
+) -> tuple[onnx.ModelProto, list[Decision], Decision | None]:
+    """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
+
+    Returns:
+        The model, what became of each BatchNormalization, and of the tail.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
+    tail = collapse_tail(model) if options.tail == "collapsed" else None
     if options.factors:
         ExposeFactors()(model)
     if options.static is not None:
@@ -148,10 +179,23 @@ def assemble(
         common.InlinePass()(model)
         common.ShapeInferencePass()(model)
         ResolveCastLike()(model)
-    model.metadata_props.update(_metadata(checkpoint, options, decisions))
+    model.metadata_props.update(_metadata(checkpoint, options, decisions, tail))
     proto = _simplified(model)
     _check_file(proto, options)
-    return proto, decisions
+    return proto, decisions, tail
+
+
+def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
+    """The same model for images: uint8 (N, H, W, 3) in and out.
+
+    Raises:
+        ExportError: a check of the result fails.
+    """
+    model: ir.Model = ir.from_proto(proto)
+    BakeImageIO(network.rgb_range)(model)
+    baked: onnx.ModelProto = ir.to_proto(model)
+    _check_file(baked, options)
+    return baked
 
 
 def _check_options(options: Options, network: Network) -> None:
@@ -168,7 +212,7 @@ def _check_options(options: Options, network: Network) -> None:
 
 
 def _metadata(
-    checkpoint: Checkpoint, options: Options, decisions: list[Decision]
+    checkpoint: Checkpoint, options: Options, decisions: list[Decision], tail: Decision | None
 ) -> dict[str, str]:
     network = checkpoint.network
     return {
@@ -180,6 +224,7 @@ def _metadata(
         "adadm.checkpoint_sha256": checkpoint.sha256,
         "adadm.version": version("adadm-deploy"),
         "adadm.fold": options.fold,
+        "adadm.tail": tail.form or "original" if tail else "original",
         "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
     }
 

@@ -44,6 +44,8 @@ def main(argv: list[str]) -> None:
     options = Options(
         modulator=arguments.modulator,
         fold=arguments.fold,
+        tail=arguments.tail,
+        io=arguments.io,
         opset=arguments.opset,
         static=arguments.static,
         factors=arguments.factors,
@@ -67,6 +69,11 @@ def print_report(export: Export, console: Console) -> None:
     for name, found in export.checkpoint.hyperparameters.items():
         console.print(f"  {name} = {found}", highlight=False)
     _print_decisions(export, console)
+    if export.tail is None:
+        console.print("tail: kept (--tail original)")
+    else:
+        left_alone = f"kept: {export.tail.reason}"
+        console.print(f"tail: {export.tail.form or left_alone}", highlight=False)
     before, after = sum(export.nodes_before.values()), sum(export.nodes_after.values())
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(export.nodes_after.items()))
     console.print(f"nodes: {before} before, {after} after: {counted}", highlight=False)
@@ -183,6 +190,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="one node with its body in the file, or expanded (TensorRT 8.x); default: function",
     )
     parser.add_argument("--fold", choices=("exact", "off"), default="exact", help="default: exact")
+    parser.add_argument(
+        "--tail",
+        choices=("collapsed", "original"),
+        default="collapsed",
+        help="one convolution at low resolution and one DepthToSpace where the tail is linear, or "
+        "as it is; default: collapsed",
+    )
+    parser.add_argument(
+        "--io",
+        choices=("float32", "uint8"),
+        default="float32",
+        help="(N, 3, H, W) in 0..rgb_range, or images (N, H, W, 3); default: float32",
+    )
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
     parser.add_argument("--static", type=_shape, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")

@@ -33,11 +33,13 @@ def function_from_text(signature: str, body: str, opset: int) -> ir.Function:
     return ir.serde.deserialize_function(parser.parse_function(text))
 
 
-def reduce(kind: str, result: str, value: str, axis: int, opset: int, keepdims: int = 1) -> str:
-    """Statements that reduce one axis; up to opset 17 it is an attribute, but for ReduceSum."""
-    attribute = f"keepdims = {keepdims}"
+def reduce(
+    kind: str, result: str, value: str, axes: tuple[int, ...], opset: int, keepdims: int = 1
+) -> str:
+    """Statements that reduce axes; up to opset 17 they are an attribute, but for ReduceSum."""
+    attribute, listed = f"keepdims = {keepdims}", list(axes)
     if opset < _OPSET_WITH_AXES_AS_INPUT and kind != "ReduceSum":
-        return f"{result} = {kind} <axes = [{axis}], {attribute}> ({value})"
+        return f"{result} = {kind} <axes = {listed}, {attribute}> ({value})"
     return f"""
-        {result}_axis = Constant <value_ints = [{axis}]> ()
-        {result} = {kind} <{attribute}> ({value}, {result}_axis)"""
+        {result}_axes = Constant <value_ints = {listed}> ()
+        {result} = {kind} <{attribute}> ({value}, {result}_axes)"""

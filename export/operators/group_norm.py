@@ -35,8 +35,8 @@ def group_norm_function(opset: int) -> ir.Function:
     """
 
     def mean(result: str, value: str) -> str:
-        rows = reduce("ReduceMean", f"{result}_of_rows", value, 3, opset)
-        return rows + "\n" + reduce("ReduceMean", result, f"{result}_of_rows", 2, opset)
+        rows = reduce("ReduceMean", f"{result}_of_rows", value, (3,), opset)
+        return rows + "\n" + reduce("ReduceMean", result, f"{result}_of_rows", (2,), opset)
 
     body = f"""
         groups_number = Constant <value_int: int = @num_groups> ()

@@ -113,14 +113,9 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     """
 
     def mean(result: str, value: str) -> str:
-        """Statements for the mean over one image, one axis after the other."""
-        steps = (("rows", 3), ("columns", 2), ("channels", 1))
-        lines = []
-        for name, axis in steps:
-            partial = result if axis == 1 else f"{result}_of_{name}"
-            lines.append(reduce("ReduceMean", partial, value, axis, opset))
-            value = partial
-        return "\n".join(lines)
+        """Statements for the mean over one image, plane by plane."""
+        planes = reduce("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
+        return planes + "\n" + reduce("ReduceMean", result, f"{result}_of_planes", (1,), opset)
 
     if signature.shifted:
         # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
@@ -153,13 +148,13 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             count = ReduceProd <keepdims = 0> (sizes)
             fewer = Sub (count, one)
             degrees_of_freedom = Max (fewer, one)
-            correction = Div (count, degrees_of_freedom)
 
             wide_x = Cast <to = 1> (x)
             {deviation}
-            square = Mul (deviation, deviation)
-            {mean("biased_variance", "square")}
-            variance = Mul (biased_variance, correction)
+            {reduce("ReduceSumSquare", "squares_of_rows", "deviation", (3,), opset)}
+            {reduce("ReduceSum", "squares_of_planes", "squares_of_rows", (2,), opset)}
+            {reduce("ReduceSum", "squares", "squares_of_planes", (1,), opset)}
+            variance = Div (squares, degrees_of_freedom)
             std = Sqrt (variance)
 
             varies = Greater (std, zero)

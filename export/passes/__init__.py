@@ -8,7 +8,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.export.operators import update_functions
+from adadm.export.passes.bake_image_io import BakeImageIO
 from adadm.export.passes.channels import label
+from adadm.export.passes.collapse_tail import CollapseTail
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
@@ -17,7 +19,14 @@ from adadm.export.passes.folding import Decision, is_batch_norm
 from adadm.export.passes.resolve_cast_like import ResolveCastLike
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
-__all__ = ["Decision", "ExposeFactors", "ResolveCastLike", "fold_batch_norm"]
+__all__ = [
+    "BakeImageIO",
+    "Decision",
+    "ExposeFactors",
+    "ResolveCastLike",
+    "collapse_tail",
+    "fold_batch_norm",
+]
 
 
 _IN_A_BODY = "it is in the body of a function, or of an If or Loop"
@@ -62,6 +71,22 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
         Decision(names[node], forms.get(node), "" if node in forms else "; ".join(reasons[node]))
         for node in norms
     ]
+
+
+def collapse_tail(model: ir.Model) -> Decision:
+    """Collapse the linear tail of a model into one convolution and one DepthToSpace, in place.
+
+    Works on any ONNX graph, after `fold_batch_norm`.
+
+    Returns:
+        What became of the tail, or why it was left alone.
+    """
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    collapsing = CollapseTail()
+    collapsing(model)
+    common.ShapeInferencePass()(model)
+    nothing = Decision("tail", None, "the graph has no DepthToSpace")
+    return next(iter(collapsing.decisions.values()), nothing)
 
 
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:

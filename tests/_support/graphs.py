@@ -20,9 +20,8 @@ CHANNELS = 3
 def graph(body: str, outputs: str = "y") -> ir.Model:
     """A model from statements; x and r are inputs, and these are constants of 3 channels:
 
-    W3, V3, W1, WC (of 6 channels), WN (of 9), WD (depthwise), WI (diagonal), WO (to 1
-    channel):
-    weights; B: bias; E: (1, 3, 1, 1); and of
+    W3, V3, W1, WC (of 6 channels), WN (of 9), WS (to 12 channels), WD (depthwise), WI (diagonal),
+    WO (to 1 channel): weights; B: bias; E: (1, 3, 1, 1); and of
     BatchNormalization G (gammas of both signs), P (positive), Z (one is 0), tiny (one is),
     T (beta), M (mean), S (variance).
     """
@@ -34,6 +33,7 @@ def graph(body: str, outputs: str = "y") -> ir.Model:
         "WC": rng.normal(0, 0.5, (CHANNELS, 2 * CHANNELS, 1, 1)),
         "WN": rng.normal(0, 0.5, (CHANNELS, 3 * CHANNELS, 3, 3)),
         "WD": rng.normal(0, 0.5, (CHANNELS, 1, 3, 3)),
+        "WS": rng.normal(0, 0.5, (4 * CHANNELS, CHANNELS, 3, 3)),
         "WI": np.diag([0.7, -1.2, 0.4]).reshape(CHANNELS, CHANNELS, 1, 1),
         "WO": rng.normal(0, 0.5, (1, CHANNELS, 1, 1)),
         "E": rng.normal(0, 0.5, (1, CHANNELS, 1, 1)),

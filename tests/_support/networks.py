@@ -13,7 +13,7 @@ from adadm.export.models.rdn import ResidualDenseBlock
 SMALL: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 3, "features": 12},
     "nlsn": {"blocks": 9, "features": 12, "n_hashes": 2},
-    "rdn": {"blocks": 3, "layers": 3, "growth": 6, "features": 8},
+    "rdn": {"blocks": 3, "layers": 3, "growth": 8, "features": 8},
 }
 CUSTOM = {"_support.foreign:RCANLike": 2, "_support.foreign:RRDBLike": 4}
 """A user's networks, and their factors."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
 
 import numpy as np
 import pytest
 
 from _support.parity import assert_parity
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.backends import open_session
 
 
 @pytest.mark.gpu
@@ -17,7 +16,13 @@ from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 def test_cuda_agrees_with_cpu(upscale: int) -> None:
     model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 67, 81)).astype(np.float32)
-    cpu = OnnxRuntimeSession(model).run({"lr": lr})["sr"]
-    providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
-    cuda = OnnxRuntimeSession(model, providers=providers)
-    assert_parity(cuda.run({"lr": lr})["sr"], cpu, "float32")
+    cpu, cuda = (open_session(model, backend).run({"lr": lr})["sr"] for backend in ("cpu", "cuda"))
+    assert_parity(cuda, cpu, "float32")
+
+
+@pytest.mark.gpu
+def test_auto_takes_the_gpu(caplog: pytest.LogCaptureFixture) -> None:
+    model = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
+    with caplog.at_level("DEBUG", logger="adadm.runtime.backends"):
+        open_session(model, "auto").close()
+    assert "chose cuda" in caplog.messages

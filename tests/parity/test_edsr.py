@@ -36,19 +36,24 @@ def test_every_form_agrees_with_pytorch(
     assert_parity(found, run_network(network, lr), "float32")
 
 
-def test_the_graph_is_at_its_floor() -> None:
-    _, model, _ = exported("edsr", 4, Options())
+@pytest.mark.parametrize("tail", ["original", "collapsed"])
+def test_the_graph_is_at_its_floor(tail: Literal["original", "collapsed"]) -> None:
+    _, model, _ = exported("edsr", 4, Options(tail=tail))
     blocks = 3
     counts = Counter(node.op_type for node in model.graph.node)
+    runs = 1 if tail == "original" else 4  # of the original tail
+    strips = {"Slice": 4 + 6 + 1, "Concat": 2} if tail == "collapsed" else {}
     assert counts == {
-        "Conv": 1 + 2 * blocks + 1 + 2 + 1,
-        "Max": blocks,
+        "Conv": 1 + 2 * blocks + 1 + (2 + 1) * runs + (tail == "collapsed"),
+        "Relu": blocks,
         "AdaDMModulateShifted": blocks,
-        "Add": 1,
-        "DepthToSpace": 2,
+        "Add": blocks + 1,
+        "DepthToSpace": 2 * runs + (tail == "collapsed"),
+        **strips,
     }
     names = [node.name for node in model.graph.node]
-    assert {"head.0", "body.0.conv1", "body.0.phi", "body.2.conv2", "tail.1"} <= set(names)
+    last = "tail.1" if tail == "original" else "tail.0.0.collapsed"
+    assert {"head.0", "body.0.conv1", "body.0.phi", "body.2.conv2", last} <= set(names)
 
 
 # docs/operators.md of onnx-tensorrt, release 8.5-GA: what is read, for float32 data.
@@ -56,6 +61,7 @@ TENSORRT_8_5 = {
     "Add",
     "BatchNormalization",
     "Cast",
+    "Concat",
     "Constant",
     "Conv",
     "DepthToSpace",
@@ -68,6 +74,8 @@ TENSORRT_8_5 = {
     "Mul",
     "ReduceMean",
     "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
     "Relu",
     "Shape",
     "Slice",

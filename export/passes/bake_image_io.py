@@ -1,0 +1,105 @@
+"""The conversion between images and what the network computes with, moved into the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["BakeImageIO"]
+
+_TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
+_WHITE = 255.0
+
+
+class BakeImageIO(ir.passes.InPlacePass):
+    """Lets a network read and return images: uint8 (N, H, W, 3) in place of float32 (N, 3, H, W).
+
+    Pattern: a graph whose first input and first output are float images of the value range
+    0..rgb_range. Other outputs stay what they are.
+
+    Algebra: at the input Cast, Transpose, `* rgb_range / 255`; at the output `* 255 / rgb_range`,
+    Round (half to even), Clip to 0..255, Transpose, Cast. These are the operations of
+    `runtime.images` in the same order and precision, so the result is the same to the last grey
+    level. Cast is the first and the last node, as TensorRT wants of uint8.
+
+    Left alone when: the input is uint8 already.
+
+    Args:
+        rgb_range: the value of white.
+    """
+
+    def __init__(self, rgb_range: float) -> None:
+        self.rgb_range = rgb_range
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        lr, sr = graph.inputs[0], graph.outputs[0]
+        if lr.dtype == ir.DataType.UINT8:
+            return ir.passes.PassResult(model, modified=False)
+        image = self._images(graph, lr)
+        self._from_image(graph, image, lr)
+        self._to_image(graph, sr)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _images(self, graph: ir.Graph, lr: ir.Value) -> ir.Value:
+        """A new graph input in the place of `lr`, under its name."""
+        image = ir.val(lr.name, ir.DataType.UINT8, _nhwc(lr))
+        lr.name = f"{lr.name}.float32"
+        graph.inputs[0] = image
+        return image
+
+    def _from_image(self, graph: ir.Graph, image: ir.Value, lr: ir.Value) -> None:
+        assert lr.dtype is not None
+        nodes = _Chain(image)
+        nodes.append("Cast", to=int(lr.dtype))
+        nodes.append("Transpose", perm=_TO_NCHW)
+        if self.rgb_range != _WHITE:
+            nodes.append("Mul", self._constant(graph, "image_to_network", self.rgb_range / _WHITE))
+        lr.replace_all_uses_with(nodes.value)
+        graph.insert_before(graph[0], nodes.nodes)
+
+    def _to_image(self, graph: ir.Graph, sr: ir.Value) -> None:
+        name, shape = sr.name, _nhwc(sr)
+        sr.name = f"{name}.float32"
+        nodes = _Chain(sr)
+        if self.rgb_range != _WHITE:
+            nodes.append("Mul", self._constant(graph, "network_to_image", _WHITE / self.rgb_range))
+        nodes.append("Round")
+        black, white = (self._constant(graph, *end) for end in (("black", 0.0), ("white", _WHITE)))
+        nodes.append("Clip", black, white)
+        nodes.append("Transpose", perm=_TO_NHWC)
+        nodes.append("Cast", to=int(ir.DataType.UINT8))
+        image = nodes.value
+        image.name, image.shape, image.type = name, shape, ir.TensorType(ir.DataType.UINT8)
+        graph.extend(nodes.nodes)
+        graph.outputs[0] = image
+
+    def _constant(self, graph: ir.Graph, name: str, number: float) -> ir.Value:
+        value = ir.val(name, const_value=ir.tensor(np.float32(number), name=name))
+        graph.register_initializer(value)
+        return value
+
+
+class _Chain:
+    """Nodes of which each reads the result of the one before it."""
+
+    def __init__(self, value: ir.Value) -> None:
+        self.value = value
+        self.nodes: list[ir.Node] = []
+
+    def append(
+        self, op_type: str, *constants: ir.Value, **attributes: int | tuple[int, ...]
+    ) -> None:
+        node = ir.node(
+            op_type,
+            [self.value, *constants],
+            attributes,
+            name=f"image.{op_type.lower()}_{len(self.nodes)}_{self.value.name}",
+        )
+        self.nodes.append(node)
+        self.value = node.outputs[0]
+        self.value.name = node.name
+
+
+def _nhwc(value: ir.Value) -> ir.Shape | None:
+    return None if value.shape is None else ir.Shape([value.shape[axis] for axis in _TO_NHWC])

@@ -1,0 +1,313 @@
+"""Convolutions and pixel shuffles up to the image: one convolution, one shuffle."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adadm.export.passes.channels import (
+    NotFoldable,
+    bias_of,
+    graph_of,
+    label,
+    new_initializer,
+    sole_consumer,
+    weight_of,
+)
+from adadm.export.passes.folding import FoldingPass, produced_by, replace
+
+__all__ = ["CollapseTail"]
+
+Array = npt.NDArray[np.float64]
+
+_END = np.iinfo(np.int64).max
+_HEIGHT, _WIDTH = 2, 3
+
+
+class CollapseTail(FoldingPass):
+    """Collapses the linear tail of a network, exact at the border and for every size.
+
+    Pattern: `Conv -> DepthToSpace (-> Conv | DepthToSpace)+ -> graph output`, all convolutions of
+    stride 1, keeping height and width by zero padding. The first DepthToSpace of the graph counts.
+
+    Algebra: away from the border the tail is linear and the same at every low-resolution pixel, so
+    it equals one convolution to `3 r r` channels and one DepthToSpace by `r`. Its kernel is found
+    from the image backwards: which input weighs how much in each pixel of one `r x r` block,
+    through every layer, in float64. Its reach `p` is where the last weight lies that is not 0.
+
+    At the border the zeros that pad the later convolutions are no part of that. They reach `ring`
+    low-resolution pixels inwards; these come from the tail as it was, run on four strips of
+    `ring + p` pixels, and take their place by Slice and Concat. The slices clip where the strips
+    overlap or are longer than the image, so that every size from 1x1 up is right: the near strips
+    take what there is, the far ones what is left.
+
+    Exact when: always.
+
+    Left alone when: something that is not linear follows; something else reads what lies between; a
+    convolution has strides, dilations, groups, another padding, or weights that are not constant;
+    the tail is collapsed already, or costs fewer multiply-adds as it is.
+    """
+
+    form: ClassVar[str] = "collapsed"
+
+    def matches(self, node: ir.Node) -> bool:
+        shuffles = (other for other in graph_of(node) if _is_shuffle(other))
+        return next(shuffles, None) is node
+
+    def fold(self, node: ir.Node) -> None:
+        tail = _tail_from(node)
+        upscale = _upscale(tail)
+        kernel, bias, ring = _collapse(tail, upscale)
+        before, after = _multiply_adds(tail), kernel.size
+        if after >= before:
+            raise NotFoldable(
+                f"it takes {before} multiply-adds a pixel, and would take {after} collapsed"
+            )
+        _Rewriter(tail, upscale, kernel, bias, ring).rewrite()
+
+
+def _is_shuffle(node: ir.Node) -> bool:
+    return node.op_type == "DepthToSpace" and not node.domain
+
+
+def _tail_from(shuffle: ir.Node) -> list[ir.Node]:
+    """The layers from the convolution before the first shuffle to the graph output.
+
+    Raises:
+        NotFoldable: they are no linear chain.
+    """
+    first = produced_by(shuffle.inputs[0], "Conv")
+    if first is None:
+        raise NotFoldable("no convolution stands before it")
+    tail = [first]
+    while not tail[-1].outputs[0].is_graph_output():
+        value = tail[-1].outputs[0]
+        if not sole_consumer(value):
+            raise NotFoldable(f"several nodes read {value.name}")
+        ((reader, _),) = value.uses()
+        if reader.domain or reader.op_type not in ("Conv", "DepthToSpace"):
+            raise NotFoldable(f"{reader.op_type} {label(reader)} follows, which is not linear")
+        tail.append(reader)
+    if tail[-1].outputs[0].uses():
+        raise NotFoldable("a node reads the graph output too")
+    if tail[1:] == [shuffle]:
+        raise NotFoldable("it is one convolution and one DepthToSpace already")
+    for layer in tail:
+        if layer.op_type == "Conv":
+            _check_convolution(layer)
+    return tail
+
+
+def _check_convolution(node: ir.Node) -> None:
+    weight = weight_of(node)
+    bias_of(node)
+    sides = weight.shape[2:]
+    same = [side // 2 for side in sides] * 2
+    attributes = node.attributes
+    if (
+        len(sides) != 2
+        or any(side % 2 == 0 for side in sides)
+        or attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+        or list(attributes.get_ints("pads", (0,) * 4)) != same
+    ):
+        raise NotFoldable(f"{label(node)} does not keep height and width by its padding")
+    ones = (*attributes.get_ints("strides", ()), *attributes.get_ints("dilations", ()))
+    if any(value != 1 for value in ones) or attributes.get_int("group", 1) != 1:
+        raise NotFoldable(f"{label(node)} has strides, dilations or groups")
+
+
+def _block_size(shuffle: ir.Node) -> int:
+    return int(shuffle.attributes["blocksize"].as_int())
+
+
+def _upscale(tail: list[ir.Node]) -> int:
+    return int(np.prod([_block_size(layer) for layer in tail if _is_shuffle(layer)]))
+
+
+def _multiply_adds(tail: list[ir.Node]) -> int:
+    """Of the layers, for one pixel of low resolution."""
+    pixels = total = 1
+    total = 0
+    for layer in tail:
+        if _is_shuffle(layer):
+            pixels *= _block_size(layer) ** 2
+        else:
+            total += pixels * weight_of(layer).size
+    return total
+
+
+def _collapse(tail: list[ir.Node], upscale: int) -> tuple[Array, Array, int]:
+    """The tail as one convolution, in the channel order of DepthToSpace's mode CRD.
+
+    Returns:
+        Kernel (M, C, 2p + 1, 2p + 1), bias (M,), and how many pixels of low resolution at the
+        border it is wrong for.
+    """
+    colours = weight_of(next(n for n in reversed(tail) if n.op_type == "Conv")).shape[0]
+    for layer in reversed(tail):
+        if layer.op_type == "Conv":
+            break
+        colours //= _block_size(layer) ** 2
+    # How each pixel of a block (M) depends on channel, row and column of what a layer reads; the
+    # block begins at row and column `origin`.
+    outputs = colours * upscale**2
+    weights: Array = np.eye(outputs).reshape(outputs, colours, upscale, upscale)
+    origin = 0
+    bias = np.zeros(outputs)
+    for layer in reversed(tail):
+        if layer.op_type == "Conv":
+            bias += np.einsum("mcyx,c->m", weights, bias_of(layer))
+            weights = _through_convolution(weights, weight_of(layer))
+            origin += weight_of(layer).shape[2] // 2
+        else:
+            weights, origin = _through_shuffle(weights, origin, layer)
+    used = np.argwhere(weights.any(axis=(0, 1))) - origin
+    reach = int(np.abs(used).max(initial=0))
+    kernel = np.zeros((*weights.shape[:2], 2 * reach + 1, 2 * reach + 1))
+    for row, column in used:
+        kernel[..., reach + row, reach + column] = weights[..., origin + row, origin + column]
+    return kernel, bias, _ring(tail, upscale)
+
+
+def _through_convolution(weights: Array, kernel: Array) -> Array:
+    """Weights (M, C', y, x) of a convolution's output to those of its input (M, C, y, x)."""
+    rows, columns = weights.shape[2:]
+    height, width = kernel.shape[2:]
+    shape = (weights.shape[0], kernel.shape[1], rows + height - 1, columns + width - 1)
+    result = np.zeros(shape)
+    for row, column in itertools.product(range(height), range(width)):
+        part = np.tensordot(weights, kernel[..., row, column], axes=(1, 0))  # (M, y, x, C)
+        result[..., row : row + rows, column : column + columns] += part.transpose(0, 3, 1, 2)
+    return result
+
+
+def _through_shuffle(weights: Array, origin: int, shuffle: ir.Node) -> tuple[Array, int]:
+    """Weights of a DepthToSpace's output to those of its input, and where the block begins."""
+    block = _block_size(shuffle)
+    before = -origin % block
+    rows, columns = weights.shape[2:]
+    pad = [(before, -(before + size) % block) for size in (rows, columns)]
+    weights = np.pad(weights, ((0, 0), (0, 0), *pad))
+    outputs, channels, rows, columns = weights.shape
+    split = weights.reshape(outputs, channels, rows // block, block, columns // block, block)
+    order = (0, 1, 3, 5, 2, 4)  # CRD: (c, dy, dx)
+    if shuffle.attributes.get_string("mode", "DCR") == "DCR":
+        order = (0, 3, 5, 1, 2, 4)
+    shape = (outputs, channels * block**2, rows // block, columns // block)
+    return split.transpose(order).reshape(shape), (origin + before) // block
+
+
+def _ring(tail: list[ir.Node], upscale: int) -> int:
+    """How far the zeros that pad the later convolutions reach, in pixels of low resolution."""
+    wrong = 0
+    for layer in tail[1:]:
+        if _is_shuffle(layer):
+            wrong *= _block_size(layer)
+        else:
+            wrong += weight_of(layer).shape[2] // 2
+    return -(-wrong // upscale)
+
+
+@dataclass
+class _Rewriter:
+    """Puts the collapsed tail, and the four strips, in the place of the tail."""
+
+    tail: list[ir.Node]
+    upscale: int
+    kernel: Array
+    bias: Array
+    ring: int
+
+    def rewrite(self) -> None:
+        first, last = self.tail[0], self.tail[-1]
+        features, weight = first.inputs[0], first.inputs[1]
+        assert features is not None and weight is not None and weight.dtype is not None
+        graph = graph_of(first)
+        self.nodes: list[ir.Node] = []
+        self.name = f"{label(first)}.collapsed"
+        self.graph, self.dtype = graph, weight.dtype
+        interior = self._interior(features)
+        if self.ring:
+            strip = self.ring + self.kernel.shape[2] // 2
+            near, far = self.ring * self.upscale, -self.ring * self.upscale
+            top, bottom, left, right = (
+                self._strip(features, side, axis, bounds)
+                for side, axis, bounds in (
+                    ("top", _HEIGHT, (0, strip)),
+                    ("bottom", _HEIGHT, (-strip, _END)),
+                    ("left", _WIDTH, (0, strip)),
+                    ("right", _WIDTH, (-strip, _END)),
+                )
+            )
+            inside = {_HEIGHT: (near, far)}
+            top = self._slice(top, "top.ring", {_HEIGHT: (0, near)})
+            bottom = self._slice(bottom, "bottom.rest", {_HEIGHT: (near, _END)})
+            bottom = self._slice(bottom, "bottom.ring", {_HEIGHT: (far, _END)})
+            left = self._slice(left, "left.ring", {**inside, _WIDTH: (0, near)})
+            right = self._slice(right, "right.rest", {**inside, _WIDTH: (near, _END)})
+            right = self._slice(right, "right.ring", {_WIDTH: (far, _END)})
+            middle = self._slice(interior, "interior", {**inside, _WIDTH: (near, far)})
+            rows = self._node("Concat", "rows", [left, middle, right], axis=_WIDTH)
+            image = self._node("Concat", "image", [top, rows, bottom], axis=_HEIGHT)
+        else:
+            image = interior
+        graph.insert_after(last, self.nodes)
+        replace(last.outputs[0], image)
+        for layer in reversed(self.tail[:-1]):
+            graph.remove(layer, safe=True)
+
+    def _interior(self, features: ir.Value) -> ir.Value:
+        reach = self.kernel.shape[2] // 2
+        parameters = [
+            new_initializer(self.graph, f"{self.name}.{kind}", values, self.dtype)
+            for kind, values in (("weight", self.kernel), ("bias", self.bias))
+        ]
+        convolved = self._node(
+            "Conv", "", [features, *parameters], pads=[reach] * 4, kernel_shape=[2 * reach + 1] * 2
+        )
+        return self._node(
+            "DepthToSpace", "shuffle", [convolved], blocksize=self.upscale, mode="CRD"
+        )
+
+    def _strip(self, features: ir.Value, side: str, axis: int, bounds: tuple[int, int]) -> ir.Value:
+        """The tail as it was, on a strip of the features."""
+        value = self._slice(features, f"{side}.features", {axis: bounds})
+        for layer in self.tail:
+            inputs = [value, *layer.inputs[1:]]
+            copy = self._node(layer.op_type, f"{side}.{label(layer)}", inputs)
+            node = copy.producer()
+            assert node is not None
+            node.attributes.update(layer.attributes)
+            value = copy
+        return value
+
+    def _slice(self, value: ir.Value, name: str, bounds: dict[int, tuple[int, int]]) -> ir.Value:
+        starts, ends = zip(*bounds.values(), strict=True)
+        lists = (("starts", starts), ("ends", ends), ("axes", tuple(bounds)))
+        constants = [self._integers(f"{name}.{kind}", values) for kind, values in lists]
+        return self._node("Slice", name, [value, *constants])
+
+    def _integers(self, name: str, values: tuple[int, ...]) -> ir.Value:
+        tensor = ir.tensor(np.array(values, np.int64))
+        value = ir.val(f"{self.name}.{name}", const_value=tensor)
+        self.graph.register_initializer(value)
+        return value
+
+    def _node(
+        self,
+        op_type: str,
+        name: str,
+        inputs: list[ir.Value | None],
+        **attributes: str | int | list[int],
+    ) -> ir.Value:
+        full = f"{self.name}.{name}".rstrip(".")
+        node = ir.node(op_type, inputs, attributes, name=full)
+        node.outputs[0].name = full
+        node.outputs[0].dtype = self.dtype
+        self.nodes.append(node)
+        return node.outputs[0]

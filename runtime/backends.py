@@ -1,0 +1,64 @@
+"""Opening a model on a backend by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.openvino_session import OpenVINOSession
+from adadm.runtime.session import Session
+
+__all__ = ["AUTO_ORDER", "BACKENDS", "open_session"]
+
+_logger = logging.getLogger(__name__)
+
+Model = str | os.PathLike[str] | bytes
+
+# TensorFloat-32 keeps 11 bits of a product's factors: an option for those who want it, no default.
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+_TENSORRT = ("TensorrtExecutionProvider", {})
+_CPU = "CPUExecutionProvider"
+
+BACKENDS: dict[str, Callable[[Model, int], Session]] = {
+    "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads),
+    "openvino": lambda model, threads: OpenVINOSession(model, threads),
+    "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads),
+    "tensorrt": lambda model, threads: OnnxRuntimeSession(model, [_TENSORRT, _CUDA, _CPU], threads),
+}
+"""ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; and OpenVINO on the CPU."""
+
+AUTO_ORDER = ("cuda", "openvino", "cpu")
+"""What `auto` tries. Not `tensorrt`, which builds an engine for minutes when a model is opened."""
+
+
+def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Session:
+    """Load a model.
+
+    Args:
+        model: a path, or a serialized model.
+        backend: one of `BACKENDS`, or `auto` for the first of `AUTO_ORDER` that can load the model.
+        threads: of the CPU; 0 leaves it to the backend.
+
+    Raises:
+        MissingDependencyError: the backend is not installed.
+        SessionError: the name is unknown, or the backend refuses the model or lacks its device.
+    """
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+        return BACKENDS[backend](model, threads)
+    reasons = []
+    for name in AUTO_ORDER:
+        try:
+            session = BACKENDS[name](model, threads)
+        except (MissingDependencyError, SessionError) as error:
+            reasons.append(f"{name}: {error}")
+            _logger.debug("passed over %s", reasons[-1])
+        else:
+            _logger.debug("chose %s", name)
+            return session
+    listed = "\n".join(f"  {reason}" for reason in reasons)
+    raise SessionError(f"no backend can load the model:\n{listed}")

@@ -1,0 +1,146 @@
+"""The operators of the domain `adadm` in OpenVINO's own.
+
+Each function converts one node of the ONNX file, as OpenVINO's `ConversionExtension` wants it; the
+formulas are those of the bodies in the file (`adadm.export.operators`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.errors import require
+
+__all__ = ["CONVERTERS"]
+
+_LARGEST_EXPONENT = 80.0
+_LARGEST_BUCKETS = 128
+_SMALLEST_NORM = 5e-5
+
+
+def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
+    """The modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
+    ops = _operators()
+    x, r = node.get_input(0), node.get_input(1)
+    weight, bias = (np.float32(node.get_attribute(name)) for name in ("weight", "bias"))
+    wide = ops.convert(x, "f32")
+    one = np.float32(1)
+    origin = _mean(ops, wide)
+    if shifted:
+        center = ops.convert(node.get_input(2), "f32")
+        origin = ops.add(ops.subtract(origin, _mean(ops, center)), center)
+    deviation = ops.subtract(wide, origin)
+    sizes = ops.gather(ops.shape_of(x), np.array([1, 2, 3]), np.int64(0))
+    count = ops.convert(ops.reduce_prod(sizes, np.array([0])), "f32")
+    squares = ops.multiply(deviation, deviation)
+    for axis in (3, 2, 1):
+        squares = ops.reduce_sum(squares, np.array([axis]), keep_dims=True)
+    degrees = ops.maximum(ops.subtract(count, one), one)
+    std = ops.sqrt(ops.divide(squares, degrees))
+    varies = ops.greater(std, np.float32(0))
+    logarithm = ops.log(ops.select(varies, std, one))
+    exponent = ops.add(ops.multiply(logarithm, weight), bias)
+    amplification = ops.exp(ops.minimum(exponent, np.float32(_LARGEST_EXPONENT)))
+    factor = ops.convert_like(ops.select(varies, amplification, np.float32(0)), r)
+    trunk = ops.add(x, node.get_input(3)) if shifted else x
+    y = ops.add(trunk, ops.multiply(r, factor))
+    return [y.output(0), factor.output(0)] if with_factor else [y.output(0)]
+
+
+def _mean(ops: Any, value: Any) -> Any:
+    """Over one image, plane by plane."""
+    planes = ops.reduce_mean(value, np.array([2, 3]), keep_dims=True)
+    return ops.reduce_mean(planes, np.array([1]), keep_dims=True)
+
+
+def _group_norm(node: Any) -> list[Any]:
+    """GroupNorm: OpenVINO has it, with its statistics in the type of its input."""
+    ops = _operators()
+    x = node.get_input(0)
+    scale, bias = (ops.convert(node.get_input(index), "f32") for index in (1, 2))
+    groups, epsilon = node.get_attribute("num_groups"), node.get_attribute("epsilon")
+    normal = ops.group_normalization(ops.convert(x, "f32"), scale, bias, int(groups), epsilon)
+    return [ops.convert_like(normal, x).output(0)]
+
+
+def _attention_round(node: Any) -> list[Any]:
+    """SparseAttentionRound, with OpenVINO's own stable sort in place of the counting sort."""
+    ops = _operators()
+    match, values, rotations = (node.get_input(index) for index in range(3))
+    chunk = np.array([node.get_attribute("chunk_size")], np.int64)
+    zero, one, two = (np.array([number], np.int64) for number in range(3))
+    shape = ops.shape_of(values)
+    batch, channels, height, width = (
+        ops.gather(shape, np.array([axis]), np.int64(0)) for axis in range(4)
+    )
+    pixels = ops.multiply(height, width)
+    whole = ops.divide(pixels, chunk)
+    odd = ops.mod(whole, two)
+    buckets = ops.minimum(ops.add(whole, odd), np.array([_LARGEST_BUCKETS], np.int64))
+    chunks = ops.divide(ops.add(pixels, chunk - 1), chunk)
+    filling = ops.subtract(ops.multiply(chunks, chunk), pixels)
+
+    def rows(image: Any) -> Any:
+        flat = ops.reshape(ops.convert(image, "f32"), np.array([0, 0, -1]), special_zero=True)
+        return ops.transpose(flat, np.array([0, 2, 1]))
+
+    match_rows, value_rows = rows(match), rows(values)
+    used = ops.slice(ops.convert(rotations, "f32"), zero, ops.divide(buckets, two), one, one)
+    projected = ops.matmul(match_rows, used, False, False)
+    similarity = ops.concat([projected, ops.negative(projected)], axis=2)
+    nearest = ops.topk(similarity, np.int64(1), 2, "max", "value", "i64", stable=True)
+    codes = ops.squeeze(nearest.output(1), two)
+
+    sorted_codes = ops.topk(codes, ops.squeeze(pixels, zero), 1, "min", "value", "i64", stable=True)
+    order = sorted_codes.output(1)
+    last = ops.slice(order, ops.subtract(pixels, filling), pixels, one, one)
+    order_filled = ops.concat([order, last], axis=1)
+    counted = ops.range(np.int64(0), ops.squeeze(pixels, zero), np.int64(1), "i64")
+    places = ops.broadcast(counted, ops.shape_of(order))
+    place = ops.scatter_elements_update(order, order, places, np.int64(1))
+
+    in_chunks = ops.concat([batch, chunks, chunk, np.array([-1])], axis=0)
+
+    def chunked(flat: Any) -> Any:
+        return ops.reshape(ops.gather(flat, order_filled, np.int64(1), 1), in_chunks, False)
+
+    def with_neighbours(own: Any) -> Any:
+        beside = [ops.roll(own, np.array([step]), one) for step in (1, -1)]
+        return ops.concat([own, *beside], axis=2)
+
+    queries = chunked(match_rows)
+    squared = ops.reduce_sum(ops.multiply(queries, queries), np.array([3]), keep_dims=True)
+    keys = ops.divide(queries, ops.maximum(ops.sqrt(squared), np.float32(_SMALLEST_NORM)))
+    scores = ops.matmul(queries, with_neighbours(keys), False, True)
+    top = ops.reduce_max(scores, np.array([3]), keep_dims=True)
+    exponential = ops.exp(ops.subtract(scores, top))
+    total = ops.reduce_sum(exponential, np.array([3]), keep_dims=True)
+    weighed = ops.matmul(exponential, with_neighbours(chunked(value_rows)), False, False)
+
+    def image(sorted_rows: Any, planes: Any) -> Any:
+        flat = ops.reshape(sorted_rows, ops.concat([batch, np.array([-1]), planes], 0), False)
+        columns = ops.transpose(ops.gather(flat, place, np.int64(1), 1), np.array([0, 2, 1]))
+        wide = ops.reshape(columns, ops.concat([batch, planes, height, width], axis=0), False)
+        return ops.convert_like(wide, values).output(0)
+
+    attended = image(ops.divide(weighed, total), channels)
+    weight = image(ops.add(ops.log(total), top), ops.constant(one))
+    return [attended, weight, codes.output(0)]
+
+
+@functools.cache
+def _operators() -> Any:
+    return require("openvino.opset15", "openvino")
+
+
+CONVERTERS: dict[str, Callable[[Any], list[Any]]] = {
+    "AdaDMModulate": functools.partial(_modulate, shifted=False, with_factor=False),
+    "AdaDMModulateWithFactor": functools.partial(_modulate, shifted=False, with_factor=True),
+    "AdaDMModulateShifted": functools.partial(_modulate, shifted=True, with_factor=False),
+    "AdaDMModulateShiftedWithFactor": functools.partial(_modulate, shifted=True, with_factor=True),
+    "GroupNorm": _group_norm,
+    "SparseAttentionRound": _attention_round,
+}

@@ -1,0 +1,61 @@
+"""OpenVINO loads the default export, functions and all, and agrees with PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from _support.exports import exported
+from _support.networks import random_network
+from _support.parity import assert_parity, photograph_like
+from adadm.export import Options
+from adadm.export.parity import session_with_codes
+from adadm.export.reference import run_network, run_with_codes, run_with_factors
+from adadm.export.tracing import trace
+from adadm.runtime.openvino_session import OpenVINOSession
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+@pytest.mark.parametrize("architecture", ["edsr", "rdn"])
+def test_default_export(architecture: str) -> None:
+    network, model, _ = exported(architecture, 2, Options())
+    with OpenVINOSession(model.SerializeToString()) as session:
+        assert session.metadata["adadm.upscale"] == "2"
+        for shape in ((2, 19, 14), (1, 1, 1), (3, 2, 40)):
+            lr = photograph_like(shape)
+            assert_parity(session.run({"lr": lr})["sr"], run_network(network, lr), "float32")
+
+
+def test_factors() -> None:
+    network, model, _ = exported("edsr", 2, Options(factors=True))
+    lr = photograph_like((2, 9, 12))
+    expected, factors = run_with_factors(network, lr)
+    outputs = OpenVINOSession(model.SerializeToString()).run({"lr": lr})
+    assert_parity(outputs["sr"], expected, "float32")
+    for index, factor in enumerate(factors):
+        np.testing.assert_allclose(outputs[f"factor_{index}"], factor, rtol=3e-5)
+
+
+def test_group_normalization() -> None:
+    network = random_network("edsr", 2, blocks=2, features=12, norm_groups=3)
+    session = OpenVINOSession(ir.to_proto(trace(network)).SerializeToString())
+    lr = photograph_like((2, 15, 12))
+    assert_parity(session.run({"lr": lr})["sr"], run_network(network, lr), "float32")
+
+
+@pytest.mark.parametrize("shape", [(1, 23, 31), (2, 12, 13)])
+def test_sparse_attention(shape: tuple[int, int, int]) -> None:
+    """With OpenVINO's own hash codes in PyTorch: its roundings may differ."""
+    network, model, _ = exported("nlsn", 2, Options())
+    _, codes_of = session_with_codes(network, model)
+    for name in codes_of.values():
+        model.graph.output.add(name=name)
+    session = OpenVINOSession(model.SerializeToString())
+    lr = photograph_like(shape, network.rgb_range)
+    outputs = session.run({"lr": lr})
+    codes = {name: outputs[value] for name, value in codes_of.items()}
+    expected, _, rounds = run_with_codes(network, lr, codes)
+    assert all(result.largest_gap <= 3e-5 for result in rounds), rounds
+    assert_parity(outputs["sr"], expected, "float32")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from _support.double import relative_error
+from _support.graphs import graph
+from _support.parity import TOLERANCES
+from _support.tails import features_of, random_tail, run_tail, tail_graph
+from adadm.export.models.blocks import convolution, linear_tail, upsampling_stages
+from adadm.export.passes import collapse_tail
+from adadm.export.passes.collapse_tail import CollapseTail
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+CHANNELS = 12
+SINGLE = 2e-6
+"""Of the peak: a pixel is the sum of up to 25 C products, in another order."""
+SIZES = [*itertools.product(range(1, 9), range(1, 9)), (13, 40), (31, 17), (64, 5), (3, 50)]
+
+
+def published(upscale: int, network: str) -> nn.Sequential:
+    """The tail of EDSR and NLSN, or of RDN."""
+    if network == "edsr":
+        return random_tail(upscale, linear_tail(upscale, CHANNELS))
+    growth = CHANNELS - 2
+    stages = upsampling_stages(upscale, CHANNELS, growth)
+    return random_tail(upscale, *stages, convolution(growth, 3))
+
+
+@pytest.mark.parametrize("network", ["edsr", "rdn"])
+@pytest.mark.parametrize("upscale", [2, 3, 4])
+def test_every_size_is_exact_to_the_border(upscale: int, network: str) -> None:
+    tail = published(upscale, network)
+    double, single = (tail_graph(tail, CHANNELS, dtype) for dtype in (np.float64, np.float32))
+    for model in (double, single):
+        assert collapse_tail(model).form == "collapsed"
+    session = OnnxRuntimeSession(ir.to_proto(single).SerializeToString())
+    for (height, width), batch in zip(SIZES, itertools.cycle((1, 2, 3))):
+        features = features_of(CHANNELS, batch, height, width)
+        expected = tail(torch.from_numpy(features)).detach().numpy()
+        found = session.run({"features": features.astype(np.float32)})["sr"]
+        assert relative_error(found, expected) <= SINGLE, (batch, height, width)
+        found = run_tail(double, features)
+        assert relative_error(found, expected) <= TOLERANCES["float64"], (batch, height, width)
+
+
+def test_one_convolution_and_four_strips_of_three_pixels() -> None:
+    model = tail_graph(published(4, "edsr"), CHANNELS)
+    collapse_tail(model)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts == {"Conv": 1 + 4 * 3, "DepthToSpace": 1 + 4 * 2, "Slice": 11, "Concat": 2}
+    kernel = model.graph.initializers["layer0.collapsed.weight"].const_value
+    assert kernel is not None and kernel.shape == (3 * 16, CHANNELS, 5, 5)
+    strip = model.graph.initializers["layer0.collapsed.top.features.ends"].const_value
+    assert strip is not None and strip.numpy().tolist() == [3]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert not CollapseTail()(model).modified
+
+
+@given(
+    kernels=st.lists(st.sampled_from([1, 3, 5]), min_size=2, max_size=4),
+    blocks=st.lists(st.sampled_from([1, 2, 3]), min_size=2, max_size=4),
+    size=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 2**16),
+    dcr=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_random_tails(
+    kernels: list[int], blocks: list[int], size: tuple[int, int, int], seed: int, dcr: bool
+) -> None:
+    """Any kernels, any shuffles between them, both orders of the channels."""
+    layers: list[nn.Module] = []
+    channels = 6
+    for kernel, block in zip(kernels, blocks, strict=False):
+        layers += [convolution(channels, 2 * block**2, kernel), nn.PixelShuffle(block)]
+        channels = 2
+    layers.append(convolution(channels, 3))
+    model = tail_graph(random_tail(seed, *layers), 6)
+    if dcr:
+        for node in model.graph:
+            if node.op_type == "DepthToSpace":
+                node.attributes["mode"] = ir.AttrString("mode", "DCR")
+    features = features_of(6, *size)
+    expected = run_tail(model, features)
+    collapse_tail(model)
+    assert relative_error(run_tail(model, features), expected) <= TOLERANCES["float64"]
+
+
+SHUFFLE = nn.PixelShuffle(2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [
+        ([convolution(8, 32), SHUFFLE, nn.Sigmoid(), convolution(8, 3)], "Sigmoid layer2 follows"),
+        ([convolution(8, 32), SHUFFLE, convolution(8, 3), nn.Tanh()], "Tanh layer3 follows"),
+        ([convolution(8, 32), nn.Sigmoid(), SHUFFLE, convolution(8, 3)], "no convolution stands"),
+        ([convolution(8, 12), SHUFFLE], "already"),
+        ([nn.Sigmoid(), convolution(8, 3)], "no DepthToSpace"),
+        ([nn.Conv2d(8, 32, 3), SHUFFLE, convolution(8, 3)], "layer0 does not keep"),
+        (
+            [convolution(8, 32), SHUFFLE, nn.Conv2d(8, 3, 3, stride=2, padding=1)],
+            "layer2 has strides",
+        ),
+        (
+            [convolution(8, 32), SHUFFLE, nn.Conv2d(8, 3, 3, dilation=2, padding=1)],
+            "layer2 has strides, dilations",
+        ),
+        (
+            [nn.Conv2d(8, 32, 3, padding=1, groups=2), SHUFFLE, convolution(8, 3)],
+            "layer0 has strides, dilations or groups",
+        ),
+        (
+            [convolution(8, 4, 1), SHUFFLE, convolution(1, 3)],
+            "takes 140 multiply-adds a pixel, and would take 864",
+        ),
+    ],
+)
+def test_left_alone(layers: list[nn.Module], reason: str) -> None:
+    model = tail_graph(random_tail(0, *layers), 8)
+    before = ir.to_proto(model).SerializeToString()
+    decision = collapse_tail(model)
+    assert decision.form is None
+    assert reason in decision.reason
+    assert ir.to_proto(model).graph.node == onnx.load_from_string(before).graph.node
+
+
+def test_left_alone_when_something_reads_what_lies_between() -> None:
+    body = (
+        "a = Conv <pads = [1, 1, 1, 1]> (x, WS) "
+        's = DepthToSpace <blocksize = 2, mode = "CRD"> (a) '
+        "y = Conv <pads = [1, 1, 1, 1]> (s, W3) z = Relu (s)"
+    )
+    model = graph(body, outputs="y z")
+    assert "several nodes read s" in collapse_tail(model).reason

@@ -1,0 +1,135 @@
+"""Every backend on a bundled model: what a device has, without onnx."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adadm.runtime.backends import AUTO_ORDER, BACKENDS, Model, open_session
+from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.session import Session
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+MODEL = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module", params=["cpu", "openvino"])
+def session(request: pytest.FixtureRequest) -> Session:
+    try:
+        return open_session(MODEL, request.param)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+
+
+def test_specs_and_metadata(session: Session) -> None:
+    (lr,), (sr,) = session.inputs, session.outputs
+    assert (lr.name, lr.dtype.name, sr.name, sr.dtype.name) == ("lr", "float32", "sr", "float32")
+    assert [isinstance(size, int) for size in lr.shape] == [False, True, False, False]
+    assert session.metadata["adadm.upscale"] == "2"
+
+
+def test_runs_any_size(session: Session) -> None:
+    for shape in ((2, 3, 5, 9), (1, 3, 1, 1), (1, 3, 40, 8)):
+        lr = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+        batch, _, height, width = shape
+        assert session.run({"lr": lr})["sr"].shape == (batch, 3, 2 * height, 2 * width)
+
+
+def test_results_stay_when_it_runs_again(session: Session) -> None:
+    lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 9, 9)).astype(np.float32)
+    first = session.run({"lr": lr})["sr"]
+    kept = first.copy()
+    session.run({"lr": np.zeros_like(lr)})
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_arrays_in_any_memory_order(session: Session) -> None:
+    lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 9, 12)).astype(np.float32)
+    turned = np.asfortranarray(lr)
+    np.testing.assert_array_equal(session.run({"lr": turned})["sr"], session.run({"lr": lr})["sr"])
+
+
+def test_backends_agree() -> None:
+    lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 33, 20)).astype(np.float32)
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    cpu, other = (open_session(MODEL, name).run({"lr": lr})["sr"] for name in ("cpu", "openvino"))
+    assert np.abs(cpu - other).max() <= 3e-5 * np.abs(cpu).max()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_a_closed_session_says_so(backend: str) -> None:
+    lr = np.zeros((1, 3, 4, 4), np.float32)
+    try:
+        with open_session(MODEL, backend, threads=1) as session:
+            assert session.run({"lr": lr})["sr"].shape == (1, 3, 8, 8)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    session.close()
+    with pytest.raises(SessionError, match="the session is closed"):
+        session.run({"lr": lr})
+
+
+def test_auto_follows_its_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def absent(model: Model, threads: int) -> Session:
+        raise SessionError("no device")
+
+    assert AUTO_ORDER == ("cuda", "openvino", "cpu")
+    for name in ("cuda", "openvino"):
+        monkeypatch.setitem(BACKENDS, name, absent)
+    with caplog.at_level("DEBUG", logger="adadm.runtime.backends"):
+        open_session(MODEL, "auto").close()
+    expected = ["passed over cuda: no device", "passed over openvino: no device", "chose cpu"]
+    assert caplog.messages == expected
+    monkeypatch.setitem(BACKENDS, "cpu", absent)
+    with pytest.raises(SessionError, match=r"(?s)no backend can load the model:.*cpu: no device"):
+        open_session(MODEL, "auto")
+
+
+def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SessionError, match="no backend 'gpu'; known: auto, cpu, openvino, cuda"):
+        open_session(MODEL, "gpu")
+
+
+@pytest.mark.parametrize(
+    ("feed", "message"),
+    [
+        (
+            {"input": np.zeros((1, 3, 4, 4), np.float32)},
+            r"fed \['input'\], the model reads \['lr'\]",
+        ),
+        ({}, r"fed \[\]"),
+        ({"lr": np.zeros((1, 3, 4, 4))}, "lr is float64 .* expected float32"),
+        ({"lr": np.zeros((1, 4, 4, 3), np.float32)}, r"lr is float32 \(1, 4, 4, 3\), expected"),
+        ({"lr": np.zeros((3, 4, 4), np.float32)}, r"lr is float32 \(3, 4, 4\), expected"),
+    ],
+)
+def test_a_feed_that_does_not_fit_is_refused(
+    session: Session, feed: dict[str, np.ndarray], message: str
+) -> None:
+    with pytest.raises(SessionError, match=message):
+        session.run(feed)
+
+
+def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
+    with pytest.raises(SessionError, match=r"no NoSuchProvider; it has .*CPUExecutionProvider"):
+        OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(SessionError, match=r"cannot load .*broken.onnx"):
+        open_session(tmp_path / "broken.onnx", backend)
+    with pytest.raises(SessionError, match=r"cannot load .*missing.onnx"):
+        open_session(tmp_path / "missing.onnx", backend)
+    with pytest.raises(SessionError, match="cannot load the model"):
+        open_session(b"no model", backend)
