@@ -19,7 +19,7 @@ Model = str | os.PathLike[str] | bytes
 
 # TensorFloat-32 keeps 11 bits of a product's factors: an option for those who want it, no default.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
-_TENSORRT = ("TensorrtExecutionProvider", {})
+_TENSORRT = "TensorrtExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
 BACKENDS: dict[str, Callable[[Model, int], Session]] = {
@@ -52,13 +52,18 @@ def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Sessio
         return BACKENDS[backend](model, threads)
     reasons = []
     for name in AUTO_ORDER:
-        try:
-            session = BACKENDS[name](model, threads)
-        except (MissingDependencyError, SessionError) as error:
-            reasons.append(f"{name}: {error}")
-            _logger.debug("passed over %s", reasons[-1])
-        else:
+        opened = _opened_or_reason(name, model, threads)
+        if isinstance(opened, Session):
             _logger.debug("chose %s", name)
-            return session
-    listed = "\n".join(f"  {reason}" for reason in reasons)
+            return opened
+        _logger.debug("passed over %s: %s", name, opened)
+        reasons.append(f"  {name}: {opened}")
+    listed = "\n".join(reasons)
     raise SessionError(f"no backend can load the model:\n{listed}")
+
+
+def _opened_or_reason(name: str, model: Model, threads: int) -> Session | str:
+    try:
+        return BACKENDS[name](model, threads)
+    except (MissingDependencyError, SessionError) as error:
+        return str(error)

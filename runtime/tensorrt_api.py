@@ -6,6 +6,7 @@ told; TensorRT proper needs the device.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from adadm.runtime.errors import EngineError, require
 
-__all__ = ["Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
+__all__ = ["Engine", "Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
 
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
@@ -28,6 +29,22 @@ class Profile:
     minimum: Shape
     optimum: Shape
     maximum: Shape
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serialized engine, and what its builder said of it.
+
+    Attributes:
+        plan: what a runtime loads.
+        layers: kernels of one inference, after fusion; None where the builder does not list them.
+        activation_bytes: device memory of one execution context at the largest shapes; None where
+            the builder does not say.
+    """
+
+    plan: bytes
+    layers: int | None
+    activation_bytes: int | None
 
 
 @dataclass
@@ -74,8 +91,8 @@ def build_engine(
     profiles: Sequence[Mapping[str, Profile]],
     flavour: Flavour,
     compute_capabilities: Sequence[str] = (),
-) -> bytes:
-    """Build a serialized engine.
+) -> Engine:
+    """Build an engine.
 
     Args:
         model: a serialized ONNX model.
@@ -89,6 +106,7 @@ def build_engine(
     parsed = parse(model, flavour)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, shape in shapes.items():
@@ -106,9 +124,16 @@ def build_engine(
     if engine is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} cannot build the model:\n  "
-            + "\n  ".join(parsed.logger.messages or ["no message"])
+            + "\n  ".join(parsed.logger.errors or ["no message"])
         )
-    return bytes(engine)
+    notes = parsed.logger.notes
+    listed = next((note for note in notes if note.startswith("Layers:")), None)
+    memory = [re.search(r"Total Activation Memory: (\d+)", note) for note in notes]
+    return Engine(
+        plan=bytes(engine),
+        layers=None if listed is None else listed.count("LayerType:"),
+        activation_bytes=next((int(found[1]) for found in memory if found), None),
+    )
 
 
 def _creation_flags(trt: ModuleType) -> int:
@@ -129,14 +154,15 @@ def _described(problem: Any) -> str:
 
 def _collecting_logger(trt: ModuleType) -> Any:
     class CollectingLogger(trt.ILogger):  # type: ignore[name-defined, misc]
-        """Keeps errors for the exception, prints nothing."""
+        """Keeps errors for the exception, the rest for `Engine`, and prints nothing."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.messages: list[str] = []
+            self.errors: list[str] = []
+            self.notes: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.messages.append(message)
+            is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            (self.errors if is_error else self.notes).append(message)
 
     return CollectingLogger()

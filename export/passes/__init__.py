@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 from adadm.export.operators import update_functions
 from adadm.export.passes.bake_image_io import BakeImageIO
 from adadm.export.passes.channels import label
-from adadm.export.passes.collapse_tail import CollapseTail
+from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
@@ -82,7 +82,7 @@ def collapse_tail(model: ir.Model) -> Decision:
         What became of the tail, or why it was left alone.
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
-    collapsing = CollapseTail()
+    collapsing = CollapseLinearTail()
     collapsing(model)
     common.ShapeInferencePass()(model)
     nothing = Decision("tail", None, "the graph has no DepthToSpace")

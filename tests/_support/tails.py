@@ -33,7 +33,7 @@ def tail_graph(
                 values = tensor.detach().numpy().astype(dtype)
                 initializers.append(numpy_helper.from_array(values, key))
             assert not isinstance(layer.padding, str)
-            attributes = {
+            attributes: dict[str, Any] = {
                 "pads": [*layer.padding, *layer.padding],
                 "strides": list(layer.stride),
                 "dilations": list(layer.dilation),
@@ -74,9 +74,8 @@ def run_tail(model: ir.Model, features: Array) -> Array:
     for node in model.graph:
         first, *rest = (values[str(value and value.name)] for value in node.inputs)
         if node.op_type == "Conv":
-            result = nn.functional.conv2d(
-                first, *rest, padding=int(node.attributes["pads"].as_ints()[0])
-            )
+            padding = int(node.attributes["pads"].as_ints()[0])
+            result = nn.functional.conv2d(first, rest[0], rest[1], padding=padding)
         elif node.op_type == "DepthToSpace":
             block = int(node.attributes["blocksize"].as_int())
             batch, channels, height, width = first.shape

@@ -186,7 +186,7 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 from adadm.runtime.tensorrt_api import Profile, build_engine
 profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
 engine = build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"])
-print(len(export.parity), seconds, peak, len(engine))
+print(len(export.parity), seconds, peak, len(engine.plan))
 """
 
 

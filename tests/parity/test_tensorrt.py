@@ -7,11 +7,14 @@ from typing import Literal
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from _support.exports import exported
-from adadm.export import Options
+from _support.tails import random_tail, tail_graph
+from adadm.export import Options, collapse_tail
+from adadm.export.models.blocks import linear_tail
 from adadm.runtime.errors import EngineError
 from adadm.runtime.tensorrt_api import Profile, build_engine, parse
 
@@ -35,13 +38,13 @@ def test_builds(
     profiles = [] if static else [DYNAMIC]
     engine = build_engine(model.SerializeToString(), profiles, "rtx", ["SM89"])
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
-    assert len(engine) > weights / 2
+    assert len(engine.plan) > weights / 2
 
 
 @pytest.mark.parametrize("upscale", [2, 4])
 def test_builds_the_bundled_models(upscale: int) -> None:
     model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
-    assert len(build_engine(model, [DYNAMIC], "rtx", ["SM89"])) > 1e6
+    assert len(build_engine(model, [DYNAMIC], "rtx", ["SM89"]).plan) > 1e6
 
 
 @pytest.mark.parametrize("upscale", [3, 4])
@@ -49,6 +52,35 @@ def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
     _, model, _ = exported("edsr", upscale, Options())
     content = model.SerializeToString()
     assert build_engine(content, [DYNAMIC], "rtx", ["SM86", "SM120"])
+
+
+@pytest.mark.parametrize("opset", [17, 19])
+@pytest.mark.parametrize("architecture", ["edsr", "nlsn"])  # rgb_range 255 and 1
+def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
+    _, model, _ = exported(architecture, 2, Options(io="uint8", opset=opset, static=(1, 40, 56)))
+    nodes = [node.op_type for node in model.graph.node]
+    assert (nodes[0], nodes[-1]) == ("Cast", "Cast")
+    assert build_engine(model.SerializeToString(), [], "rtx", ["SM89"]).plan
+
+
+def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
+    """Of the tail alone; docs/performance.md has whole networks."""
+    shape = (1, 64, 270, 480)
+    original = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
+    collapsed = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
+    assert collapse_tail(collapsed).form
+    before, after = (
+        build_engine(
+            ir.to_proto(model).SerializeToString(),
+            [{"features": Profile(shape, shape, shape)}],
+            "rtx",
+            ["SM89"],
+        )
+        for model in (original, collapsed)
+    )
+    assert before.activation_bytes and after.activation_bytes and before.layers and after.layers
+    assert before.activation_bytes > 6 * after.activation_bytes
+    assert after.activation_bytes >= 2 * 4 * 48 * 270 * 480  # the image, before and after shuffling
 
 
 def int32_bias() -> onnx.ModelProto:

@@ -21,7 +21,7 @@ from adadm.export.passes.channels import (
 )
 from adadm.export.passes.folding import FoldingPass, produced_by, replace
 
-__all__ = ["CollapseTail"]
+__all__ = ["CollapseLinearTail"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ _END = np.iinfo(np.int64).max
 _HEIGHT, _WIDTH = 2, 3
 
 
-class CollapseTail(FoldingPass):
+class CollapseLinearTail(FoldingPass):
     """Collapses the linear tail of a network, exact at the border and for every size.
 
     Pattern: `Conv -> DepthToSpace (-> Conv | DepthToSpace)+ -> graph output`, all convolutions of

@@ -18,7 +18,7 @@ from _support.parity import TOLERANCES
 from _support.tails import features_of, random_tail, run_tail, tail_graph
 from adadm.export.models.blocks import convolution, linear_tail, upsampling_stages
 from adadm.export.passes import collapse_tail
-from adadm.export.passes.collapse_tail import CollapseTail
+from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 CHANNELS = 12
@@ -63,7 +63,7 @@ def test_one_convolution_and_four_strips_of_three_pixels() -> None:
     strip = model.graph.initializers["layer0.collapsed.top.features.ends"].const_value
     assert strip is not None and strip.numpy().tolist() == [3]
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    assert not CollapseTail()(model).modified
+    assert not CollapseLinearTail()(model).modified
 
 
 @given(
