@@ -32,8 +32,9 @@ _HEIGHT, _WIDTH = 2, 3
 class CollapseLinearTail(FoldingPass):
     """Collapses the linear tail of a network, exact at the border and for every size.
 
-    Pattern: `Conv -> DepthToSpace (-> Conv | DepthToSpace)+ -> graph output`, all convolutions of
-    stride 1, keeping height and width by zero padding. The first DepthToSpace of the graph counts.
+    Pattern: `Conv -> DepthToSpace (-> Conv | DepthToSpace)+ -> graph output`; the convolutions are
+    square, of stride 1, and keep height and width by zero padding. The first DepthToSpace of the
+    graph counts.
 
     Algebra: away from the border the tail is linear and the same at every low-resolution pixel, so
     it equals one convolution to `3 r r` channels and one DepthToSpace by `r`. Its kernel is found
@@ -111,11 +112,12 @@ def _check_convolution(node: ir.Node) -> None:
     attributes = node.attributes
     if (
         len(sides) != 2
-        or any(side % 2 == 0 for side in sides)
+        or sides[0] != sides[1]
+        or sides[0] % 2 == 0
         or attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
         or list(attributes.get_ints("pads", (0,) * 4)) != same
     ):
-        raise NotFoldable(f"{label(node)} does not keep height and width by its padding")
+        raise NotFoldable(f"{label(node)} is not square, or its padding does not keep the size")
     ones = (*attributes.get_ints("strides", ()), *attributes.get_ints("dilations", ()))
     if any(value != 1 for value in ones) or attributes.get_int("group", 1) != 1:
         raise NotFoldable(f"{label(node)} has strides, dilations or groups")

@@ -106,7 +106,11 @@ SHUFFLE = nn.PixelShuffle(2)
         ([convolution(8, 32), nn.Sigmoid(), SHUFFLE, convolution(8, 3)], "no convolution stands"),
         ([convolution(8, 12), SHUFFLE], "already"),
         ([nn.Sigmoid(), convolution(8, 3)], "no DepthToSpace"),
-        ([nn.Conv2d(8, 32, 3), SHUFFLE, convolution(8, 3)], "layer0 does not keep"),
+        ([nn.Conv2d(8, 32, 3), SHUFFLE, convolution(8, 3)], "layer0 is not square, or its padding"),
+        (
+            [convolution(8, 32), SHUFFLE, nn.Conv2d(8, 3, (3, 5), padding=(1, 2))],
+            "layer2 is not square",
+        ),
         (
             [convolution(8, 32), SHUFFLE, nn.Conv2d(8, 3, 3, stride=2, padding=1)],
             "layer2 has strides",

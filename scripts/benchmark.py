@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Measure the toolkit against its peers; write docs/performance.md and its plots.
+
+Every figure of that page comes from docs/performance.json, which this script measures, part by part
+(an hour on 2 cores), and can take up again with --resume. --draw only writes page and plots anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adadm.runtime.cli import run
+from adadm.runtime.files import written_whole
+from benchmarking.peers import CPU_PEERS, GPU_PEERS, Array
+
+if TYPE_CHECKING:  # a peer's process imports this file, and must not hold PyTorch for it
+    from benchmarking.networks import Case
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "performance.json"
+PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "numpy")
+_LARGEST_TOGETHER = 512
+SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_openvino")
+
+
+def main(argv: list[str]) -> None:
+    """Measure what is asked for, then write page and plots."""
+    from benchmarking import draw, networks, report
+
+    arguments = _parse(argv)
+    results: dict[str, Any] = {}
+    if (arguments.resume or arguments.draw) and RESULTS.exists():
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if not arguments.draw:
+        _measure(results, arguments)
+    draw.draw(results, networks.CASES, ROOT / "docs" / "images")
+    page = ROOT / "docs" / "performance.md"
+    with written_whole(page) as partial:
+        partial.write_text(report.page(results, networks.CASES), encoding="utf-8")
+    print(f"wrote {page}")
+
+
+def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from benchmarking import measure, networks
+
+    console = Console(stderr=True)
+    rounds: int = arguments.rounds
+
+    def part(name: str, produce: Callable[[], Any]) -> None:
+        if name in results:
+            return
+        console.print(f"measuring {name}")
+        results[name] = produce()
+        with written_whole(RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def case_result(case: Case) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = networks.prepare(case, Path(folder))
+            lr = _image(case.architecture, case.size)
+            result = {"peers": measure.run_peers(CPU_PEERS, files, lr, rounds, console)}
+            if case.hyperparameters.get("blocks") == 16 and case.architecture == "edsr":
+                models = {"naive": files.naive, "ours": files.ours}
+                result["cost"] = {k: measure.cost(m, case.size) for k, m in models.items()}
+                result["profile"] = {
+                    k: measure.profiled(m, lr, min(rounds, 5)) for k, m in models.items()
+                }
+                result["engines"] = measure.built_engines(files, case.size)
+            if arguments.gpu:
+                result["gpu"] = measure.run_peers(GPU_PEERS, files, lr, 5 * rounds, console)
+        return result
+
+    def sweep() -> list[dict[str, Any]]:
+        points: list[dict[str, Any]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            case = networks.CASES[networks.SWEPT]
+            files = networks.prepare(case, Path(folder))
+            for size in networks.SWEEP:
+                fitting = [key for key in SWEEP_PEERS if _fits(key, size, points)]
+                lr = _image(case.architecture, size)
+                # Large ones one after the other: together they would not fit into the memory.
+                small = size[0] <= _LARGEST_TOGETHER
+                peers: dict[str, Any] = {}
+                for group in [fitting] if small else [[key] for key in fitting]:
+                    peers |= measure.run_peers(group, files, lr, rounds if small else 2, console)
+                points.append({"size": size, "peers": peers})
+        return points
+
+    part("machine", _machine)
+    part("ceilings", lambda: measure.ceilings(2 * rounds + 1))
+    if arguments.gpu:
+        part("gpu_ceilings", lambda: measure.gpu_ceilings(2 * rounds + 1))
+    for key, case in networks.CASES.items():
+        part(key, lambda case=case: case_result(case))
+    part("sweep", sweep)
+
+
+def _fits(key: str, size: tuple[int, int], points: list[dict[str, Any]]) -> bool:
+    """Whether a peer's memory, continued from two sizes before, leaves a tenth of the machine."""
+    known = [
+        (np.prod(point["size"]), point["peers"][key]["peak_bytes"])
+        for point in points
+        if "peak_bytes" in point["peers"].get(key, {})
+    ]
+    if len(known) < 2:
+        return len(points) < 2
+    (pixels, peak), (more_pixels, more_peak) = known[-2:]
+    slope = (more_peak - peak) / (more_pixels - pixels)
+    expected = more_peak + slope * (np.prod(size) - more_pixels)
+    return bool(expected < 0.9 * _memory_bytes())
+
+
+def _image(architecture: str, size: tuple[int, int]) -> Array:
+    white = 1 if architecture == "nlsn" else 255
+    noise = np.random.default_rng(0).uniform(0, white, (1, 3, *size))
+    return noise.astype(np.float32)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    facts = dict(line.split("\t: ", 1) for line in map(str.strip, cpuinfo) if "\t: " in line)
+    flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+    return {
+        "date": date.today().isoformat(),
+        "cpu": facts.get("model name", platform.processor()),
+        "cores": os.cpu_count(),
+        "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
+        "memory_bytes": _memory_bytes(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7, help="inferences of a peer; default: 7")
+    parser.add_argument("--resume", action="store_true", help="keep the parts that are measured")
+    parser.add_argument("--draw", action="store_true", help="measure nothing, draw and write")
+    parser.add_argument("--gpu", action="store_true", help="the peers on an NVIDIA GPU too")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("benchmark.py", main, sys.argv[1:]))

@@ -1,0 +1,150 @@
+"""The plots of docs/performance.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from adadm.runtime.files import written_whole
+from benchmarking.networks import Case
+from benchmarking.peers import CPU_PEERS
+
+__all__ = ["draw"]
+
+_KINDS = {
+    "Conv": "#4e79a7",
+    "DepthToSpace": "#e15759",
+    "reordering": "#f28e2b",
+    "statistics": "#59a14f",
+    "elementwise": "#76b7e2",
+    "other": "#bab0ac",
+}
+_KIND_OF = {
+    "FusedConv": "Conv",
+    "ReorderInput": "reordering",
+    "ReorderOutput": "reordering",
+    "Transpose": "reordering",
+    "ReduceMean": "statistics",
+    "ReduceSum": "statistics",
+    "ReduceSumSquare": "statistics",
+    "Sub": "elementwise",
+    "Add": "elementwise",
+    "Mul": "elementwise",
+    "Relu": "elementwise",
+    "BatchNormalization": "elementwise",
+}
+
+
+def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> None:
+    """Write every plot whose figures are there."""
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
+        measured = [key for key in cases if key in results]
+        if measured:
+            _save(_latencies(results, cases, measured), folder / "performance_peers.svg")
+        if "sweep" in results:
+            _save(_sizes(results["sweep"]), folder / "performance_sizes.svg")
+        profiles = [key for key in measured if "profile" in results[key]]
+        if profiles:
+            _save(_kinds(results, cases, profiles), folder / "performance_nodes.svg")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with written_whole(path) as partial:
+        figure.savefig(partial, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+
+
+def _latencies(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
+    """One panel a network; a bar a peer, with its fastest and slowest inference."""
+    columns = 2
+    rows = -(-len(keys) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, 2.5 * rows), squeeze=False)
+    for axis in axes.flat[len(keys) :]:
+        axis.set_axis_off()
+    for index, (key, axis) in enumerate(zip(keys, axes.flat, strict=False)):
+        peers = results[key]["peers"]
+        names = [name for name in CPU_PEERS if name in peers]
+        for place, name in enumerate(names):
+            times = peers[name].get("ms")
+            if not times:
+                axis.text(0, place, " failed", va="center", color="gray")
+                continue
+            middle = statistics.median(times)
+            spread = [[middle - min(times)], [max(times) - middle]]
+            axis.barh(place, middle, color=CPU_PEERS[name].color, xerr=spread, ecolor="#333333")
+            axis.text(max(times) * 1.02, place, f"{middle:.0f}", va="center")
+        height, width = cases[key].size
+        axis.set_title(f"{cases[key].title}, from {width}x{height}", loc="left", fontweight="bold")
+        axis.set_yticks(range(len(names)))
+        shown = index % columns == 0
+        axis.set_yticklabels([CPU_PEERS[name].name for name in names] if shown else [])
+        axis.invert_yaxis()
+        axis.set_xlabel("ms an image; lower is better")
+        axis.margins(x=0.14)
+    figure.tight_layout()
+    return figure
+
+
+def _sizes(points: list[Mapping[str, Any]]) -> Figure:
+    """Latency and peak memory against pixels."""
+    figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(12, 4.6))
+    for name, peer in CPU_PEERS.items():
+        known = [p for p in points if "ms" in p["peers"].get(name, {})]
+        if not known:
+            continue
+        pixels = [np.prod(p["size"]) for p in known]
+        times = [statistics.median(p["peers"][name]["ms"]) for p in known]
+        memory = [p["peers"][name]["peak_bytes"] / 2**30 for p in known]
+        line = "-" if peer.ours else "--"
+        for axis, values in ((time_axis, times), (memory_axis, memory)):
+            axis.plot(pixels, values, f"o{line}", color=peer.color, label=peer.name)
+    sizes = {int(np.prod(p["size"])): "x".join(map(str, reversed(p["size"]))) for p in points}
+    for axis, label in ((time_axis, "ms an image"), (memory_axis, "peak memory, GiB")):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(list(sizes), list(sizes.values()), rotation=40, ha="right")
+        axis.minorticks_off()
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_xlabel("input, px")
+        axis.set_title(label, loc="left", fontweight="bold")
+        axis.grid(alpha=0.3)
+    time_axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def kind_groups(profile: Mapping[str, Any]) -> dict[str, float]:
+    """Milliseconds of a profile by the kinds that the plot shows."""
+    groups = dict.fromkeys(_KINDS, 0.0)
+    for kind, measured in profile["kinds"].items():
+        group = _KIND_OF.get(kind, kind)
+        groups[group if group in groups else "other"] += measured["ms"]
+    return groups
+
+
+def _kinds(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
+    """Where ONNX Runtime's time goes, naive export against ours."""
+    bars = [(key, form) for key in keys for form in ("naive", "ours")]
+    figure, axis = plt.subplots(figsize=(12, 0.75 * len(bars) + 1.4))
+    for place, (key, form) in enumerate(bars):
+        left = 0.0
+        for group, ms in kind_groups(results[key]["profile"][form]).items():
+            axis.barh(place, ms, left=left, color=_KINDS[group], label=group if not place else None)
+            left += ms
+        axis.text(left * 1.01, place, f"{left:.0f} ms", va="center")
+    axis.set_yticks(range(len(bars)), [f"{cases[key].title}: {form}" for key, form in bars])
+    axis.invert_yaxis()
+    axis.set_xlabel("ms in nodes, ONNX Runtime on the CPU")
+    axis.margins(x=0.1)
+    axis.legend(frameon=False, ncols=len(_KINDS), loc="upper center", bbox_to_anchor=(0.45, -0.22))
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,211 @@
+"""Latency, memory, where the time goes, and what the machine can do at most."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from rich.console import Console
+
+from adadm.runtime.backends import open_session
+from adadm.runtime.tensorrt_api import Profile, build_engine
+from benchmarking.peers import Files, Worker
+
+__all__ = ["built_engines", "ceilings", "cost", "gpu_ceilings", "profiled", "run_peers"]
+
+Array = npt.NDArray[np.float32]
+
+_PAUSE_S = 0.05
+"""Between two processes: what the last one left spinning goes to sleep."""
+_CONV_SHAPE = (1, 64, 270, 480)
+_COPY_FLOATS = 1 << 26
+
+
+def run_peers(
+    keys: Iterable[str], files: Files, lr: Array, rounds: int, console: Console
+) -> dict[str, Any]:
+    """Let peers take turns.
+
+    Returns:
+        For each: `ms`, one number a round; `peak_bytes` of its process; `difference` of its output
+        from the first peer's as a share of the peak; or `failure`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workers: dict[str, Worker] = {}
+        times: dict[str, list[float]] = {}
+        with console.status("") as status:
+            for key in keys:
+                status.update(f"loading and warming up {key}")
+                workers[key] = Worker(key, files, lr, Path(folder) / "reference.npy")
+                times[key] = []
+            for index in range(rounds):
+                for key, worker in workers.items():
+                    status.update(f"round {index + 1} of {rounds}: {key}")
+                    if worker.failure is None:
+                        time.sleep(_PAUSE_S)
+                        times[key].append(worker.time_ms())
+            results: dict[str, Any] = {}
+            for key, worker in workers.items():
+                peak = worker.stop()
+                if worker.failure is None:
+                    results[key] = {
+                        "ms": times[key],
+                        "peak_bytes": peak,
+                        "difference": worker.difference,
+                    }
+                else:
+                    results[key] = {"failure": worker.failure}
+    return results
+
+
+def ceilings(rounds: int) -> dict[str, float]:
+    """What the CPU reaches: multiply-adds/s of a large convolution, bytes/s of a large copy.
+
+    The convolution is that of the trunk (64 channels, 3x3, 480x270), on the fastest of PyTorch,
+    ONNX Runtime and OpenVINO.
+    """
+    _, channels, height, width = _CONV_SHAPE
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=_CONV_SHAPE).astype(np.float32)
+    weight = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
+    node = helper.make_node("Conv", ["lr", "weight"], ["sr"], pads=[1] * 4)
+    kind = TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "convolution",
+        [helper.make_tensor_value_info("lr", kind, ["N", channels, "H", "W"])],
+        [helper.make_tensor_value_info("sr", kind, ["N", channels, "H", "W"])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    imports = [helper.make_opsetid("", 19)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString()
+    sessions = [open_session(model, backend) for backend in ("cpu", "openvino")]
+    image = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
+    kernel = torch.from_numpy(weight).contiguous(memory_format=torch.channels_last)
+    source = torch.ones(_COPY_FLOATS)
+    target = torch.empty_like(source)
+    with torch.inference_mode():
+        convolution = min(
+            _fastest_s(run, rounds)
+            for run in (
+                lambda: torch.nn.functional.conv2d(image, kernel, padding=1),
+                *(lambda session=session: session.run({"lr": x}) for session in sessions),
+            )
+        )
+        copy = _fastest_s(lambda: target.copy_(source), rounds)
+    return {
+        "multiply_adds_per_s": weight.size * height * width / convolution,
+        "bytes_per_s": 2 * source.nbytes / copy,
+    }
+
+
+def gpu_ceilings(rounds: int) -> dict[str, float]:
+    """The same of the GPU, with half-precision matrices of 8192."""
+    side = 8192
+    factor = torch.randn(side, side, device="cuda", dtype=torch.float16)
+    source = torch.ones(4 * _COPY_FLOATS, device="cuda")
+    target = torch.empty_like(source)
+
+    def finished(run: Callable[[], object]) -> Callable[[], object]:
+        def call() -> None:
+            run()
+            torch.cuda.synchronize()
+
+        return call
+
+    product = _fastest_s(finished(lambda: factor @ factor), rounds)
+    copy = _fastest_s(finished(lambda: target.copy_(source)), rounds)
+    return {"multiply_adds_per_s": side**3 / product, "bytes_per_s": 2 * source.nbytes / copy}
+
+
+def _fastest_s(run: Callable[[], object], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def profiled(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
+    """Where ONNX Runtime's time goes: milliseconds of each kind of node, the slowest nodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{folder}/profile"
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"]
+        )
+        for _ in range(rounds + 1):
+            session.run(None, {"lr": lr})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    runs: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            runs[event["args"]["op_name"], name].append(event["dur"] / 1e3)
+    medians = {node: statistics.median(times[1:]) for node, times in runs.items()}
+    kinds: dict[str, dict[str, float]] = defaultdict(lambda: {"ms": 0.0, "nodes": 0})
+    for (kind, _), ms in medians.items():
+        kinds[kind]["ms"] += ms
+        kinds[kind]["nodes"] += 1
+    slowest = sorted(((ms, kind, name) for (kind, name), ms in medians.items()), reverse=True)
+    return {"kinds": dict(kinds), "slowest": slowest[:12], "total_ms": sum(medians.values())}
+
+
+def cost(model: Path, size: tuple[int, int]) -> dict[str, float]:
+    """Multiply-adds of the convolutions of a graph, and the bytes that its nodes read and write.
+
+    Every node of the expanded graph counts, as if nothing were fused.
+    """
+    expanded = onnx.inliner.inline_local_functions(onnx.load(model))
+    for dimension, number in zip(
+        expanded.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True
+    ):
+        dimension.dim_value = number
+    del expanded.graph.value_info[:]
+    for output in expanded.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(expanded, data_prop=True).graph
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        sizes = value.type.tensor_type.shape.dim
+        shapes[value.name] = tuple(dimension.dim_value for dimension in sizes)
+    products = floats = 0
+    for node in inferred.node:
+        tensors = [shapes.get(name, ()) for name in (*node.input, *node.output)]
+        floats += sum(int(np.prod(shape)) for shape in tensors if len(shape) == 4)
+        if node.op_type == "Conv":
+            batch, _, height, width = shapes[node.output[0]]
+            products += batch * height * width * int(np.prod(shapes[node.input[1]]))
+    return {"multiply_adds": products, "bytes": 4 * floats}
+
+
+def built_engines(files: Files, size: tuple[int, int]) -> dict[str, Any]:
+    """What TensorRT for RTX makes of the naive export and of ours, for one size."""
+    shape = (1, 3, *size)
+    profiles = [{"lr": Profile(shape, shape, shape)}]
+    results = {}
+    for name, path in (("naive", files.naive), ("ours", files.ours)):
+        engine = build_engine(path.read_bytes(), profiles, "rtx", ["SM89"])
+        nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
+        results[name] = {
+            "nodes": nodes.total(),
+            "layers": engine.layers,
+            "engine_bytes": len(engine.plan),
+            "activation_bytes": engine.activation_bytes,
+        }
+    return results

@@ -1,0 +1,133 @@
+"""The networks that are measured, and the files of each that the peers read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import onnx
+import torch
+from torch import nn
+
+from adadm.export import Options, load_checkpoint, save_checkpoint
+from adadm.export.models import ARCHITECTURES, Network
+from adadm.export.models.blocks import Modulator
+from adadm.export.pipeline import assemble
+from adadm.export.tracing import trace
+from benchmarking.peers import Files
+
+__all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare"]
+
+_CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network at one size.
+
+    Attributes:
+        size: height and width of `lr`, px.
+        hyperparameters: of a network with random weights; none for the bundled one.
+    """
+
+    title: str
+    architecture: str
+    upscale: int
+    size: tuple[int, int]
+    hyperparameters: dict[str, float] = field(default_factory=dict)
+
+
+_MIDDLE = {"blocks": 16, "features": 64}
+CASES = {
+    "edsr_x2": Case("EDSR 16 x 64, x2", "edsr", 2, (270, 480), _MIDDLE),
+    "edsr_x4": Case("EDSR 16 x 64, x4", "edsr", 4, (270, 480), _MIDDLE),
+    "bundled_x2": Case("EDSR 8 x 48, x2 (bundled)", "edsr", 2, (270, 480)),
+    "bundled_x4": Case("EDSR 8 x 48, x4 (bundled)", "edsr", 4, (270, 480)),
+    "published_x4": Case(
+        "EDSR 32 x 256, x4 (published)", "edsr", 4, (72, 96), {"blocks": 32, "features": 256}
+    ),
+    "rdn_x2": Case(
+        "RDN B, x2",
+        "rdn",
+        2,
+        (96, 128),
+        {"blocks": 16, "layers": 8, "growth": 64, "features": 64},
+    ),
+    "nlsn_x2": Case(
+        "NLSN 32 x 256, x2 (published)", "nlsn", 2, (48, 64), {"blocks": 32, "features": 256}
+    ),
+}
+SWEPT = "bundled_x4"
+SWEEP = ((64, 64), (128, 128), (256, 256), (270, 480), (540, 960), (1080, 1920))
+"""Heights and widths of `lr`, px, for the plot."""
+
+
+def prepare(case: Case, folder: Path) -> Files:
+    """Write the checkpoint, the naive export and ours."""
+    files = Files(folder / "checkpoint.safetensors", folder / "naive.onnx", folder / "ours.onnx")
+    if case.hyperparameters:
+        save_checkpoint(files.checkpoint, _random_network(case))
+    else:
+        bundled = _CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
+        files.checkpoint.write_bytes(bundled.read_bytes())
+    checkpoint = load_checkpoint(files.checkpoint)
+    ours, *_ = assemble(trace(checkpoint.network), checkpoint, Options())
+    onnx.save(ours, files.ours)
+    _export_naively(checkpoint.network, case.size, files.naive)
+    return files
+
+
+def _random_network(case: Case) -> Network:
+    """Random weights, and normalizations that fold to something other than nothing."""
+    torch.manual_seed(0)
+    network = ARCHITECTURES[case.architecture](upscale=case.upscale, **case.hyperparameters)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            module.momentum = None  # the plain average: statistics that keep the trunk finite
+        elif isinstance(module, Modulator):
+            nn.init.constant_(module.weight, 0.9)
+    network.train()
+    with torch.no_grad():
+        for _ in range(2):
+            network(torch.rand(1, 3, 24, 24) * network.rgb_range)
+    return network.eval()
+
+
+def _export_naively(network: Network, size: tuple[int, int], path: Path) -> None:
+    """What `torch.onnx.export` makes of the network by itself, its operators expanded.
+
+    NLSN's size is fixed: traced, its sparse attention has the padding of one size in it.
+    """
+    free = network.architecture != "nlsn"
+    options: dict[str, Any] = {"dynamic_shapes": ({2: "H", 3: "W"},)} if free else {}
+    with _quiet(), patch.object(torch.onnx, "is_in_onnx_export", lambda: False):
+        torch.onnx.export(
+            network.root,
+            (torch.zeros(1, 3, *size),),
+            str(path),
+            dynamo=True,
+            input_names=["lr"],
+            output_names=["sr"],
+            external_data=False,
+            verbose=False,
+            **options,
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
