@@ -8,6 +8,7 @@ Every figure of that page comes from docs/performance.json, which this script me
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -105,7 +106,7 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
     if arguments.gpu:
         part("gpu_ceilings", lambda: measure.gpu_ceilings(2 * rounds + 1))
     for key, case in networks.CASES.items():
-        part(key, lambda case=case: case_result(case))
+        part(key, functools.partial(case_result, case))
     part("sweep", sweep)
 
 

@@ -45,7 +45,7 @@ _KIND_OF = {
 
 def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> None:
     """Write every plot whose figures are there."""
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with mpl.rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
         measured = [key for key in cases if key in results]
         if measured:

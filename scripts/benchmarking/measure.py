@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, inliner, numpy_helper
 from rich.console import Console
 
 from adadm.runtime.backends import open_session
@@ -171,7 +171,7 @@ def cost(model: Path, size: tuple[int, int]) -> dict[str, float]:
 
     Every node of the expanded graph counts, as if nothing were fused.
     """
-    expanded = onnx.inliner.inline_local_functions(onnx.load(model))
+    expanded = inliner.inline_local_functions(onnx.load(model))
     for dimension, number in zip(
         expanded.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True
     ):

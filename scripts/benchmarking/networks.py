@@ -43,7 +43,7 @@ class Case:
     hyperparameters: dict[str, float] = field(default_factory=dict)
 
 
-_MIDDLE = {"blocks": 16, "features": 64}
+_MIDDLE: dict[str, float] = {"blocks": 16, "features": 64}
 CASES = {
     "edsr_x2": Case("EDSR 16 x 64, x2", "edsr", 2, (270, 480), _MIDDLE),
     "edsr_x4": Case("EDSR 16 x 64, x4", "edsr", 4, (270, 480), _MIDDLE),

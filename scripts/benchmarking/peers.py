@@ -57,11 +57,10 @@ def _torch(files: Files, device: str, compiled: bool) -> Run:
 
     on_gpu = device == "cuda"
     dtype = torch.float16 if on_gpu else torch.float32
-    network = load_checkpoint(files.checkpoint).network.eval().to(device, dtype)
-    network = network.to(memory_format=torch.channels_last)
-    forward: Any = network
+    network: Any = load_checkpoint(files.checkpoint).network.eval().to(device, dtype)
+    forward = network.to(memory_format=torch.channels_last)
     if compiled:
-        forward = torch.compile(network, mode="reduce-overhead" if on_gpu else "default")
+        forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")
 
     def run(lr: Array) -> Array:
         with torch.inference_mode():

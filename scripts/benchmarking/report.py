@@ -278,7 +278,8 @@ def _shares(result: Results, ceilings: Results) -> str:
 
 
 def _median(result: Results) -> float:
-    return statistics.median(result["ms"])
+    times: list[float] = result["ms"]
+    return statistics.median(times)
 
 
 def _fastest(peers: Results, ours: bool) -> str:

@@ -15,6 +15,7 @@ from rich.console import Console
 from adadm.export import load_checkpoint
 from benchmarking import draw, measure, networks, report
 from benchmarking.networks import CASES, Case
+from benchmarking.peers import Files
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Case("small", "edsr", 4, (20, 28), {"blocks": 2, "features": 8})
@@ -22,11 +23,11 @@ ONNX_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_o
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> networks.Files:
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return networks.prepare(SMALL, tmp_path_factory.mktemp("small"))
 
 
-def test_peers_compute_the_same_and_take_turns(files: networks.Files) -> None:
+def test_peers_compute_the_same_and_take_turns(files: Files) -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, *SMALL.size)).astype(np.float32)
     peers = ("eager", *ONNX_PEERS)
     results = measure.run_peers(peers, files, lr, rounds=3, console=Console(quiet=True))
@@ -38,18 +39,18 @@ def test_peers_compute_the_same_and_take_turns(files: networks.Files) -> None:
     assert results["eager"]["difference"] == 0 < results["ours_onnxruntime"]["difference"]
 
 
-def test_a_peer_that_fails_is_a_result(files: networks.Files, tmp_path: Path) -> None:
+def test_a_peer_that_fails_is_a_result(files: Files, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     lr = np.zeros((1, 3, *SMALL.size), np.float32)
-    given = networks.Files(files.checkpoint, broken, files.ours)
+    given = Files(files.checkpoint, broken, files.ours)
     peers = ("naive_onnxruntime", "ours_onnxruntime")
     results = measure.run_peers(peers, given, lr, rounds=1, console=Console(quiet=True))
     assert "cannot load" in results["naive_onnxruntime"]["failure"]
     assert results["ours_onnxruntime"]["ms"]
 
 
-def test_cost_is_that_of_pytorch_modules(files: networks.Files) -> None:
+def test_cost_is_that_of_pytorch_modules(files: Files) -> None:
     """Counted by hooks on the network, for the naive export."""
     network = load_checkpoint(files.checkpoint).network
     counted = []
