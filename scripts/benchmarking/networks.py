@@ -79,8 +79,19 @@ def prepare(case: Case, folder: Path) -> Files:
     checkpoint = load_checkpoint(files.checkpoint)
     ours, *_ = assemble(trace(checkpoint.network), checkpoint, Options())
     onnx.save(ours, files.ours)
-    _export_naively(checkpoint.network, case.size, files.naive)
+    try:
+        _export_naively(checkpoint.network, case.size, files.naive)
+    except torch.onnx.OnnxExporterError as error:  # a result: the peers that read it will fail
+        files.naive.with_suffix(".txt").write_text(_reason(error), encoding="utf-8")
     return files
+
+
+def _reason(error: Exception) -> str:
+    """The first error in a chain of them, in one line."""
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return str(first).splitlines()[0]
 
 
 def _random_network(case: Case) -> Network:

@@ -74,13 +74,22 @@ def _torch(files: Files, device: str, compiled: bool) -> Run:
 def _onnx(model: Path, backend: str) -> Run:
     from adadm.runtime.backends import open_session
 
+    _check_exported(model)
     session = open_session(model, backend)
     return lambda lr: session.run({"lr": lr})["sr"]
+
+
+def _check_exported(model: Path) -> None:
+    """Raise what kept the exporter from writing a model, where it did."""
+    note = model.with_suffix(".txt")
+    if note.exists():
+        raise ValueError(f"torch.onnx: {note.read_text(encoding='utf-8')}")
 
 
 def _openvino_bf16(model: Path) -> Run:
     from adadm.runtime.openvino_session import OpenVINOSession
 
+    _check_exported(model)
     session = OpenVINOSession(model, precision="bf16")
     return lambda lr: session.run({"lr": lr})["sr"]
 
