@@ -50,7 +50,7 @@ class BakeImageIO(ir.passes.InPlacePass):
 
     def _from_image(self, graph: ir.Graph, image: ir.Value, lr: ir.Value) -> None:
         assert lr.dtype is not None
-        nodes = _Chain(image)
+        nodes = _Chain(image, "from_image")
         nodes.append("Cast", to=int(lr.dtype))
         nodes.append("Transpose", perm=_TO_NCHW)
         if self.rgb_range != _WHITE:
@@ -61,7 +61,7 @@ class BakeImageIO(ir.passes.InPlacePass):
     def _to_image(self, graph: ir.Graph, sr: ir.Value) -> None:
         name, shape = sr.name, _nhwc(sr)
         sr.name = f"{name}.float32"
-        nodes = _Chain(sr)
+        nodes = _Chain(sr, "to_image")
         if self.rgb_range != _WHITE:
             nodes.append("Mul", self._constant(graph, "network_to_image", _WHITE / self.rgb_range))
         nodes.append("Round")
@@ -75,30 +75,28 @@ class BakeImageIO(ir.passes.InPlacePass):
         graph.outputs[0] = image
 
     def _constant(self, graph: ir.Graph, name: str, number: float) -> ir.Value:
-        value = ir.val(name, const_value=ir.tensor(np.float32(number), name=name))
+        full = f"image.{name}"
+        value = ir.val(full, const_value=ir.tensor(np.float32(number), name=full))
         graph.register_initializer(value)
         return value
 
 
 class _Chain:
-    """Nodes of which each reads the result of the one before it."""
+    """Nodes of which each reads the result of the one before it, named after a step."""
 
-    def __init__(self, value: ir.Value) -> None:
+    def __init__(self, value: ir.Value, step: str) -> None:
         self.value = value
+        self.step = step
         self.nodes: list[ir.Node] = []
 
     def append(
         self, op_type: str, *constants: ir.Value, **attributes: int | tuple[int, ...]
     ) -> None:
-        node = ir.node(
-            op_type,
-            [self.value, *constants],
-            attributes,
-            name=f"image.{op_type.lower()}_{len(self.nodes)}_{self.value.name}",
-        )
+        name = f"{self.step}.{op_type.lower()}"
+        node = ir.node(op_type, [self.value, *constants], attributes, name=name)
         self.nodes.append(node)
         self.value = node.outputs[0]
-        self.value.name = node.name
+        self.value.name = name
 
 
 def _nhwc(value: ir.Value) -> ir.Shape | None:
