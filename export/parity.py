@@ -35,6 +35,7 @@ __all__ = [
     "LARGEST_RELATIVE_ERROR",
     "Accuracy",
     "Hashing",
+    "check_image_io",
     "check_parity",
     "measure_accuracy",
     "session_with_codes",

@@ -37,7 +37,7 @@ from adadm.export.tracing import freeze_shape, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
 
-__all__ = ["OPSETS", "Export", "Options", "assemble", "export_onnx"]
+__all__ = ["OPSETS", "Export", "Options", "assemble", "bake_image_io", "export_onnx"]
 
 OPSETS = (17, 18, 19, 20)
 
@@ -193,6 +193,7 @@ def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) ->
     """
     model: ir.Model = ir.from_proto(proto)
     BakeImageIO(network.rgb_range)(model)
+    model.metadata_props["adadm.io"] = "uint8"
     baked: onnx.ModelProto = ir.to_proto(model)
     _check_file(baked, options)
     return baked
@@ -224,7 +225,8 @@ def _metadata(
         "adadm.checkpoint_sha256": checkpoint.sha256,
         "adadm.version": version("adadm-deploy"),
         "adadm.fold": options.fold,
-        "adadm.tail": tail.form or "original" if tail else "original",
+        "adadm.tail": (tail and tail.form) or "original",
+        "adadm.io": "float32",
         "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
     }
 

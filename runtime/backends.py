@@ -24,14 +24,14 @@ _CPU = "CPUExecutionProvider"
 
 BACKENDS: dict[str, Callable[[Model, int], Session]] = {
     "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads),
-    "openvino": lambda model, threads: OpenVINOSession(model, threads),
+    "openvino": OpenVINOSession,
     "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads),
     "tensorrt": lambda model, threads: OnnxRuntimeSession(model, [_TENSORRT, _CUDA, _CPU], threads),
 }
 """ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; and OpenVINO on the CPU."""
 
 AUTO_ORDER = ("cuda", "openvino", "cpu")
-"""What `auto` tries. Not `tensorrt`, which builds an engine for minutes when a model is opened."""
+"""What `auto` tries. Not `tensorrt`, which builds an engine for minutes first."""
 
 
 def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Session:

@@ -73,6 +73,7 @@ def require(module: str, extra: str) -> ModuleType:
 
     Raises:
         MissingDependencyError: it is not installed; the message has the install line.
+        SessionError: it is installed, and a library that it needs is missing or does not fit.
     """
     try:
         return importlib.import_module(module)
@@ -80,3 +81,5 @@ def require(module: str, extra: str) -> ModuleType:
         if (error.name or "").split(".")[0] != module.split(".")[0]:
             raise
         raise MissingDependencyError(module.split(".")[0], extra) from error
+    except ImportError as error:
+        raise SessionError(f"{module} is installed, but cannot be loaded: {error}") from error

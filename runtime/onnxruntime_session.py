@@ -55,13 +55,18 @@ class OnnxRuntimeSession(Session):
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         # A plan of the memory is kept for each size, in a block of its own: a quarter more memory,
-        # and no faster (docs/performance.md).
+        # and no faster (docs/decisions.md).
         options.enable_mem_pattern = False
         for library in custom_ops:
             options.register_custom_ops_library(library)
         source = model if isinstance(model, bytes) else os.fspath(model)
         try:
-            self._session = ort.InferenceSession(source, options, providers=list(providers))
+            self._session = ort.InferenceSession(
+                source,
+                options,
+                providers=list(providers),
+                enable_fallback=0,  # or a provider that fails is replaced by the CPU, on stdout
+            )
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(source, bytes) else source
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error

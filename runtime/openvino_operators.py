@@ -14,11 +14,11 @@ import numpy as np
 
 from adadm.runtime.errors import require
 
-__all__ = ["CONVERTERS"]
+__all__ = ["CONVERTERS", "LARGEST_BUCKETS", "LARGEST_EXPONENT", "SMALLEST_NORM"]
 
-_LARGEST_EXPONENT = 80.0
-_LARGEST_BUCKETS = 128
-_SMALLEST_NORM = 5e-5
+LARGEST_EXPONENT = 80.0
+LARGEST_BUCKETS = 128
+SMALLEST_NORM = 5e-5
 
 
 def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
@@ -43,7 +43,7 @@ def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
     varies = ops.greater(std, np.float32(0))
     logarithm = ops.log(ops.select(varies, std, one))
     exponent = ops.add(ops.multiply(logarithm, weight), bias)
-    amplification = ops.exp(ops.minimum(exponent, np.float32(_LARGEST_EXPONENT)))
+    amplification = ops.exp(ops.minimum(exponent, np.float32(LARGEST_EXPONENT)))
     factor = ops.convert_like(ops.select(varies, amplification, np.float32(0)), r)
     trunk = ops.add(x, node.get_input(3)) if shifted else x
     y = ops.add(trunk, ops.multiply(r, factor))
@@ -79,7 +79,7 @@ def _attention_round(node: Any) -> list[Any]:
     pixels = ops.multiply(height, width)
     whole = ops.divide(pixels, chunk)
     odd = ops.mod(whole, two)
-    buckets = ops.minimum(ops.add(whole, odd), np.array([_LARGEST_BUCKETS], np.int64))
+    buckets = ops.minimum(ops.add(whole, odd), np.array([LARGEST_BUCKETS], np.int64))
     chunks = ops.divide(ops.add(pixels, chunk - 1), chunk)
     filling = ops.subtract(ops.multiply(chunks, chunk), pixels)
 
@@ -113,7 +113,7 @@ def _attention_round(node: Any) -> list[Any]:
 
     queries = chunked(match_rows)
     squared = ops.reduce_sum(ops.multiply(queries, queries), np.array([3]), keep_dims=True)
-    keys = ops.divide(queries, ops.maximum(ops.sqrt(squared), np.float32(_SMALLEST_NORM)))
+    keys = ops.divide(queries, ops.maximum(ops.sqrt(squared), np.float32(SMALLEST_NORM)))
     scores = ops.matmul(queries, with_neighbours(keys), False, True)
     top = ops.reduce_max(scores, np.array([3]), keep_dims=True)
     exponential = ops.exp(ops.subtract(scores, top))

@@ -52,12 +52,12 @@ class OpenVINOSession(Session):
         try:
             graph = core.read_model(source)
             self._compiled = core.compile_model(graph, "CPU", config)
+            self._request = self._compiled.create_infer_request()
+            self.inputs = [_spec(port) for port in self._compiled.inputs]
+            self.outputs = [_spec(port) for port in self._compiled.outputs]
         except RuntimeError as error:
             name = "the model" if isinstance(source, bytes) else source
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
-        self._request = self._compiled.create_infer_request()
-        self.inputs = [_spec(port) for port in self._compiled.inputs]
-        self.outputs = [_spec(port) for port in self._compiled.outputs]
         self.metadata = _metadata(graph)
 
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:

@@ -30,6 +30,8 @@ class TensorSpec:
 class Session(ABC):
     """A model loaded into a backend; also a context manager that closes it.
 
+    For one thread at a time: backends differ in what they allow besides.
+
     Attributes:
         inputs, outputs: what `run` takes and returns.
         metadata: of the model, such as `adadm.rgb_range`.
@@ -93,7 +95,7 @@ class Session(ABC):
                     f"{name} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
                 )
             if array.ndim == 4:
-                is_image = spec.dtype == np.uint8  # (N, H, W, 3), see --io uint8
+                is_image = self.metadata.get("adadm.io") == "uint8"  # (N, H, W, 3)
                 height, width = array.shape[1:3] if is_image else array.shape[2:]
                 if height * width < least:
                     raise SessionError(

@@ -19,6 +19,9 @@ __all__ = ["Engine", "Flavour", "Profile", "Shape", "build_engine", "load", "par
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
 
+_LAYERS, _ACTIVATIONS = "Layers:", "Total Activation Memory:"
+_NOTED = (_LAYERS, _ACTIVATIONS)
+
 _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 
@@ -37,7 +40,8 @@ class Engine:
 
     Attributes:
         plan: what a runtime loads.
-        layers: kernels of one inference, after fusion; None where the builder does not list them.
+        layers: kernels of one inference, after fusion; None where the builder does not list them,
+            or was not asked for details.
         activation_bytes: device memory of one execution context at the largest shapes; None where
             the builder does not say.
     """
@@ -91,6 +95,7 @@ def build_engine(
     profiles: Sequence[Mapping[str, Profile]],
     flavour: Flavour,
     compute_capabilities: Sequence[str] = (),
+    detailed: bool = False,
 ) -> Engine:
     """Build an engine.
 
@@ -98,6 +103,7 @@ def build_engine(
         model: a serialized ONNX model.
         profiles: one optimization profile an entry: input name to shapes. May be empty when the
             inputs are static.
+        detailed: put the names of all kernels into the plan, and count them.
         compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
 
     Raises:
@@ -106,7 +112,8 @@ def build_engine(
     parsed = parse(model, flavour)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if detailed:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, shape in shapes.items():
@@ -127,11 +134,11 @@ def build_engine(
             + "\n  ".join(parsed.logger.errors or ["no message"])
         )
     notes = parsed.logger.notes
-    listed = next((note for note in notes if note.startswith("Layers:")), None)
-    memory = [re.search(r"Total Activation Memory: (\d+)", note) for note in notes]
+    listed = next((note for note in notes if note.startswith(_LAYERS)), None)
+    memory = [re.match(rf"{_ACTIVATIONS} (\d+)", note) for note in notes]
     return Engine(
         plan=bytes(engine),
-        layers=None if listed is None else listed.count("LayerType:"),
+        layers=listed.count("LayerType:") or None if listed else None,
         activation_bytes=next((int(found[1]) for found in memory if found), None),
     )
 
@@ -154,7 +161,7 @@ def _described(problem: Any) -> str:
 
 def _collecting_logger(trt: ModuleType) -> Any:
     class CollectingLogger(trt.ILogger):  # type: ignore[name-defined, misc]
-        """Keeps errors for the exception, the rest for `Engine`, and prints nothing."""
+        """Keeps errors for the exception, what `Engine` tells, and prints nothing."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -163,6 +170,9 @@ def _collecting_logger(trt: ModuleType) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            (self.errors if is_error else self.notes).append(message)
+            if is_error:
+                self.errors.append(message)
+            elif message.startswith(_NOTED):
+                self.notes.append(message)
 
     return CollectingLogger()

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # a peer's process imports this file, and must not hold PyTor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "performance.json"
-PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt-rtx", "numpy")
+PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx", "numpy")
 _LARGEST_TOGETHER = 512
 SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_openvino")
 
@@ -81,9 +81,13 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
                     k: measure.profiled(m, lr, min(rounds, 5)) for k, m in models.items()
                 }
                 result["engines"] = measure.built_engines(files, case.size)
-            if arguments.gpu:
-                result["gpu"] = measure.run_peers(GPU_PEERS, files, lr, 5 * rounds, console)
         return result
+
+    def gpu_result(case: Case) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as folder:
+            files = networks.prepare(case, Path(folder))
+            lr = _image(case.architecture, case.size)
+            return measure.run_peers(GPU_PEERS, files, lr, 5 * rounds, console)
 
     def sweep() -> list[dict[str, Any]]:
         points: list[dict[str, Any]] = []
@@ -107,6 +111,8 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
         part("gpu_ceilings", lambda: measure.gpu_ceilings(2 * rounds + 1))
     for key, case in networks.CASES.items():
         part(key, functools.partial(case_result, case))
+        if arguments.gpu:
+            part(f"{key}_gpu", functools.partial(gpu_result, case))
     part("sweep", sweep)
 
 
@@ -146,13 +152,29 @@ def _machine() -> dict[str, Any]:
         "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
         "memory_bytes": _memory_bytes(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES if _is_installed(name)},
     }
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="inferences of a peer; default: 7")
+    parser.add_argument(
+        "--rounds", type=_rounds, default=7, help="inferences of a peer; default: 7"
+    )
     parser.add_argument("--resume", action="store_true", help="keep the parts that are measured")
     parser.add_argument("--draw", action="store_true", help="measure nothing, draw and write")
     parser.add_argument("--gpu", action="store_true", help="the peers on an NVIDIA GPU too")

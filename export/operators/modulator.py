@@ -16,9 +16,9 @@ x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The at
 Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay
 in float32 when a tool turns the rest of the graph into half precision (where a factor above 65504
 still overflows, in the last cast). The variance takes two
-passes, and each mean takes three steps, one axis after the other: ONNX Runtime's CPU kernel adds
-all elements in one float32 chain otherwise, which was off by 5e-4 on 64x270x480 and took as long
-(docs/numerics.md). Three guards make the factor finite in float32:
+passes; the mean takes two steps, plane by plane, and the sum of squares three, one axis after the
+other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, which was off by
+5e-4 on 64x270x480 (docs/numerics.md). Three guards make the factor finite in float32:
 
 - std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
@@ -43,6 +43,7 @@ from adadm.export.operators.domain import DOMAIN, function_from_text, reduce
 
 __all__ = [
     "FUNCTIONS",
+    "LARGEST_EXPONENT",
     "MODULATE",
     "MODULATE_SHIFTED",
     "SIGNATURES",
@@ -52,7 +53,7 @@ __all__ = [
     "modulators",
 ]
 
-_LARGEST_EXPONENT = 80
+LARGEST_EXPONENT = 80
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             bias_value = Constant <value_float: float = @bias> ()
             zero = Constant <value_float = 0.0> ()
             one = Constant <value_float = 1.0> ()
-            largest_exponent = Constant <value_float = {_LARGEST_EXPONENT}.0> ()
+            largest_exponent = Constant <value_float = {LARGEST_EXPONENT}.0> ()
 
             first = Constant <value_ints = [1]> ()
             last = Constant <value_ints = [4]> ()

@@ -17,10 +17,12 @@ class BakeImageIO(ir.passes.InPlacePass):
     Pattern: a graph whose first input and first output are float images of the value range
     0..rgb_range. Other outputs stay what they are.
 
-    Algebra: at the input Cast, Transpose, `* rgb_range / 255`; at the output `* 255 / rgb_range`,
-    Round (half to even), Clip to 0..255, Transpose, Cast. These are the operations of
-    `runtime.images` in the same order and precision, so the result is the same to the last grey
-    level. Cast is the first and the last node, as TensorRT wants of uint8.
+    Algebra: at the input Cast, Transpose, `* rgb_range / 255`; at the output Clip to
+    0..rgb_range, `* 255 / rgb_range`, Round (half to even), Transpose, Cast. `runtime.images`
+    clips last, which is the same, since the factor is positive; here Clip comes first, so that no
+    optimizer multiplies the factor into the weights of a convolution before it, and the result is
+    the same to the last grey level. Cast is the first and the last node, as TensorRT wants of
+    uint8.
 
     Left alone when: the input is uint8 already.
 
@@ -54,19 +56,22 @@ class BakeImageIO(ir.passes.InPlacePass):
         nodes.append("Cast", to=int(lr.dtype))
         nodes.append("Transpose", perm=_TO_NCHW)
         if self.rgb_range != _WHITE:
-            nodes.append("Mul", self._constant(graph, "image_to_network", self.rgb_range / _WHITE))
+            scale = self.rgb_range / _WHITE
+            nodes.append("Mul", self._constant(graph, "image_to_network", scale, lr.dtype))
         lr.replace_all_uses_with(nodes.value)
         graph.insert_before(graph[0], nodes.nodes)
 
     def _to_image(self, graph: ir.Graph, sr: ir.Value) -> None:
         name, shape = sr.name, _nhwc(sr)
         sr.name = f"{name}.float32"
+        assert sr.dtype is not None
         nodes = _Chain(sr, "to_image")
+        limits = (("black", 0.0), ("white", self.rgb_range))
+        nodes.append("Clip", *(self._constant(graph, *limit, sr.dtype) for limit in limits))
         if self.rgb_range != _WHITE:
-            nodes.append("Mul", self._constant(graph, "network_to_image", _WHITE / self.rgb_range))
+            scale = _WHITE / self.rgb_range
+            nodes.append("Mul", self._constant(graph, "network_to_image", scale, sr.dtype))
         nodes.append("Round")
-        black, white = (self._constant(graph, *end) for end in (("black", 0.0), ("white", _WHITE)))
-        nodes.append("Clip", black, white)
         nodes.append("Transpose", perm=_TO_NHWC)
         nodes.append("Cast", to=int(ir.DataType.UINT8))
         image = nodes.value
@@ -74,9 +79,10 @@ class BakeImageIO(ir.passes.InPlacePass):
         graph.extend(nodes.nodes)
         graph.outputs[0] = image
 
-    def _constant(self, graph: ir.Graph, name: str, number: float) -> ir.Value:
+    def _constant(self, graph: ir.Graph, name: str, number: float, dtype: ir.DataType) -> ir.Value:
         full = f"image.{name}"
-        value = ir.val(full, const_value=ir.tensor(np.float32(number), name=full))
+        tensor = ir.tensor(np.array(number, dtype.numpy()), name=full)
+        value = ir.val(full, const_value=tensor)
         graph.register_initializer(value)
         return value
 

@@ -7,6 +7,7 @@ for the next fold. No initializer is changed in place, because two nodes may sha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,9 @@ def constant_of(value: ir.Value | None) -> Array | None:
     return None if tensor is None else tensor.numpy().astype(np.float64)
 
 
-def new_initializer(graph: ir.Graph, name: str, values: Array, dtype: ir.DataType) -> ir.Value:
+def new_initializer(
+    graph: ir.Graph, name: str, values: npt.NDArray[Any], dtype: ir.DataType
+) -> ir.Value:
     """Add a constant of a data type to a graph, under a free name that begins with `name`."""
     free, count = name, 0
     while free in graph.initializers:

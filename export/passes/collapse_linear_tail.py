@@ -39,7 +39,8 @@ class CollapseLinearTail(FoldingPass):
     Algebra: away from the border the tail is linear and the same at every low-resolution pixel, so
     it equals one convolution to `3 r r` channels and one DepthToSpace by `r`. Its kernel is found
     from the image backwards: which input weighs how much in each pixel of one `r x r` block,
-    through every layer, in float64. Its reach `p` is where the last weight lies that is not 0.
+    through every layer, in float64. Its reach `p` is how far the layers can reach, counted on the
+    way, whatever their weights are; no weight lies outside.
 
     At the border the zeros that pad the later convolutions are no part of that. They reach `ring`
     low-resolution pixels inwards; these come from the tail as it was, run on four strips of
@@ -133,8 +134,7 @@ def _upscale(tail: list[ir.Node]) -> int:
 
 def _multiply_adds(tail: list[ir.Node]) -> int:
     """Of the layers, for one pixel of low resolution."""
-    pixels = total = 1
-    total = 0
+    pixels, total = 1, 0
     for layer in tail:
         if _is_shuffle(layer):
             pixels *= _block_size(layer) ** 2
@@ -168,11 +168,11 @@ def _collapse(tail: list[ir.Node], upscale: int) -> tuple[Array, Array, int]:
             origin += weight_of(layer).shape[2] // 2
         else:
             weights, origin = _through_shuffle(weights, origin, layer)
-    used = np.argwhere(weights.any(axis=(0, 1))) - origin
-    reach = int(np.abs(used).max(initial=0))
+    rows, columns = weights.shape[2:]
+    reach = max(origin, rows - 1 - origin)
     kernel = np.zeros((*weights.shape[:2], 2 * reach + 1, 2 * reach + 1))
-    for row, column in used:
-        kernel[..., reach + row, reach + column] = weights[..., origin + row, origin + column]
+    first = reach - origin
+    kernel[..., first : first + rows, first : first + columns] = weights
     return kernel, bias, _ring(tail, upscale)
 
 
@@ -279,9 +279,9 @@ class _Rewriter:
     def _strip(self, features: ir.Value, side: str, axis: int, bounds: tuple[int, int]) -> ir.Value:
         """The tail as it was, on a strip of the features."""
         value = self._slice(features, f"{side}.features", {axis: bounds})
-        for layer in self.tail:
+        for index, layer in enumerate(self.tail):
             inputs = [value, *layer.inputs[1:]]
-            copy = self._node(layer.op_type, f"{side}.{label(layer)}", inputs)
+            copy = self._node(layer.op_type, f"{side}.{index}.{label(layer)}", inputs)
             node = copy.producer()
             assert node is not None
             node.attributes.update(layer.attributes)
@@ -291,14 +291,13 @@ class _Rewriter:
     def _slice(self, value: ir.Value, name: str, bounds: dict[int, tuple[int, int]]) -> ir.Value:
         starts, ends = zip(*bounds.values(), strict=True)
         lists = (("starts", starts), ("ends", ends), ("axes", tuple(bounds)))
-        constants = [self._integers(f"{name}.{kind}", values) for kind, values in lists]
+        constants = [
+            new_initializer(
+                self.graph, f"{self.name}.{name}.{kind}", np.array(values), ir.DataType.INT64
+            )
+            for kind, values in lists
+        ]
         return self._node("Slice", name, [value, *constants])
-
-    def _integers(self, name: str, values: tuple[int, ...]) -> ir.Value:
-        tensor = ir.tensor(np.array(values, np.int64))
-        value = ir.val(f"{self.name}.{name}", const_value=tensor)
-        self.graph.register_initializer(value)
-        return value
 
     def _node(
         self,

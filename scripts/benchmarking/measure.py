@@ -55,7 +55,8 @@ def run_peers(
                     status.update(f"round {index + 1} of {rounds}: {key}")
                     if worker.failure is None:
                         time.sleep(_PAUSE_S)
-                        times[key].append(worker.time_ms())
+                        ms = worker.time_ms()
+                        times[key] += [] if ms is None else [ms]
             results: dict[str, Any] = {}
             for key, worker in workers.items():
                 peak = worker.stop()
@@ -200,7 +201,7 @@ def built_engines(files: Files, size: tuple[int, int]) -> dict[str, Any]:
     profiles = [{"lr": Profile(shape, shape, shape)}]
     results = {}
     for name, path in (("naive", files.naive), ("ours", files.ours)):
-        engine = build_engine(path.read_bytes(), profiles, "rtx", ["SM89"])
+        engine = build_engine(path.read_bytes(), profiles, "rtx", ["SM89"], detailed=True)
         nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
         results[name] = {
             "nodes": nodes.total(),

@@ -6,6 +6,7 @@ and the peak of a process's memory is that of one peer.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -170,7 +171,9 @@ class Worker:
     def __init__(self, key: str, files: Files, lr: Array, reference: Path) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, key, files, lr, reference))
+        self._process = context.Process(
+            target=_serve, args=(theirs, key, files, lr, reference), daemon=True
+        )
         self._process.start()
         theirs.close()
         self.difference = 0.0
@@ -181,27 +184,29 @@ class Worker:
         else:
             self.difference = value
 
-    def time_ms(self) -> float:
-        """One inference."""
-        self._connection.send("run")
-        kind, value = self._receive()
-        if kind == "failed":
-            raise RuntimeError(value)
-        return float(value)
+    def time_ms(self) -> float | None:
+        """One inference; None, and `failure` says why, when the process did not survive it."""
+        return self._ask("run")
 
-    def stop(self) -> float:
+    def stop(self) -> float | None:
         """End the process; returns the peak of its memory in bytes."""
-        peak = 0.0
-        if self.failure is None:
-            self._connection.send("stop")
-            peak = float(self._receive()[1])
+        peak = self._ask("stop") if self.failure is None else None
         self._process.join()
         return peak
+
+    def _ask(self, command: str) -> float | None:
+        with contextlib.suppress(BrokenPipeError):  # _receive() tells
+            self._connection.send(command)
+        kind, value = self._receive()
+        if kind == "failed":
+            self.failure = value
+            return None
+        return float(value)
 
     def _receive(self) -> tuple[str, Any]:
         try:
             kind, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join()
             return "failed", f"its process ended with exit code {self._process.exitcode}"
         return kind, value

@@ -19,7 +19,7 @@ _FLOOR_PEERS = ("eager", "compiled", "naive_onnxruntime", "naive_openvino")
 def page(results: Results, cases: Mapping[str, Case]) -> str:
     """The whole page, in Markdown."""
     keys = [key for key in cases if key in results]
-    parts = [_method(results), _targets(results), _peers(results, cases, keys)]
+    parts = [_method(results), _targets(results, cases), _peers(results, cases, keys)]
     if "sweep" in results:
         parts.append(_sizes(results["sweep"], cases[SWEPT]))
     profiled = [key for key in keys if "profile" in results[key]]
@@ -59,7 +59,7 @@ the same weights, in float32 where nothing else is said, and their outputs are c
   for the naive export too."""
 
 
-def _targets(results: Results) -> str:
+def _targets(results: Results, cases: Mapping[str, Case]) -> str:
     """What the toolkit promises, and what was seen."""
     rows = []
     for key, speedup, against_all in (("edsr_x4", 1.7, 1.3), ("edsr_x2", 1.1, 1.0)):
@@ -67,19 +67,32 @@ def _targets(results: Results) -> str:
             continue
         peers = results[key]["peers"]
         naive, ours = peers["naive_onnxruntime"], peers["ours_onnxruntime"]
+        if "ms" not in naive or "ms" not in ours:
+            continue
         found = _median(naive) / _median(ours)
-        rows.append((f"{key}: ours against the naive export, both on ONNX Runtime", speedup, found))
+        rows.append(
+            (
+                f"{cases[key].title}: ours against the naive export, both on ONNX Runtime",
+                speedup,
+                found,
+            )
+        )
         theirs = _fastest(peers, ours=False)
         best = _fastest(peers, ours=True)
         found = _median(peers[theirs]) / _median(peers[best])
-        label = f"{key}: {CPU_PEERS[best].name} against the fastest peer ({CPU_PEERS[theirs].name})"
+        names = f"{CPU_PEERS[best].name} against the fastest peer ({CPU_PEERS[theirs].name})"
+        label = f"{cases[key].title}: {names}"
         rows.append((label, against_all, found))
         if key == "edsr_x4":
             found = naive["peak_bytes"] / ours["peak_bytes"]
-            rows.append((f"{key}: peak memory, naive by ours, ONNX Runtime", 2.0, found))
+            rows.append(
+                (f"{cases[key].title}: peak memory, naive by ours, ONNX Runtime", 2.0, found)
+            )
             engines = results[key]["engines"]
             found = engines["naive"]["activation_bytes"] / engines["ours"]["activation_bytes"]
-            rows.append((f"{key}: activation memory of the engine, naive by ours", 6.0, found))
+            rows.append(
+                (f"{cases[key].title}: activation memory of the engine, naive by ours", 6.0, found)
+            )
     table = _table(
         ("promise", "at least", "seen", ""),
         [
@@ -147,12 +160,13 @@ def _sizes(points: Sequence[Results], case: Case) -> str:
         rows.append((f"{width}x{height}", *cells))
     names = [peer.name for name, peer in CPU_PEERS.items() if name in points[0]["peers"]]
     note = (
-        "\n\nA dash: its memory, continued from the sizes before, would not fit into this machine."
+        "\n\nA dash: it failed, or its memory, continued from the sizes before, would not fit."
         if missing
         else ""
     )
     return (
-        f"## Against the number of pixels\n\n{case.title}.\n\n"
+        f"## Against the number of pixels\n\n{case.title}. At the two largest the peers ran one "
+        "after the other, twice each: together they would not fit into the memory.\n\n"
         "![Latency and memory against pixels](images/performance_sizes.svg)\n\n"
         f"{_table(('input', *names), rows)}{note}"
     )
@@ -215,7 +229,7 @@ def _floor(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
         "by the floor",
     )
     return (
-        "## The floor\n\nThe ceilings of this machine, measured in the same run: "
+        "## The floor\n\nThe ceilings of this machine, measured before the networks: "
         f"{ceilings['multiply_adds_per_s'] / 1e9:.0f} G multiply-adds/s in a large convolution, "
         f"the trunk's, and {ceilings['bytes_per_s'] / 1e9:.1f} GB/s in a large copy. The floor is "
         "what the multiply-adds take at that rate, with all else hidden behind them. With nothing "
@@ -244,7 +258,7 @@ def _engines(results: Results, cases: Mapping[str, Case], keys: list[str]) -> st
 
 
 def _gpu(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
-    measured = [key for key in keys if "gpu" in results[key]]
+    measured = [key for key in keys if f"{key}_gpu" in results]
     if not measured:
         return "## On a GPU\n\nNot measured: `scripts/benchmark.py --gpu` does, where there is one."
     ceilings = results["gpu_ceilings"]
@@ -253,25 +267,25 @@ def _gpu(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
         f"half-precision matrix product, {ceilings['bytes_per_s'] / 1e9:.0f} GB/s in a copy."
     )
     for key in measured:
-        text += f"\n\n{_heading(cases[key])}\n\n{_peer_table(results[key]['gpu'], GPU_PEERS)}"
+        text += f"\n\n{_heading(cases[key])}\n\n{_peer_table(results[f'{key}_gpu'], GPU_PEERS)}"
         if "cost" in results[key]:
-            text += f"\n\n{_shares(results[key], ceilings)}"
+            text += f"\n\n{_shares(results[f'{key}_gpu'], results[key]['cost'], ceilings)}"
     return text
 
 
-def _shares(result: Results, ceilings: Results) -> str:
-    """What part of the GPU's ceilings each peer reaches."""
+def _shares(peers: Results, costs: Results, ceilings: Results) -> str:
+    """What part of the GPU's ceilings, in half precision, each peer reaches."""
     shares = []
     for name, peer in GPU_PEERS.items():
-        if "ms" not in result["gpu"].get(name, {}):
+        if "ms" not in peers.get(name, {}):
             continue
-        cost = result["cost"]["ours" if peer.ours else "naive"]
-        seconds = _median(result["gpu"][name]) / 1e3
+        cost = costs["ours" if peer.ours else "naive"]
+        seconds = _median(peers[name]) / 1e3
         products = cost["multiply_adds"] / seconds / ceilings["multiply_adds_per_s"]
         moved = cost["bytes"] / seconds / ceilings["bytes_per_s"]
         shares.append(f"{peer.name} {products:.1%} and {moved:.1%}")
     return (
-        "Of the ceilings of products and, with nothing fused, of copying: "
+        "Of the ceilings of half-precision products and, with nothing fused, of copying: "
         + "; ".join(shares)
         + "."
     )

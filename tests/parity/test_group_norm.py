@@ -37,7 +37,7 @@ def test_published_networks(architecture: str, groups: int, opset: int, tmp_path
     assert_parity(*run_both(network, export.model, lr), "float32")
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 96, 96))}
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    assert build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"])
+    assert build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
 
 
 def test_the_groups_are_in_no_tensor(tmp_path: Path) -> None:

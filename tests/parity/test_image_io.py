@@ -8,6 +8,7 @@ import pytest
 from _support.exports import exported
 from _support.parity import photograph_like
 from adadm.export import Options
+from adadm.export.parity import check_image_io
 from adadm.runtime.images import batch_from_image, image_from_batch
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -32,4 +33,12 @@ def test_grey_levels_are_those_of_the_host(
         wanted = image_from_batch(expected[index : index + 1], network.rgb_range)
         np.testing.assert_array_equal(found[index], wanted)
     out_of_range = (expected < 0) | (expected > network.rgb_range)
-    assert 0.05 < out_of_range.mean() < 0.95  # what is clipped, and what is rounded
+    if architecture == "edsr":
+        assert 0.05 < out_of_range.mean() < 0.95  # what is clipped, and what is rounded
+
+
+def test_a_convolution_before_the_scaling_is_not_scaled_itself() -> None:
+    """ONNX Runtime would fold the factor into it, and round some grey levels another way."""
+    network, model, _ = exported("nlsn", 2, Options(io="uint8", tail="original"))
+    _, reference, _ = exported("nlsn", 2, Options(tail="original"))
+    check_image_io(network, model, reference)

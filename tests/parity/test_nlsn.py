@@ -118,7 +118,7 @@ def test_tensorrt_builds_up_to_256_pixels_a_side() -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported("nlsn", 2, Options())
     profile = {"lr": Profile((1, 3, 12, 12), (1, 3, 128, 128), (1, 3, 256, 256))}
-    assert build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"])
+    assert build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
 
 
 def test_a_large_chunk_exports(tmp_path: Path) -> None:

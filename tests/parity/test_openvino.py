@@ -10,9 +10,12 @@ from _support.exports import exported
 from _support.networks import random_network
 from _support.parity import assert_parity, photograph_like
 from adadm.export import Options
+from adadm.export.operators import modulator, sparse_attention
 from adadm.export.parity import session_with_codes
 from adadm.export.reference import run_network, run_with_codes, run_with_factors
 from adadm.export.tracing import trace
+from adadm.runtime import openvino_operators
+from adadm.runtime.backends import open_session
 from adadm.runtime.openvino_session import OpenVINOSession
 
 pytest.importorskip("openvino", reason="openvino is not installed")
@@ -59,3 +62,21 @@ def test_sparse_attention(shape: tuple[int, int, int]) -> None:
     expected, _, rounds = run_with_codes(network, lr, codes)
     assert all(result.largest_gap <= 3e-5 for result in rounds), rounds
     assert_parity(outputs["sr"], expected, "float32")
+
+
+def test_images() -> None:
+    _, model, _ = exported("edsr", 2, Options(io="uint8"))
+    images = photograph_like((2, 9, 12)).transpose(0, 2, 3, 1).round().astype(np.uint8)
+    found, expected = (
+        open_session(model.SerializeToString(), backend).run({"lr": images})["sr"].astype(int)
+        for backend in ("openvino", "cpu")
+    )
+    assert found.shape == (2, 18, 24, 3)
+    assert np.abs(found - expected).max() <= 1  # either side of a half
+    assert (found != expected).mean() < 0.01
+
+
+def test_the_limits_are_those_of_the_bodies() -> None:
+    assert openvino_operators.LARGEST_EXPONENT == modulator.LARGEST_EXPONENT
+    assert openvino_operators.LARGEST_BUCKETS == sparse_attention.LARGEST_BUCKETS
+    assert openvino_operators.SMALLEST_NORM == sparse_attention.SMALLEST_NORM

@@ -51,7 +51,7 @@ def test_builds_the_bundled_models(upscale: int) -> None:
 def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
     _, model, _ = exported("edsr", upscale, Options())
     content = model.SerializeToString()
-    assert build_engine(content, [DYNAMIC], "rtx", ["SM86", "SM120"])
+    assert build_engine(content, [DYNAMIC], "rtx", ["SM86", "SM120"]).plan
 
 
 @pytest.mark.parametrize("opset", [17, 19])
@@ -75,6 +75,7 @@ def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
             [{"features": Profile(shape, shape, shape)}],
             "rtx",
             ["SM89"],
+            detailed=True,
         )
         for model in (original, collapsed)
     )

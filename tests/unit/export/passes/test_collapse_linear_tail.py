@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
+from unittest.mock import patch
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -17,7 +19,7 @@ from _support.graphs import graph
 from _support.parity import TOLERANCES
 from _support.tails import features_of, random_tail, run_tail, tail_graph
 from adadm.export.models.blocks import convolution, linear_tail, upsampling_stages
-from adadm.export.passes import collapse_tail
+from adadm.export.passes import collapse_linear_tail, collapse_tail
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -66,32 +68,60 @@ def test_one_convolution_and_four_strips_of_three_pixels() -> None:
     assert not CollapseLinearTail()(model).modified
 
 
+ZEROS = ("nowhere", "everywhere", "around the centre")
+
+
+def kill(layer: nn.Conv2d, where: str) -> None:
+    """Set weights to 0; the bias stays."""
+    kept = layer.weight.detach().clone()
+    middle = layer.kernel_size[0] // 2
+    if where != "nowhere":
+        layer.weight.data.zero_()
+    if where == "around the centre":
+        layer.weight.data[..., middle, middle] = kept[..., middle, middle]
+
+
 @given(
-    kernels=st.lists(st.sampled_from([1, 3, 5]), min_size=2, max_size=4),
-    blocks=st.lists(st.sampled_from([1, 2, 3]), min_size=2, max_size=4),
+    stages=st.lists(
+        st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from([1, 2, 3]), st.sampled_from(ZEROS)),
+        min_size=1,
+        max_size=3,
+    ),
+    last=st.tuples(st.sampled_from([1, 3, 5]), st.sampled_from(ZEROS)),
     size=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     seed=st.integers(0, 2**16),
     dcr=st.booleans(),
 )
+@example([(3, 2, "nowhere")], (3, "everywhere"), (1, 5, 5), 0, False)
+@example([(3, 2, "everywhere")], (3, "nowhere"), (1, 5, 5), 0, False)
+@example([(1, 2, "nowhere")], (3, "around the centre"), (1, 5, 5), 0, False)
 @settings(max_examples=60, deadline=None)
 def test_random_tails(
-    kernels: list[int], blocks: list[int], size: tuple[int, int, int], seed: int, dcr: bool
+    stages: list[tuple[int, int, str]],
+    last: tuple[int, str],
+    size: tuple[int, int, int],
+    seed: int,
+    dcr: bool,
 ) -> None:
-    """Any kernels, any shuffles between them, both orders of the channels."""
+    """Any kernels, dead ones too, any shuffles, both orders of the channels, whatever it costs."""
+    channels = 2
     layers: list[nn.Module] = []
-    channels = 6
-    for kernel, block in zip(kernels, blocks, strict=False):
-        layers += [convolution(channels, 2 * block**2, kernel), nn.PixelShuffle(block)]
-        channels = 2
-    layers.append(convolution(channels, 3))
-    model = tail_graph(random_tail(seed, *layers), 6)
+    for kernel, block, _ in stages:
+        layers += [convolution(channels, channels * block**2, kernel), nn.PixelShuffle(block)]
+    layers.append(convolution(channels, 3, last[0]))
+    tail = random_tail(seed, *layers)
+    convolutions = [layer for layer in tail if isinstance(layer, nn.Conv2d)]
+    for layer, where in zip(convolutions, (*(s[2] for s in stages), last[1]), strict=True):
+        kill(layer, where)
+    model = tail_graph(tail, channels)
     if dcr:
         for node in model.graph:
             if node.op_type == "DepthToSpace":
                 node.attributes["mode"] = ir.AttrString("mode", "DCR")
-    features = features_of(6, *size)
+    features = features_of(channels, *size)
     expected = run_tail(model, features)
-    collapse_tail(model)
+    with patch.object(collapse_linear_tail, "_multiply_adds", lambda _: math.inf):
+        assert collapse_tail(model).form == "collapsed"
     assert relative_error(run_tail(model, features), expected) <= TOLERANCES["float64"]
 
 
@@ -146,3 +176,24 @@ def test_left_alone_when_something_reads_what_lies_between() -> None:
     )
     model = graph(body, outputs="y z")
     assert "several nodes read s" in collapse_tail(model).reason
+
+
+def test_left_alone_when_weights_are_not_constant() -> None:
+    body = (
+        "a = Conv <pads = [1, 1, 1, 1]> (x, WS) s = DepthToSpace <blocksize = 2> (a) "
+        "w = Neg (W3) y = Conv <pads = [1, 1, 1, 1]> (s, w)"
+    )
+    assert "the weights of y are not constant" in collapse_tail(graph(body)).reason
+
+
+def test_layers_without_names_of_their_own() -> None:
+    """ONNX allows equal names of nodes."""
+    tail = published(2, "edsr")
+    model = tail_graph(tail, CHANNELS)
+    for node in model.graph:
+        node.name = "ring"
+    features = features_of(CHANNELS, 1, 6, 7)
+    collapse_tail(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    expected = tail(torch.from_numpy(features)).detach().numpy()
+    assert relative_error(run_tail(model, features), expected) <= TOLERANCES["float64"]
