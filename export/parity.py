@@ -7,6 +7,7 @@ Two questions, because the first does not answer the second: a wrong guess of `r
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,11 +99,13 @@ def check_parity(
 
     Raises:
         ParityError: shapes differ, a value is not finite, an error is above
-            `LARGEST_RELATIVE_ERROR` of the largest output of all cases, or a modulation factor
-            that the model returns, or a hash code, is off by more than that share.
+            `LARGEST_RELATIVE_ERROR` of the largest output of all cases (of `sr`, and of each
+            modulation factor that the model returns), or a hash code is off by more than that
+            share of the largest projection.
     """
     session, codes_of = session_with_codes(network, model)
     results, hashing = [], []
+    factors_of: dict[str, list[tuple[Batch, Batch]]] = defaultdict(list)
     for name, lr in _cases(network, static):
         outputs = session.run({"lr": lr})
         found = outputs.pop("sr")
@@ -116,12 +119,14 @@ def check_parity(
         border_px = 4 * network.upscale
         results.append(compare(name, found, expected, border_px))
         for index, output in enumerate(outputs):
-            _check_factor(f"{output} of {name}", outputs[output], factors[index])
+            factors_of[output].append((outputs[output], factors[index]))
         if rounds:
             _check_codes(name, rounds)
             free = compare(name, found, run_network(network, lr), border_px)
             pixels, differing = sum(r.pixels for r in rounds), sum(r.differing for r in rounds)
             hashing.append(Hashing(name, pixels, differing, free.psnr_db))
+    for output, pairs in factors_of.items():
+        _check_factor(output, [result.name for result in results], pairs)
     peak = max(result.peak for result in results)
     misses = [r for r in results if r.largest_error > LARGEST_RELATIVE_ERROR * peak]
     if misses:
@@ -235,12 +240,19 @@ def _fitted(photo: Batch, shape: Shape) -> Batch:
     return np.ascontiguousarray(np.concatenate(turned))
 
 
-def _check_factor(name: str, found: Batch, expected: Batch) -> None:
-    if not (np.abs(found - expected) <= LARGEST_RELATIVE_ERROR * np.abs(expected)).all():
-        raise ParityError(
-            f"{name} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in PyTorch; "
-            "nothing was written"
-        )
+def _check_factor(output: str, cases: list[str], pairs: list[tuple[Batch, Batch]]) -> None:
+    """Hold one factor to the largest of all cases, as `sr` is.
+
+    Not to itself: a shifted trunk resolves its std to a rounding of `center`, which is some 1e-5 of
+    the std of a flat image, whose factor and residual are the smaller for it.
+    """
+    allowed = LARGEST_RELATIVE_ERROR * max(np.abs(expected).max() for _, expected in pairs)
+    for case, (found, expected) in zip(cases, pairs, strict=True):
+        if not (np.abs(found - expected) <= allowed).all():
+            raise ParityError(
+                f"{output} of {case} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in "
+                f"PyTorch (allowed: {allowed:.2g} apart); nothing was written"
+            )
 
 
 def _check_codes(case: str, rounds: list[HashCodes]) -> None:

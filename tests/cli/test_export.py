@@ -17,6 +17,7 @@ import torch
 from _support.networks import random_edsr
 from adadm.export import pipeline, to_onnx
 from adadm.export.models import EDSR
+from adadm.export.operators.modulator import modulators
 from adadm.export.passes import BakeImageIO, Decision
 from adadm.runtime.cli import run
 
@@ -117,6 +118,23 @@ def test_a_parity_miss_writes_nothing(
     assert "nothing was written" in message
     assert "astronaut" in message
     assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+
+
+def test_a_wrong_factor_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted mistake, so small that the image alone would not show it."""
+
+    def wrong_modulator(model: ir.Model) -> list[Decision]:
+        (node,) = modulators(model.graph)
+        node.attributes["bias"] = ir.AttrFloat32("bias", node.attributes["bias"].as_float() + 1e-4)
+        return []
+
+    monkeypatch.setattr(pipeline, "fold_batch_norm", wrong_modulator)
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    assert export(tmp_path / "edsr.pt", "--factors") == 1
+    assert "factor_0 of astronaut is [" in capsys.readouterr().err
+    assert export(tmp_path / "edsr.pt") == 0
 
 
 def test_the_tail_is_kept_on_request_and_images_go_in_and_out(
