@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ __all__ = [
     "check_image_io",
     "check_parity",
     "measure_accuracy",
+    "photograph_batches",
     "session_with_codes",
 ]
 
@@ -82,7 +83,10 @@ class Accuracy:
 
 
 def check_parity(
-    network: Network, model: onnx.ModelProto, static: Shape | None = None
+    network: Network,
+    model: onnx.ModelProto,
+    static: Shape | None = None,
+    std_of: Callable[[Batch], Batch] | None = None,
 ) -> tuple[list[Comparison], list[Hashing]]:
     """Compare a model on ONNX Runtime with its network on photographs and hard cases.
 
@@ -93,6 +97,7 @@ def check_parity(
 
     Args:
         static: N, H and W of a model whose sizes are fixed.
+        std_of: computes the model's input `std` from its `lr`, where it has one.
 
     Returns:
         One comparison a case; and for a network that hashes, how its codes compare.
@@ -107,7 +112,7 @@ def check_parity(
     results, hashing = [], []
     factors_of: dict[str, list[tuple[Batch, Batch]]] = defaultdict(list)
     for name, lr in _cases(network, static):
-        outputs = session.run({"lr": lr})
+        outputs = session.run({"lr": lr, "std": std_of(lr)} if std_of else {"lr": lr})
         found = outputs.pop("sr")
         codes = {module: outputs.pop(value) for module, value in codes_of.items()}
         expected, factors, rounds = run_with_codes(network, lr, codes)
@@ -170,7 +175,7 @@ def check_image_io(
 def measure_accuracy(network: Network) -> list[Accuracy]:
     """Enlarge reduced photographs with a network and with bicubic interpolation."""
     results = []
-    for name, hr in _photographs(network).items():
+    for name, hr in _photographs(network, _photograph_side(network)).items():
         lr = reduce(hr, network.upscale)
         sr = run_network(network, batch_from_image(lr, network.rgb_range))
         bicubic = enlarge(lr, network.upscale)
@@ -185,10 +190,7 @@ def measure_accuracy(network: Network) -> list[Accuracy]:
 def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]]:
     """Named batches (N, 3, H, W): what is usual, and what breaks exports."""
     white = network.rgb_range
-    photos = {
-        name: batch_from_image(reduce(hr, network.upscale), white)
-        for name, hr in _photographs(network).items()
-    }
+    photos = photograph_batches(network, _photograph_side(network))
     if static is not None:
         for name, photo in photos.items():
             yield name, _fitted(photo, static)
@@ -214,12 +216,25 @@ def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]
         yield name, lr
 
 
-def _photographs(network: Network) -> dict[str, ImageArray]:
-    """Crops from the middle, smaller for a network with more parameters, to take seconds."""
+def photograph_batches(network: Network, side: int) -> dict[str, Batch]:
+    """Reduced photographs (1, 3, H, W), at most `side` px high and wide, for a network."""
+    return {
+        name: batch_from_image(reduce(hr, network.upscale), network.rgb_range)
+        for name, hr in _photographs(network, side).items()
+    }
+
+
+def _photographs(network: Network, side: int) -> dict[str, ImageArray]:
+    """Crops from the middle, of `side` px once they are reduced."""
+    upscale = network.upscale
+    return {n: _middle(image, side * upscale, upscale) for n, image in photographs().items()}
+
+
+def _photograph_side(network: Network) -> int:
+    """Smaller for a network with more parameters, to take seconds."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
-    side = max(side, network.smallest_side) * network.upscale
-    return {name: _middle(image, side, network.upscale) for name, image in photographs().items()}
+    return max(side, network.smallest_side)
 
 
 def _middle(image: ImageArray, side: int, multiple_of: int) -> ImageArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -33,11 +34,22 @@ from adadm.export.passes import (
     collapse_tail,
     fold_batch_norm,
 )
+from adadm.export.receptive_field import receptive_field
+from adadm.export.tiles import (
+    HaloError,
+    TileModels,
+    measure_halo,
+    measure_memories,
+    std_from,
+    tile_graphs,
+)
 from adadm.export.tracing import freeze_shape, trace
 from adadm.runtime.compare import Comparison
 from adadm.runtime.errors import ExportError
+from adadm.runtime.memory import MemoryModel
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["OPSETS", "Export", "Options", "assemble", "bake_image_io", "export_onnx"]
+__all__ = ["OPSETS", "Assembled", "Export", "Options", "assemble", "bake_image_io", "export_onnx"]
 
 OPSETS = (17, 18, 19, 20)
 
@@ -58,6 +70,8 @@ class Options:
         opset: of the default domain, 17 to 20.
         static: N, H and W where the sizes are to be fixed.
         factors: add the modulation factors to the outputs.
+        stats: `external` makes two more models, with which an image can be run in tiles that share
+            the statistics of the modulators.
     """
 
     modulator: Literal["function", "inline"] = "function"
@@ -67,6 +81,23 @@ class Options:
     opset: int = 19
     static: Shape | None = None
     factors: bool = False
+    stats: Literal["internal", "external"] = "internal"
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Models in the form that was asked for, not compared with anything yet.
+
+    Attributes:
+        decisions: one for each BatchNormalization; empty with `fold="off"`.
+        tail: what became of the tail; None with `tail="original"`.
+        tiles: None with `stats="internal"`.
+    """
+
+    model: onnx.ModelProto
+    decisions: list[Decision]
+    tail: Decision | None
+    tiles: TileModels | None
 
 
 @dataclass(frozen=True)
@@ -74,11 +105,13 @@ class Export:
     """An exported model, and what is known of it.
 
     Attributes:
-        decisions: one for each BatchNormalization; empty with `fold="off"`.
-        tail: what became of the tail; None with `tail="original"`.
+        decisions, tail, tiles: as `Assembled` has them.
         nodes_before, nodes_after: operator counts of the graph, function bodies apart.
         parity: one comparison a case.
+        tiles_parity: the same of the model for tiles, given the std of the whole image.
         hashing: how the hash codes of each case compare; empty for a network without attention.
+        halo: the error at each overlap of tiles; empty with `stats="internal"` or a fixed size.
+        memory: the peak of a session, by backend.
     """
 
     model: onnx.ModelProto
@@ -86,11 +119,15 @@ class Export:
     options: Options
     decisions: list[Decision]
     tail: Decision | None
+    tiles: TileModels | None
     nodes_before: dict[str, int]
     nodes_after: dict[str, int]
     parity: list[Comparison]
+    tiles_parity: list[Comparison]
     hashing: list[Hashing]
     accuracy: list[Accuracy]
+    halo: list[HaloError]
+    memory: dict[str, MemoryModel]
 
     @property
     def worse_than_bicubic(self) -> bool:
@@ -110,6 +147,9 @@ class Export:
             "tail": self.tail and vars(self.tail),
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "parity": [comparison.as_json() for comparison in self.parity],
+            "tiles_parity": [comparison.as_json() for comparison in self.tiles_parity],
+            "halo": [vars(error) for error in self.halo],
+            "memory": {backend: vars(model) for backend, model in self.memory.items()},
             "hashing": [hashing.as_json() for hashing in self.hashing],
             "accuracy": [vars(accuracy) for accuracy in self.accuracy],
         }
@@ -135,54 +175,74 @@ def export_onnx(
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
     on_stage("folding, collapsing, simplifying and checking the graph")
-    proto, decisions, tail = assemble(model, checkpoint, options)
+    assembled = assemble(model, checkpoint, options)
+    proto, tiles = assembled.model, assembled.tiles
     on_stage("comparing with PyTorch on photographs and hard cases")
     parity, hashing = check_parity(network, proto, options.static)
+    tiles_parity: list[Comparison] = []
+    halo: list[HaloError] = []
+    if tiles is not None:
+        on_stage("comparing the model for tiles with PyTorch")
+        moments = OnnxRuntimeSession(tiles.moments.SerializeToString())
+        std_of = functools.partial(std_from, moments)
+        tiles_parity, _ = check_parity(network, tiles.tile, options.static, std_of)
+        if options.static is None:
+            on_stage("measuring how much overlap tiles need")
+            halo = measure_halo(network, tiles)
+    on_stage("measuring how much memory the model takes")
+    memory = measure_memories(network, proto, options.static)
+    protos = [proto, *((tiles.tile, tiles.moments) if tiles else ())]
+    for form in protos:
+        _note_measured(form, halo, memory)
     if options.io == "uint8":
         on_stage("moving the conversion of images into the graph")
-        batches, proto = proto, bake_image_io(proto, network, options)
-        check_image_io(network, proto, batches, options.static)
+        baked = [bake_image_io(form, network, options) for form in protos]
+        check_image_io(network, baked[0], proto, options.static)
+        proto, *others = baked
+        tiles = TileModels(*others) if others else None
     on_stage("measuring against bicubic interpolation")
     return Export(
         model=proto,
         checkpoint=checkpoint,
         options=options,
-        decisions=decisions,
-        tail=tail,
+        decisions=assembled.decisions,
+        tail=assembled.tail,
+        tiles=tiles,
         nodes_before=nodes_before,
         nodes_after=dict(Counter(node.op_type for node in proto.graph.node)),
         parity=parity,
+        tiles_parity=tiles_parity,
         hashing=hashing,
         accuracy=measure_accuracy(network),
+        halo=halo,
+        memory=memory,
     )
 
 
-def assemble(
-    model: ir.Model, checkpoint: Checkpoint, options: Options
-) -> tuple[onnx.ModelProto, list[Decision], Decision | None]:
+def assemble(model: ir.Model, checkpoint: Checkpoint, options: Options) -> Assembled:
     """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
-
-    Returns:
-        The model, what became of each BatchNormalization, and of the tail.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
     tail = collapse_tail(model) if options.tail == "collapsed" else None
+    metadata = _metadata(checkpoint, options, decisions, tail)
+    reach = receptive_field(model)
+    metadata["adadm.receptive_field"] = "image" if reach is None else str(reach)
+
+    def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
+        form.metadata_props.update(metadata)
+        form.metadata_props["adadm.stats"] = stats
+        return _finished(form, checkpoint.network, options)
+
+    tiles = None
+    if options.stats == "external":
+        tile, moments = tile_graphs(model)
+        tiles = TileModels(finished(tile, "external"), finished(moments, "moments"))
     if options.factors:
         ExposeFactors()(model)
-    if options.static is not None:
-        freeze_shape(model, options.static, checkpoint.network.upscale)
-    set_opset(model, options.opset)
-    if options.modulator == "inline":
-        common.InlinePass()(model)
-        common.ShapeInferencePass()(model)
-        ResolveCastLike()(model)
-    model.metadata_props.update(_metadata(checkpoint, options, decisions, tail))
-    proto = _simplified(model)
-    _check_file(proto, options)
-    return proto, decisions, tail
+    return Assembled(finished(model, "internal"), decisions, tail, tiles)
 
 
 def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
@@ -197,6 +257,31 @@ def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) ->
     baked: onnx.ModelProto = ir.to_proto(model)
     _check_file(baked, options)
     return baked
+
+
+def _finished(model: ir.Model, network: Network, options: Options) -> onnx.ModelProto:
+    if options.static is not None:
+        freeze_shape(model, options.static, network.upscale)
+    set_opset(model, options.opset)
+    if options.modulator == "inline":
+        common.InlinePass()(model)
+        common.ShapeInferencePass()(model)
+        ResolveCastLike()(model)
+    proto = _simplified(model)
+    _check_file(proto, options)
+    return proto
+
+
+def _note_measured(
+    proto: onnx.ModelProto, halo: list[HaloError], memory: dict[str, MemoryModel]
+) -> None:
+    """Write down what the runtime cannot compute from the graph."""
+    numbers = {backend: [m.fixed_bytes, m.bytes_per_pixel] for backend, m in memory.items()}
+    notes = {"adadm.memory": json.dumps(numbers)}
+    if halo:
+        notes["adadm.halo_errors"] = json.dumps([[error.px, error.levels] for error in halo])
+    for key, value in notes.items():
+        proto.metadata_props.add(key=key, value=value)
 
 
 def _check_options(options: Options, network: Network) -> None:

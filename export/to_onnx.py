@@ -30,6 +30,7 @@ from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
 from adadm.runtime.files import written_whole
+from adadm.runtime.upscaler import beside
 
 __all__ = ["main", "print_report"]
 
@@ -49,16 +50,25 @@ def main(argv: list[str]) -> None:
         opset=arguments.opset,
         static=arguments.static,
         factors=arguments.factors,
+        stats=arguments.stats,
     )
     with console.status("reading the checkpoint") as status:
         export = export_onnx(checkpoint, options, on_stage=status.update)
-    with ExitStack() as files:  # both files or none
-        onnx.save(export.model, files.enter_context(written_whole(output)))
+    models = {output: export.model}
+    if export.tiles is not None:
+        models |= {
+            beside(output, "tile"): export.tiles.tile,
+            beside(output, "moments"): export.tiles.moments,
+        }
+    with ExitStack() as files:  # all files or none
+        for path, model in models.items():
+            onnx.save(model, files.enter_context(written_whole(path)))
         if arguments.report:
             report = files.enter_context(written_whole(arguments.report))
             report.write_text(json.dumps(export.as_json(), indent=2) + "\n", encoding="utf-8")
     print_report(export, Console())
-    print(f"wrote {output} ({output.stat().st_size / 1e6:.2f} MB)")
+    for path in models:
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     _warn(export, console)
 
 
@@ -102,6 +112,24 @@ def print_report(export: Export, console: Console) -> None:
         f"(allowed {LARGEST_RELATIVE_ERROR:.0e})",
         highlight=False,
     )
+    if export.tiles_parity:
+        worst = max(result.largest_error for result in export.tiles_parity)
+        console.print(
+            f"parity of the models for tiles, given the std of the whole image: largest error "
+            f"{worst:.2e}, {worst / (peak or 1):.1e} of the peak",
+            highlight=False,
+        )
+    if export.halo:
+        listed = ", ".join(f"{error.px} px {error.levels:.1g}" for error in export.halo)
+        console.print(
+            f"tiles, largest error in grey levels at an overlap of: {listed}", highlight=False
+        )
+    for backend, memory in export.memory.items():
+        console.print(
+            f"memory on {backend}: {memory.fixed_bytes / 1e6:.0f} MB and "
+            f"{memory.bytes_per_pixel / 1e3:.1f} kB a pixel of the input",
+            highlight=False,
+        )
     if export.hashing:
         codes = sum(hashing.codes for hashing in export.hashing)
         differing = sum(hashing.differing for hashing in export.hashing)
@@ -206,6 +234,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
     parser.add_argument("--static", type=_shape, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
+    parser.add_argument(
+        "--stats",
+        choices=("internal", "external"),
+        default="internal",
+        help="external: write two more models, NAME.tile.onnx and NAME.moments.onnx, so that an "
+        "image can be run in tiles that share the statistics of the modulators; default: internal",
+    )
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
     hidden = parser.add_argument_group(
         "what no tensor shows", "overrules the file's metadata and the values in brackets"

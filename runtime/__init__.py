@@ -1,1 +1,19 @@
 """What travels to the device: build, run, compare, measure. Never imports torch or onnx."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adadm.runtime.upscaler import Upscaler
+
+__all__ = ["Upscaler"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `adadm --help` needs nothing of it."""
+    if name == "Upscaler":
+        from adadm.runtime.upscaler import Upscaler
+
+        return Upscaler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -49,7 +49,7 @@ def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Sessio
     if backend != "auto":
         if backend not in BACKENDS:
             raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
-        return BACKENDS[backend](model, threads)
+        return _opened(backend, model, threads)
     reasons = []
     for name in AUTO_ORDER:
         opened = _opened_or_reason(name, model, threads)
@@ -62,8 +62,14 @@ def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Sessio
     raise SessionError(f"no backend can load the model:\n{listed}")
 
 
+def _opened(name: str, model: Model, threads: int) -> Session:
+    session = BACKENDS[name](model, threads)
+    session.backend = name
+    return session
+
+
 def _opened_or_reason(name: str, model: Model, threads: int) -> Session | str:
     try:
-        return BACKENDS[name](model, threads)
+        return _opened(name, model, threads)
     except (MissingDependencyError, SessionError) as error:
         return str(error)

@@ -7,6 +7,7 @@
     ├── ExportError                a network cannot become the ONNX file that was asked for
     ├── ParityError                two backends disagree by more than the tolerance
     ├── SessionError               a backend refuses a model or a feed
+    ├── TilingError                an image cannot be cut into tiles as asked
     └── EngineError                TensorRT refuses to parse or build
 
 A message says what was found, what was expected, and what to do.
@@ -26,6 +27,7 @@ __all__ = [
     "MissingDependencyError",
     "ParityError",
     "SessionError",
+    "TilingError",
     "require",
 ]
 
@@ -62,6 +64,10 @@ class ParityError(AdadmError):
 
 class SessionError(AdadmError):
     """A backend refuses a model or a feed."""
+
+
+class TilingError(AdadmError):
+    """An image cannot be cut into tiles as asked."""
 
 
 class EngineError(AdadmError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ __all__ = [
     "EXTENSIONS",
     "Batch",
     "ImageArray",
+    "Pixels",
     "batch_from_image",
     "crop_to_multiple",
     "enlarge",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 ImageArray = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Batch = npt.NDArray[np.float32]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -117,21 +120,23 @@ def _resize(image: ImageArray, size: tuple[int, int], pad: int, crop: int) -> Im
         for c in range(image.shape[2])
     ]
     resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    return to_uint8(resized[crop:-crop, crop:-crop])
+    return to_integers(resized[crop:-crop, crop:-crop], image.dtype)
 
 
-def batch_from_image(image: ImageArray, rgb_range: float) -> Batch:
-    """(H, W, 3) uint8 to (1, 3, H, W) float32 in 0..rgb_range."""
-    scaled = image.astype(np.float32) * np.float32(rgb_range / 255)
+def batch_from_image(image: Pixels, rgb_range: float) -> Batch:
+    """(H, W, 3) uint8 or uint16 to (1, 3, H, W) float32 in 0..rgb_range."""
+    scaled = image.astype(np.float32) * np.float32(rgb_range / np.iinfo(image.dtype).max)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
 
-def image_from_batch(batch: Batch, rgb_range: float) -> ImageArray:
-    """(1, 3, H, W) float32 in 0..rgb_range to (H, W, 3) uint8, rounded half to even and clipped."""
-    return to_uint8(batch[0].transpose(1, 2, 0) * np.float32(255 / rgb_range))
+def image_from_batch(
+    batch: Batch, rgb_range: float, dtype: npt.DTypeLike = np.uint8
+) -> npt.NDArray[Any]:
+    """(1, 3, H, W) float32 in 0..rgb_range to (H, W, 3) integers, rounded half to even, clipped."""
+    white = np.float32(np.iinfo(np.dtype(dtype)).max / rgb_range)
+    return to_integers(batch[0].transpose(1, 2, 0) * white, np.dtype(dtype))
 
 
-def to_uint8(values: npt.NDArray[np.floating]) -> ImageArray:
-    """Round to the nearest grey level and clip to 0..255."""
-    rounded: ImageArray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return rounded
+def to_integers(values: npt.NDArray[np.floating], dtype: np.dtype[Any]) -> Any:
+    """Round to the nearest level and clip to 0..255, or to what else the data type holds."""
+    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)

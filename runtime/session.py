@@ -35,11 +35,13 @@ class Session(ABC):
     Attributes:
         inputs, outputs: what `run` takes and returns.
         metadata: of the model, such as `adadm.rgb_range`.
+        backend: the name under which `open_session` opened it.
     """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     metadata: dict[str, str]
+    backend = ""
     _closed = False
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -94,7 +96,7 @@ class Session(ABC):
                 raise SessionError(
                     f"{name} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
                 )
-            if array.ndim == 4:
+            if name == "lr":
                 is_image = self.metadata.get("adadm.io") == "uint8"  # (N, H, W, 3)
                 height, width = array.shape[1:3] if is_image else array.shape[2:]
                 if height * width < least:

@@ -11,12 +11,18 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from adadm.export.operators import group_norm, modulator, sparse_attention
+from adadm.export.operators import (
+    external_statistics,
+    group_norm,
+    modulator,
+    sparse_attention,
+)
 from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]
 
 FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
+    **external_statistics.FUNCTIONS,
     **group_norm.FUNCTIONS,
     **modulator.FUNCTIONS,
     **sparse_attention.FUNCTIONS,

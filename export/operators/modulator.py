@@ -48,9 +48,13 @@ __all__ = [
     "MODULATE_SHIFTED",
     "SIGNATURES",
     "Signature",
+    "amplification",
+    "deviation",
     "is_modulator",
     "modulator_function",
     "modulators",
+    "standard_deviation",
+    "sum_of_squares",
 ]
 
 LARGEST_EXPONENT = 80
@@ -112,51 +116,79 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
     Raises:
         ExportError: the opset is older.
     """
-
-    def mean(result: str, value: str) -> str:
-        """Statements for the mean over one image, plane by plane."""
-        planes = reduce("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
-        return planes + "\n" + reduce("ReduceMean", result, f"{result}_of_planes", (1,), opset)
-
-    if signature.shifted:
-        # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
-        deviation = f"""
-            wide_center = Cast <to = 1> (center)
-            {mean("shifted_mean", "wide_x")}
-            {mean("center_mean", "wide_center")}
-            mean = Sub (shifted_mean, center_mean)
-            origin = Add (wide_center, mean)
-            deviation = Sub (wide_x, origin)"""
-        trunk, shift = "moved", "moved = Add (x, delta)"
-    else:
-        deviation = f"""
-            {mean("mean", "wide_x")}
-            deviation = Sub (wide_x, mean)"""
-        trunk, shift = "x", ""
+    trunk, shift = ("moved", "moved = Add (x, delta)") if signature.shifted else ("x", "")
     factor = "factor" if "factor" in signature.outputs else "typed_factor"
     body = f"""
+            shape = Shape (x)
+            first = Constant <value_ints = [1]> ()
+            last = Constant <value_ints = [4]> ()
+            image_shape = Slice (shape, first, last)
+            sizes = Cast <to = 1> (image_shape)
+            count = ReduceProd <keepdims = 0> (sizes)
+
+            wide_x = Cast <to = 1> (x)
+            {mean("mean_of_x" if signature.shifted else "mean", "wide_x", opset)}
+            {deviation(signature.shifted, opset)}
+            {sum_of_squares("squares", "deviation", opset)}
+            {standard_deviation("squares", "count")}
+            {amplification(factor)}
+            modulated = Mul (r, {factor})
+            {shift}
+            y = Add ({trunk}, modulated)"""
+    inputs, outputs = ", ".join(signature.inputs), ", ".join(signature.outputs)
+    return function_from_text(
+        f"{signature.name} <weight, bias> ({inputs}) => ({outputs})", body, opset
+    )
+
+
+def mean(result: str, value: str, opset: int) -> str:
+    """Statements for the mean over one image, plane by plane."""
+    planes = reduce("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
+    return planes + "\n" + reduce("ReduceMean", result, f"{result}_of_planes", (1,), opset)
+
+
+def sum_of_squares(result: str, value: str, opset: int) -> str:
+    """Statements for the sum of squares over one image, row by row."""
+    return f"""
+            {reduce("ReduceSumSquare", f"{result}_of_rows", value, (3,), opset)}
+            {reduce("ReduceSum", f"{result}_of_planes", f"{result}_of_rows", (2,), opset)}
+            {reduce("ReduceSum", result, f"{result}_of_planes", (1,), opset)}"""
+
+
+def deviation(shifted: bool, opset: int) -> str:
+    """Statements for the `deviation` of `wide_x` from its `mean`.
+
+    When shifted, of `wide_x - center` from its own mean, for which `mean_of_x` is given.
+    """
+    if not shifted:
+        return "deviation = Sub (wide_x, mean)"
+    # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
+    return f"""
+            wide_center = Cast <to = 1> (center)
+            {mean("mean_of_center", "wide_center", opset)}
+            mean = Sub (mean_of_x, mean_of_center)
+            origin = Add (wide_center, mean)
+            deviation = Sub (wide_x, origin)"""
+
+
+def standard_deviation(squares: str, count: str) -> str:
+    """Statements for `std`, unbiased, from the sum of squared deviations."""
+    return f"""
+            one_element = Constant <value_float = 1.0> ()
+            fewer = Sub ({count}, one_element)
+            degrees_of_freedom = Max (fewer, one_element)
+            variance = Div ({squares}, degrees_of_freedom)
+            std = Sqrt (variance)"""
+
+
+def amplification(factor: str) -> str:
+    """Statements for the factor, in the type of `r`, from `std` and the attributes."""
+    return f"""
             weight_value = Constant <value_float: float = @weight> ()
             bias_value = Constant <value_float: float = @bias> ()
             zero = Constant <value_float = 0.0> ()
             one = Constant <value_float = 1.0> ()
             largest_exponent = Constant <value_float = {LARGEST_EXPONENT}.0> ()
-
-            first = Constant <value_ints = [1]> ()
-            last = Constant <value_ints = [4]> ()
-            shape = Shape (x)
-            image_shape = Slice (shape, first, last)
-            sizes = Cast <to = 1> (image_shape)
-            count = ReduceProd <keepdims = 0> (sizes)
-            fewer = Sub (count, one)
-            degrees_of_freedom = Max (fewer, one)
-
-            wide_x = Cast <to = 1> (x)
-            {deviation}
-            {reduce("ReduceSumSquare", "squares_of_rows", "deviation", (3,), opset)}
-            {reduce("ReduceSum", "squares_of_planes", "squares_of_rows", (2,), opset)}
-            {reduce("ReduceSum", "squares", "squares_of_planes", (1,), opset)}
-            variance = Div (squares, degrees_of_freedom)
-            std = Sqrt (variance)
 
             varies = Greater (std, zero)
             safe_std = Where (varies, std, one)
@@ -166,15 +198,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             bounded = Min (exponent, largest_exponent)
             amplification = Exp (bounded)
             wide_factor = Where (varies, amplification, zero)
-            {factor} = CastLike (wide_factor, r)
-
-            modulated = Mul (r, {factor})
-            {shift}
-            y = Add ({trunk}, modulated)"""
-    inputs, outputs = ", ".join(signature.inputs), ", ".join(signature.outputs)
-    return function_from_text(
-        f"{signature.name} <weight, bias> ({inputs}) => ({outputs})", body, opset
-    )
+            {factor} = CastLike (wide_factor, r)"""
 
 
 FUNCTIONS = {

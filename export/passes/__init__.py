@@ -12,18 +12,22 @@ from adadm.export.passes.bake_image_io import BakeImageIO
 from adadm.export.passes.channels import label
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.expose_factors import ExposeFactors
+from adadm.export.passes.externalize_statistics import ExternalizeStatistics
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
 from adadm.export.passes.folding import Decision, is_batch_norm
 from adadm.export.passes.resolve_cast_like import ResolveCastLike
+from adadm.export.passes.return_moments import ReturnMoments
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
 __all__ = [
     "BakeImageIO",
     "Decision",
     "ExposeFactors",
+    "ExternalizeStatistics",
     "ResolveCastLike",
+    "ReturnMoments",
     "collapse_tail",
     "fold_batch_norm",
 ]

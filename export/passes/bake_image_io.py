@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from adadm.export.passes.return_moments import MOMENTS_OUTPUT
+
 __all__ = ["BakeImageIO"]
 
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
@@ -21,7 +23,7 @@ class BakeImageIO(ir.passes.InPlacePass):
     0..rgb_range, `* 255 / rgb_range`, Round (half to even), Transpose, Cast. `runtime.images`
     clips last, which is the same, since the factor is positive; here Clip comes first, so that no
     optimizer multiplies the factor into the weights of a convolution before it, and the result is
-    the same to the last grey level. Cast is the first and the last node, as TensorRT wants of
+    the same to the last grey level. A graph that returns moments, and no image, gets the first half. Cast is the first and the last node, as TensorRT wants of
     uint8.
 
     Left alone when: the input is uint8 already.
@@ -40,7 +42,8 @@ class BakeImageIO(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         image = self._images(graph, lr)
         self._from_image(graph, image, lr)
-        self._to_image(graph, sr)
+        if sr.name != MOMENTS_OUTPUT:
+            self._to_image(graph, sr)
         return ir.passes.PassResult(model, modified=True)
 
     def _images(self, graph: ir.Graph, lr: ir.Value) -> ir.Value:

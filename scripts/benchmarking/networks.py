@@ -76,7 +76,7 @@ def prepare(case: Case, folder: Path) -> Files:
         bundled = _CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
         files.checkpoint.write_bytes(bundled.read_bytes())
     checkpoint = load_checkpoint(files.checkpoint)
-    ours, *_ = assemble(trace(checkpoint.network), checkpoint, Options())
+    ours = assemble(trace(checkpoint.network), checkpoint, Options()).model
     onnx.save(ours, files.ours)
     try:
         _export_naively(checkpoint.network, case.size, files.naive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from adadm.export.checkpoint import Hyperparameter
 from adadm.export.models import Network
 from adadm.export.passes import Decision
 from adadm.export.pipeline import assemble, bake_image_io
+from adadm.export.tiles import TileModels
 from adadm.export.tracing import trace
 
 
@@ -34,9 +36,24 @@ def exported(
 ) -> tuple[Network, onnx.ModelProto, list[Decision]]:
     """The same in the form of some options, without the comparison with PyTorch."""
     network, model = traced(architecture, upscale)
-    hyperparameters = {k: Hyperparameter(v, "tensors") for k, v in network.hyperparameters.items()}
-    checkpoint = Checkpoint(network, hyperparameters, Path("random.pt"), sha256="0" * 64)
-    proto, decisions, _ = assemble(model, checkpoint, options)
+    assembled = assemble(model, _checkpoint(network), options)
+    proto = assembled.model
     if options.io == "uint8":
         proto = bake_image_io(proto, network, options)
-    return network, proto, decisions
+    return network, proto, assembled.decisions
+
+
+def exported_tiles(
+    architecture: str, upscale: int, options: Options
+) -> tuple[Network, onnx.ModelProto, TileModels]:
+    """The same, and the two models for tiles."""
+    network, model = traced(architecture, upscale)
+    external = dataclasses.replace(options, stats="external")
+    assembled = assemble(model, _checkpoint(network), external)
+    assert assembled.tiles is not None
+    return network, assembled.model, assembled.tiles
+
+
+def _checkpoint(network: Network) -> Checkpoint:
+    hyperparameters = {k: Hyperparameter(v, "tensors") for k, v in network.hyperparameters.items()}
+    return Checkpoint(network, hyperparameters, Path("random.pt"), sha256="0" * 64)

@@ -1,0 +1,139 @@
+"""AdaDM's modulator in tiles of an image: its statistic comes from outside, and moments go out.
+
+An image cut into tiles has one statistic, not one a tile. These operators, in the domain `adadm`,
+let a model take the std of each trunk as an input, and return what a tile adds to it.
+
+    AdaDMModulateExternal(x, r, std; weight, bias)               -> y = x + r * factor
+    AdaDMModulateShiftedExternal(x, r, delta, std; weight, bias) -> y = x + delta + r * factor
+    AdaDMMoments(x, inside)                                      -> moments of x
+    AdaDMMomentsShifted(x, center, inside)                       -> moments of x - center
+    AdaDMStandardDeviation(moments, known)                       -> std
+
+    factor  = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0
+    moments = (count, mean, sum of squared deviations from that mean), over all channels of the
+              pixels that are inside
+    std     = known where known > 0, else sqrt(squares / (count - 1)) of the moments
+
+x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); std, known: (N, 1, 1, 1); inside: (N, 1, H, W),
+1 for a pixel of the tile, 0 in the halo around it; moments: (N, 1, 3). std, known, inside and
+moments are float32 whatever the type of the others.
+
+Numerics: those of `adadm.export.operators.modulator`. Moments of tiles are pooled in float64 by
+`adadm.runtime.moments`; squares of deviations from the tile's own mean keep the digits that bare
+sums of squares would lose (3e-4 of the std where the mean is 100 times as large).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from adadm.export.operators.domain import function_from_text, reduce
+from adadm.export.operators.modulator import (
+    amplification,
+    deviation,
+    standard_deviation,
+    sum_of_squares,
+)
+
+__all__ = [
+    "FUNCTIONS",
+    "MODULATE_EXTERNAL",
+    "MODULATE_SHIFTED_EXTERNAL",
+    "MOMENTS",
+    "MOMENTS_SHIFTED",
+    "STANDARD_DEVIATION",
+]
+
+MODULATE_EXTERNAL = "AdaDMModulateExternal"
+MODULATE_SHIFTED_EXTERNAL = "AdaDMModulateShiftedExternal"
+MOMENTS = "AdaDMMoments"
+MOMENTS_SHIFTED = "AdaDMMomentsShifted"
+STANDARD_DEVIATION = "AdaDMStandardDeviation"
+
+
+def _modulate(opset: int) -> ir.Function:
+    body = f"""
+            {amplification("factor")}
+            modulated = Mul (r, factor)
+            y = Add (x, modulated)"""
+    return function_from_text(
+        f"{MODULATE_EXTERNAL} <weight, bias> (x, r, std) => (y)", body, opset
+    )
+
+
+def _modulate_shifted(opset: int) -> ir.Function:
+    body = f"""
+            {amplification("factor")}
+            modulated = Mul (r, factor)
+            moved = Add (x, delta)
+            y = Add (moved, modulated)"""
+    signature = f"{MODULATE_SHIFTED_EXTERNAL} <weight, bias> (x, r, delta, std) => (y)"
+    return function_from_text(signature, body, opset)
+
+
+def _moments(opset: int) -> ir.Function:
+    return function_from_text(
+        f"{MOMENTS} (x, inside) => (moments)", _moments_body(opset, shifted=False), opset
+    )
+
+
+def _moments_shifted(opset: int) -> ir.Function:
+    return function_from_text(
+        f"{MOMENTS_SHIFTED} (x, center, inside) => (moments)",
+        _moments_body(opset, shifted=True),
+        opset,
+    )
+
+
+def _moments_body(opset: int, shifted: bool) -> str:
+    return f"""
+            shape = Shape (x)
+            first = Constant <value_ints = [1]> ()
+            second = Constant <value_ints = [2]> ()
+            channel_shape = Slice (shape, first, second)
+            channels = Cast <to = 1> (channel_shape)
+            {reduce("ReduceSum", "pixels", "inside", (1, 2, 3), opset)}
+            counted = Mul (pixels, channels)
+            least = Constant <value_float = 1.0> ()
+            count = Max (counted, least)
+
+            wide_x = Cast <to = 1> (x)
+            x_inside = Mul (wide_x, inside)
+            {reduce("ReduceSum", "sum_of_planes", "x_inside", (2, 3), opset)}
+            {reduce("ReduceSum", "sum_of_x", "sum_of_planes", (1,), opset)}
+            {"mean_of_x" if shifted else "mean"} = Div (sum_of_x, count)
+            {deviation(shifted, opset)}
+            deviation_inside = Mul (deviation, inside)
+            {sum_of_squares("squares", "deviation_inside", opset)}
+
+            side_by_side = Concat <axis = 2> (counted, mean, squares)
+            last = Constant <value_ints = [3]> ()
+            moments = Squeeze (side_by_side, last)"""
+
+
+def _standard_deviation(opset: int) -> ir.Function:
+    body = f"""
+            zero = Constant <value_float = 0.0> ()
+            start = Constant <value_ints = [0]> ()
+            first = Constant <value_ints = [1]> ()
+            second = Constant <value_ints = [2]> ()
+            third = Constant <value_ints = [3]> ()
+            wide = Unsqueeze (moments, third)
+            count = Slice (wide, start, first, second)
+            squares = Slice (wide, second, third, second)
+            {standard_deviation("squares", "count")}
+            is_known = Greater (known, zero)
+            chosen = Where (is_known, known, std)"""
+    signature = f"{STANDARD_DEVIATION} (moments, known) => (chosen)"
+    return function_from_text(signature, body, opset)
+
+
+FUNCTIONS: dict[str, Callable[[int], ir.Function]] = {
+    MODULATE_EXTERNAL: _modulate,
+    MODULATE_SHIFTED_EXTERNAL: _modulate_shifted,
+    MOMENTS: _moments,
+    MOMENTS_SHIFTED: _moments_shifted,
+    STANDARD_DEVIATION: _standard_deviation,
+}

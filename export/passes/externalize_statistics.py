@@ -1,0 +1,96 @@
+"""The statistic of every modulator as an input of the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
+from adadm.export.operators.external_statistics import (
+    MODULATE_EXTERNAL,
+    MODULATE_SHIFTED_EXTERNAL,
+    MOMENTS,
+    MOMENTS_SHIFTED,
+    STANDARD_DEVIATION,
+)
+from adadm.export.operators.modulator import SIGNATURES, modulators
+from adadm.export.passes.channels import graph_of, new_initializer
+from adadm.export.passes.folding import replace
+
+__all__ = ["STD", "ExternalizeStatistics"]
+
+STD = "std"
+
+
+class ExternalizeStatistics(ir.passes.InPlacePass):
+    """Lets the std of each modulator come from outside, so that tiles of one image can share it.
+
+    The graph gets an input `std` (N, B, 1, 1), float32, one value for each of the B modulators in
+    their order. Where the graph returns the moments of a trunk (`ReturnMoments`), a value that is
+    not positive stands for the std of those moments.
+
+    Exact when: the std that is given is that of the trunk.
+
+    Left alone when: the graph has no modulator.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        nodes = list(modulators(graph))
+        if not nodes:
+            return ir.passes.PassResult(model, modified=False)
+        lr = graph.inputs[0]
+        assert lr.shape is not None
+        std = ir.val(STD, ir.DataType.FLOAT, [lr.shape[0], len(nodes), 1, 1])
+        graph.inputs.append(std)
+        for index, node in enumerate(nodes):
+            _externalize(node, _one_of(std, index, node))
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION
+        update_functions(model)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _one_of(std: ir.Value, index: int, modulator: ir.Node) -> ir.Value:
+    """The std of one modulator: (N, 1, 1, 1), a slice of all, or that of its moments."""
+    graph = graph_of(modulator)
+    batch = std.shape[0] if std.shape else None
+    bounds = [
+        new_initializer(graph, f"{STD}.{kind}_{number}", np.array([number]), ir.DataType.INT64)
+        for kind, number in (("start", index), ("end", index + 1), ("axis", 1))
+    ]
+    nodes = [ir.node("Slice", [std, *bounds], name=f"{modulator.name}.known_std")]
+    moments = _moments_of(modulator)
+    if moments is not None:
+        inputs = [moments, nodes[0].outputs[0]]
+        nodes.append(ir.node(STANDARD_DEVIATION, inputs, domain=DOMAIN, name=f"{modulator.name}.std"))
+    for node in nodes:
+        node.outputs[0].name, node.outputs[0].dtype = node.name, ir.DataType.FLOAT
+        node.outputs[0].shape = ir.Shape([batch, 1, 1, 1])
+    graph.insert_before(modulator, nodes)
+    return nodes[-1].outputs[0]
+
+
+def _moments_of(modulator: ir.Node) -> ir.Value | None:
+    trunk = modulator.inputs[0]
+    assert trunk is not None
+    for reader, _ in trunk.uses():
+        if reader.domain == DOMAIN and reader.op_type in (MOMENTS, MOMENTS_SHIFTED):
+            return reader.outputs[0]
+    return None
+
+
+def _externalize(modulator: ir.Node, std: ir.Value) -> None:
+    trunk, residual, *shift = modulator.inputs
+    shifted = SIGNATURES[modulator.op_type].shifted
+    inputs = [trunk, residual, shift[1], std] if shifted else [trunk, residual, std]
+    node = ir.node(
+        MODULATE_SHIFTED_EXTERNAL if shifted else MODULATE_EXTERNAL,
+        inputs,
+        modulator.attributes,
+        domain=DOMAIN,
+        name=modulator.name,
+    )
+    result, old = node.outputs[0], modulator.outputs[0]
+    result.name, result.dtype, result.shape = old.name, old.dtype, old.shape
+    graph_of(modulator).insert_before(modulator, node)
+    replace(old, result)

@@ -1,0 +1,70 @@
+"""The moments of every trunk in the place of the image."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
+from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
+from adadm.export.operators.modulator import SIGNATURES, modulators
+
+__all__ = ["INSIDE", "MOMENTS_OUTPUT", "ReturnMoments"]
+
+MOMENTS_OUTPUT = "moments"
+INSIDE = ("rows_inside", "columns_inside")
+
+
+class ReturnMoments(ir.passes.InPlacePass):
+    """Returns what each trunk's std is made of, over the pixels that are inside, and no image.
+
+    The graph gets two inputs, `rows_inside` (N, 1, H, 1) and `columns_inside` (N, 1, 1, W), 1 for
+    the pixels that count and 0 for the halo around them, and one output in place of all others:
+    `moments` (N, B, 3), count, mean and sum of squared deviations for each of the B modulators.
+    What only the image needed is dead then, the tail and the last residual branch first of all.
+
+    Exact when: always.
+
+    Left alone when: the graph has no modulator.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        nodes = list(modulators(graph))
+        if not nodes:
+            return ir.passes.PassResult(model, modified=False)
+        lr = graph.inputs[0]
+        assert lr.shape is not None
+        batch, _, height, width = lr.shape
+        shapes = ([batch, 1, height, 1], [batch, 1, 1, width])
+        rows, columns = (
+            ir.val(name, ir.DataType.FLOAT, shape)
+            for name, shape in zip(INSIDE, shapes, strict=True)
+        )
+        inside = ir.node("Mul", [rows, columns], name="inside")
+        inside.outputs[0].name = "inside"
+        graph.insert_before(graph[0], inside)
+        parts = [_moments_of(node, inside.outputs[0]) for node in nodes]
+        concat = ir.node("Concat", parts, {"axis": 1}, name=MOMENTS_OUTPUT)
+        moments = concat.outputs[0]
+        moments.name, moments.dtype = MOMENTS_OUTPUT, ir.DataType.FLOAT
+        moments.shape = ir.Shape([batch, len(nodes), 3])
+        graph.append(concat)
+        graph.inputs.extend([rows, columns])
+        graph.outputs.clear()
+        graph.outputs.append(moments)
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION
+        update_functions(model)
+        return ir.passes.PassResult(model, modified=True)
+
+
+def _moments_of(modulator: ir.Node, inside: ir.Value) -> ir.Value:
+    shifted = SIGNATURES[modulator.op_type].shifted
+    trunk, center = modulator.inputs[0], modulator.inputs[2] if shifted else None
+    inputs = [trunk, center, inside] if shifted else [trunk, inside]
+    name = f"{modulator.name}.moments"
+    operator = MOMENTS_SHIFTED if shifted else MOMENTS
+    node = ir.node(operator, inputs, domain=DOMAIN, name=name)
+    node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
+    node.outputs[0].shape = ir.Shape([inside.shape[0] if inside.shape else None, 1, 3])
+    modulator.graph.insert_before(modulator, node)  # type: ignore[union-attr]
+    return node.outputs[0]

@@ -1,0 +1,125 @@
+"""How much memory an inference takes, and how much there is.
+
+Run as a module, `python -m adadm.runtime.memory MODEL BACKEND HxW...` prints the peak of its own
+process for each size, in the order given, which is from small to large: a process of its own,
+because what the process did before would hide in its peak.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from adadm.runtime.errors import SessionError
+
+__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models"]
+
+Size = tuple[int, int]
+
+_CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """The peak of a session on one backend, above what the process takes without it.
+
+    Attributes:
+        fixed_bytes: the loaded model.
+        bytes_per_pixel: of `lr`; all tensors of an inference, the output in float32 too.
+    """
+
+    fixed_bytes: int
+    bytes_per_pixel: int
+
+    def bytes_for(self, pixels: int) -> int:
+        """The peak for an input of so many pixels."""
+        return self.fixed_bytes + self.bytes_per_pixel * pixels
+
+
+def memory_models(metadata: str) -> dict[str, MemoryModel]:
+    """What export wrote, by the backend that it was measured on."""
+    return {backend: MemoryModel(*numbers) for backend, numbers in json.loads(metadata).items()}
+
+
+def free_bytes() -> int:
+    """Memory that a process can still take: of the machine, and of its container where it has one."""
+    free: int = psutil.virtual_memory().available
+    for limit, used in _CGROUPS:
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such file, or no limit ("max")
+            continue
+    return max(free, 0)
+
+
+def measure_memory(model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[Size]) -> MemoryModel:
+    """Run a model in a process of its own, and fit its peak by a line over the pixels.
+
+    Args:
+        sizes: two or more, H and W, from small to large.
+
+    Raises:
+        SessionError: the process fails.
+    """
+    source = b"" if not isinstance(model, bytes) else model
+    path = "-" if isinstance(model, bytes) else os.fspath(model)
+    command = [sys.executable, "-m", "adadm.runtime.memory", path, backend]
+    command += [f"{height}x{width}" for height, width in sizes]
+    result = subprocess.run(command, input=source, capture_output=True, check=False)
+    if result.returncode:
+        reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise SessionError(f"the memory on {backend} cannot be measured: {' '.join(reason)}")
+    before, *peaks = json.loads(result.stdout)
+    pixels = [height * width for height, width in sizes]
+    slope, fixed = np.polyfit(pixels, np.array(peaks) - before, 1)
+    # Two digits, rounded up: more would differ at each measurement.
+    return MemoryModel(_rounded_up(max(fixed, 0)), _rounded_up(max(slope, 0)))
+
+
+def _rounded_up(number: float) -> int:
+    unit = 10 ** max(0, len(str(int(number))) - 2)
+    return -(-int(np.ceil(number)) // unit) * unit
+
+
+def main(arguments: list[str]) -> None:
+    """Print the bytes before loading, and the peak after each size, as a JSON list."""
+    from adadm.runtime.backends import open_session
+
+    path, backend, *sizes = arguments
+    model: Any = sys.stdin.buffer.read() if path == "-" else path
+    results = [psutil.Process().memory_info().rss]
+    with open_session(model, backend) as session:
+        (lr,) = session.inputs
+        for size in sizes:
+            height, width = map(int, size.split("x"))
+            feed = np.full((1, 3, height, width), 7, lr.dtype)
+            session.run({lr.name: feed})
+            results.append(_peak_rss())
+    print(json.dumps(results))
+
+
+def _peak_rss() -> int:
+    """Of this process since it began; getrusage would count what its parent had before."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

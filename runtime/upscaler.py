@@ -1,0 +1,343 @@
+"""Upscaling images of any size with one model, whole or in tiles that share their statistics.
+
+    from adadm.runtime import Upscaler
+
+    with Upscaler("x4") as upscaler:
+        large = upscaler.upscale(image)  # uint8 (H, W, 3) to uint8 (4 H, 4 W, 3)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.runtime.backends import open_session
+from adadm.runtime.errors import ImageError, TilingError
+from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
+from adadm.runtime.memory import free_bytes
+from adadm.runtime.moments import pooled_std
+from adadm.runtime.session import Session
+from adadm.runtime.tiling import (
+    DEFAULT_ACCURACY,
+    LargestTile,
+    Plan,
+    Tile,
+    choose_overlap,
+    make_plan,
+    memory_model,
+)
+from adadm.runtime.windows import Window
+
+__all__ = ["BUNDLED", "Passes", "Source", "Upscaler", "beside"]
+
+_logger = logging.getLogger(__name__)
+
+Passes = int | Literal["settle"]
+Progress = Callable[[int, int], object]
+
+BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
+"""The models that come with the package, by factor."""
+
+# In float32 the statistics of the same tensors differ by a few roundings of 6e-8.
+_SETTLED = 1e-6
+_MOST_PASSES = 12
+
+
+class Source(Protocol):
+    """An image that is read by regions: an array, or a file that need not fit into memory."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """A region (h, w, 3), RGB."""
+
+
+class _ArraySource:
+    def __init__(self, image: Pixels) -> None:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+            raise ImageError(
+                f"the image is {image.dtype} {image.shape}, expected uint8 or uint16 (H, W, 3)"
+            )
+        if not image.size:
+            raise ImageError(f"the image {image.shape} has no pixel")
+        self.image = image
+        self.height, self.width = image.shape[:2]
+        self.dtype = image.dtype
+
+    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
+        return self.image[top : top + height, left : left + width]
+
+
+def beside(model: Path, form: str) -> Path:
+    """Where export writes a form of a model: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`."""
+    return model.with_suffix(f".{form}.onnx")
+
+
+class Upscaler:
+    """One model, opened once, for any number of images.
+
+    Args:
+        model: `x2` or `x4` for a bundled model, or the path of an exported one. Tiles with more
+            than one pass need the two models that `adadm export --stats external` writes beside.
+        backend: as `adadm.runtime.backends.open_session` takes it.
+        tile: the side of a tile in px of the input, without its overlap; `off` for the whole image
+            at once; `auto` for the whole image if it fits into memory, else the largest tile.
+        passes: how often each tile is run. 1 gives each tile a statistic of its own, as other tools
+            do; with 2, the first pass collects the statistic of the image from the tiles; more
+            make it more exact, and `settle` goes on until it does not change.
+        overlap: px around each tile; by default what `accuracy` needs.
+        accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
+        threads: of the CPU; 0 leaves it to the backend.
+
+    Raises:
+        SessionError: the model cannot be loaded.
+        TilingError: an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "x2",
+        backend: str = "auto",
+        tile: Tile = "auto",
+        passes: Passes = 2,
+        overlap: int | None = None,
+        accuracy: float = DEFAULT_ACCURACY,
+        threads: int = 0,
+    ) -> None:
+        _check_options(tile, passes, overlap, accuracy)
+        self.model = _path_of(model)
+        self.tile, self.passes, self._threads = tile, passes, threads
+        self._sessions: dict[str, Session] = {}
+        self._sessions["whole"] = self._opened(self.model, backend)
+        self.metadata = self._sessions["whole"].metadata
+        self.backend = self._sessions["whole"].backend
+        if "adadm.upscale" not in self.metadata:
+            raise TilingError(f"{self.model} was not made by adadm export: it has no metadata of it")
+        if self.metadata.get("adadm.stats", "internal") != "internal":
+            raise TilingError(
+                f"{self.model} is one of the two models for tiles; give the model that they belong "
+                "to, without .tile or .moments in its name"
+            )
+        self.factor = int(self.metadata["adadm.upscale"])
+        self._rgb_range = float(self.metadata["adadm.rgb_range"])
+        lr = self._sessions["whole"].inputs[0]
+        self._reads_images = lr.dtype == np.uint8
+        self._fixed_size = _fixed_size(lr.shape[1:3] if self._reads_images else lr.shape[2:])
+        if lr.shape[0] not in (1, None) and not isinstance(lr.shape[0], str):
+            raise TilingError(f"{self.model} takes {lr.shape[0]} images at once; export it for one")
+        chosen, self._warning = choose_overlap(self.metadata, accuracy)
+        self.overlap = chosen if overlap is None else overlap
+
+    def upscale(self, image: Pixels, on_window: Progress | None = None) -> Pixels:
+        """Upscale an array.
+
+        Args:
+            image: uint8 or uint16 (H, W, 3), RGB.
+            on_window: called with the number of windows that are done, and of all.
+
+        Returns:
+            (upscale * H, upscale * W, 3), of the same data type.
+
+        Raises:
+            ImageError: the array is no such image.
+            TilingError: it must be tiled, and the model cannot be.
+            SessionError: the backend fails.
+        """
+        rows = list(self.rows(_ArraySource(image), on_window=on_window))
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def plan(self, height: int, width: int, dtype: npt.DTypeLike = np.uint8) -> Plan:
+        """How an image of a size is run.
+
+        Raises:
+            TilingError: it must be tiled, and the model cannot be.
+        """
+        memory = memory_model(self.metadata, self.backend)
+        on_cpu = self.backend in ("cpu", "openvino")
+        largest = None
+        if memory is not None and on_cpu:
+            itemsize = np.dtype(dtype).itemsize
+            largest = LargestTile(memory, free_bytes(), self.factor, itemsize)
+        plan = make_plan((height, width), self.tile, self.overlap, largest, self._fixed_size)
+        if not plan.is_whole and self.passes != 1:
+            self._check_tile_models(height, width)
+        warning = "" if plan.is_whole else self._warning
+        return Plan(plan.windows, plan.overlap, plan.reason, warning)
+
+    def rows(
+        self, source: Source, plan: Plan | None = None, on_window: Progress | None = None
+    ) -> Iterator[Pixels]:
+        """Upscale an image of any size, some of its rows at a time.
+
+        Args:
+            source: read by regions, once in each pass.
+            plan: from `plan()`, where it is known already.
+            on_window: called with the number of windows that are done, and of all.
+
+        Yields:
+            Rows of the result from top to bottom, (h, upscale * W, 3) of the source's data type.
+        """
+        if self._reads_images and source.dtype != np.uint8:
+            raise ImageError(
+                "the image has 16 bits and the model takes 8; export with --io float32"
+            )
+        plan = plan or self.plan(source.height, source.width, source.dtype)
+        count = _Count(on_window, plan.count)
+        if plan.is_whole or self.passes == 1:
+            run, std = self._session("whole"), None
+        else:
+            std = self._pooled(source, plan, count)
+            run = self._session("tile")
+        count.total = count.done + plan.count
+        for row in plan.windows:
+            yield self._row(run, source, row, std, count)
+
+    def _row(
+        self,
+        session: Session,
+        source: Source,
+        windows: list[Window],
+        std: npt.NDArray[np.float32] | None,
+        count: _Count,
+    ) -> Pixels:
+        r = self.factor
+        first = windows[0][0]
+        height = r * (first.inner_stop - first.inner_start)
+        result = np.empty((height, r * source.width, 3), source.dtype)
+        for rows, columns in windows:
+            feed = {"lr": self._read(source, rows, columns)}
+            if std is not None:
+                feed["std"] = std
+            sr = session.run(feed)["sr"]
+            top, left = r * (rows.inner_start - rows.start), r * (columns.inner_start - columns.start)
+            width = r * (columns.inner_stop - columns.inner_start)
+            into = result[:, r * columns.inner_start : r * columns.inner_start + width]
+            if self._reads_images:
+                into[:] = sr[0, top : top + height, left : left + width]
+            else:
+                share = sr[:, :, top : top + height, left : left + width]
+                into[:] = image_from_batch(share, self._rgb_range, source.dtype)
+            count.one_more()
+        return result
+
+    def _pooled(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
+        """The std of every trunk over the image, from the moments of its windows."""
+        session = self._session("moments")
+        (shape,) = (spec.shape for spec in session.inputs if spec.name == "std")
+        std = np.zeros((1, int(shape[1] or 0), 1, 1), np.float32)
+        settle = self.passes == "settle"
+        passes = _MOST_PASSES if settle else int(self.passes) - 1
+        for index in range(passes):
+            count.total = count.done + (1 + (1 if settle else passes - index)) * plan.count
+            moments = []
+            for rows, columns in (window for row in plan.windows for window in row):
+                feed = {"lr": self._read(source, rows, columns), "std": std}
+                for name, span, axis in (("rows_inside", rows, 2), ("columns_inside", columns, 3)):
+                    inside = np.zeros(span.stop - span.start, np.float32)
+                    inside[span.inside] = 1
+                    feed[name] = inside.reshape([-1 if a == axis else 1 for a in range(4)])
+                moments.append(session.run(feed)["moments"])
+                count.one_more()
+            known, pooled = std.ravel().astype(np.float64), pooled_std(moments)
+            std = pooled.astype(np.float32).reshape(std.shape)
+            change = float(np.max(np.abs(pooled - known) / np.maximum(pooled, 1e-30), initial=0))
+            _logger.debug("pass %d changed a std by %.2g of it", index + 1, change)
+            if settle and change <= _SETTLED:
+                break
+        return std
+
+    def _read(self, source: Source, rows: Any, columns: Any) -> npt.NDArray[Any]:
+        image = source.colour(
+            rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+        )
+        return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
+
+    def _session(self, form: str) -> Session:
+        if form not in self._sessions:
+            self._sessions[form] = self._opened(beside(self.model, form), self.backend)
+        return self._sessions[form]
+
+    def _opened(self, path: Path, backend: str) -> Session:
+        return open_session(path, backend, self._threads)
+
+    def _check_tile_models(self, height: int, width: int) -> None:
+        for form in ("tile", "moments"):
+            path = beside(self.model, form)
+            if not path.is_file():
+                raise TilingError(
+                    f"an image of {width}x{height} px needs tiles, and tiles that share the "
+                    f"statistic need {path}, which is not there; export the model with --stats "
+                    "external, or give each tile a statistic of its own: --passes 1 (seams)"
+                )
+            belongs = self._session(form).metadata.get("adadm.checkpoint_sha256")
+            if belongs != self.metadata.get("adadm.checkpoint_sha256"):
+                raise TilingError(
+                    f"{path} was exported from another checkpoint than {self.model}; export both "
+                    "again, with --stats external"
+                )
+
+    def close(self) -> None:
+        """Free the models."""
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Count:
+    """Counts the windows that are done, for a progress bar."""
+
+    def __init__(self, report: Progress | None, total: int) -> None:
+        self.report, self.total, self.done = report, total, 0
+
+    def one_more(self) -> None:
+        self.done += 1
+        if self.report:
+            self.report(self.done, self.total)
+
+
+def _path_of(model: str | os.PathLike[str]) -> Path:
+    name = os.fspath(model)
+    if name in BUNDLED:
+        return Path(__file__).parent / "models" / BUNDLED[name]
+    return Path(name)
+
+
+def _fixed_size(shape: tuple[int | str | None, ...]) -> tuple[int, int] | None:
+    height, width = shape
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def _check_options(tile: Tile, passes: Passes, overlap: int | None, accuracy: float) -> None:
+    if tile not in ("auto", "off") and not (isinstance(tile, int) and tile >= 1):
+        raise TilingError(f"tile is {tile!r}, expected auto, off, or a number of pixels from 1 on")
+    if passes != "settle" and not (isinstance(passes, int) and passes >= 1):
+        raise TilingError(f"passes is {passes!r}, expected a number from 1 on, or settle")
+    if overlap is not None and overlap < 0:
+        raise TilingError(f"overlap is {overlap}, expected 0 or more")
+    if not accuracy > 0:
+        raise TilingError(f"accuracy is {accuracy}, expected a number of grey levels above 0")
