@@ -25,29 +25,82 @@ def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
     """The modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
-    weight, bias = (np.float32(node.get_attribute(name)) for name in ("weight", "bias"))
     wide = ops.convert(x, "f32")
-    one = np.float32(1)
-    origin = _mean(ops, wide)
-    if shifted:
-        center = ops.convert(node.get_input(2), "f32")
-        origin = ops.add(ops.subtract(origin, _mean(ops, center)), center)
-    deviation = ops.subtract(wide, origin)
+    center = node.get_input(2) if shifted else None
+    _, origin = _origin(ops, _mean(ops, wide), center)
     sizes = ops.gather(ops.shape_of(x), np.array([1, 2, 3]), np.int64(0))
     count = ops.convert(ops.reduce_prod(sizes, np.array([0])), "f32")
-    squares = ops.multiply(deviation, deviation)
-    for axis in (3, 2, 1):
-        squares = ops.reduce_sum(squares, np.array([axis]), keep_dims=True)
-    degrees = ops.maximum(ops.subtract(count, one), one)
-    std = ops.sqrt(ops.divide(squares, degrees))
-    varies = ops.greater(std, np.float32(0))
-    logarithm = ops.log(ops.select(varies, std, one))
-    exponent = ops.add(ops.multiply(logarithm, weight), bias)
-    amplification = ops.exp(ops.minimum(exponent, np.float32(LARGEST_EXPONENT)))
-    factor = ops.convert_like(ops.select(varies, amplification, np.float32(0)), r)
+    squares = _sum_of_squares(ops, ops.subtract(wide, origin))
+    factor = _factor(ops, node, r, _std(ops, squares, count))
     trunk = ops.add(x, node.get_input(3)) if shifted else x
     y = ops.add(trunk, ops.multiply(r, factor))
     return [y.output(0), factor.output(0)] if with_factor else [y.output(0)]
+
+
+def _modulate_external(node: Any, shifted: bool) -> list[Any]:
+    """The modulator whose std is its last input."""
+    ops = _operators()
+    x, r = node.get_input(0), node.get_input(1)
+    factor = _factor(ops, node, r, node.get_input(3 if shifted else 2))
+    trunk = ops.add(x, node.get_input(2)) if shifted else x
+    return [ops.add(trunk, ops.multiply(r, factor)).output(0)]
+
+
+def _moments(node: Any, shifted: bool) -> list[Any]:
+    """Count, mean and sum of squared deviations of the pixels that are inside: (N, 1, 3)."""
+    ops = _operators()
+    x, inside = node.get_input(0), node.get_input(2 if shifted else 1)
+    wide = ops.convert(x, "f32")
+    channels = ops.convert(ops.gather(ops.shape_of(x), np.array([1]), np.int64(0)), "f32")
+    count = ops.multiply(ops.reduce_sum(inside, np.array([1, 2, 3]), keep_dims=True), channels)
+    least = ops.maximum(count, np.float32(1))
+    planes = ops.reduce_sum(ops.multiply(wide, inside), np.array([2, 3]), keep_dims=True)
+    mean_of_x = ops.divide(ops.reduce_sum(planes, np.array([1]), keep_dims=True), least)
+    mean, origin = _origin(ops, mean_of_x, node.get_input(1) if shifted else None)
+    squares = _sum_of_squares(ops, ops.multiply(ops.subtract(wide, origin), inside))
+    return [ops.squeeze(ops.concat([count, mean, squares], axis=2), np.array([3])).output(0)]
+
+
+def _standard_deviation(node: Any) -> list[Any]:
+    """The std that is known, where it is positive, else that of the moments: (N, 1, 1, 1)."""
+    ops = _operators()
+    known = node.get_input(1)
+    wide = ops.unsqueeze(node.get_input(0), np.array([3]))
+    count, squares = (ops.gather(wide, np.array([index]), np.int64(2)) for index in (0, 2))
+    std = _std(ops, squares, count)
+    return [ops.select(ops.greater(known, np.float32(0)), known, std).output(0)]
+
+
+def _origin(ops: Any, mean_of_x: Any, center: Any) -> tuple[Any, Any]:
+    """The mean of `x`, or of `x - center`, and what `x` less its deviation is."""
+    if center is None:
+        return mean_of_x, mean_of_x
+    center = ops.convert(center, "f32")
+    mean = ops.subtract(mean_of_x, _mean(ops, center))
+    return mean, ops.add(center, mean)
+
+
+def _sum_of_squares(ops: Any, value: Any) -> Any:
+    squares = ops.multiply(value, value)
+    for axis in (3, 2, 1):
+        squares = ops.reduce_sum(squares, np.array([axis]), keep_dims=True)
+    return squares
+
+
+def _std(ops: Any, squares: Any, count: Any) -> Any:
+    one = np.float32(1)
+    degrees = ops.maximum(ops.subtract(count, one), one)
+    return ops.sqrt(ops.divide(squares, degrees))
+
+
+def _factor(ops: Any, node: Any, r: Any, std: Any) -> Any:
+    """`exp(min(weight * ln(std) + bias, 80))` where the std is positive, else 0; the type of r."""
+    weight, bias = (np.float32(node.get_attribute(name)) for name in ("weight", "bias"))
+    varies = ops.greater(std, np.float32(0))
+    logarithm = ops.log(ops.select(varies, std, np.float32(1)))
+    exponent = ops.add(ops.multiply(logarithm, weight), bias)
+    amplification = ops.exp(ops.minimum(exponent, np.float32(LARGEST_EXPONENT)))
+    return ops.convert_like(ops.select(varies, amplification, np.float32(0)), r)
 
 
 def _mean(ops: Any, value: Any) -> Any:
@@ -141,6 +194,11 @@ CONVERTERS: dict[str, Callable[[Any], list[Any]]] = {
     "AdaDMModulateWithFactor": functools.partial(_modulate, shifted=False, with_factor=True),
     "AdaDMModulateShifted": functools.partial(_modulate, shifted=True, with_factor=False),
     "AdaDMModulateShiftedWithFactor": functools.partial(_modulate, shifted=True, with_factor=True),
+    "AdaDMModulateExternal": functools.partial(_modulate_external, shifted=False),
+    "AdaDMModulateShiftedExternal": functools.partial(_modulate_external, shifted=True),
+    "AdaDMMoments": functools.partial(_moments, shifted=False),
+    "AdaDMMomentsShifted": functools.partial(_moments, shifted=True),
+    "AdaDMStandardDeviation": _standard_deviation,
     "GroupNorm": _group_norm,
     "SparseAttentionRound": _attention_round,
 }

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.memory import free_bytes
-from adadm.runtime.moments import pooled_std
 from adadm.runtime.session import Session
+from adadm.runtime.shared_statistics import Passes, runs, shared_std
 from adadm.runtime.tiling import (
     DEFAULT_ACCURACY,
     LargestTile,
@@ -39,15 +39,11 @@ __all__ = ["BUNDLED", "Passes", "Source", "Upscaler", "beside"]
 
 _logger = logging.getLogger(__name__)
 
-Passes = int | Literal["settle"]
 Progress = Callable[[int, int], object]
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
 
-# In float32 the statistics of the same tensors differ by a few roundings of 6e-8.
-_SETTLED = 1e-6
-_MOST_PASSES = 12
 
 
 class Source(Protocol):
@@ -200,9 +196,10 @@ class Upscaler:
         if plan.is_whole or self.passes == 1:
             run, std = self._session("whole"), None
         else:
-            std = self._pooled(source, plan, count)
+            count.total += runs(plan, self.passes)
+            std = self._shared_std(source, plan, count)
             run = self._session("tile")
-        count.total = count.done + plan.count
+            count.total = count.done + plan.count
         for row in plan.windows:
             yield self._row(run, source, row, std, count)
 
@@ -219,7 +216,10 @@ class Upscaler:
         height = r * (first.inner_stop - first.inner_start)
         result = np.empty((height, r * source.width, 3), source.dtype)
         for rows, columns in windows:
-            feed = {"lr": self._read(source, rows, columns)}
+            image = source.colour(
+                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+            )
+            feed = {"lr": self._input(image)}
             if std is not None:
                 feed["std"] = std
             sr = session.run(feed)["sr"]
@@ -234,36 +234,12 @@ class Upscaler:
             count.one_more()
         return result
 
-    def _pooled(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
-        """The std of every trunk over the image, from the moments of its windows."""
-        session = self._session("moments")
-        (shape,) = (spec.shape for spec in session.inputs if spec.name == "std")
-        std = np.zeros((1, int(shape[1] or 0), 1, 1), np.float32)
-        settle = self.passes == "settle"
-        passes = _MOST_PASSES if settle else int(self.passes) - 1
-        for index in range(passes):
-            count.total = count.done + (1 + (1 if settle else passes - index)) * plan.count
-            moments = []
-            for rows, columns in (window for row in plan.windows for window in row):
-                feed = {"lr": self._read(source, rows, columns), "std": std}
-                for name, span, axis in (("rows_inside", rows, 2), ("columns_inside", columns, 3)):
-                    inside = np.zeros(span.stop - span.start, np.float32)
-                    inside[span.inside] = 1
-                    feed[name] = inside.reshape([-1 if a == axis else 1 for a in range(4)])
-                moments.append(session.run(feed)["moments"])
-                count.one_more()
-            known, pooled = std.ravel().astype(np.float64), pooled_std(moments)
-            std = pooled.astype(np.float32).reshape(std.shape)
-            change = float(np.max(np.abs(pooled - known) / np.maximum(pooled, 1e-30), initial=0))
-            _logger.debug("pass %d changed a std by %.2g of it", index + 1, change)
-            if settle and change <= _SETTLED:
-                break
-        return std
-
-    def _read(self, source: Source, rows: Any, columns: Any) -> npt.NDArray[Any]:
-        image = source.colour(
-            rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+    def _shared_std(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
+        return shared_std(
+            self._session("moments"), source.colour, self._input, plan, self.passes, count.one_more
         )
+
+    def _input(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
 
     def _session(self, form: str) -> Session:
@@ -316,6 +292,7 @@ class _Count:
 
     def one_more(self) -> None:
         self.done += 1
+        self.total = max(self.total, self.done)
         if self.report:
             self.report(self.done, self.total)
 

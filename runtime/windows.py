@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 __all__ = ["Span", "Window", "grid", "spans"]
@@ -49,7 +50,7 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
     cuts = [0, *(start + overlap for start in starts[1:]), length]
     return [
         Span(start, start + size, first, last)
-        for start, first, last in zip(starts, cuts, cuts[1:], strict=True)
+        for start, (first, last) in zip(starts, itertools.pairwise(cuts), strict=True)
     ]
 
 
