@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import SIGNATURES
+from adadm.export.passes.channels import constant_of
 
 __all__ = ["receptive_field"]
 
@@ -82,8 +83,8 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
         block = attributes["blocksize"].as_int()
         return _Reach(reach.px + (block - 1) / reach.density, reach.density / block)
     elif node.op_type == "Resize" and attributes.get_string("mode", "nearest") == "nearest":
-        scales = ir.convenience.get_const_tensor(node.inputs[2]) if len(node.inputs) > 2 else None
+        scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
         if scales is not None and scales.size == 4:
-            factor = Fraction(float(scales.numpy()[2]))
+            factor = Fraction(float(scales[2]))
             return _Reach(reach.px + 1 / reach.density, reach.density * factor)
     raise _Unbounded(node.op_type)

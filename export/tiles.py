@@ -73,22 +73,25 @@ def measure_halo(network: Network, models: TileModels) -> list[HaloError]:
 
     The cut meets in a corner, as tiles do.
     """
-    tile, moments = (OnnxRuntimeSession(m.SerializeToString()) for m in (models.tile, models.moments))
+    tile, moments = (
+        OnnxRuntimeSession(m.SerializeToString()) for m in (models.tile, models.moments)
+    )
     side = max(_side(network, _HALO_BUDGET, _HALO_SIDES_PX), 2 * network.smallest_side)
-    cut = side // 2
-    worst = np.zeros(side - cut)
+    r = network.upscale
+    worst, measured = np.zeros(side), side
     for lr in photograph_batches(network, side).values():
+        cut = min(lr.shape[2:]) // 2
         std = std_from(moments, lr)
         whole = tile.run({"lr": lr, "std": std})["sr"]
         part = tile.run({"lr": np.ascontiguousarray(lr[..., cut:, cut:]), "std": std})["sr"]
-        r = network.upscale
         error = np.abs(part - whole[..., r * cut :, r * cut :])[0].max(axis=0)
         height, width = error.shape[0] // r, error.shape[1] // r
-        error = error.reshape(height, r, width, r).max(axis=(1, 3)) * 255 / network.rgb_range
+        by_pixel = error.reshape(height, r, width, r).max(axis=(1, 3)) * 255 / network.rgb_range
         inside = np.minimum.outer(np.arange(height), np.arange(width))
-        for px in range(min(height, width, len(worst))):
-            worst[px] = max(worst[px], error[inside >= px].max())
-    return [HaloError(px, float(f"{worst[px]:.2g}")) for px in _HALOS_PX if px < len(worst)]
+        for px in range(cut):
+            worst[px] = max(worst[px], by_pixel[inside >= px].max())
+        measured = min(measured, cut)
+    return [HaloError(px, float(f"{worst[px]:.2g}")) for px in _HALOS_PX if px < measured]
 
 
 def std_from(moments: OnnxRuntimeSession, lr: Batch) -> Batch:

@@ -25,10 +25,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from adadm.export.assembly import OPSETS, Options
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
-from adadm.export.pipeline import OPSETS, Export, Options, export_onnx
+from adadm.export.pipeline import Export, export_onnx
 from adadm.runtime.files import written_whole
 from adadm.runtime.upscaler import beside
 

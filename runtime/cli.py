@@ -24,6 +24,9 @@ VERBS = {
     "export": Verb(
         "adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"
     ),
+    "upscale": Verb(
+        "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"
+    ),
 }
 
 DONE, FAILED, USAGE = 0, 1, 2

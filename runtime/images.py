@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ImageArray = npt.NDArray[np.uint8]
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Pixels = npt.NDArray[np.uint8 | np.uint16]
 Batch = npt.NDArray[np.float32]
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
@@ -120,7 +120,8 @@ def _resize(image: ImageArray, size: tuple[int, int], pad: int, crop: int) -> Im
         for c in range(image.shape[2])
     ]
     resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    return to_integers(resized[crop:-crop, crop:-crop], image.dtype)
+    enlarged: ImageArray = to_integers(resized[crop:-crop, crop:-crop], image.dtype)
+    return enlarged
 
 
 def batch_from_image(image: Pixels, rgb_range: float) -> Batch:
@@ -134,9 +135,13 @@ def image_from_batch(
 ) -> npt.NDArray[Any]:
     """(1, 3, H, W) float32 in 0..rgb_range to (H, W, 3) integers, rounded half to even, clipped."""
     white = np.float32(np.iinfo(np.dtype(dtype)).max / rgb_range)
-    return to_integers(batch[0].transpose(1, 2, 0) * white, np.dtype(dtype))
+    planes = to_integers(batch[0] * white, np.dtype(dtype))
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def to_integers(values: npt.NDArray[np.floating], dtype: np.dtype[Any]) -> Any:
+def to_integers(values: npt.NDArray[np.floating], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Round to the nearest level and clip to 0..255, or to what else the data type holds."""
-    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+    rounded = np.rint(values)
+    np.clip(rounded, 0, np.iinfo(dtype).max, out=rounded)
+    integers: npt.NDArray[Any] = rounded.astype(dtype)
+    return integers

@@ -8,10 +8,12 @@ because what the process did before would hide in its peak.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,21 +56,21 @@ def memory_models(metadata: str) -> dict[str, MemoryModel]:
 
 
 def free_bytes() -> int:
-    """Memory that a process can still take: of the machine, and of its container where it has one."""
+    """Memory that a process can still take, of the machine and of the container that it is in."""
     free: int = psutil.virtual_memory().available
     for limit, used in _CGROUPS:
-        try:
+        with suppress(OSError, ValueError):  # no such file, or no limit ("max")
             free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):  # no such file, or no limit ("max")
-            continue
     return max(free, 0)
 
 
-def measure_memory(model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[Size]) -> MemoryModel:
+def measure_memory(
+    model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[Size]
+) -> MemoryModel:
     """Run a model in a process of its own, and fit its peak by a line over the pixels.
 
     Args:
-        sizes: two or more, H and W, from small to large.
+        sizes: H and W, from small to large; one alone is a size that is fixed.
 
     Raises:
         SessionError: the process fails.
@@ -82,15 +84,18 @@ def measure_memory(model: bytes | str | os.PathLike[str], backend: str, sizes: S
         reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise SessionError(f"the memory on {backend} cannot be measured: {' '.join(reason)}")
     before, *peaks = json.loads(result.stdout)
+    if len(sizes) == 1:
+        return MemoryModel(_rounded_up(peaks[0] - before), 0)
     pixels = [height * width for height, width in sizes]
     slope, fixed = np.polyfit(pixels, np.array(peaks) - before, 1)
-    # Two digits, rounded up: more would differ at each measurement.
-    return MemoryModel(_rounded_up(max(fixed, 0)), _rounded_up(max(slope, 0)))
+    return MemoryModel(_rounded_up(fixed), _rounded_up(slope))
 
 
 def _rounded_up(number: float) -> int:
-    unit = 10 ** max(0, len(str(int(number))) - 2)
-    return -(-int(np.ceil(number)) // unit) * unit
+    """To two digits: more would differ at each measurement."""
+    whole = max(math.ceil(number), 0)
+    unit: int = 10 ** max(0, len(str(whole)) - 2)
+    return -(-whole // unit) * unit
 
 
 def main(arguments: list[str]) -> None:
@@ -104,8 +109,8 @@ def main(arguments: list[str]) -> None:
         (lr,) = session.inputs
         for size in sizes:
             height, width = map(int, size.split("x"))
-            feed = np.full((1, 3, height, width), 7, lr.dtype)
-            session.run({lr.name: feed})
+            batch = lr.shape[0] if isinstance(lr.shape[0], int) else 1
+            session.run({"lr": np.full((batch, 3, height, width), 7, lr.dtype)})
             results.append(_peak_rss())
     print(json.dumps(results))
 
@@ -117,7 +122,8 @@ def _peak_rss() -> int:
     except OSError:
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
+        peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
+        return peak
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 

@@ -110,7 +110,8 @@ def _as_input(std: Std) -> npt.NDArray[np.float32]:
 def _ratio(response: Std, expected: Std) -> Std:
     """Bounded, so that a sample unlike the image does no harm that another pass cannot mend."""
     ratio = np.divide(response, expected, out=np.ones_like(expected), where=expected > 0)
-    return np.clip(np.nan_to_num(ratio, nan=1.0), 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION)
+    finite = np.nan_to_num(ratio, nan=1.0)
+    return np.asarray(np.clip(finite, 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
 
 
 def _windows(

@@ -69,7 +69,7 @@ class Plan:
 
 
 def choose_overlap(metadata: Mapping[str, str], accuracy: float) -> tuple[int, str]:
-    """The overlap that keeps the error of settled tiles below `accuracy`, and a warning if none does.
+    """The overlap that keeps settled tiles within `accuracy`, and a warning if none does.
 
     Args:
         metadata: of the model. `adadm.halo_errors` lists what the largest error on photographs was

@@ -1,9 +1,9 @@
 """Upscaling images of any size with one model, whole or in tiles that share their statistics.
 
-    from adadm.runtime import Upscaler
+from adadm.runtime import Upscaler
 
-    with Upscaler("x4") as upscaler:
-        large = upscaler.upscale(image)  # uint8 (H, W, 3) to uint8 (4 H, 4 W, 3)
+with Upscaler("x4") as upscaler:
+    large = upscaler.upscale(image)  # uint8 (H, W, 3) to uint8 (4 H, 4 W, 3)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.memory import free_bytes
 from adadm.runtime.session import Session
 from adadm.runtime.shared_statistics import Passes, runs, shared_std
+from adadm.runtime.source import ArraySource, Source
 from adadm.runtime.tiling import (
     DEFAULT_ACCURACY,
     LargestTile,
@@ -35,7 +36,7 @@ from adadm.runtime.tiling import (
 )
 from adadm.runtime.windows import Window
 
-__all__ = ["BUNDLED", "Passes", "Source", "Upscaler", "beside"]
+__all__ = ["BUNDLED", "Upscaler", "beside"]
 
 _logger = logging.getLogger(__name__)
 
@@ -43,39 +44,6 @@ Progress = Callable[[int, int], object]
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
-
-
-
-class Source(Protocol):
-    """An image that is read by regions: an array, or a file that need not fit into memory."""
-
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-
-    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
-        """A region (h, w, 3), RGB."""
-
-
-class _ArraySource:
-    def __init__(self, image: Pixels) -> None:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
-            raise ImageError(
-                f"the image is {image.dtype} {image.shape}, expected uint8 or uint16 (H, W, 3)"
-            )
-        if not image.size:
-            raise ImageError(f"the image {image.shape} has no pixel")
-        self.image = image
-        self.height, self.width = image.shape[:2]
-        self.dtype = image.dtype
-
-    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
-        return self.image[top : top + height, left : left + width]
 
 
 def beside(model: Path, form: str) -> Path:
@@ -122,7 +90,9 @@ class Upscaler:
         self.metadata = self._sessions["whole"].metadata
         self.backend = self._sessions["whole"].backend
         if "adadm.upscale" not in self.metadata:
-            raise TilingError(f"{self.model} was not made by adadm export: it has no metadata of it")
+            raise TilingError(
+                f"{self.model} was not made by adadm export: it has no metadata of it"
+            )
         if self.metadata.get("adadm.stats", "internal") != "internal":
             raise TilingError(
                 f"{self.model} is one of the two models for tiles; give the model that they belong "
@@ -153,7 +123,7 @@ class Upscaler:
             TilingError: it must be tiled, and the model cannot be.
             SessionError: the backend fails.
         """
-        rows = list(self.rows(_ArraySource(image), on_window=on_window))
+        rows = list(self.rows(ArraySource(image), on_window=on_window))
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def plan(self, height: int, width: int, dtype: npt.DTypeLike = np.uint8) -> Plan:
@@ -223,7 +193,10 @@ class Upscaler:
             if std is not None:
                 feed["std"] = std
             sr = session.run(feed)["sr"]
-            top, left = r * (rows.inner_start - rows.start), r * (columns.inner_start - columns.start)
+            top, left = (
+                r * (rows.inner_start - rows.start),
+                r * (columns.inner_start - columns.start),
+            )
             width = r * (columns.inner_stop - columns.inner_start)
             into = result[:, r * columns.inner_start : r * columns.inner_start + width]
             if self._reads_images:

@@ -58,9 +58,7 @@ def _modulate(opset: int) -> ir.Function:
             {amplification("factor")}
             modulated = Mul (r, factor)
             y = Add (x, modulated)"""
-    return function_from_text(
-        f"{MODULATE_EXTERNAL} <weight, bias> (x, r, std) => (y)", body, opset
-    )
+    return function_from_text(f"{MODULATE_EXTERNAL} <weight, bias> (x, r, std) => (y)", body, opset)
 
 
 def _modulate_shifted(opset: int) -> ir.Function:

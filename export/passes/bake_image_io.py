@@ -23,8 +23,8 @@ class BakeImageIO(ir.passes.InPlacePass):
     0..rgb_range, `* 255 / rgb_range`, Round (half to even), Transpose, Cast. `runtime.images`
     clips last, which is the same, since the factor is positive; here Clip comes first, so that no
     optimizer multiplies the factor into the weights of a convolution before it, and the result is
-    the same to the last grey level. A graph that returns moments, and no image, gets the first half. Cast is the first and the last node, as TensorRT wants of
-    uint8.
+    the same to the last grey level. Cast is the first and the last node, as TensorRT wants of
+    uint8. A graph that returns moments, and no image, gets the input's part alone.
 
     Left alone when: the input is uint8 already.
 

@@ -41,7 +41,7 @@ class ExternalizeStatistics(ir.passes.InPlacePass):
             return ir.passes.PassResult(model, modified=False)
         lr = graph.inputs[0]
         assert lr.shape is not None
-        std = ir.val(STD, ir.DataType.FLOAT, [lr.shape[0], len(nodes), 1, 1])
+        std = ir.val(STD, ir.DataType.FLOAT, ir.Shape([lr.shape[0], len(nodes), 1, 1]))
         graph.inputs.append(std)
         for index, node in enumerate(nodes):
             _externalize(node, _one_of(std, index, node))
@@ -62,7 +62,9 @@ def _one_of(std: ir.Value, index: int, modulator: ir.Node) -> ir.Value:
     moments = _moments_of(modulator)
     if moments is not None:
         inputs = [moments, nodes[0].outputs[0]]
-        nodes.append(ir.node(STANDARD_DEVIATION, inputs, domain=DOMAIN, name=f"{modulator.name}.std"))
+        nodes.append(
+            ir.node(STANDARD_DEVIATION, inputs, domain=DOMAIN, name=f"{modulator.name}.std")
+        )
     for node in nodes:
         node.outputs[0].name, node.outputs[0].dtype = node.name, ir.DataType.FLOAT
         node.outputs[0].shape = ir.Shape([batch, 1, 1, 1])
@@ -91,6 +93,6 @@ def _externalize(modulator: ir.Node, std: ir.Value) -> None:
         name=modulator.name,
     )
     result, old = node.outputs[0], modulator.outputs[0]
-    result.name, result.dtype, result.shape = old.name, old.dtype, old.shape
+    result.name, result.type, result.shape = old.name, old.type, old.shape
     graph_of(modulator).insert_before(modulator, node)
     replace(old, result)

@@ -37,7 +37,7 @@ class ReturnMoments(ir.passes.InPlacePass):
         batch, _, height, width = lr.shape
         shapes = ([batch, 1, height, 1], [batch, 1, 1, width])
         rows, columns = (
-            ir.val(name, ir.DataType.FLOAT, shape)
+            ir.val(name, ir.DataType.FLOAT, ir.Shape(shape))
             for name, shape in zip(INSIDE, shapes, strict=True)
         )
         inside = ir.node("Mul", [rows, columns], name="inside")

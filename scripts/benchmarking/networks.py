@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from adadm.export import Options, load_checkpoint, save_checkpoint
+from adadm.export.assembly import assemble
 from adadm.export.models import ARCHITECTURES, Network
 from adadm.export.models.blocks import Modulator
-from adadm.export.pipeline import assemble
 from adadm.export.tracing import trace
 from benchmarking.peers import Files
 

@@ -11,10 +11,10 @@ import onnx_ir as ir
 
 from _support.networks import random_network
 from adadm.export import Checkpoint, Options
+from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.models import Network
 from adadm.export.passes import Decision
-from adadm.export.pipeline import assemble, bake_image_io
 from adadm.export.tiles import TileModels
 from adadm.export.tracing import trace
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from _support.networks import random_edsr
-from adadm.export import pipeline, to_onnx
+from adadm.export import assembly, to_onnx
 from adadm.export.models import EDSR
 from adadm.export.operators.modulator import modulators
 from adadm.export.passes import BakeImageIO, Decision
@@ -110,7 +110,7 @@ def test_a_parity_miss_writes_nothing(
         value.const_value = ir.tensor(value.const_value.numpy() + 1, name=value.name)
         return []
 
-    monkeypatch.setattr(pipeline, "fold_batch_norm", wrong_fold)
+    monkeypatch.setattr(assembly, "fold_batch_norm", wrong_fold)
     torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
     assert export(tmp_path / "edsr.pt", "--report", tmp_path / "report.json") == 1
     message = capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_a_wrong_factor_writes_nothing(
         node.attributes["bias"] = ir.AttrFloat32("bias", node.attributes["bias"].as_float() + 1e-4)
         return []
 
-    monkeypatch.setattr(pipeline, "fold_batch_norm", wrong_modulator)
+    monkeypatch.setattr(assembly, "fold_batch_norm", wrong_modulator)
     torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
     assert export(tmp_path / "edsr.pt", "--factors") == 1
     assert "factor_0 of astronaut is [" in capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_an_image_conversion_that_differs_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted mistake: white is taken for 254."""
-    monkeypatch.setattr(pipeline, "BakeImageIO", lambda _: BakeImageIO(254))
+    monkeypatch.setattr(assembly, "BakeImageIO", lambda _: BakeImageIO(254))
     torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
     assert export(tmp_path / "edsr.pt", "--io", "uint8") == 1
     message = capsys.readouterr().err

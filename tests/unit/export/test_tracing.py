@@ -4,8 +4,8 @@ import pytest
 
 from _support.exports import exported, traced
 from adadm.export import Options
+from adadm.export.assembly import _check_file, check_options
 from adadm.export.models import EDSR, NLSN
-from adadm.export.pipeline import _check_file, _check_options
 from adadm.runtime.errors import ExportError
 
 
@@ -44,7 +44,7 @@ def test_a_file_that_the_checker_refuses_is_refused() -> None:
 
 def test_options_that_cannot_be_are_refused() -> None:
     with pytest.raises(ExportError, match="opset 16 is not supported"):
-        _check_options(Options(opset=16), EDSR(2, 1, 4))
+        check_options(Options(opset=16), EDSR(2, 1, 4))
     with pytest.raises(ExportError, match="7x20 has 140 px, nlsn needs at least 144, such as 12x"):
-        _check_options(Options(static=(1, 7, 20)), NLSN(2, 1, 4))
-    _check_options(Options(static=(1, 8, 18)), NLSN(2, 1, 4))
+        check_options(Options(static=(1, 7, 20)), NLSN(2, 1, 4))
+    check_options(Options(static=(1, 8, 18)), NLSN(2, 1, 4))

@@ -1,0 +1,224 @@
+"""From a traced graph to models in the form that was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import onnxsim
+
+from adadm.export.checkpoint import Checkpoint
+from adadm.export.models import Network
+from adadm.export.opset import set_opset
+from adadm.export.parity import (
+    Shape,
+)
+from adadm.export.passes import (
+    BakeImageIO,
+    Decision,
+    ExposeFactors,
+    ResolveCastLike,
+    collapse_tail,
+    fold_batch_norm,
+)
+from adadm.export.receptive_field import receptive_field
+from adadm.export.tiles import (
+    TileModels,
+    tile_graphs,
+)
+from adadm.export.tracing import freeze_shape
+from adadm.runtime.errors import ExportError
+
+__all__ = [
+    "DEFAULTS",
+    "OPSETS",
+    "Assembled",
+    "Options",
+    "assemble",
+    "bake_image_io",
+    "check_options",
+    "hyperparameters",
+]
+
+OPSETS = (17, 18, 19, 20)
+
+_METADATA_OF_ONNXSIM = "onnxsim."
+
+
+@dataclass(frozen=True)
+class Options:
+    """The form of the exported model.
+
+    Attributes:
+        modulator: `function` keeps each modulator one node with its body in the file; `inline`
+            expands it, for runtimes that ignore model-local functions (TensorRT 8.x).
+        fold: `exact` folds BatchNormalization; `off` keeps it, for tools that fold by themselves.
+        tail: `collapsed` makes one convolution and one DepthToSpace of a linear tail, exactly;
+            `original` keeps it.
+        io: `float32` for (N, 3, H, W) in 0..rgb_range, `uint8` for images (N, H, W, 3).
+        opset: of the default domain, 17 to 20.
+        static: N, H and W where the sizes are to be fixed.
+        factors: add the modulation factors to the outputs.
+        stats: `external` makes two more models, with which an image can be run in tiles that share
+            the statistics of the modulators.
+    """
+
+    modulator: Literal["function", "inline"] = "function"
+    fold: Literal["exact", "off"] = "exact"
+    tail: Literal["collapsed", "original"] = "collapsed"
+    io: Literal["float32", "uint8"] = "float32"
+    opset: int = 19
+    static: Shape | None = None
+    factors: bool = False
+    stats: Literal["internal", "external"] = "internal"
+
+
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """Models in the form that was asked for, not compared with anything yet.
+
+    Attributes:
+        decisions: one for each BatchNormalization; empty with `fold="off"`.
+        tail: what became of the tail; None with `tail="original"`.
+        tiles: None with `stats="internal"`.
+    """
+
+    model: onnx.ModelProto
+    decisions: list[Decision]
+    tail: Decision | None
+    tiles: TileModels | None
+
+
+def assemble(model: ir.Model, checkpoint: Checkpoint, options: Options) -> Assembled:
+    """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
+
+    Raises:
+        ExportError: the options do not fit the graph, or a check of the file fails.
+    """
+    decisions = fold_batch_norm(model) if options.fold == "exact" else []
+    tail = collapse_tail(model) if options.tail == "collapsed" else None
+    metadata = _metadata(checkpoint, options, decisions, tail)
+    reach = receptive_field(model)
+    metadata["adadm.receptive_field"] = "image" if reach is None else str(reach)
+
+    def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
+        form.metadata_props.update(metadata)
+        form.metadata_props["adadm.stats"] = stats
+        return _finished(form, checkpoint.network, options)
+
+    tiles = None
+    if options.stats == "external":
+        tile, moments = tile_graphs(model)
+        tiles = TileModels(finished(tile, "external"), finished(moments, "moments"))
+    if options.factors:
+        ExposeFactors()(model)
+    return Assembled(finished(model, "internal"), decisions, tail, tiles)
+
+
+def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
+    """The same model for images: uint8 (N, H, W, 3) in and out.
+
+    Raises:
+        ExportError: a check of the result fails.
+    """
+    model: ir.Model = ir.from_proto(proto)
+    BakeImageIO(network.rgb_range)(model)
+    model.metadata_props["adadm.io"] = "uint8"
+    baked: onnx.ModelProto = ir.to_proto(model)
+    _check_file(baked, options)
+    return baked
+
+
+def _finished(model: ir.Model, network: Network, options: Options) -> onnx.ModelProto:
+    if options.static is not None:
+        freeze_shape(model, options.static, network.upscale)
+    set_opset(model, options.opset)
+    if options.modulator == "inline":
+        common.InlinePass()(model)
+        common.ShapeInferencePass()(model)
+        ResolveCastLike()(model)
+    proto = _simplified(model)
+    _check_file(proto, options)
+    return proto
+
+
+def check_options(options: Options, network: Network) -> None:
+    """Refuse options that no model of the network can have.
+
+    Raises:
+        ExportError: the opset is not supported, or the static size is too small.
+    """
+    if options.opset not in OPSETS:
+        raise ExportError(f"opset {options.opset} is not supported; choose one of {OPSETS}")
+    if options.static is not None:
+        _, height, width = options.static
+        if height * width < network.smallest_area:
+            side = network.smallest_side
+            raise ExportError(
+                f"the static size {height}x{width} has {height * width} px, {network.architecture} "
+                f"needs at least {network.smallest_area}, such as {side}x{side}"
+            )
+
+
+def _metadata(
+    checkpoint: Checkpoint, options: Options, decisions: list[Decision], tail: Decision | None
+) -> dict[str, str]:
+    network = checkpoint.network
+    return {
+        "adadm.architecture": network.architecture,
+        "adadm.upscale": str(network.upscale),
+        "adadm.rgb_range": f"{network.rgb_range:g}",
+        "adadm.smallest_area": str(network.smallest_area),
+        "adadm.hyperparameters": json.dumps(hyperparameters(checkpoint), sort_keys=True),
+        "adadm.checkpoint_sha256": checkpoint.sha256,
+        "adadm.version": version("adadm-deploy"),
+        "adadm.fold": options.fold,
+        "adadm.tail": (tail and tail.form) or "original",
+        "adadm.io": "float32",
+        "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
+    }
+
+
+def hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:
+    """Each with its value and where it comes from, ready for `json.dump`."""
+    return {name: vars(found) for name, found in checkpoint.hyperparameters.items()}
+
+
+def _simplified(model: ir.Model) -> onnx.ModelProto:
+    """Onnxsim's result, without the notes that it leaves in the metadata."""
+    common.ShapeInferencePass()(model)
+    proto = ir.to_proto(model)
+    simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True)
+    cleaned = ir.from_proto(simplified)
+    for key in [key for key in cleaned.metadata_props if key.startswith(_METADATA_OF_ONNXSIM)]:
+        del cleaned.metadata_props[key]
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(cleaned)
+    common.RemoveUnusedFunctionsPass()(cleaned)  # type: ignore[no-untyped-call]
+    checked: onnx.ModelProto = ir.to_proto(cleaned)
+    return checked
+
+
+def _check_file(proto: onnx.ModelProto, options: Options) -> None:
+    """The ONNX checker, strict shape inference, and the opset that the file really has.
+
+    Raises:
+        ExportError: one of them objects.
+    """
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the ONNX checker refuses the exported model: {error}") from error
+    opsets = {entry.version for entry in proto.opset_import if not entry.domain}
+    for function in proto.functions:
+        opsets |= {entry.version for entry in function.opset_import if not entry.domain}
+    if opsets != {options.opset}:
+        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {options.opset}")

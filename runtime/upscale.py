@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Upscale photographs of any size, seam-free. Also `adadm upscale`.
+
+An image that does not fit into memory is run in tiles that share the statistics of the modulators,
+so that the result is that of the whole image and shows no seams.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["upscale", *sys.argv[1:]]))
+
+import argparse
+import re
+import signal
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+from adadm.runtime import batch
+from adadm.runtime.backends import BACKENDS
+from adadm.runtime.batch import Job, Outcome, find_jobs, upscale_files
+from adadm.runtime.errors import ImageError, require
+from adadm.runtime.images import EXTENSIONS
+from adadm.runtime.shared_statistics import Passes
+from adadm.runtime.tiling import DEFAULT_ACCURACY, Plan, Tile
+from adadm.runtime.upscaler import BUNDLED, Upscaler
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, upscale, and print a summary.
+
+    Raises:
+        ImageError: files failed; the message lists them, and the others are written.
+    """
+    arguments = _parse(argv)
+    require("pyvips", "photos")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
+    jobs = find_jobs(arguments.input, arguments.output, arguments.format)
+    console = Console(stderr=True)
+    with (
+        Upscaler(
+            arguments.model or f"x{arguments.upscale}",
+            arguments.backend,
+            arguments.tile,
+            arguments.passes,
+            arguments.overlap,
+            arguments.accuracy,
+            arguments.threads,
+        ) as upscaler,
+        _Bars(console, len(jobs)) as bars,
+    ):
+        outcome = upscale_files(
+            upscaler, jobs, bars, arguments.overwrite, arguments.quality, arguments.max_megapixels
+        )
+    _summarise(outcome, arguments.output)
+
+
+def _summarise(outcome: Outcome, output: Path) -> None:
+    done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
+    there = " (they were there; --overwrite makes them again)" if skipped else ""
+    print(f"{output}: {done} done, {skipped} skipped{there}, {failed} failed")
+    if outcome.failed:
+        reasons = "\n".join(
+            f"  {reason if str(job.source) in reason else f'{job.source}: {reason}'}"
+            for job, reason in outcome.failed
+        )
+        raise ImageError(f"{failed} of {done + skipped + failed} images failed:\n{reasons}")
+
+
+class _Bars(batch.Progress):
+    """A bar over the images, and one over the windows of an image that has many."""
+
+    def __init__(self, console: Console, images: int) -> None:
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._console = console
+        self._images = self._bars.add_task("images", total=images)
+        self._windows = self._bars.add_task("windows", total=1, visible=False)
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, job: Job, plan: Plan) -> None:
+        self._bars.reset(self._windows, total=plan.count, visible=not plan.is_whole)
+        if not plan.is_whole:
+            self._say(f"{job.source}: {plan}")
+        if plan.warning:
+            self._say(f"{job.source}: WARNING: {plan.warning}", "bold yellow")
+
+    def advanced(self, done: int, total: int) -> None:
+        self._bars.update(self._windows, completed=done, total=total)
+
+    def ended(self, job: Job, reason: str = "") -> None:
+        if reason:
+            self._say(f"{job.source} failed", "red")
+        self._bars.advance(self._images)
+
+    def _say(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _tile(text: str) -> Tile:
+    if text in ("auto", "off"):
+        return text  # type: ignore[return-value]
+    return _positive(text)
+
+
+def _passes(text: str) -> Passes:
+    return "settle" if text == "settle" else _positive(text)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
+    parser.add_argument("input", nargs="+", type=Path, help="image files, and folders of them")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="a folder, which mirrors the input folders; or a file name for a single image",
+    )
+    factors = sorted(int(name[1:]) for name in BUNDLED)
+    parser.add_argument(
+        "--upscale",
+        type=int,
+        choices=factors,
+        default=factors[0],
+        help=f"the factor of the bundled model; default: {factors[0]}",
+    )
+    parser.add_argument("--model", help="an exported model, in place of a bundled one")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="default: auto, the first of cuda, openvino and cpu that works",
+    )
+    parser.add_argument(
+        "--tile",
+        type=_tile,
+        default="auto",
+        metavar="auto|N|off",
+        help="side of a tile in px of the input, without its overlap; default: auto, the whole "
+        "image if memory allows, else the largest tile that does",
+    )
+    parser.add_argument(
+        "--passes",
+        type=_passes,
+        default=2,
+        metavar="N|settle",
+        help="over the tiles: 1 gives each a statistic of its own (seams), 2 is exact to a "
+        "fraction of a grey level, settle goes on until nothing changes; default: 2",
+    )
+    parser.add_argument(
+        "--overlap", type=int, metavar="PX", help="of tiles; default: what --accuracy needs"
+    )
+    parser.add_argument(
+        "--accuracy",
+        type=float,
+        default=DEFAULT_ACCURACY,
+        metavar="LEVELS",
+        help="of settled tiles against the whole image, in grey levels of 255; "
+        f"default: {DEFAULT_ACCURACY}",
+    )
+    suffixes = sorted(EXTENSIONS)
+    parser.add_argument(
+        "--format",
+        choices=[suffix[1:] for suffix in suffixes],
+        help="of the results; default: that of each source",
+    )
+    parser.add_argument(
+        "--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100; default: 95"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="make results again")
+    parser.add_argument("--threads", type=int, default=0, help="default: the backend's choice")
+    parser.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=500.0,
+        help="refuse larger images, which may be decompression bombs; default: 500",
+    )
+    arguments = parser.parse_args(argv)
+    if not 1 <= arguments.quality <= 100:
+        parser.error(f"--quality is {arguments.quality}, expected 1 to 100")
+    if arguments.threads < 0:
+        parser.error(f"--threads is {arguments.threads}, expected 0 or more")
+    arguments.format = arguments.format and f".{arguments.format}"
+    return arguments

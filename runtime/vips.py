@@ -1,0 +1,39 @@
+"""The library pyvips: its set-up, and what its errors say."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+from adadm.runtime.errors import MissingDependencyError, require
+
+__all__ = ["MM_PER_INCH", "load_vips", "reason_of"]
+
+MM_PER_INCH = 25.4
+
+
+def reason_of(error: Exception) -> str:
+    """What vips or Pillow says, in one line."""
+    said = getattr(error, "detail", "") or getattr(error, "strerror", "") or str(error)
+    lines = dict.fromkeys(line.strip() for line in said.splitlines() if line.strip())
+    for line in lines:  # the rest only says where it happened, with temporary names
+        if line.startswith("system error: "):
+            return line.removeprefix("system error: ")
+    return "; ".join(lines)[:200] or type(error).__name__
+
+
+@cache
+def load_vips() -> Any:
+    """The module pyvips, set up.
+
+    Raises:
+        MissingDependencyError: it, or the library that it wraps, is not installed.
+    """
+    try:
+        vips = require("pyvips", "photos")
+    except OSError as error:  # pyvips without libvips
+        raise MissingDependencyError("pyvips_binary", "photos") from error
+    vips.cache_set_max(0)  # of operations, with their pixels
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
+    return vips
