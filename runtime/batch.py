@@ -149,7 +149,7 @@ def upscale_files(
             current: Future[None] | None = None
             reason = ""
             try:
-                if isinstance(photo, Exception):
+                if isinstance(photo, BaseException):
                     raise photo
                 current = _upscale_one(upscaler, job, photo, quality, progress, finishing)
             except (AdadmError, OSError) as error:
@@ -246,12 +246,12 @@ def _constant_rows(value: Any, factor: int, width: int, plan: Plan) -> Iterator[
 
 def _read_ahead(
     jobs: Sequence[Job], largest_megapixels: float
-) -> Iterator[tuple[Job, Photo | Exception]]:
+) -> Iterator[tuple[Job, Photo | BaseException]]:
     """Decode one file ahead, in a thread."""
-    photos: queue.Queue[Photo | Exception] = queue.Queue(1)
+    photos: queue.Queue[Photo | BaseException] = queue.Queue(1)
     stop = threading.Event()
 
-    def put(photo: Photo | Exception) -> None:
+    def put(photo: Photo | BaseException) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 photos.put(photo, timeout=0.1)
@@ -263,7 +263,7 @@ def _read_ahead(
                 return
             try:
                 put(open_photo(job.source, largest_megapixels))
-            except Exception as error:  # noqa: BLE001 - it is raised where the photo is used
+            except BaseException as error:  # noqa: BLE001 - it is raised where the photo is used
                 put(error)
 
     reader = threading.Thread(target=read, name="read ahead", daemon=True)

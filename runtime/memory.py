@@ -27,9 +27,18 @@ __all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models"]
 
 Size = tuple[int, int]
 
+# Of a container: the limit, what is used, and where that says how much of it is cache.
 _CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.stat",
+    ),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
 )
 
 
@@ -55,13 +64,28 @@ def memory_models(metadata: str) -> dict[str, MemoryModel]:
     return {backend: MemoryModel(*numbers) for backend, numbers in json.loads(metadata).items()}
 
 
-def free_bytes() -> int:
-    """Memory that a process can still take, of the machine and of the container that it is in."""
+def free_bytes(limit_bytes: int | None = None) -> int:
+    """Memory that this process can still take, of the machine and of the container that it is in.
+
+    Args:
+        limit_bytes: what it may take in all.
+    """
     free: int = psutil.virtual_memory().available
-    for limit, used in _CGROUPS:
+    if limit_bytes is not None:
+        free = min(free, limit_bytes - psutil.Process().memory_info().rss)
+    for limit, used, statistics in _CGROUPS:
         with suppress(OSError, ValueError):  # no such file, or no limit ("max")
-            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+            free = min(free, left + _cache_bytes(statistics))
     return max(free, 0)
+
+
+def _cache_bytes(statistics: str) -> int:
+    """Of files that were read, which the kernel drops when a process needs the memory."""
+    with suppress(OSError, ValueError):
+        entries = dict(line.split() for line in Path(statistics).read_text().splitlines())
+        return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
+    return 0
 
 
 def measure_memory(
@@ -81,8 +105,10 @@ def measure_memory(
     command += [f"{height}x{width}" for height, width in sizes]
     result = subprocess.run(command, input=source, capture_output=True, check=False)
     if result.returncode:
-        reason = result.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise SessionError(f"the memory on {backend} cannot be measured: {' '.join(reason)}")
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        # silent where the system kills it, for want of memory above all
+        reason = said[-1] if said else f"its process ended with {result.returncode}"
+        raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
     before, *peaks = json.loads(result.stdout)
     if len(sizes) == 1:
         return MemoryModel(_rounded_up(peaks[0] - before), 0)

@@ -13,8 +13,8 @@ all tiles, `M` for one over the mosaics, both from the std that is given to the 
     found = F(given)                    one pass over the image
     shared = found * M(shared) / M(given), solved by repetition
 
-The image is exact where `F(shared) = shared`; the mosaics only lead there, by 20 to 100 times the
-digits a pass (docs/tiling.md).
+The image is exact where `F(shared) = shared`; the mosaics only lead there, 20 to 100 times as
+fast (docs/tiling.md).
 """
 
 from __future__ import annotations

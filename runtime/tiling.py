@@ -160,8 +160,8 @@ def make_plan(
         side = -(-side // _STEP) * _STEP - _STEP
         window = (min(height, side + 2 * overlap), min(width, side + 2 * overlap))
         if largest.fits(window, min(height, side + overlap), width):
-            break
-    return _tiled(size, side, overlap, f"the largest tile that fits, {free}")
+            return _tiled(size, side, overlap, f"the largest tile that fits, {free}")
+    return _tiled(size, side, overlap, f"no tile is sure to fit, {free}")
 
 
 def _tiled(size: tuple[int, int], side: int, overlap: int, reason: str) -> Plan:

@@ -63,6 +63,7 @@ def main(argv: list[str]) -> None:
             arguments.overlap,
             arguments.accuracy,
             arguments.threads,
+            arguments.memory,
         ) as upscaler,
         _Bars(console, len(jobs)) as bars,
     ):
@@ -211,6 +212,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100; default: 95"
     )
     parser.add_argument("--overwrite", action="store_true", help="make results again")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GIB",
+        help="what the process may take in all, on a CPU; default: what is free",
+    )
     parser.add_argument("--threads", type=int, default=0, help="default: the backend's choice")
     parser.add_argument(
         "--max-megapixels",

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.backends import open_session
-from adadm.runtime.errors import ImageError, TilingError
+from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.memory import free_bytes
 from adadm.runtime.session import Session
@@ -39,6 +39,8 @@ from adadm.runtime.windows import Window
 __all__ = ["BUNDLED", "Upscaler", "beside"]
 
 _logger = logging.getLogger(__name__)
+
+_CPU_BACKENDS = ("cpu", "openvino")
 
 Progress = Callable[[int, int], object]
 
@@ -66,6 +68,7 @@ class Upscaler:
         overlap: px around each tile; by default what `accuracy` needs.
         accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
         threads: of the CPU; 0 leaves it to the backend.
+        memory_gib: what the process may take in all, on a CPU; by default what is free.
 
     Raises:
         SessionError: the model cannot be loaded.
@@ -81,10 +84,13 @@ class Upscaler:
         overlap: int | None = None,
         accuracy: float = DEFAULT_ACCURACY,
         threads: int = 0,
+        memory_gib: float | None = None,
     ) -> None:
         _check_options(tile, passes, overlap, accuracy)
         self.model = _path_of(model)
         self.tile, self.passes, self._threads = tile, passes, threads
+        self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
+        self._closed = self._tile_models_checked = False
         self._sessions: dict[str, Session] = {}
         self._sessions["whole"] = self._opened(self.model, backend)
         self.metadata = self._sessions["whole"].metadata
@@ -133,13 +139,13 @@ class Upscaler:
             TilingError: it must be tiled, and the model cannot be.
         """
         memory = memory_model(self.metadata, self.backend)
-        on_cpu = self.backend in ("cpu", "openvino")
         largest = None
-        if memory is not None and on_cpu:
+        if memory is not None and self.backend in _CPU_BACKENDS:
             itemsize = np.dtype(dtype).itemsize
-            largest = LargestTile(memory, free_bytes(), self.factor, itemsize)
+            free = free_bytes(self._memory_bytes)
+            largest = LargestTile(memory, free, self.factor, itemsize)
         plan = make_plan((height, width), self.tile, self.overlap, largest, self._fixed_size)
-        if not plan.is_whole and self.passes != 1:
+        if not (plan.is_whole or self.passes == 1 or self._tile_models_checked):
             self._check_tile_models(height, width)
         warning = "" if plan.is_whole else self._warning
         return Plan(plan.windows, plan.overlap, plan.reason, warning)
@@ -164,18 +170,18 @@ class Upscaler:
         plan = plan or self.plan(source.height, source.width, source.dtype)
         count = _Count(on_window, plan.count)
         if plan.is_whole or self.passes == 1:
-            run, std = self._session("whole"), None
+            form, std = "whole", None
         else:
             count.total += runs(plan, self.passes)
             std = self._shared_std(source, plan, count)
-            run = self._session("tile")
+            form = "tile"
             count.total = count.done + plan.count
         for row in plan.windows:
-            yield self._row(run, source, row, std, count)
+            yield self._row(form, source, row, std, count)
 
     def _row(
         self,
-        session: Session,
+        form: str,
         source: Source,
         windows: list[Window],
         std: npt.NDArray[np.float32] | None,
@@ -185,6 +191,7 @@ class Upscaler:
         first = windows[0][0]
         height = r * (first.inner_stop - first.inner_start)
         result = np.empty((height, r * source.width, 3), source.dtype)
+        session = self._session(form)  # not kept between rows: alpha may ask for another
         for rows, columns in windows:
             image = source.colour(
                 rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
@@ -216,8 +223,15 @@ class Upscaler:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
 
     def _session(self, form: str) -> Session:
+        """The model in a form; on a CPU alone, because a session keeps the memory of its runs."""
+        if self._closed:
+            raise SessionError("the upscaler is closed; make another")
+        if self.backend in _CPU_BACKENDS:
+            for other in self._sessions.keys() - {form}:
+                self._sessions.pop(other).close()
         if form not in self._sessions:
-            self._sessions[form] = self._opened(beside(self.model, form), self.backend)
+            path = self.model if form == "whole" else beside(self.model, form)
+            self._sessions[form] = self._opened(path, self.backend)
         return self._sessions[form]
 
     def _opened(self, path: Path, backend: str) -> Session:
@@ -238,9 +252,11 @@ class Upscaler:
                     f"{path} was exported from another checkpoint than {self.model}; export both "
                     "again, with --stats external"
                 )
+        self._tile_models_checked = True
 
     def close(self) -> None:
         """Free the models."""
+        self._closed = True
         for session in self._sessions.values():
             session.close()
         self._sessions.clear()

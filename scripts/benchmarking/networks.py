@@ -21,7 +21,7 @@ from adadm.export.models.blocks import Modulator
 from adadm.export.tracing import trace
 from benchmarking.peers import Files
 
-__all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare"]
+__all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare", "random_network"]
 
 _CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
 
@@ -71,7 +71,7 @@ def prepare(case: Case, folder: Path) -> Files:
     """Write the checkpoint, the naive export and ours."""
     files = Files(folder / "checkpoint.safetensors", folder / "naive.onnx", folder / "ours.onnx")
     if case.hyperparameters:
-        save_checkpoint(files.checkpoint, _random_network(case))
+        save_checkpoint(files.checkpoint, random_network(case))
     else:
         bundled = _CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
         files.checkpoint.write_bytes(bundled.read_bytes())
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
     return next(iter(str(first).splitlines()), type(first).__name__)
 
 
-def _random_network(case: Case) -> Network:
+def random_network(case: Case) -> Network:
     """Random weights, and normalizations that fold to something other than nothing."""
     torch.manual_seed(0)
     network = ARCHITECTURES[case.architecture](upscale=case.upscale, **case.hyperparameters)

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Measure tiles against the whole image; write docs/tiling_figures.md and its picture.
+
+On scikit-image's photographs, with the bundled models and a network of the published size, all as
+16 bit images, so that differences far below a grey level show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import LogNorm
+from rich.console import Console
+
+from adadm.export import to_onnx
+from adadm.export.checkpoint import save_checkpoint
+from adadm.export.photographs import photographs
+from adadm.runtime.cli import run
+from adadm.runtime.files import written_whole
+from adadm.runtime.shared_statistics import Passes
+from adadm.runtime.tiling import Tile
+from adadm.runtime.upscaler import Upscaler
+from benchmarking.networks import CASES, random_network
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "tiling_figures.json"
+PAGE = ROOT / "docs" / "tiling_figures.md"
+PICTURE = ROOT / "docs" / "images" / "tiling_seams.webp"
+
+TILE_PX = 128
+LEVELS = 257  # of 16 bits in one of 8
+PICTURED, BLOCK_PX = "rocket", 8
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+Levels = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to run tiles."""
+
+    name: str
+    passes: Any
+    overlap: int | None = None
+
+
+METHODS = (
+    Method("tile and pad by 10 px, as other tools do", 1, 10),
+    Method("1 pass, default overlap", 1),
+    Method("**2 passes (default)**", 2),
+    Method("settled", "settle"),
+)
+PUBLISHED = "EDSR 32 x 256, x4 (published size, random weights)"
+
+
+def main(argv: list[str]) -> None:
+    """Measure, then write page and picture."""
+    arguments = _parse(argv)
+    console = Console(stderr=True)
+    results: dict[str, list[dict[str, Any]]] = {}
+    if arguments.draw:
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    else:
+        photos = {n: p.astype(np.uint16) * LEVELS for n, p in photographs(PHOTOGRAPHS).items()}
+        for upscale in (2, 4):
+            name = f"EDSR 8 x 48, x{upscale} (bundled)"
+            results[name] = _measured(f"x{upscale}", photos, console)
+        if not arguments.small:
+            side = arguments.published_px
+            crop = photos["coffee"][:side, :side]
+            with _published_model(console) as model:
+                results[PUBLISHED] = _measured(model, {f"coffee {side}x{side}": crop}, console)
+        with written_whole(RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    with written_whole(PICTURE) as partial:
+        _picture(partial)
+    with written_whole(PAGE) as partial:
+        partial.write_text(_page(results), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def _measured(
+    model: str | Path, photos: dict[str, npt.NDArray[np.uint16]], console: Console
+) -> list[dict[str, Any]]:
+    rows = []
+    with Upscaler(model, tile="off") as upscaler:
+        started = time.perf_counter()
+        whole = {name: upscaler.upscale(photo) for name, photo in photos.items()}
+        whole_s = time.perf_counter() - started
+        upscale = upscaler.factor
+    for method in METHODS:
+        console.print(f"measuring {model}: {method.name}")
+        with Upscaler(model, tile=TILE_PX, passes=method.passes, overlap=method.overlap) as tiled:
+            started = time.perf_counter()
+            found = {name: tiled.upscale(photo) for name, photo in photos.items()}
+            seconds = time.perf_counter() - started
+            errors = {
+                name: (found[name].astype(np.float64) - whole[name]) / LEVELS for name in photos
+            }
+            seams = [
+                _steps(errors[name], tiled.plan(*photos[name].shape[:2]), upscale)
+                for name in photos
+            ]
+            rows.append(
+                {
+                    "method": method.name,
+                    "overlap": tiled.overlap,
+                    "largest": {n: float(np.abs(e).max()) for n, e in errors.items()},
+                    "seam": float(np.sqrt(np.mean([seam**2 for seam, _ in seams]))),
+                    "elsewhere": float(np.sqrt(np.mean([step**2 for _, step in seams]))),
+                    "times_whole": seconds / whole_s,
+                }
+            )
+    return rows
+
+
+def _steps(error: Levels, plan: Any, upscale: int) -> tuple[float, float]:
+    """Root mean square step of the error from pixel to pixel, across seams and elsewhere.
+
+    A seam is a step of the error that the image does not have.
+    """
+    across, inside = [], []
+    cuts = (
+        [row[0][0].inner_start * upscale for row in plan.windows[1:]],
+        [column.inner_start * upscale for _, column in plan.windows[0][1:]],
+    )
+    for axis, lines in enumerate(cuts):
+        steps = np.diff(error, axis=axis) ** 2
+        is_seam = np.zeros(steps.shape[axis], bool)
+        is_seam[[line - 1 for line in lines]] = True
+        across.append(np.compress(is_seam, steps, axis=axis).ravel())
+        inside.append(np.compress(~is_seam, steps, axis=axis).ravel())
+    return (
+        float(np.sqrt(np.concatenate(across).mean())),
+        float(np.sqrt(np.concatenate(inside).mean())),
+    )
+
+
+@contextmanager
+def _published_model(console: Console) -> Iterator[Path]:
+    """A network of the published size, exported with its models for tiles."""
+    console.print(f"exporting {PUBLISHED}")
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, model = Path(folder) / "published.safetensors", Path(folder) / "published.onnx"
+        save_checkpoint(checkpoint, random_network(CASES["published_x4"]))
+        to_onnx.main([str(checkpoint), "-o", str(model), "--stats", "external"])
+        yield model
+
+
+def _picture(path: Path) -> None:
+    """A photograph in tiles, and how far each way is from the whole, on a logarithmic scale."""
+    photo = photographs((PICTURED,))[PICTURED].astype(np.uint16) * LEVELS
+    ways: tuple[tuple[str, Tile, Passes], ...] = (
+        ("whole image", "off", 2),
+        (f"tiles of {TILE_PX} px, 1 pass", TILE_PX, 1),
+        (f"tiles of {TILE_PX} px, 2 passes", TILE_PX, 2),
+    )
+    results = {}
+    for title, tile, passes in ways:
+        with Upscaler("x2", tile=tile, passes=passes) as upscaler:
+            results[title] = upscaler.upscale(photo)
+    whole = results.pop(ways[0][0])
+    figure, axes = plt.subplots(1, 3, figsize=(14, 3.4), layout="constrained")
+    axes[0].imshow(whole >> 8)
+    axes[0].set_title(ways[0][0])
+    for axis, (title, image) in zip(axes[1:], results.items(), strict=True):
+        error = np.abs(image.astype(np.float64) - whole).mean(axis=2) / LEVELS
+        height, width = (side - side % BLOCK_PX for side in error.shape)
+        blocks = error[:height, :width].reshape(height // BLOCK_PX, BLOCK_PX, -1, BLOCK_PX)
+        shown = axis.imshow(  # no logarithm of 0, which would be left white
+            blocks.mean(axis=(1, 3)).clip(3e-3), cmap="magma", norm=LogNorm(3e-3, 3)
+        )
+        axis.set_title(f"difference: {title}")
+    for axis in axes:
+        axis.set_axis_off()
+    figure.colorbar(shown, ax=axes, label="grey levels of 255")
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def _page(results: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [
+        "# Tiles against the whole image, measured",
+        "",
+        "Written by `scripts/study_tiles.py`; every figure comes from `docs/tiling_figures.json`.",
+        f"Tiles of {TILE_PX} px, net of the overlap, on 16 bit images; differences in grey levels",
+        "of 255. *Seam* is the root mean square step of the error across the cuts, *elsewhere* the",
+        "same between all other pixels: equal figures mean that there is no seam. *Times* is the",
+        "time in that of the whole image, the mosaics and the second pass included.",
+        "",
+    ]
+    for name, rows in results.items():
+        photos = list(rows[0]["largest"])
+        head = ["", "overlap, px", *(f"largest, {p}" for p in photos), "seam", "elsewhere", "times"]
+        lines += [f"## {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+        for row in rows:
+            cells = [
+                row["method"],
+                str(row["overlap"]),
+                *(f"{row['largest'][p]:.3g}" for p in photos),
+                f"{row['seam']:.2g}",
+                f"{row['elsewhere']:.2g}",
+                f"{row['times_whole']:.2f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    lines += [
+        "## The seams that one pass leaves",
+        "",
+        "With one pass each tile has factors of its own, and so an error of its own, with an edge.",
+        "",
+        "![Whole image, tiles with one pass, with two; differences](images/tiling_seams.webp)",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="study_tiles.py", description=__doc__)
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing, write page and picture"
+    )
+    parser.add_argument("--small", action="store_true", help="without the published size")
+    parser.add_argument(
+        "--published-px", type=int, default=288, help="side of its photograph; default: 288"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("study_tiles.py", main, sys.argv[1:]))
