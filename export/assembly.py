@@ -104,9 +104,9 @@ def assemble(model: ir.Model, checkpoint: Checkpoint, options: Options) -> Assem
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
+    reach = receptive_field(model)
     tail = collapse_tail(model) if options.tail == "collapsed" else None
     metadata = _metadata(checkpoint, options, decisions, tail)
-    reach = receptive_field(model)
     metadata["adadm.receptive_field"] = "image" if reach is None else str(reach)
 
     def finished(form: ir.Model, stats: str) -> onnx.ModelProto:

@@ -15,13 +15,14 @@ __all__ = ["receptive_field"]
 
 _POINTWISE = frozenset(
     {
-        "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Concat", "Div", "Elu", "Erf", "Exp",
-        "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish",
-        "Mul", "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Slice", "Softplus", "Split", "Sqrt",
-        "Sub", "Tanh", "Where",
+        "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu",
+        "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul",
+        "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Where",
     }
 )  # fmt: skip
-"""What looks at one pixel, or, in collapsed tails, moves whole strips and so looks no further."""
+"""What looks at one pixel; so do Concat, Slice and Split of channels."""
+
+_CHANNELS, _RANK = 1, 4
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,12 @@ def receptive_field(model: ir.Model) -> int | None:
     """The distance in pixels of `lr` beyond which no input pixel changes an output pixel.
 
     The statistics of the modulators, which reach over the whole image, are left out: tiles share
-    them. Nothing else may be left out: attention, pooling over the image, group normalization and
-    operators that this function does not know have no bound.
+    them. Nothing else may be left out: attention, pooling over the image, group normalization,
+    strips that move (a flip, a collapsed tail) and operators that this function does not know have
+    no bound.
+
+    Args:
+        model: with its tail as it was traced.
 
     Returns:
         The radius, rounded up; None where there is no bound.
@@ -64,7 +69,7 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
     if node.domain:
         if node.domain == DOMAIN and node.op_type in SIGNATURES:
             return reach
-    elif node.op_type in _POINTWISE:
+    elif node.op_type in _POINTWISE or _is_of_channels(node):
         return reach
     elif node.op_type == "Conv":
         weight = node.inputs[1]
@@ -72,10 +77,15 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
         sides = [int(side) for side in weight.shape.numpy()[2:]]
         dilations = attributes.get_ints("dilations", [1] * len(sides))
         strides = attributes.get_ints("strides", [1] * len(sides))
-        reached = max(d * (side - 1) for d, side in zip(dilations, sides, strict=True))
-        before = attributes.get_ints("pads", [0] * 2 * len(sides))
+        before = attributes.get_ints("pads", [0] * len(sides))
         # A pixel looks to one side by its padding there, to the other by the rest of the kernel.
-        furthest = max(*before, *(reached - pad for pad in before))
+        # With a stride it stands for several pixels, the last of which are further from the first.
+        furthest = max(
+            max(pad + stride - 1, dilation * (side - 1) - pad)
+            for side, dilation, stride, pad in zip(
+                sides, dilations, strides, before[: len(sides)], strict=True
+            )
+        )
         return _Reach(reach.px + furthest / reach.density, reach.density / max(strides))
     elif node.op_type == "DepthToSpace":
         return _Reach(reach.px, reach.density * attributes["blocksize"].as_int())
@@ -85,6 +95,16 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
     elif node.op_type == "Resize" and attributes.get_string("mode", "nearest") == "nearest":
         scales = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
         if scales is not None and scales.size == 4:
-            factor = Fraction(float(scales[2]))
+            factor = Fraction(float(min(scales[2:])))
             return _Reach(reach.px + 1 / reach.density, reach.density * factor)
     raise _Unbounded(node.op_type)
+
+
+def _is_of_channels(node: ir.Node) -> bool:
+    """Whether a node joins, cuts or picks channels, and no rows or columns."""
+    if node.op_type in ("Concat", "Split"):
+        return node.attributes.get_int("axis", 0) % _RANK == _CHANNELS
+    if node.op_type != "Slice" or len(node.inputs) < 4:
+        return False
+    axes = constant_of(node.inputs[3])
+    return axes is not None and all(axis % _RANK == _CHANNELS for axis in axes)

@@ -7,6 +7,7 @@ because what the process did before would hide in its peak.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -109,12 +110,12 @@ def measure_memory(
         # silent where the system kills it, for want of memory above all
         reason = said[-1] if said else f"its process ended with {result.returncode}"
         raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
-    before, *peaks = json.loads(result.stdout)
+    before, loading, *running = json.loads(result.stdout)
     if len(sizes) == 1:
-        return MemoryModel(_rounded_up(peaks[0] - before), 0)
+        return MemoryModel(_rounded_up(max(loading, *running) - before), 0)
     pixels = [height * width for height, width in sizes]
-    slope, fixed = np.polyfit(pixels, np.array(peaks) - before, 1)
-    return MemoryModel(_rounded_up(fixed), _rounded_up(slope))
+    slope, fixed = np.polyfit(pixels, np.array(running) - before, 1)
+    return MemoryModel(_rounded_up(max(fixed, loading - before)), _rounded_up(slope))
 
 
 def _rounded_up(number: float) -> int:
@@ -125,7 +126,7 @@ def _rounded_up(number: float) -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the bytes before loading, and the peak after each size, as a JSON list."""
+    """Print the bytes before loading, the peak of loading, and that of each size, as JSON."""
     from adadm.runtime.backends import open_session
 
     path, backend, *sizes = arguments
@@ -133,6 +134,8 @@ def main(arguments: list[str]) -> None:
     results = [psutil.Process().memory_info().rss]
     with open_session(model, backend) as session:
         (lr,) = session.inputs
+        results.append(_peak_rss())
+        _forget_loading()
         for size in sizes:
             height, width = map(int, size.split("x"))
             batch = lr.shape[0] if isinstance(lr.shape[0], int) else 1
@@ -141,8 +144,15 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(results))
 
 
+def _forget_loading() -> None:
+    """Give back what a backend took while it compiled: an inference could hide in that (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def _peak_rss() -> int:
-    """Of this process since it began; getrusage would count what its parent had before."""
+    """Of this process so far; getrusage would count what its parent had before."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -22,6 +22,7 @@ DEFAULT_ACCURACY = 0.01
 _SAFETY = 4  # other photographs than those that export measured
 _FALLBACK_OVERLAP = 32
 _STEP = 32
+_SURELY_FITS_PX, _TILE_WHERE_UNKNOWN_PX = 1_000_000, 512
 _SHARE_OF_FREE = 0.8
 _ROWS_AT_ONCE = 3  # one being filled, one waiting, one being encoded
 
@@ -151,7 +152,10 @@ def make_plan(
     if tile != "auto":
         return _tiled(size, tile, overlap, f"tiles of {tile} px were asked for")
     if largest is None:
-        return _tiled(size, 512, overlap, "the model does not say how much memory it takes")
+        unknown = "how much memory it takes is unknown"
+        if height * width <= _SURELY_FITS_PX:
+            return Plan(grid(height, width, size, 0), 0, f"it is small, and {unknown}")
+        return _tiled(size, _TILE_WHERE_UNKNOWN_PX, overlap, unknown)
     free = f"{largest.free_bytes / 2**30:.1f} GiB are free"
     if largest.fits(size, height, width):
         return Plan(grid(height, width, size, 0), 0, f"it fits, {free}")

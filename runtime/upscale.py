@@ -98,6 +98,7 @@ class _Bars(batch.Progress):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._console = console
         self._images = self._bars.add_task("images", total=images)
@@ -228,6 +229,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.quality <= 100:
         parser.error(f"--quality is {arguments.quality}, expected 1 to 100")
+    if not arguments.max_megapixels > 0:
+        parser.error(f"--max-megapixels is {arguments.max_megapixels}, expected a number above 0")
     if arguments.threads < 0:
         parser.error(f"--threads is {arguments.threads}, expected 0 or more")
     arguments.format = arguments.format and f".{arguments.format}"

@@ -8,7 +8,7 @@ with Upscaler("x4") as upscaler:
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,8 +37,6 @@ from adadm.runtime.tiling import (
 from adadm.runtime.windows import Window
 
 __all__ = ["BUNDLED", "Upscaler", "beside"]
-
-_logger = logging.getLogger(__name__)
 
 _CPU_BACKENDS = ("cpu", "openvino")
 
@@ -86,7 +84,7 @@ class Upscaler:
         threads: int = 0,
         memory_gib: float | None = None,
     ) -> None:
-        _check_options(tile, passes, overlap, accuracy)
+        _check_options(tile, passes, overlap, accuracy, memory_gib)
         self.model = _path_of(model)
         self.tile, self.passes, self._threads = tile, passes, threads
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
@@ -210,6 +208,8 @@ class Upscaler:
                 into[:] = sr[0, top : top + height, left : left + width]
             else:
                 share = sr[:, :, top : top + height, left : left + width]
+                if np.isnan(share.min()):
+                    raise SessionError("the network diverges on this image, to no number at all")
                 into[:] = image_from_batch(share, self._rgb_range, source.dtype)
             count.one_more()
         return result
@@ -290,7 +290,12 @@ def _path_of(model: str | os.PathLike[str]) -> Path:
     name = os.fspath(model)
     if name in BUNDLED:
         return Path(__file__).parent / "models" / BUNDLED[name]
-    return Path(name)
+    path = Path(name)
+    if not path.is_file():
+        raise SessionError(
+            f"{path}: no such model; expected {', '.join(BUNDLED)} or the path of an exported one"
+        )
+    return path
 
 
 def _fixed_size(shape: tuple[int | str | None, ...]) -> tuple[int, int] | None:
@@ -298,7 +303,9 @@ def _fixed_size(shape: tuple[int | str | None, ...]) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _check_options(tile: Tile, passes: Passes, overlap: int | None, accuracy: float) -> None:
+def _check_options(
+    tile: Tile, passes: Passes, overlap: int | None, accuracy: float, memory_gib: float | None
+) -> None:
     if tile not in ("auto", "off") and not (isinstance(tile, int) and tile >= 1):
         raise TilingError(f"tile is {tile!r}, expected auto, off, or a number of pixels from 1 on")
     if passes != "settle" and not (isinstance(passes, int) and passes >= 1):
@@ -307,3 +314,5 @@ def _check_options(tile: Tile, passes: Passes, overlap: int | None, accuracy: fl
         raise TilingError(f"overlap is {overlap}, expected 0 or more")
     if not accuracy > 0:
         raise TilingError(f"accuracy is {accuracy}, expected a number of grey levels above 0")
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        raise TilingError(f"memory is {memory_gib}, expected a number of GiB above 0")

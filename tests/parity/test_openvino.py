@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
-from _support.exports import exported
+from _support.exports import exported, exported_tiles
 from _support.networks import random_network
 from _support.parity import assert_parity, photograph_like
 from adadm.export import Options
@@ -74,6 +77,50 @@ def test_images() -> None:
     assert found.shape == (2, 18, 24, 3)
     assert np.abs(found - expected).max() <= 1  # either side of a half
     assert (found != expected).mean() < 0.01
+
+
+@pytest.mark.parametrize("fold", ["exact", "off"])  # shifted trunks, and plain ones
+@pytest.mark.parametrize("opset", [17, 19])
+def test_tiles(opset: int, fold: Literal["exact", "off"]) -> None:
+    """Every operator of theirs, against its body in ONNX Runtime."""
+    _, _, tiles = exported_tiles("edsr", 2, Options(opset=opset, fold=fold))
+    used = {name for model in (tiles.tile, tiles.moments) for name in functions_of(model)}
+    shifted = "Shifted" * (fold == "exact")
+    assert used == {
+        f"AdaDMModulate{shifted}External",
+        f"AdaDMMoments{shifted}",
+        "AdaDMStandardDeviation",
+    }
+    lr = photograph_like((2, 19, 14))
+    lr[1] *= np.float32(0.3)
+    rows, columns = np.zeros((2, 1, 19, 1), np.float32), np.zeros((2, 1, 1, 14), np.float32)
+    rows[0, :, 3:], rows[1, :, :15], columns[..., 2:11] = 1, 1, 1
+    known = np.array([[0, 0, 0], [30, -1, 0]], np.float32).reshape(2, 3, 1, 1)
+    given = np.array([[20, 0, 50], [3, 90, 7]], np.float32).reshape(2, 3, 1, 1)
+    outputs = []
+    for backend in ("openvino", "cpu"):
+        with open_session(tiles.moments.SerializeToString(), backend) as session:
+            feed = {"lr": lr, "std": known, "rows_inside": rows, "columns_inside": columns}
+            moments = session.run(feed)["moments"]
+            nothing = session.run({**feed, "rows_inside": 0 * rows})["moments"]
+        with open_session(tiles.tile.SerializeToString(), backend) as session:
+            sr = session.run({"lr": lr, "std": given})["sr"]
+        outputs.append((moments, nothing, sr))
+    for found, expected in zip(*outputs, strict=True):
+        assert found.shape == expected.shape
+        assert np.isfinite(found).all()
+    found, expected = outputs
+    np.testing.assert_array_equal(found[0][..., 0], expected[0][..., 0])
+    np.testing.assert_allclose(found[0][..., 2], expected[0][..., 2], rtol=6e-5)
+    # Means lie near 0: the tolerance is a share of the std.
+    largest = np.sqrt(expected[0][..., 2] / expected[0][..., 0]).max()
+    np.testing.assert_allclose(found[0][..., 1], expected[0][..., 1], atol=3e-5 * largest)
+    np.testing.assert_array_equal(found[1][..., [0, 2]], np.zeros((2, 3, 2)))
+    assert_parity(found[2], expected[2], "float32")
+
+
+def functions_of(model: onnx.ModelProto) -> set[str]:
+    return {function.name for function in model.functions}
 
 
 def test_the_limits_are_those_of_the_bodies() -> None:

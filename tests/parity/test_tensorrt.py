@@ -11,9 +11,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from _support.exports import exported
+from _support.exports import exported, exported_tiles
+from _support.profiles import tile_profile
 from _support.tails import random_tail, tail_graph
 from adadm.export import Options, collapse_tail
+from adadm.export.assembly import bake_image_io
 from adadm.export.models.blocks import linear_tail
 from adadm.runtime.errors import EngineError
 from adadm.runtime.tensorrt_api import Profile, build_engine, parse
@@ -43,8 +45,11 @@ def test_builds(
 
 @pytest.mark.parametrize("upscale", [2, 4])
 def test_builds_the_bundled_models(upscale: int) -> None:
-    model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
-    assert len(build_engine(model, [DYNAMIC], "rtx", ["SM89"]).plan) > 1e6
+    for form in ("", ".tile", ".moments"):
+        name = f"edsr_adadm_x{upscale}{form}.onnx"
+        model = (resources.files("adadm.runtime.models") / name).read_bytes()
+        profile = tile_profile(onnx.load_from_string(model)) if form else DYNAMIC
+        assert len(build_engine(model, [profile], "rtx", ["SM89"]).plan) > 1e6
 
 
 @pytest.mark.parametrize("upscale", [3, 4])
@@ -61,6 +66,33 @@ def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
     nodes = [node.op_type for node in model.graph.node]
     assert (nodes[0], nodes[-1]) == ("Cast", "Cast")
     assert build_engine(model.SerializeToString(), [], "rtx", ["SM89"]).plan
+
+
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+@pytest.mark.parametrize("opset", [17, 19])
+@pytest.mark.parametrize("modulator", ["function", "inline"])
+def test_builds_the_models_for_tiles(
+    modulator: Literal["function", "inline"], opset: int, io: Literal["float32", "uint8"]
+) -> None:
+    options = Options(modulator=modulator, opset=opset, io=io)
+    network, _, tiles = exported_tiles("edsr", 2, options)
+    read = {"tile": {"lr", "std"}, "moments": {"lr", "std", "rows_inside", "columns_inside"}}
+    for form, inputs in read.items():
+        model = getattr(tiles, form)
+        if io == "uint8":
+            model = bake_image_io(model, network, options)
+        profile = tile_profile(model)
+        assert profile.keys() == inputs
+        engine = build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"])
+        weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+        assert len(engine.plan) > weights / 2
+
+
+@pytest.mark.parametrize("fold", ["exact", "off"])
+def test_builds_the_models_for_tiles_of_one_size(fold: Literal["exact", "off"]) -> None:
+    _, _, tiles = exported_tiles("edsr", 2, Options(static=(1, 40, 56), fold=fold))
+    for model in (tiles.tile, tiles.moments):
+        assert build_engine(model.SerializeToString(), [], "rtx", ["SM89"]).plan
 
 
 def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:

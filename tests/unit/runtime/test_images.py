@@ -113,6 +113,27 @@ def test_batches_keep_every_grey_level(rgb_range: float) -> None:
     np.testing.assert_array_equal(image_from_batch(batch, rgb_range), image)
 
 
+@pytest.mark.parametrize("rgb_range", [1.0, 255.0])
+def test_batches_keep_every_level_of_16_bits(rgb_range: float) -> None:
+    image = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(3, axis=2)
+    image[..., 1] = image[::-1, :, 1]
+    batch = batch_from_image(image, rgb_range)
+    assert batch.dtype == np.float32 and batch.max() == pytest.approx(rgb_range)
+    # a grey level of 8 bits is 257 of 16
+    np.testing.assert_allclose(batch[0, 0].ravel()[::257], np.arange(256) * rgb_range / 255, 1e-6)
+    np.testing.assert_array_equal(image_from_batch(batch, rgb_range, np.uint16), image)
+    np.testing.assert_array_equal(
+        image_from_batch(batch, rgb_range)[..., 0].ravel(), np.rint(np.arange(65536) / 257)
+    )
+
+
+def test_values_outside_the_range_of_16_bits_are_clipped() -> None:
+    batch = np.array([-3.0, 0.4 / 257, 0.6 / 257, 254.0, 255.0, 300.0], np.float32)
+    image = image_from_batch(np.tile(batch, (1, 3, 2, 1)), 255.0, np.uint16)
+    assert image.dtype == np.uint16
+    assert image[0, :, 0].tolist() == [0, 0, 1, 254 * 257, 65535, 65535]
+
+
 def test_values_outside_the_range_are_clipped_and_halves_rounded() -> None:
     batch = np.array([-3.0, 0.4, 0.6, 254.4, 254.6, 300.0], np.float32)
     image = image_from_batch(np.tile(batch, (1, 3, 2, 1)), 255.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from adadm.runtime.backends import AUTO_ORDER, BACKENDS, Model, open_session
 from adadm.runtime.errors import MissingDependencyError, SessionError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.session import Session
+from adadm.runtime.session import Array, Session, TensorSpec
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -95,6 +96,44 @@ def test_auto_follows_its_order(
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SessionError, match="no backend 'gpu'; known: auto, cpu, openvino, cuda"):
         open_session(MODEL, "gpu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_a_session_knows_its_backend_also_behind_auto(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(backend if backend == "openvino" else "onnxruntime")
+    monkeypatch.setattr("adadm.runtime.backends.AUTO_ORDER", (backend,))
+    for name in (backend, "auto"):
+        with open_session(MODEL, name) as opened:
+            assert opened.backend == backend
+
+
+class Small(Session):
+    """Of a network that needs 6 px."""
+
+    def __init__(self, shape: tuple[int | str, ...], dtype: type[np.generic], io: str) -> None:
+        self.inputs = [TensorSpec("lr", shape, np.dtype(dtype))]
+        self.outputs = []
+        self.metadata = {"adadm.smallest_area": "6", "adadm.io": io}
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return {}
+
+    def _release(self) -> None: ...
+
+
+def test_an_image_below_the_smallest_is_refused_in_either_layout() -> None:
+    planes = Small((1, 3, "H", "W"), np.float32, "float32")
+    image = Small((1, "H", "W", 3), np.uint8, "uint8")
+    for height, width in ((2, 3), (6, 1)):
+        planes.run({"lr": np.zeros((1, 3, height, width), np.float32)})
+        image.run({"lr": np.zeros((1, height, width, 3), np.uint8)})
+    message = "lr has 1x5 px, the network needs at least 6 in all"
+    with pytest.raises(SessionError, match=message):
+        planes.run({"lr": np.zeros((1, 3, 1, 5), np.float32)})
+    with pytest.raises(SessionError, match=message):
+        image.run({"lr": np.zeros((1, 1, 5, 3), np.uint8)})
 
 
 @pytest.mark.parametrize(

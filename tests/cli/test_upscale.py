@@ -1,0 +1,567 @@
+"""`adadm upscale` as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import pyvips
+from PIL import Image
+
+from _support.exports import exported, exported_tiles
+from adadm.export import Options
+from adadm.runtime import Upscaler, upscale
+from adadm.runtime.cli import run
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = Path(sys.executable).with_name("adadm")
+
+Array = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def keep_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def adadm(*arguments: str | Path, backend: str = "cpu") -> int:
+    options = [str(argument) for argument in arguments]
+    return run("adadm upscale", upscale.main, [*options, "--backend", backend])
+
+
+def picture(height: int = 30, width: int = 42, channels: int = 3, seed: int = 0) -> Array:
+    """Smooth with an edge, as the networks know it; no row or column like another."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (5, 6, channels), np.uint8)
+    smooth = Image.fromarray(coarse.squeeze()).resize((width, height), Image.Resampling.BICUBIC)
+    image = np.array(smooth).reshape(height, width, channels)
+    image[height // 2 :, width // 3 : width // 2] //= 3
+    return image.squeeze(2) if channels == 1 else image
+
+
+def save(path: Path, image: Array, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, **options)  # type: ignore[arg-type]
+    return path
+
+
+def pixels(path: Path, mode: str | None = None) -> npt.NDArray[np.int64]:
+    with Image.open(path) as opened:
+        assert mode in (None, opened.mode)
+        return np.asarray(opened).astype(np.int64)
+
+
+def wide_pixels(path: Path) -> npt.NDArray[np.int64]:
+    """With 16 bits a channel, of which Pillow has grey alone."""
+    image = pyvips.Image.new_from_file(str(path))
+    assert image.format == "ushort"
+    array: npt.NDArray[np.int64] = image.numpy().reshape(image.height, image.width, image.bands)
+    return array.astype(np.int64)
+
+
+@cache
+def opened(model: str) -> Upscaler:
+    return Upscaler(model, "cpu", "off")
+
+
+def expected(image: Array, model: str = "x2") -> npt.NDArray[np.int64]:
+    return opened(model).upscale(image).astype(np.int64)
+
+
+def files(folder: Path) -> list[str]:
+    """All of them, hidden ones too."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_folders_are_mirrored_with_any_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "my photos"
+    names = ["a b.png", "ünï/cödé 写真 [1].png", "ünï/deep er/-o.bmp", "100%.tif"]
+    for seed, name in enumerate(names):
+        save(source / name, picture(seed=seed))
+    (source / "notes.txt").write_text("")
+    assert adadm(source, "-o", tmp_path / "out put") == 0
+    assert files(tmp_path / "out put") == sorted(names)
+    for seed, name in enumerate(names):
+        np.testing.assert_array_equal(
+            pixels(tmp_path / "out put" / name), expected(picture(seed=seed))
+        )
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out put'}: 4 done, 0 skipped, 0 failed\n"
+    assert captured.err == ""
+
+
+def test_one_file_to_a_file_name_by_x4(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture())
+    target = tmp_path / "new" / "large.tif"
+    assert adadm(tmp_path / "a.png", "-o", target, "--upscale", "4") == 0
+    assert files(tmp_path) == ["a.png", "new/large.tif"]
+    np.testing.assert_array_equal(pixels(target), expected(picture(), "x4"))
+
+
+def test_auto_and_the_default_factor(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture())
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "out", backend="auto") == 0
+    assert np.abs(pixels(tmp_path / "out" / "a.png") - expected(picture())).max() <= 1
+
+
+def test_the_format_of_all_results(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a.png", picture())
+    save(tmp_path / "in" / "sub" / "b.jpeg", picture(seed=1), quality=95)
+    assert adadm(tmp_path / "in", "-o", tmp_path / "out", "--format", "webp") == 0
+    assert files(tmp_path / "out") == ["a.webp", "sub/b.webp"]
+    assert np.abs(pixels(tmp_path / "out" / "a.webp", "RGB") - expected(picture())).mean() < 3
+
+
+def test_what_is_done_is_skipped_unless_it_is_to_be_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(2):
+        save(tmp_path / "in" / f"{seed}.png", picture(seed=seed))
+    arguments = (tmp_path / "in", "-o", tmp_path / "out")
+    assert adadm(*arguments) == 0
+    (tmp_path / "out" / "1.png").write_text("mine")
+    (tmp_path / "out" / "0.png").unlink()
+    capsys.readouterr()
+    assert adadm(*arguments) == 0
+    assert "1 done, 1 skipped (they were there; --overwrite makes them again), 0 failed" in (
+        capsys.readouterr().out
+    )
+    assert (tmp_path / "out" / "1.png").read_text() == "mine"
+    assert adadm(*arguments, "--overwrite") == 0
+    assert "2 done, 0 skipped, 0 failed" in capsys.readouterr().out
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "1.png"), expected(picture(seed=1)))
+
+
+def test_results_inside_the_input_are_not_read_again(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture())
+    for _ in range(2):
+        assert adadm(tmp_path, "-o", tmp_path / "out") == 0
+        assert files(tmp_path) == ["a.png", "out/a.png"]
+
+
+def bomb(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\x04IDAT" + bytes(8)
+
+
+def test_bad_files_do_not_stop_the_rest_and_are_named_with_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    save(source / "a good.png", picture())
+    save(source / "z good.jpg", picture(seed=1), quality=95)
+    save(source / "cut.jpg", np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8))
+    (source / "cut.jpg").write_bytes((source / "cut.jpg").read_bytes()[:3000])
+    (source / "bomb.png").write_bytes(bomb(60_000, 60_000))
+    (source / "text.jpg").write_text("no image")
+    (source / "empty.png").touch()
+    Image.fromarray(np.zeros((4, 5), np.float32)).save(source / "floats.tif")
+    assert adadm(source, tmp_path / "missing.png", "-o", tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    assert files(tmp_path / "out") == ["a good.png", "z good.jpg"]
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "a good.png"), expected(picture()))
+    assert captured.out == f"{tmp_path / 'out'}: 2 done, 0 skipped, 6 failed\n"
+    assert "Traceback" not in captured.err
+    summary = captured.err.partition("adadm upscale: 6 of 8 images failed:\n")[2].splitlines()
+    reasons = {
+        "bomb.png": "60000x60000 are 3600 megapixels, and 500 are allowed; if the file is to be "
+        "trusted, allow more with --max-megapixels",
+        "cut.jpg": "not a readable image",
+        "empty.png": "not a PNG, JPEG, WebP, TIFF or BMP image",
+        "floats.tif": "1 channels of float",
+        "text.jpg": "not a PNG, JPEG, WebP, TIFF or BMP image",
+        "missing.png": "no such file",
+    }
+    assert len(summary) == len(reasons)
+    for line, (name, reason) in zip(summary, reasons.items(), strict=True):
+        folder = tmp_path if name == "missing.png" else source
+        assert line.startswith(f"  {folder / name}: {reason}")
+
+
+def test_what_cannot_be_begun_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "in" / "a.png", picture())
+    save(tmp_path / "in" / "a.jpg", picture())
+    save(tmp_path / "also" / "a.png", picture())
+    (tmp_path / "empty").mkdir()
+    source, out = tmp_path / "in", tmp_path / "out"
+    no_model = tmp_path / "net.onnx"
+    for arguments, message in (
+        ((tmp_path / "empty", "-o", out), f"{tmp_path / 'empty'}: no image in it (.bmp, "),
+        ((source, "-o", source), f"{source / 'a.jpg'} would replace a source; choose another -o"),
+        ((source / "a.png", "-o", source / "a.png"), "would replace a source"),
+        ((source, "-o", out, "--format", "png"), f"would both become {out / 'a.png'}; upscale"),
+        ((source, tmp_path / "also", "-o", out), f"would both become {out / 'a.png'}; upscale"),
+        ((source, "-o", out, "--model", no_model), f"{no_model}: no such model; expected x2, x4"),
+        ((source, "-o", out, "--overlap", "-1"), "overlap is -1, expected 0 or more"),
+        ((source, "-o", out, "--accuracy", "0"), "accuracy is 0.0, expected a number of grey"),
+        ((source, "-o", out, "--memory", "nan"), "memory is nan, expected a number of GiB"),
+    ):
+        assert adadm(*arguments) == 1
+        captured = capsys.readouterr()
+        assert captured.err.startswith("adadm upscale: ") and captured.err.count("\n") == 1
+        assert message in captured.err
+        assert captured.out == ""
+    assert files(tmp_path) == ["also/a.png", "in/a.jpg", "in/a.png"]
+
+
+def test_an_output_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "a.png", picture())
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "x", Path("/dev/null/x")):
+        assert adadm(tmp_path / "a.png", "-o", output) == 1
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert captured.err.splitlines()[-1].startswith(f"  {tmp_path / 'a.png'}: ")
+        assert str(output) in captured.err
+    assert files(tmp_path) == ["a.png", "file"]
+
+
+@contextmanager
+def files_at_most(size_bytes: int) -> Iterator[None]:
+    """As on a full disk: the kernel refuses to write more."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp"])
+def test_a_full_disk_fails_what_does_not_fit_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (120, 120, 3)).clip(0, 255).astype(np.uint8)
+    save(tmp_path / "in" / "a large.png", noise)
+    save(tmp_path / "in" / "b small.png", picture(10, 12))
+    with files_at_most(20_000):
+        assert adadm(tmp_path / "in", "-o", tmp_path / "out", "--format", suffix) == 1
+    assert files(tmp_path / "out") == [f"b small.{suffix}"]
+    captured = capsys.readouterr()
+    assert "1 done, 0 skipped, 1 failed" in captured.out
+    assert "cannot be written (File too large)" in captured.err
+    assert "Traceback" not in captured.err
+
+
+# Kinds of pixels
+
+
+def test_alpha_is_upscaled_too(tmp_path: Path) -> None:
+    image = picture(channels=4)
+    image[..., 3] = np.linspace(255, 0, 42)
+    save(tmp_path / "in" / "gradient.png", image)
+    image[..., 3] = 255
+    save(tmp_path / "in" / "opaque.png", image)
+    assert adadm(tmp_path / "in", "-o", tmp_path / "out") == 0
+    opaque = pixels(tmp_path / "out" / "opaque.png", "RGBA")
+    assert (opaque[..., 3] == 255).all()
+    np.testing.assert_array_equal(opaque[..., :3], expected(image[..., :3]))
+    gradient = pixels(tmp_path / "out" / "gradient.png", "RGBA")
+    np.testing.assert_array_equal(gradient[..., :3], opaque[..., :3])
+    # of the pixels' middles, twice as dense
+    linear = np.interp((np.arange(84) - 0.5) / 2, np.arange(42), np.linspace(255, 0, 42))
+    assert np.abs(gradient[:, 2:-2, 3] - linear[2:-2]).max() <= 3
+
+
+def test_alpha_in_tiles_has_statistics_of_its_own(tmp_path: Path) -> None:
+    image = picture(36, 60, channels=4)
+    save(tmp_path / "a.png", image)
+    for output, tile in (("whole.png", "off"), ("tiles.png", "24")):
+        options = ("--tile", tile, "--passes", "settle")
+        assert adadm(tmp_path / "a.png", "-o", tmp_path / output, *options) == 0
+    whole, tiles = (pixels(tmp_path / name, "RGBA") for name in ("whole.png", "tiles.png"))
+    assert np.abs(whole - tiles).max() <= 1
+    alpha = expected(image[..., 3:].repeat(3, axis=2)).mean(axis=2)
+    np.testing.assert_array_equal(whole[..., 3], np.rint(alpha))
+
+
+def test_grey_stays_grey(tmp_path: Path) -> None:
+    grey = picture(channels=1)
+    save(tmp_path / "a.png", grey)
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "out") == 0
+    mean = expected(grey[..., None].repeat(3, axis=2)).mean(axis=2)
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "a.png", "L"), np.rint(mean))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_16_bits_stay_16_bits(tmp_path: Path, channels: int) -> None:
+    kind = "grey16" if channels < 3 else "rgb16"
+    values = picture(channels=4)[..., :channels].astype(np.uint16) * 250 + 399
+    image = pyvips.Image.new_from_array(values).copy(interpretation=kind)
+    image.write_to_file(str(tmp_path / "a.tif"))
+    assert adadm(tmp_path / "a.tif", "-o", tmp_path / "b.png") == 0
+    found = wide_pixels(tmp_path / "b.png")
+    assert found.shape == (60, 84, channels)
+    colour = values[..., : 3 if channels >= 3 else 1]
+    fine = opened("x2").upscale(np.broadcast_to(colour, (30, 42, 3)))
+    exact = fine if channels >= 3 else fine.mean(axis=2, keepdims=True)
+    assert np.abs(found[..., : colour.shape[2]] - exact).max() <= 0.5
+    assert len(np.unique(found % 257)) > 200  # not 8 bits made wider
+
+
+def test_palettes_cmyk_and_orientation(tmp_path: Path) -> None:
+    palette = Image.fromarray(picture()).quantize(40)
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(picture()).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
+    exif = Image.Exif()
+    exif[0x112], exif[0x10F] = 6, "Maker"
+    save(tmp_path / "turned.jpg", picture(), quality=95, exif=exif)
+    inputs = [tmp_path / name for name in ("palette.png", "cmyk.jpg", "turned.jpg")]
+    assert adadm(*inputs, "-o", tmp_path / "out") == 0
+    of_palette = expected(np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "palette.png", "RGB"), of_palette)
+    assert pixels(tmp_path / "out" / "cmyk.jpg", "RGB").shape == (60, 84, 3)
+    turned = pixels(tmp_path / "out" / "turned.jpg", "RGB")
+    with Image.open(tmp_path / "turned.jpg") as stored:
+        upright = np.ascontiguousarray(np.rot90(np.asarray(stored), -1))
+    assert np.abs(turned - expected(upright)).mean() < 2
+    with Image.open(tmp_path / "out" / "turned.jpg") as written:
+        assert written.getexif().get(0x112, 1) == 1  # or it would be turned twice
+        assert written.getexif()[0x10F] == "Maker"
+
+
+def test_quality_of_jpeg(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture(60, 70))
+    sizes, errors = [], []
+    for quality in ("20", "100"):
+        target = tmp_path / f"{quality}.jpg"
+        assert adadm(tmp_path / "a.png", "-o", target, "--quality", quality) == 0
+        sizes.append(target.stat().st_size)
+        errors.append(np.abs(pixels(target, "RGB") - expected(picture(60, 70))).mean())
+    assert 2 * sizes[0] < sizes[1]
+    assert errors[1] < 1 < errors[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 5000), (5000, 1)])
+@pytest.mark.parametrize(
+    "options", [(), ("--upscale", "4", "--tile", "64"), ("--tile", "1024", "--passes", "1")]
+)
+def test_hard_sizes(tmp_path: Path, size: tuple[int, int], options: tuple[str, ...]) -> None:
+    image = picture(8, 8)[0, 0] * np.ones((*size, 1), np.uint8)
+    image[size[0] // 2 :, size[1] // 2 :] //= 2
+    save(tmp_path / "a.png", image)
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "b.png", *options) == 0
+    model = "x4" if "--upscale" in options else "x2"
+    difference = np.abs(pixels(tmp_path / "b.png", "RGB") - expected(image, model))
+    if "1" not in options:
+        assert difference.max() <= 1
+
+
+# Tiles
+
+
+def test_tiles_are_said_and_are_as_good_as_the_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = picture(100, 130)
+    image[:50, :65] = 0
+    save(tmp_path / "a.png", image)
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "two.png", "--tile", "40") == 0
+    assert (
+        "a.png: 2 x 3 windows of 64x64 px, which overlap by 12 px on each side: tiles of 40 px were"
+        in capsys.readouterr().err
+    )
+    assert np.abs(pixels(tmp_path / "two.png") - expected(image)).max() <= 1
+    options = ("--tile", "40", "--passes", "1", "--overlap", "3")
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "one.png", *options) == 0
+    assert "overlap by 3 px" in capsys.readouterr().err
+    assert np.abs(pixels(tmp_path / "one.png") - expected(image)).max() > 3
+
+
+def test_little_memory_means_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "a.png", picture(60, 80))
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "b.png", "--memory", "0.001") == 0
+    assert "56x56 px, which overlap by 12 px on each side: no tile is sure to fit, 0.0 GiB" in (
+        capsys.readouterr().err
+    )
+    assert np.abs(pixels(tmp_path / "b.png") - expected(picture(60, 80))).max() <= 1
+
+
+def test_a_model_of_ones_own_in_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its two models for tiles first: the whole image, one pass, or the remedy."""
+    _, whole, tiles = exported_tiles("edsr", 2, Options())
+    onnx.save(whole, tmp_path / "net.onnx")
+    image = picture(60, 80)
+    image[:30, :40] = 0
+    save(tmp_path / "a.png", image)
+    arguments = (tmp_path / "a.png", "--model", tmp_path / "net.onnx", "--overwrite", "-o")
+    assert adadm(*arguments, tmp_path / "whole.png") == 0
+    tiled = ("--tile", "24", "--passes", "settle")
+    assert adadm(*arguments, tmp_path / "tiles.png", *tiled) == 1
+    message = capsys.readouterr().err
+    assert "net.tile.onnx, which is not there; export the model with --stats external" in message
+    assert "--passes 1 (seams)" in message
+    assert adadm(*arguments, tmp_path / "one.png", "--tile", "24", "--passes", "1") == 0
+    onnx.save(tiles.tile, tmp_path / "net.tile.onnx")
+    onnx.save(tiles.moments, tmp_path / "net.moments.onnx")
+    assert adadm(*arguments, tmp_path / "tiles.png", *tiled) == 0
+    found = {name: pixels(tmp_path / f"{name}.png") for name in ("whole", "one", "tiles")}
+    assert np.abs(found["tiles"] - found["whole"]).max() <= 1
+    assert np.abs(found["one"] - found["whole"]).max() > 2
+
+
+def test_a_model_that_reads_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(exported("edsr", 2, Options(io="uint8"))[1], tmp_path / "images.onnx")
+    onnx.save(exported("edsr", 2, Options())[1], tmp_path / "net.onnx")
+    save(tmp_path / "in" / "a.png", picture(channels=4))
+    Image.fromarray(picture(channels=1).astype(np.uint16)).save(tmp_path / "in" / "deep.png")
+    for model in ("images", "net"):
+        options = ("--model", tmp_path / f"{model}.onnx", "-o", tmp_path / model)
+        assert adadm(tmp_path / "in", *options) == (1 if model == "images" else 0)
+    images, net = (pixels(tmp_path / model / "a.png", "RGBA") for model in ("images", "net"))
+    np.testing.assert_array_equal(images, net)
+    message = "the image has 16 bits and the model takes 8; export with --io float32"
+    assert f"{tmp_path / 'in' / 'deep.png'}: {message}\n" in capsys.readouterr().err
+    assert files(tmp_path / "images") == ["a.png"]
+
+
+# Stopping
+
+SPOOLING = (
+    "import sys; from adadm.runtime import cli, photos; photos._MOST_IN_MEMORY_BYTES = 0; "
+    "sys.exit(cli.main(['upscale', *sys.argv[1:]]))"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "passes"), [(signal.SIGINT, 2), (signal.SIGTERM, 2), (signal.SIGTERM, 1)]
+)
+def test_stopping_leaves_whole_files_and_nothing_else(
+    tmp_path: Path, number: signal.Signals, passes: int
+) -> None:
+    """With pixels in a temporary file, as of a large photograph."""
+    first = picture(30, 40)  # no larger than one tile
+    save(tmp_path / "in" / "a.png", first)
+    save(tmp_path / "in" / "b.png", picture(1000, 1000))
+    save(tmp_path / "in" / "c.png", first)
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    temporary.mkdir()
+    options = ["--tile", "16", "--passes", str(passes), "--backend", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SPOOLING, tmp_path / "in", "-o", out, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    try:
+        while not list(out.glob(".b*")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        time.sleep(0.5)  # of many that its 3969 windows take
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == "adadm upscale: stopped"
+    assert "Traceback" not in errors
+    assert output == ""
+    assert files(out) == ["a.png"]
+    np.testing.assert_array_equal(pixels(out / "a.png"), expected(first))
+    assert [name for name in files(temporary) if name != ".ses"] == []  # ONNX Runtime's session
+
+
+# The command
+
+
+def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
+    save(tmp_path / "in dir" / "ä 写.png", picture())
+    script = ROOT / "runtime" / "upscale.py"
+    result = subprocess.run(
+        [sys.executable, script, "in dir", "-o", "out", "--backend", "cpu"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "out: 1 done, 0 skipped, 0 failed\n"
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "ä 写.png"), expected(picture()))
+
+
+def test_help_says_what_every_option_does() -> None:
+    result = subprocess.run([COMMAND, "upscale", "--help"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("usage: adadm upscale ")
+    for option in ("--tile auto|N|off", "--passes N|settle", "--overlap PX", "--memory GIB"):
+        assert option in result.stdout
+    described = [line for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert len(described) > 30
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["a.png"],
+        ["-o", "out"],
+        ["a.png", "-o", "out", "--tile", "0"],
+        ["a.png", "-o", "out", "--tile", "large"],
+        ["a.png", "-o", "out", "--passes", "0"],
+        ["a.png", "-o", "out", "--passes", "1.5"],
+        ["a.png", "-o", "out", "--upscale", "3"],
+        ["a.png", "-o", "out", "--format", "gif"],
+        ["a.png", "-o", "out", "--quality", "0"],
+        ["a.png", "-o", "out", "--quality", "101"],
+        ["a.png", "-o", "out", "--threads", "-1"],
+        ["a.png", "-o", "out", "--max-megapixels", "nan"],
+        ["a.png", "-o", "out", "--backend", "gpu"],
+    ],
+)
+def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run("adadm upscale", upscale.main, arguments)
+    assert stop.value.code == 2
+    assert "adadm upscale: error: " in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named_by_the_script_too(tmp_path: Path) -> None:
+    code = (
+        "import runpy, sys; sys.modules['pyvips'] = None; "
+        "sys.argv = ['upscale.py', 'a.png', '-o', 'out']; "
+        f"runpy.run_path({str(ROOT / 'runtime' / 'upscale.py')!r}, run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    install = "pip install 'adadm-deploy[photos]'"
+    assert result.stderr == (
+        f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
+    )
+
+
+def test_without_any_backend_what_to_install_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture())
+    code = (
+        "import sys; sys.modules['onnxruntime'] = sys.modules['openvino'] = None; "
+        "from adadm.runtime.cli import main; sys.exit(main(['upscale', 'a.png', '-o', 'out']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("adadm upscale: no backend can load the model:\n")
+    for extra in ("cpu", "openvino"):
+        assert f"pip install 'adadm-deploy[{extra}]'" in result.stderr
+    assert "Traceback" not in result.stderr

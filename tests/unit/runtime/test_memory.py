@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+
+from adadm.runtime import memory
+from adadm.runtime.errors import SessionError
+from adadm.runtime.memory import MemoryModel, free_bytes, measure_memory, memory_models
+
+MODEL = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx"))
+UNLIMITED = "9223372036854771712\n"  # how cgroups v1 say it
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with 1000 bytes free, and cgroups in a folder: v1 in `v1`, v2 in `v2`."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    names = {
+        "v2": ("memory.max", "memory.current", "memory.stat"),
+        "v1": ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat"),
+    }
+    for version in names:
+        (tmp_path / version).mkdir()
+    groups = [tuple(str(tmp_path / v / name) for name in names[v]) for v in names]
+    monkeypatch.setattr(memory, "_CGROUPS", groups)
+    return tmp_path
+
+
+def test_the_paths_are_those_of_the_kernel() -> None:
+    v2, v1 = memory._CGROUPS
+    assert v2[:2] == ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
+    assert v1[0] == "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "statistics", "free"),
+    [
+        (None, None, None, 1000),
+        ("max\n", "300\n", "", 1000),
+        ("900\n", "300\n", "", 600),
+        ("900\n", "300\n", None, 600),
+        ("900\n", "950\n", "", 0),
+        ("5000\n", "300\n", "", 1000),
+        ("900\n", "800\n", "anon 100\ninactive_file 450\n", 550),  # files that were read
+        ("900\n", None, "", 1000),
+        ("", "300\n", "", 1000),
+    ],
+)
+def test_a_container_bounds_what_is_free(
+    machine: Path, limit: str | None, used: str | None, statistics: str | None, free: int
+) -> None:
+    names = ("memory.max", "memory.current", "memory.stat")
+    for name, content in zip(names, (limit, used, statistics), strict=True):
+        if content is not None:
+            (machine / "v2" / name).write_text(content)
+    assert free_bytes() == free
+
+
+def test_the_older_cgroups_are_read_too(machine: Path) -> None:
+    limit, used, statistics = (
+        machine / "v1" / name
+        for name in ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")
+    )
+    limit.write_text(UNLIMITED)
+    used.write_text("700\n")
+    assert free_bytes() == 1000
+    limit.write_text("800\n")
+    assert free_bytes() == 100
+    statistics.write_text("inactive_file 1\ntotal_inactive_file 200\n")
+    assert free_bytes() == 300
+
+
+@pytest.mark.parametrize(("limit", "free"), [(10**15, 1000), (700, 400), (300, 0), (1, 0)])
+def test_a_limit_of_the_process_counts_what_it_has(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, limit: int, free: int
+) -> None:
+    taken = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=300))
+    monkeypatch.setattr(psutil, "Process", lambda: taken)
+    assert free_bytes(limit) == free
+
+
+def test_models_are_read_and_applied() -> None:
+    models = memory_models('{"cpu": [35000000, 1500], "openvino": [89000000, 1200]}')
+    assert models["openvino"] == MemoryModel(89_000_000, 1200)
+    assert models["cpu"].bytes_for(1000) == 36_500_000
+    assert memory_models("{}") == {}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "slope", "expected"),
+    [
+        (12_345_678, 1234, (13_000_000, 1300)),
+        (99_400_000, 86.5, (100_000_000, 87)),
+        (-5_000_000, 3.5, (0, 4)),  # noise of the measurement
+    ],
+)
+def test_a_line_is_fitted_and_rounded_up_to_two_digits(
+    monkeypatch: pytest.MonkeyPatch, fixed: int, slope: float, expected: tuple[int, int]
+) -> None:
+    before, sizes = 50_000_000, [(10, 20), (100, 200), (200, 400)]
+    peaks = [before, before, *(before + fixed + slope * h * w for h, w in sizes)]
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+        assert command[-4:] == ["cpu", "10x20", "100x200", "200x400"]
+        return subprocess.CompletedProcess(command, 0, json.dumps(peaks).encode(), b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert measure_memory("model.onnx", "cpu", sizes) == MemoryModel(*expected)
+
+
+def test_what_loading_takes_is_no_less_than_what_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO compiles in half a gigabyte what then runs in a tenth of it."""
+    result = subprocess.CompletedProcess([], 0, b"[1000000, 91000000, 3000000, 4990000]", b"")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: result)
+    assert measure_memory("m", "cpu", [(10, 10), (10, 30)]) == MemoryModel(90_000_000, 10_000)
+
+
+def test_of_a_fixed_size_all_is_fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = subprocess.CompletedProcess([], 0, b"[1000000, 5000000, 5550000]", b"")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: result)
+    assert measure_memory("model.onnx", "cpu", [(64, 64)]) == MemoryModel(4_600_000, 0)
+
+
+def test_a_measurement_is_near_the_models_own_and_blind_to_a_fat_parent() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    ballast = np.ones(500 << 20, np.uint8)
+    measured = measure_memory(MODEL, "cpu", [(32, 32), (160, 200), (240, 300)])
+    assert ballast.nbytes < psutil.Process().memory_info().rss
+    del ballast
+    gc.collect()
+    # export measured 35e6 and 1500; with the parent's memory in it the first would be 5e8
+    assert 10e6 < measured.fixed_bytes < 120e6
+    assert 700 < measured.bytes_per_pixel < 3000
+
+
+def test_a_serialized_model_goes_through_stdin() -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    measured = measure_memory(MODEL.read_bytes(), "cpu", [(200, 200)])
+    assert 40e6 < measured.fixed_bytes < 300e6
+    assert measured.bytes_per_pixel == 0
+
+
+def test_a_process_that_fails_is_said_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    for model, backend, reason in (
+        (tmp_path / "broken.onnx", "cpu", "cannot load .*broken.onnx"),
+        (b"no model", "cpu", "cannot load the model"),
+        (MODEL, "gpu", "no backend 'gpu'"),
+    ):
+        message = rf"^the memory on {backend} cannot be measured: .*{reason}"
+        with pytest.raises(SessionError, match=message) as caught:
+            measure_memory(model, backend, [(8, 8), (16, 16)])
+        assert "\n" not in str(caught.value)
+
+
+def test_a_process_that_is_killed_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As by the kernel, when memory runs out."""
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with pytest.raises(SessionError, match=r"the memory on cpu cannot be measured: .* with -9"):
+        measure_memory(MODEL, "cpu", [(8, 8)])

@@ -1,0 +1,243 @@
+"""The std that tiles share, against passes over the whole image and against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from adadm.runtime.backends import open_session
+from adadm.runtime.images import Pixels, batch_from_image
+from adadm.runtime.session import Array, Session, TensorSpec
+from adadm.runtime.shared_statistics import Passes, runs, shared_std
+from adadm.runtime.tiling import Plan, make_plan
+
+MODELS = resources.files("adadm.runtime.models")
+
+
+def scene(height: int, width: int) -> npt.NDArray[np.uint16]:
+    """A black part, a bright flat one, waves with noise, and hard edges."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([127 + 90 * np.sin(x / (2.5 + c) + y / (4 - c)) for c in range(3)], axis=-1)
+    image += rng.normal(0, 20, image.shape)
+    image[: height // 2, : width // 2] = 0
+    image[height // 2 :, : width // 3] = 200 + 20 * y[height // 2 :, : width // 3, None] / height
+    image[height // 3 : 2 * height // 3, width // 2 : width // 2 + 9] = 255
+    pixels: npt.NDArray[np.uint16] = np.rint(np.clip(image, 0, 255) * 257).astype(np.uint16)
+    return pixels
+
+
+def plan_of(image: Pixels, tile: int, overlap: int) -> Plan:
+    plan = make_plan((image.shape[0], image.shape[1]), tile, overlap, None)
+    assert not plan.is_whole
+    return plan
+
+
+def reader(image: Pixels) -> Callable[[int, int, int, int], Pixels]:
+    def read(top: int, left: int, height: int, width: int) -> Pixels:
+        assert 0 <= top < top + height <= image.shape[0]
+        assert 0 <= left < left + width <= image.shape[1]
+        return image[top : top + height, left : left + width]
+
+    return read
+
+
+def shared(session: Session, image: Pixels, plan: Plan, passes: Passes) -> tuple[Array, int]:
+    """The std of each trunk, and how many windows were run for it."""
+    count: list[int] = []
+    std = shared_std(
+        session,
+        reader(image),
+        lambda pixels: batch_from_image(pixels, 255),
+        plan,
+        passes,
+        lambda: count.append(1),
+    )
+    assert std.dtype == np.float32 and std.shape == (1, std.size, 1, 1)
+    return std.ravel(), len(count)
+
+
+class Recurrence(Session):
+    """Three trunks, each made with the std of the one before it, as in a network with AdaDM."""
+
+    def __init__(self) -> None:
+        self.inputs = [TensorSpec("std", (1, 3, 1, 1), np.dtype(np.float32))]
+        self.outputs, self.metadata = [], {}
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        rows, columns = feed["rows_inside"].ravel() > 0, feed["columns_inside"].ravel() > 0
+        inside = feed["lr"][0][:, rows][:, :, columns]
+        rows_of_moments = []
+        for values in self.trunks(inside, feed["std"].ravel()):
+            mean = values.mean()
+            rows_of_moments.append([values.size, mean, ((values - mean) ** 2).sum()])
+        return {"moments": np.array([rows_of_moments], np.float32)}
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return self.run(feed)
+
+    def _release(self) -> None: ...
+
+    @staticmethod
+    def trunks(image: Array, std: Array) -> list[npt.NDArray[np.float64]]:
+        """With a std of 0 for its own, as in the bundled models."""
+        first = image.astype(np.float64)
+        second = first**1.5 / (1 + (std[0] or first.std(ddof=1)))
+        third = 30 * np.sqrt(first) + second * np.log1p(std[1] or second.std(ddof=1))
+        return [first, second, third]
+
+    def exact(self, image: Pixels) -> list[float]:
+        """One trunk after the other, over the whole image."""
+        whole = batch_from_image(image, 255)[0]
+        std = np.zeros(3)
+        for trunk in range(3):
+            std[trunk] = self.trunks(whole, std)[trunk].std(ddof=1)
+        return std.tolist()
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(20, 0), (24, 7), (1, 20)])
+def test_settled_statistics_are_exact(tile: int, overlap: int) -> None:
+    image, session = scene(61, 83), Recurrence()
+    plan = plan_of(image, tile, overlap)
+    std, _ = shared(session, image, plan, "settle")
+    np.testing.assert_allclose(std, session.exact(image), rtol=2e-6)
+    rough, _ = shared(session, image, plan, 2)
+    np.testing.assert_allclose(rough, std, rtol=0.02)
+    assert np.abs(rough / std - 1).max() > 1e-5  # else there is nothing to settle
+
+
+def test_an_image_that_the_mosaics_do_not_show_settles_too() -> None:
+    """Black, but for a corner so small that no patch need meet it."""
+    image = np.zeros((200, 200, 3), np.uint16)
+    image[90:96, 70:76] = np.random.default_rng(0).integers(0, 65536, (6, 6, 3))
+    session = Recurrence()
+    std, _ = shared(session, image, plan_of(image, 40, 4), "settle")
+    np.testing.assert_allclose(std, session.exact(image), rtol=2e-6)
+
+
+@pytest.mark.parametrize("level", [0, 12_345])
+def test_a_flat_image_has_no_deviation_and_gives_no_warning(level: int) -> None:
+    image = np.full((50, 70, 3), level, np.uint16)
+    std, _ = shared(Recurrence(), image, plan_of(image, 20, 3), "settle")
+    assert np.abs(std).max() <= 1e-3 * level
+    assert np.isfinite(std).all()
+
+
+@pytest.mark.parametrize("passes", [2, 3, 5])
+def test_runs_are_counted_before(passes: int) -> None:
+    image = scene(61, 83)
+    plan = plan_of(image, 24, 7)
+    assert shared(Recurrence(), image, plan, passes)[1] == runs(plan, passes)
+
+
+class Recorder(Session):
+    """Keeps what it is fed, as coordinates of the image."""
+
+    def __init__(self) -> None:
+        self.inputs = [TensorSpec("std", (1, 2, 1, 1), np.dtype(np.float32))]
+        self.outputs, self.metadata = [], {}
+        self.feeds: list[tuple[Array, Array, Array]] = []
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        assert feed["rows_inside"].shape[2] == feed["lr"].shape[2]
+        assert feed["columns_inside"].shape[3] == feed["lr"].shape[3]
+        assert {"rows_inside", "columns_inside", "lr", "std"} == feed.keys()
+        rows, columns = feed["rows_inside"].ravel() > 0, feed["columns_inside"].ravel() > 0
+        self.feeds.append((feed["lr"][0, :2], rows, columns))
+        return {"moments": np.ones((1, 2, 3), np.float32)}
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return self.run(feed)
+
+    def _release(self) -> None: ...
+
+
+SIZES = [
+    ((61, 83), 24, 7),
+    ((1, 90), 10, 3),
+    ((90, 1), 10, 0),
+    ((40, 29), 1, 12),
+    ((33, 200), 64, 12),
+    ((190, 230), 64, 12),
+]
+
+
+@pytest.mark.parametrize(("size", "tile", "overlap"), SIZES)
+def test_windows_count_each_pixel_once_and_mosaics_their_middles(
+    size: tuple[int, int], tile: int, overlap: int
+) -> None:
+    y, x = np.mgrid[: size[0], : size[1]]
+    coordinates = np.stack([y, x, y], axis=-1).astype(np.uint16)
+    session = Recorder()
+    plan = plan_of(coordinates, tile, overlap)
+    shared_std(
+        session,
+        reader(coordinates),
+        lambda pixels: pixels.astype(np.float32).transpose(2, 0, 1)[None],
+        plan,
+        2,
+        lambda: None,
+    )
+    assert {feed[0].shape[1:] for feed in session.feeds} == {plan.shape}
+    mosaics, windows = session.feeds[:4], session.feeds[8 : 8 + plan.count]
+    counted = [lr[:, rows][:, :, columns].reshape(2, -1) for lr, rows, columns in windows]
+    everything = np.concatenate(counted, axis=1).T.astype(int).tolist()
+    assert sorted(everything) == np.stack([y, x], axis=-1).reshape(-1, 2).tolist()
+
+    margin = overlap // 3 if min(plan.shape) >= 16 + 2 * (overlap // 3) else 0
+    middles = set()
+    for lr, rows, columns in mosaics:
+        assert rows.any() and columns.any()
+        for i in np.flatnonzero(rows):
+            for j in np.flatnonzero(columns):
+                top, left = int(lr[0, i, j]), int(lr[1, i, j])
+                middles.add((top, left))
+                around = lr[:, i - margin : i + margin + 1, j - margin : j + margin + 1]
+                expected = np.mgrid[
+                    top - margin : top + margin + 1, left - margin : left + margin + 1
+                ]
+                np.testing.assert_array_equal(around, expected)
+    # where a window has room for several patches, they come from all over the image
+    for axis, length in enumerate(size):
+        if plan.shape[axis] >= 2 * (16 + 2 * margin):
+            assert {4 * middle[axis] // length for middle in middles} == {0, 1, 2, 3}
+
+
+@pytest.fixture(scope="module", params=["x2", "x4"])
+def moments(request: pytest.FixtureRequest) -> Session:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    model = MODELS / f"edsr_adadm_{request.param}.moments.onnx"
+    return open_session(model.read_bytes(), "cpu")
+
+
+def whole_image_std(
+    session: Session, image: Pixels, given: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    height, width = image.shape[:2]
+    feed = {
+        "lr": batch_from_image(image, 255),
+        "rows_inside": np.ones((1, 1, height, 1), np.float32),
+        "columns_inside": np.ones((1, 1, 1, width), np.float32),
+        "std": given.astype(np.float32).reshape(1, -1, 1, 1),
+    }
+    count, _, squares = session.run(feed)["moments"][0].T.astype(np.float64)
+    np.testing.assert_array_equal(count, count[0])
+    return np.asarray(np.sqrt(squares / (count - 1)))
+
+
+def test_the_bundled_models_settle_at_the_whole_images_std(moments: Session) -> None:
+    image = scene(110, 140)
+    exact = whole_image_std(moments, image, np.zeros(8))  # zeros: each trunk's own
+    np.testing.assert_allclose(whole_image_std(moments, image, exact), exact, rtol=1e-6)
+    assert exact.min() > 0.5 and exact.max() > 2 * exact.min()
+    plan = plan_of(image, 64, 12)
+    settled, _ = shared(moments, image, plan, "settle")
+    np.testing.assert_allclose(settled, exact, rtol=1e-5)
+    two, _ = shared(moments, image, plan, 2)
+    off = np.abs(two / exact - 1)
+    assert off[0] < 1e-6  # its trunk is made with no other
+    assert 1e-5 < off.max() < 0.01

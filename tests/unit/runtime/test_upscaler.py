@@ -1,0 +1,421 @@
+"""Tiles against the whole image, on the bundled models."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from adadm.runtime import Upscaler, upscaler
+from adadm.runtime.backends import open_session
+from adadm.runtime.errors import ImageError, SessionError, TilingError
+from adadm.runtime.images import Pixels, batch_from_image
+from adadm.runtime.session import Array, Session, TensorSpec
+from adadm.runtime.shared_statistics import Passes
+from adadm.runtime.source import ArraySource
+from adadm.runtime.tiling import Tile, memory_model
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")).parent
+
+
+def scene(height: int, width: int, dtype: npt.DTypeLike = np.uint16, seed: int = 0) -> Pixels:
+    """A black part, a bright flat one, waves with noise, and hard edges.
+
+    Statistics of its parts differ as those of a photograph's do, or more. Results of 16 bits show
+    errors of 1/257 of a grey level.
+    """
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([127 + 90 * np.sin(x / (2.5 + c) + y / (4 - c)) for c in range(3)], axis=-1)
+    image += rng.normal(0, 20, image.shape)
+    image[: height // 2, : width // 2] = 0
+    image[height // 2 :, : width // 3] = 200 + 20 * y[height // 2 :, : width // 3, None] / height
+    image[height // 3 : 2 * height // 3, width // 2 : width // 2 + 9] = 255
+    white = np.iinfo(np.dtype(dtype)).max
+    pixels: Pixels = np.rint(np.clip(image, 0, 255) * (white / 255)).astype(dtype)
+    return pixels
+
+
+@cache
+def upscaled(model: str, tile: Tile, passes: Passes = 2, backend: str = "cpu") -> Pixels:
+    with Upscaler(model, backend, tile, passes) as opened:
+        return opened.upscale(scene(110, 140))
+
+
+def levels_apart(found: Pixels, expected: Pixels) -> float:
+    """The largest difference, in grey levels of 255."""
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    white = np.iinfo(found.dtype).max
+    return float(np.abs(found.astype(int) - expected.astype(int)).max() * 255 / white)
+
+
+@pytest.mark.parametrize(("model", "upscale"), [("x2", 2), ("x4", 4)])
+def test_the_whole_image_is_the_models_own_output(model: str, upscale: int) -> None:
+    image = scene(110, 140)
+    with open_session(MODELS / f"edsr_adadm_{model}.onnx") as session:
+        sr = session.run({"lr": batch_from_image(image, 255)})["sr"][0]
+    exact = np.clip(sr.astype(np.float64) * 257, 0, 65535).transpose(1, 2, 0)
+    found = upscaled(model, "off")
+    assert found.shape == (upscale * 110, upscale * 140, 3) and found.dtype == np.uint16
+    assert np.abs(found - exact).max() <= 0.5 + 0.01  # of float32's digits
+    # the image itself, enlarged, and not flat
+    middles = found[upscale // 2 :: upscale, upscale // 2 :: upscale]
+    assert np.corrcoef(middles.ravel(), image.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("model", ["x2", "x4"])
+def test_tiles_are_as_good_as_the_whole_image(model: str) -> None:
+    """At the default overlap; the exactness that the documentation promises."""
+    whole = upscaled(model, "off")
+    settled = levels_apart(upscaled(model, 64, "settle"), whole)
+    two = levels_apart(upscaled(model, 64), whole)
+    one = levels_apart(upscaled(model, 64, 1), whole)
+    assert settled <= 0.01
+    assert settled < two <= 0.5
+    assert one > 1
+    assert one > 20 * two
+
+
+def test_twice_gives_the_same_bytes() -> None:
+    with Upscaler("x2", "cpu", 64) as opened:
+        again = opened.upscale(scene(110, 140))
+        for size in ((90, 60), (40, 50)):  # other images, in tiles and whole, have no say
+            opened.upscale(scene(*size, seed=1))
+        once_more = opened.upscale(scene(110, 140))
+    np.testing.assert_array_equal(again, upscaled("x2", 64))
+    np.testing.assert_array_equal(once_more, again)
+
+
+def test_8_bits_are_the_16_bits_rounded() -> None:
+    image = scene(41, 45, np.uint8)
+    with Upscaler("x2", "cpu", 20) as opened:
+        found = opened.upscale(image)
+        fine = opened.upscale(image.astype(np.uint16) * 257)
+    assert found.dtype == np.uint8
+    assert np.abs(found - fine / 257).max() <= 0.5 + 0.51 / 257
+
+
+def test_openvino_gives_the_same() -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    assert levels_apart(upscaled("x2", 64, backend="openvino"), upscaled("x2", 64)) <= 0.02
+    assert levels_apart(upscaled("x2", "off", backend="openvino"), upscaled("x2", "off")) <= 0.01
+
+
+SIZES = [(1, 1), (2, 3), (1, 300), (300, 1), (41, 40), (37, 53), (5, 129)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_size_can_be_tiled(size: tuple[int, int]) -> None:
+    image = scene(*size, seed=2)
+    with Upscaler("x2", "cpu", "off") as whole, Upscaler("x2", "cpu", 16, "settle") as tiled:
+        expected = whole.upscale(image)
+        assert expected.shape == (2 * size[0], 2 * size[1], 3)
+        assert whole.plan(*size).is_whole
+        assert tiled.plan(*size).is_whole == (max(size) <= 16 + 2 * tiled.overlap)
+        assert levels_apart(tiled.upscale(image), expected) <= 0.01
+
+
+@pytest.mark.parametrize("level", [0, 65535])
+def test_flat_images_stay_without_seams(level: int) -> None:
+    """A std of 0 is where the logarithm of a modulator would be minus infinity."""
+    image = np.full((30, 45, 3), level, np.uint16)
+    with Upscaler("x4", "cpu", "off") as whole, Upscaler("x4", "cpu", 8, "settle") as tiled:
+        assert tiled.plan(30, 45).count > 1
+        assert levels_apart(tiled.upscale(image), whole.upscale(image)) <= 0.01
+
+
+def test_an_image_may_lie_in_memory_in_any_order() -> None:
+    image = scene(30, 40, np.uint8)
+    with Upscaler("x2", "cpu", 10, 1) as opened:
+        expected = opened.upscale(image)
+        mirrored = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
+        for view in (np.asfortranarray(image), mirrored):
+            np.testing.assert_array_equal(opened.upscale(view), expected)
+        read_only = image.copy()
+        read_only.flags.writeable = False
+        np.testing.assert_array_equal(opened.upscale(read_only), expected)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, "settle"])
+def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
+    calls: list[tuple[int, int]] = []
+    with Upscaler("x2", "cpu", 16, passes) as opened:
+        plan = opened.plan(50, 70)
+        opened.upscale(scene(50, 70), on_window=lambda done, total: calls.append((done, total)))
+    assert plan.count == 6
+    assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
+    assert all(done <= total for done, total in calls)
+    assert calls[-1][0] == calls[-1][1]
+    if passes != "settle":  # how many passes that takes, only its end tells
+        assert len({total for _, total in calls}) == 1
+    if passes == 1:
+        assert len(calls) == plan.count
+
+
+def test_rows_come_from_top_to_bottom() -> None:
+    image = scene(70, 50)
+    with Upscaler("x2", "cpu", 16) as opened:
+        rows = list(opened.rows(ArraySource(image)))
+        assert len(rows) == len(opened.plan(70, 50).windows) > 2
+        np.testing.assert_array_equal(np.concatenate(rows), opened.upscale(image))
+
+
+def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Upscaler("x2", "cpu") as opened:
+        assert opened.plan(110, 140).reason.startswith("it fits, ")
+        memory = memory_model(opened.metadata, "cpu")
+        assert memory is not None
+        free = int(memory.bytes_for(110 * 140 // 2) / 0.8)
+        monkeypatch.setattr(upscaler, "free_bytes", lambda _: free)
+        plan = opened.plan(110, 140)
+        assert plan.reason == f"the largest tile that fits, {free / 2**30:.1f} GiB are free"
+        assert plan.count > 1
+        whole = [
+            max(h for h in range(1, 110) if opened.plan(h, 140, dtype).is_whole)
+            for dtype in (np.uint8, np.uint16)
+        ]
+        assert 55 >= whole[0] > whole[1] > 50  # 16 bits take more
+        tiled = opened.upscale(scene(110, 140))
+    assert levels_apart(tiled, upscaled("x2", "off")) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"float32 \(4, 5, 3\), expected uint8 or uint16 \(H, W"),
+        (np.zeros((4, 5, 3), np.int64), "the image is int64"),
+        (np.zeros((4, 5), np.uint8), r"uint8 \(4, 5\), expected"),
+        (np.zeros((4, 5, 1), np.uint8), r"uint8 \(4, 5, 1\), expected"),
+        (np.zeros((4, 5, 4), np.uint8), r"uint8 \(4, 5, 4\), expected"),
+        (np.zeros((1, 3, 4, 5), np.uint8), "expected"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\) has no pixel"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: npt.NDArray[Any], message: str) -> None:
+    with Upscaler("x2", "cpu") as opened, pytest.raises(ImageError, match=message):
+        opened.upscale(image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tile": 0}, "tile is 0, expected auto, off, or a number of pixels from 1 on"),
+        ({"tile": -64}, "tile is -64"),
+        ({"tile": "big"}, "tile is 'big'"),
+        ({"tile": 64.0}, r"tile is 64\.0"),
+        ({"passes": 0}, "passes is 0, expected a number from 1 on, or settle"),
+        ({"passes": "all"}, "passes is 'all'"),
+        ({"passes": 1.5}, r"passes is 1\.5"),
+        ({"overlap": -1}, "overlap is -1, expected 0 or more"),
+        ({"accuracy": 0}, "accuracy is 0, expected a number of grey levels above 0"),
+        ({"accuracy": -1}, "accuracy is -1"),
+        ({"accuracy": float("nan")}, "accuracy is nan"),
+        ({"memory_gib": 0}, "memory is 0, expected a number of GiB above 0"),
+        ({"memory_gib": float("nan")}, "memory is nan"),
+        ({"memory_gib": float("inf")}, "memory is inf"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TilingError, match=message):
+        Upscaler("x2", "cpu", **options)
+
+
+def test_the_overlap_follows_the_accuracy_or_is_given() -> None:
+    overlaps = []
+    for options in ({"accuracy": 10}, {}, {"accuracy": 1e-6}, {"overlap": 5, "accuracy": 1e-6}):
+        with Upscaler("x2", "cpu", **options) as opened:
+            overlaps.append(opened.overlap)
+    assert 0 < overlaps[0] < overlaps[1] < overlaps[2]
+    assert overlaps[2:] == [20, 5]  # 20 px is all that a pixel can see
+
+
+@pytest.mark.parametrize("form", ["tile", "moments"])
+def test_a_model_for_tiles_alone_is_refused(form: str) -> None:
+    with pytest.raises(TilingError, match=rf"{form}\.onnx is one of the two models for tiles; "):
+        Upscaler(MODELS / f"edsr_adadm_x2.{form}.onnx", "cpu")
+
+
+def test_tiles_without_their_models_are_refused_with_two_remedies(tmp_path: Path) -> None:
+    model = shutil.copy(MODELS / "edsr_adadm_x2.onnx", tmp_path / "net.onnx")
+    image = scene(50, 70)
+    with Upscaler(model, "cpu", 16) as opened:
+        message = (
+            r"70x50 px needs tiles, .* need .*net\.tile\.onnx, which is not there; "
+            r"export the model with --stats external, .*: --passes 1 \(seams\)"
+        )
+        for attempt in (lambda: opened.plan(50, 70), lambda: opened.upscale(image)):
+            with pytest.raises(TilingError, match=message):
+                attempt()
+        assert opened.upscale(image[:40, :40]).shape == (80, 80, 3)  # no larger than one tile
+    shutil.copy(MODELS / "edsr_adadm_x2.tile.onnx", tmp_path / "net.tile.onnx")
+    with (
+        Upscaler(model, "cpu", 16) as opened,
+        pytest.raises(TilingError, match=r"need .*net\.moments\.onnx, which is not there"),
+    ):
+        opened.upscale(image)
+    with Upscaler(model, "cpu", 16, passes=1) as opened:
+        alone = opened.upscale(image)
+    with Upscaler("x2", "cpu", 16, passes=1) as opened:
+        np.testing.assert_array_equal(alone, opened.upscale(image))
+    with Upscaler(model, "cpu") as opened:
+        assert opened.upscale(image).shape == (100, 140, 3)
+
+
+@pytest.mark.parametrize("other", ["tile", "moments"])
+def test_models_of_another_checkpoint_are_refused(tmp_path: Path, other: str) -> None:
+    for form in ("", ".tile", ".moments"):
+        checkpoint = "x4" if form == f".{other}" else "x2"
+        shutil.copy(MODELS / f"edsr_adadm_{checkpoint}{form}.onnx", tmp_path / f"net{form}.onnx")
+    message = rf"net\.{other}\.onnx was exported from another checkpoint than .*net\.onnx; export"
+    with Upscaler(tmp_path / "net.onnx", "cpu", 16) as opened:
+        with pytest.raises(TilingError, match=message):
+            opened.plan(50, 70)
+        assert opened.upscale(scene(40, 40)).shape == (80, 80, 3)
+
+
+@pytest.mark.parametrize("model", ["x3", "nowhere/net.onnx", Path("net.onnx")])
+def test_a_model_that_is_not_there_is_named(
+    model: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        SessionError, match=rf"^{model}: no such model; expected x2, x4 or the path"
+    ):
+        Upscaler(model, "cpu")
+
+
+def test_a_closed_upscaler_says_so() -> None:
+    opened = Upscaler("x2", "cpu", 16)
+    with opened:
+        opened.upscale(scene(50, 70))
+    opened.close()  # twice is as good as once
+    for size in ((50, 70), (5, 5)):
+        with pytest.raises(SessionError, match="the upscaler is closed"):
+            opened.upscale(scene(*size))
+
+
+class Repeating(Session):
+    """Each pixel twice, in the form of any model."""
+
+    def __init__(self, metadata: Mapping[str, str], lr: TensorSpec) -> None:
+        self.metadata = {"adadm.upscale": "2", "adadm.rgb_range": "255", **metadata}
+        self.inputs, self.outputs = [lr], []
+        self.backend = "cpu"
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        rows, columns = (1, 2) if self.metadata.get("adadm.io") == "uint8" else (2, 3)
+        return {"sr": feed["lr"].repeat(2, axis=rows).repeat(2, axis=columns)}
+
+    def _release(self) -> None: ...
+
+
+Model = Callable[..., None]
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
+    """Sets what `Upscaler` opens."""
+
+    def set_model(
+        shape: tuple[int | str | None, ...] = (1, 3, "H", "W"),
+        dtype: npt.DTypeLike = np.float32,
+        **metadata: str,
+    ) -> None:
+        entries = {f"adadm.{name}": text for name, text in metadata.items()}
+        lr = TensorSpec("lr", shape, np.dtype(dtype))
+        monkeypatch.setattr(upscaler, "open_session", lambda *_: Repeating(entries, lr))
+        (tmp_path / "net.onnx").touch()
+        monkeypatch.chdir(tmp_path)
+
+    return set_model
+
+
+@pytest.mark.parametrize("tile", ["off", 9])
+def test_a_model_that_reads_images_is_fed_them(model: Model, tile: Tile) -> None:
+    model((1, "H", "W", 3), np.uint8, io="uint8")
+    image = scene(30, 40, np.uint8)
+    with Upscaler("net.onnx", tile=tile, passes=1, overlap=2) as opened:
+        expected = image.repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(opened.upscale(image), expected)
+        with pytest.raises(ImageError, match=r"16 bits and the model takes 8; .*--io float32"):
+            opened.upscale(image.astype(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("rgb_range", ["1.0", "255"])
+def test_every_range_keeps_every_level(model: Model, rgb_range: str, dtype: type[Any]) -> None:
+    model(rgb_range=rgb_range)
+    levels = np.arange(3 * 256, dtype=dtype).reshape(16, 16, 3)
+    image = (levels * 85).astype(dtype)
+    with Upscaler("net.onnx", tile=7, passes=1, overlap=1) as opened:
+        np.testing.assert_array_equal(opened.upscale(image)[::2, ::2], image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "io"),
+    [((1, 3, 16, 20), np.float32, "float32"), ((1, 16, 20, 3), np.uint8, "uint8")],
+)
+def test_a_model_of_a_fixed_size(
+    model: Model, shape: tuple[int, ...], dtype: type[Any], io: str
+) -> None:
+    model(shape, dtype, io=io)
+    image = scene(33, 47, np.uint8)
+    with Upscaler("net.onnx", passes=1, overlap=3) as opened:
+        assert opened.plan(33, 47).shape == (16, 20)
+        expected = image.repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(opened.upscale(image), expected)
+        with pytest.raises(TilingError, match="takes 20x16 px and nothing else"):
+            opened.upscale(image[:15])
+
+
+def test_an_output_that_is_no_number_is_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an overflow in the network; as an integer it could be anything."""
+    model()
+    output = np.full((1, 3, 8, 8), 7, np.float32)
+    output[0, 1, 2, 3] = np.nan
+    monkeypatch.setattr(Repeating, "_run", lambda *_: {"sr": output})
+    with (
+        Upscaler("net.onnx") as opened,
+        pytest.raises(SessionError, match="the network diverges on this image"),
+    ):
+        opened.upscale(np.zeros((4, 4, 3), np.uint8))
+    output[0, 1, 2, 3] = np.inf
+    with Upscaler("net.onnx") as opened:
+        assert opened.upscale(np.zeros((4, 4, 3), np.uint8)).max() == 255
+
+
+def test_models_that_cannot_be_used_are_refused(model: Model) -> None:
+    model((4, 3, "H", "W"))
+    with pytest.raises(TilingError, match=r"net\.onnx takes 4 images at once; export it for one"):
+        Upscaler("net.onnx")
+    for batch in (1, None, "N"):
+        model((batch, 3, "H", "W"))
+        Upscaler("net.onnx").close()
+
+
+def test_a_model_of_others_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model()
+    foreign = Repeating({}, TensorSpec("lr", (1, 3, "H", "W"), np.dtype(np.float32)))
+    foreign.metadata = {}
+    monkeypatch.setattr(upscaler, "open_session", lambda *_: foreign)
+    with pytest.raises(TilingError, match=r"net\.onnx was not made by adadm export"):
+        Upscaler("net.onnx")
+
+
+def test_a_network_that_sees_all_is_warned_of_in_tiles_alone(model: Model) -> None:
+    model(receptive_field="image", halo_errors="[[0, 9], [32, 0.25]]")
+    with Upscaler("net.onnx", tile=64, passes=1) as opened:
+        assert opened.overlap == 32
+        assert "off by up to 0.25 grey levels" in opened.plan(300, 300).warning
+        assert opened.plan(100, 100).warning == ""
