@@ -24,7 +24,7 @@ __all__ = ["HaloError", "TileModels", "measure_halo", "measure_memories", "std_f
 _HALOS_PX = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
 # Multiply-adds, a few seconds of two cores; a network has about as many for a pixel as parameters.
 _MEMORY_BUDGET, _HALO_BUDGET = 8e11, 3e11
-_MEMORY_SIDES_PX, _HALO_SIDES_PX = (64, 256), (64, 192)
+_MEMORY_SIDES_PX, _HALO_SIDES_PX = (64, 128), (64, 192)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from adadm.runtime.upscaler import Upscaler
 __all__ = ["Job", "Outcome", "Progress", "find_jobs", "upscale_files"]
 
 _STRIP_PX = 256
+_FAILURES = (AdadmError, OSError, MemoryError)
+"""What one image may raise without stopping the others."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,21 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
     """Which files are read, and where each result goes.
 
     Args:
-        inputs: files and folders; folders are searched recursively and mirrored.
+        inputs: files and folders; folders are searched recursively and mirrored, but for names
+            that begin with a dot.
         output: an image file where there is one input file and the name has an image's suffix;
             else a folder.
         suffix: of the results; None for that of each source.
 
     Raises:
-        ImageError: an input does not exist, a folder holds no image, a result would replace a
-            source, or two results would have one name.
+        ImageError: a folder holds no image, a result would replace a source, two results would
+            have one name, or the output's name is that of no format.
     """
     inside = output.resolve()
     jobs = []
     for given in inputs:
         if not given.is_dir():
-            is_file = len(inputs) == 1 and output.suffix.lower() in EXTENSIONS
+            is_file = len(inputs) == 1 and _names_a_file(output, suffix)
             jobs.append(Job(given, output if is_file else _target(output, given.name, suffix)))
             continue
         found = sorted(
@@ -83,6 +86,7 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
             for path in given.rglob("*")
             if path.suffix.lower() in EXTENSIONS
             and path.is_file()
+            and not path.name.startswith(".")
             # results of an earlier run, where they lie inside the folder
             and (inside == given.resolve() or inside not in path.resolve().parents)
         )
@@ -102,6 +106,18 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
             )
         targets[target] = job.source
     return jobs
+
+
+def _names_a_file(output: Path, suffix: str | None) -> bool:
+    if not output.suffix or output.is_dir():
+        return False
+    if output.suffix.lower() not in EXTENSIONS:
+        raise ImageError(
+            f"{output}: cannot write {output.suffix}; one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    if suffix not in (None, output.suffix.lower()):
+        raise ImageError(f"{output} is no name for --format {suffix[1:]}; leave one of them out")
+    return True
 
 
 def _target(folder: Path, name: str, suffix: str | None) -> Path:
@@ -152,8 +168,8 @@ def upscale_files(
                 if isinstance(photo, BaseException):
                     raise photo
                 current = _upscale_one(upscaler, job, photo, quality, progress, finishing)
-            except (AdadmError, OSError) as error:
-                reason = str(error)
+            except _FAILURES as error:
+                reason = _said(error)
             if last is not None:
                 ended(last[0], _failure_of(last[1]))
             last = (job, current) if current is not None else None
@@ -191,15 +207,19 @@ def _upscale_one(
 def _failure_of(future: Future[None]) -> str:
     try:
         future.result()
-    except (AdadmError, OSError) as error:
-        return str(error)
+    except _FAILURES as error:
+        return _said(error)
     return ""
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, progress: Progress) -> Iterator[Pixels]:
     """Rows with as many channels as the file has; alpha goes through the network like colour."""
     colour = upscaler.rows(photo, plan, progress.advanced)
-    alpha = _alpha_rows(upscaler, photo, plan, progress)
+    alpha = _alpha_rows(upscaler, photo, plan)
     for rows in colour:
         channels = [_as_grey(rows) if photo.is_grey else rows]
         if alpha is not None:
@@ -222,9 +242,7 @@ class _Alpha:
         self.colour = photo.alpha
 
 
-def _alpha_rows(
-    upscaler: Upscaler, photo: Photo, plan: Plan, progress: Progress
-) -> Iterator[Pixels] | None:
+def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels] | None:
     if not photo.has_alpha:
         return None
     first = photo.alpha(0, 0, 1, 1)[0, 0, 0]
@@ -234,7 +252,22 @@ def _alpha_rows(
         for top in strips
     ):
         return _constant_rows(first, upscaler.factor, photo.width, plan)
-    return upscaler.rows(_Alpha(photo), plan, progress.advanced)
+    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, upscaler.factor)
+
+
+def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:
+    """No alpha outside that of the 3x3 pixels around: what is opaque or clear stays exactly so."""
+    for windows, upscaled in zip(plan.windows, rows, strict=True):
+        first, last = windows[0][0].inner_start, windows[0][0].inner_stop
+        top, bottom = max(0, first - 1), min(photo.height, last + 1)
+        source = photo.alpha(top, 0, bottom - top, photo.width)[..., 0]
+        padded = np.pad(source, ((top - first + 1, last + 1 - bottom), (1, 1)), mode="edge")
+        around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+        low, high = (
+            bound.repeat(factor, axis=0).repeat(factor, axis=1)[..., None]
+            for bound in (around.min(axis=(2, 3)), around.max(axis=(2, 3)))
+        )
+        yield np.clip(upscaled, low, high)
 
 
 def _constant_rows(value: Any, factor: int, width: int, plan: Plan) -> Iterator[Pixels]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -19,8 +20,13 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     Args:
         path: the file to write. Its folder is made when missing. The temporary name keeps the
             suffix, because image libraries choose the format by it.
+
+    Raises:
+        OSError: there is a folder of that name, or the file cannot be made.
     """
     target = Path(path)
+    if target.is_dir():  # now: of several files, others would be there when the renaming fails
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(

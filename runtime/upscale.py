@@ -233,5 +233,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--max-megapixels is {arguments.max_megapixels}, expected a number above 0")
     if arguments.threads < 0:
         parser.error(f"--threads is {arguments.threads}, expected 0 or more")
+    if Path() in arguments.input and "." not in argv:
+        parser.error("an input is an empty name")
     arguments.format = arguments.format and f".{arguments.format}"
     return arguments

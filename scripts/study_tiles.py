@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,16 +94,12 @@ def _measured(
 ) -> list[dict[str, Any]]:
     rows = []
     with Upscaler(model, tile="off") as upscaler:
-        started = time.perf_counter()
         whole = {name: upscaler.upscale(photo) for name, photo in photos.items()}
-        whole_s = time.perf_counter() - started
         upscale = upscaler.factor
     for method in METHODS:
         console.print(f"measuring {model}: {method.name}")
         with Upscaler(model, tile=TILE_PX, passes=method.passes, overlap=method.overlap) as tiled:
-            started = time.perf_counter()
             found = {name: tiled.upscale(photo) for name, photo in photos.items()}
-            seconds = time.perf_counter() - started
             errors = {
                 name: (found[name].astype(np.float64) - whole[name]) / LEVELS for name in photos
             }
@@ -119,7 +114,6 @@ def _measured(
                     "largest": {n: float(np.abs(e).max()) for n, e in errors.items()},
                     "seam": float(np.sqrt(np.mean([seam**2 for seam, _ in seams]))),
                     "elsewhere": float(np.sqrt(np.mean([step**2 for _, step in seams]))),
-                    "times_whole": seconds / whole_s,
                 }
             )
     return rows
@@ -195,14 +189,13 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "Written by `scripts/study_tiles.py`; every figure comes from `docs/tiling_figures.json`.",
         f"Tiles of {TILE_PX} px, net of the overlap, on 16 bit images; differences in grey levels",
-        "of 255. *Seam* is the root mean square step of the error across the cuts, *elsewhere* the",
-        "same between all other pixels: equal figures mean that there is no seam. *Times* is the",
-        "time in that of the whole image, the mosaics and the second pass included.",
+        "of 255. *Seam* is the root mean square step of the error from one pixel to the next",
+        "across the cuts, *elsewhere* the same between all other pixels.",
         "",
     ]
     for name, rows in results.items():
         photos = list(rows[0]["largest"])
-        head = ["", "overlap, px", *(f"largest, {p}" for p in photos), "seam", "elsewhere", "times"]
+        head = ["", "overlap, px", *(f"largest, {p}" for p in photos), "seam", "elsewhere"]
         lines += [f"## {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         for row in rows:
             cells = [
@@ -211,7 +204,6 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
                 *(f"{row['largest'][p]:.3g}" for p in photos),
                 f"{row['seam']:.2g}",
                 f"{row['elsewhere']:.2g}",
-                f"{row['times_whole']:.2f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")

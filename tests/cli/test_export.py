@@ -9,20 +9,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
 
 from _support.networks import random_edsr
+from _support.parity import photograph_like
 from adadm.export import assembly, to_onnx
+from adadm.export.checkpoint import network_class
 from adadm.export.models import EDSR
 from adadm.export.operators.modulator import modulators
 from adadm.export.passes import BakeImageIO, Decision
+from adadm.export.tiles import tile_graphs
+from adadm.runtime import Upscaler
 from adadm.runtime.cli import run
+from adadm.runtime.memory import memory_models
+from adadm.runtime.tiling import choose_overlap
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 def export(*arguments: str | Path) -> int:
@@ -150,8 +161,146 @@ def test_the_tail_is_kept_on_request_and_images_go_in_and_out(
     model = onnx.load(tmp_path / "edsr.onnx")
     for value in (model.graph.input[0], model.graph.output[0]):
         assert value.type.tensor_type.elem_type == onnx.TensorProto.UINT8
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    metadata = metadata_of(tmp_path / "edsr.onnx")
     assert metadata["adadm.tail"] == "original"
+    assert metadata["adadm.stats"] == "internal"
+    assert (content["tiles_parity"], content["halo"]) == ([], [])
+    assert {path.name for path in tmp_path.iterdir()} == {"edsr.pt", "edsr.onnx", "report.json"}
+
+
+FORMS = {"edsr.onnx": "internal", "edsr.tile.onnx": "external", "edsr.moments.onnx": "moments"}
+
+
+def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
+    report = tmp_path / "report.json"
+    assert export(tmp_path / "edsr.pt", "--stats", "external", "--report", report) == 0
+    content = json.loads(report.read_text())
+    notes = {name: metadata_of(tmp_path / name) for name in FORMS}
+    assert {name: note.pop("adadm.stats") for name, note in notes.items()} == FORMS
+    metadata = notes["edsr.onnx"]
+    assert metadata == notes["edsr.tile.onnx"] == notes["edsr.moments.onnx"]
+
+    # head, 2 blocks of 2, the body's last, and a tail of 1.5
+    assert metadata["adadm.receptive_field"] == str(1 + 4 + 1 + 2)
+    listed = [[error["px"], error["levels"]] for error in content["halo"]]
+    assert json.loads(metadata["adadm.halo_errors"]) == listed
+    levels = dict(listed)
+    assert levels[0] > 1 > 0.01 > levels[8]
+    for px in (2, 4, 6):
+        accuracy = 4 * levels[px] * 1.001  # the runtime leaves a margin of four
+        assert choose_overlap(metadata, accuracy) == (px, "")
+    memory = memory_models(metadata["adadm.memory"])
+    assert {"cpu"} <= memory.keys() <= {"cpu", "openvino"}
+    assert {backend: vars(model) for backend, model in memory.items()} == content["memory"]
+    assert min(model.bytes_per_pixel for model in memory.values()) > 3 * 4 * 4
+
+    whole, tiles = content["parity"], content["tiles_parity"]
+    assert [case["name"] for case in tiles] == [case["name"] for case in whole]
+    assert {"astronaut", "batch of 2", "flat black"} <= {case["name"] for case in tiles}
+    peak = max(case["peak"] for case in tiles)
+    assert 0 < max(case["largest_error"] for case in tiles) <= 3e-5 * peak
+    assert content["options"]["stats"] == "external"
+    said = capsys.readouterr().out
+    assert "parity of the models for tiles" in said
+    assert said.count("wrote ") == 3
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*FORMS, "edsr.pt", "report.json"}
+
+
+@pytest.mark.parametrize("form", [0, 1], ids=["tile", "moments"])
+def test_a_form_for_tiles_that_differs_leaves_no_file(
+    form: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted mistake, in a modulator of that form alone."""
+
+    def wrong(model: ir.Model) -> tuple[ir.Model, ir.Model]:
+        graphs = tile_graphs(model)
+        nodes = [n for n in graphs[form].graph if n.op_type.startswith("AdaDMModulate")]
+        for node in nodes:
+            weight = node.attributes["weight"].as_float()
+            node.attributes["weight"] = ir.AttrFloat32("weight", weight * 1.01)
+        assert len(nodes) == 2 - form
+        return graphs
+
+    monkeypatch.setattr(assembly, "tile_graphs", wrong)
+    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
+    options = ("--stats", "external", "--report", tmp_path / "report.json")
+    assert export(tmp_path / "edsr.pt", *options) == 1
+    message = capsys.readouterr().err
+    assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
+    assert "nothing was written" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+
+
+def test_a_file_that_cannot_be_written_leaves_none_of_the_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
+    taken = "edsr.onnx"  # the last that gets its name
+    (tmp_path / taken).mkdir()
+    assert export(tmp_path / "edsr.pt", "--stats", "external", "--static", "1x20x24") == 1
+    captured = capsys.readouterr()
+    assert str(tmp_path / taken) in captured.err
+    assert "wrote" not in captured.out
+    assert {path.name for path in tmp_path.iterdir()} == {"edsr.pt", taken}
+
+
+def test_tiles_of_one_size_for_images(tmp_path: Path) -> None:
+    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
+    report = tmp_path / "report.json"
+    options = ("--static", "1x40x44", "--io", "uint8", "--factors", "--report", report)
+    assert export(tmp_path / "edsr.pt", "--stats", "external", *options) == 0
+    content = json.loads(report.read_text())
+    assert content["halo"] == []
+    assert len(content["tiles_parity"]) == len(content["parity"]) > 0
+    for name in FORMS:
+        metadata = metadata_of(tmp_path / name)
+        assert "adadm.halo_errors" not in metadata
+        assert metadata["adadm.io"] == "uint8"
+        memory = memory_models(metadata["adadm.memory"])
+        assert {model.bytes_per_pixel for model in memory.values()} == {0}
+        assert min(model.fixed_bytes for model in memory.values()) > 0
+        lr = onnx.load(tmp_path / name).graph.input[0].type.tensor_type
+        assert lr.elem_type == onnx.TensorProto.UINT8
+        assert [side.dim_value for side in lr.shape.dim] == [1, 40, 44, 3]
+    outputs = {
+        name: [value.name for value in onnx.load(tmp_path / name).graph.output] for name in FORMS
+    }
+    assert outputs == {
+        "edsr.onnx": ["sr", "factor_0", "factor_1"],
+        "edsr.tile.onnx": ["sr"],
+        "edsr.moments.onnx": ["moments"],
+    }
+    image = photograph_like((1, 70, 61))[0].transpose(1, 2, 0).round().astype(np.uint8)
+    with Upscaler(tmp_path / "edsr.onnx", "cpu") as upscaler:
+        assert upscaler.plan(70, 61).count == 3 * 2
+        assert upscaler.upscale(image).shape == (140, 122, 3)
+
+
+PLAIN = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+"""
+
+
+def test_tiles_of_a_network_without_a_modulator_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain_sr.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    network = network_class("plain_sr:build")(rgb_range=255)
+    torch.save(network.root.state_dict(), tmp_path / "plain.pt")
+    options = ("--arch", "plain_sr:build", "--rgb-range", "255", "--stats", "external")
+    assert export(tmp_path / "plain.pt", *options) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "the network has no modulator" in message
+    assert "export it with --stats internal" in message
+    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_an_image_conversion_that_differs_writes_nothing(

@@ -60,7 +60,8 @@ def photograph(path: Path, width: int, height: int) -> Path:
 
 
 def run(model: Path, source: Path, target: Path, **options: object) -> tuple[int, float]:
-    command = [sys.executable, "-c", MEASURED, model, source, target, json.dumps(options)]
+    paths = [str(path) for path in (model, source, target)]
+    command = [sys.executable, "-c", MEASURED, *paths, json.dumps(options)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     peak, seconds = json.loads(result.stdout)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -25,13 +25,13 @@ Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
 
 RRDB = "_support.foreign:RRDBLike"
-SMALLER: dict[str, dict[str, float]] = {
+SMALLER: dict[str, dict[str, Any]] = {
     "edsr": {"blocks": 2, "features": 6},
     "rdn": {"blocks": 2, "layers": 2, "growth": 6, "features": 6},
 }
 
 
-def network_of(architecture: str, upscale: int, **more: float) -> Network:
+def network_of(architecture: str, upscale: int, **more: Any) -> Network:
     return random_network(architecture, upscale, **SMALLER.get(architecture, {}), **more)
 
 
@@ -120,7 +120,15 @@ def test_group_normalization_has_no_bound() -> None:
 
 
 PAD = "Conv <pads = [1, 1, 1, 1]>"
-CHUNK = "one = Constant <value_ints = [1]> () two = Constant <value_ints = [2]> () "
+DOWN = "Conv <strides = [2, 2], pads = [1, 1, 1, 1]>"
+UP = "DepthToSpace <blocksize = 2>"
+NUMBERS = "".join(
+    f"{name} = Constant <value_ints = {values}> () "
+    for name, values in {
+        "n0": [0], "n1": [1], "n2": [2], "n3": [3], "far": [999], "back": [-1], "begin": [-999],
+        "sizes": [1, 2],
+    }.items()
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -128,85 +136,80 @@ CHUNK = "one = Constant <value_ints = [1]> () two = Constant <value_ints = [2]> 
     [
         ("y = Add (x, E)", 0),
         ("y = Conv (x, W1, B)", 0),
-        (f"y = {PAD} (x, WD)".replace("pads", "group = 3, pads"), 0),
+        ("y = Conv <group = 3, pads = [1, 1, 1, 1]> (x, WD)", 0),
         (f"a = {PAD} (x, W3) b = LeakyRelu (a) y = {PAD} (b, V3)", 0),
         ("y = Conv <dilations = [2, 2], pads = [2, 2, 2, 2]> (x, W3)", 0),
         ("y = Conv <dilations = [3, 1], pads = [3, 1, 3, 1]> (x, W3)", 0),
         # to one side only
         ("y = Conv <pads = [2, 2, 0, 0]> (x, W3)", 0),
         ("y = Conv <pads = [0, 0, 2, 2]> (x, W3)", 0),
+        ("y = Conv <dilations = [1, 2], pads = [1, 0, 1, 4]> (x, W3)", 0),
         # the longer of two ways
         (f"a = {PAD} (x, W3) b = {PAD} (a, V3) c = {PAD} (x, W3) y = Add (b, c)", 0),
+        # channels: joined, cut, picked
         (f"a = {PAD} (x, W3) k = Concat <axis = -3> (x, a) y = Conv (k, WC)", 0),
-        (f"{CHUNK} a = {PAD} (x, WS) b = DepthToSpace <blocksize = 2> (a) y = {PAD} (b, W3)", 0),
+        (f"b, c = Split <axis = 1> (x, sizes) k = Concat <axis = 1> (c, b) y = {PAD} (k, V3)", 0),
+        (
+            "b = Slice (x, n0, n1, n1) c = Slice (x, n1, n3, n1) k = Concat <axis = 1> (c, b) "
+            f"y = {PAD} (k, V3)",
+            0,
+        ),
         # a stride of two and back: the second pixel of two looks one further
-        (
-            "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, WS) "
-            "y = DepthToSpace <blocksize = 2> (a)",
-            0,
-        ),
-        (
-            "a = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (x, WS) k = Tanh (a) "
-            "b = DepthToSpace <blocksize = 2> (k) "
-            "c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (b, WS) "
-            "y = DepthToSpace <blocksize = 2> (c)",
-            1,  # the two worst phases cannot meet
-        ),
-        # nothing but moves within blocks of 2x2, which cancel
-        ("a = SpaceToDepth <blocksize = 2> (x) y = DepthToSpace <blocksize = 2> (a)", 1),
-        # channels cut apart
-        (
-            f"a = {PAD} (x, W3) b, c = Split <axis = 1> (a, s) k = Concat <axis = 1> (c, b) "
-            f"y = {PAD} (k, V3)".replace("s)", "parts)"),
-            0,
-        ),
+        (f"a = {DOWN} (x, WS) y = {UP} (a)", 0),
+        (f"a = {DOWN} (x, WS) b = {UP} (a) c = {DOWN} (b, WS) y = {UP} (c)", 0),
+        # moves within blocks, which cancel here
+        (f"a = SpaceToDepth <blocksize = 2> (x) y = {UP} (a)", 1),
     ],
 )
 def test_a_graph_of_any_kind(body: str, slack: int) -> None:
-    parts = "parts = Constant <value_ints = [1, 2]> () " if "parts" in body else ""
-    model = graph(parts + body)
+    model = graph(NUMBERS + body)
     figure = receptive_field(model)
     assert figure is not None
-    run = functools.partial(_sr, lambda feed: run_double(model, feed)[0])
+
+    def run(x: Array) -> Array:
+        return run_double(model, {"x": x, "r": np.zeros_like(x)})[0]
+
     reach = reach_of(run, (1, CHANNELS, 22, 24), figure + 2)
     assert figure - slack <= reach <= figure
 
 
-def _sr(run: Callable[[dict[str, Array]], Array], x: Array) -> Array:
-    return run({"x": x, "r": np.zeros_like(x)})
+def test_convolutions_at_high_resolution_count_by_what_they_see_of_the_input() -> None:
+    """Two of them at twice the size look one pixel of the input further, one looks half a one."""
+    model = graph(f"a = {PAD} (x, WS) b = {UP} (a) y = {PAD} (b, W3)")
+    further = graph(f"a = {PAD} (x, WS) b = {UP} (a) c = {PAD} (b, W3) y = {PAD} (c, W3)")
+    third = graph(
+        f"a = {PAD} (x, WS) b = {UP} (a) c = {PAD} (b, W3) d = {PAD} (c, W3) y = {PAD} (d, W3)"
+    )
+    for body, expected in ((model, 2), (further, 2), (third, 3)):
 
+        def run(x: Array, body: ir.Model = body) -> Array:
+            return run_double(body, {"x": x, "r": np.zeros_like(x)})[0]
 
-ENDS = "start = Constant <value_ints = [-1]> () end = Constant <value_ints = [-99]> () "
-FLIP = (
-    f"{ENDS} axis = Constant <value_ints = [2]> () back = Constant <value_ints = [-1]> () "
-    "y = Slice (x, start, end, axis, back)"
-)
-TURN = (
-    "start = Constant <value_ints = [3]> () zero = Constant <value_ints = [0]> () "
-    "end = Constant <value_ints = [999]> () axis = Constant <value_ints = [3]> () "
-    "a = Slice (x, start, end, axis) b = Slice (x, zero, start, axis) y = Concat <axis = 3> (a, b)"
-)
+        assert receptive_field(body) == expected
+        assert reach_of(run, (1, CHANNELS, 14, 15), expected + 1) == expected
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        FLIP,
-        TURN,
-        "y = Softmax (x)",
-        "a = GlobalAveragePool (x) y = Mul (x, a)",
-        "a = ReduceMean <keepdims = 1> (x) y = Add (x, a)",
-        "y = ConvTranspose <pads = [1, 1, 1, 1]> (x, W3)",
-        "y = others.Mystery (x)",
+        "y = Slice (z, back, begin, n2, back)",
+        "a = Slice (z, n3, far, n3) b = Slice (z, n0, n3, n3) y = Concat <axis = 3> (a, b)",
+        "y = Slice (z, n0, far)",  # of the batch, by default
+        "y = Softmax (z)",
+        "a = GlobalAveragePool (z) y = Mul (z, a)",
+        "a = ReduceMean <keepdims = 1> (z) y = Add (z, a)",
+        "y = ConvTranspose <pads = [1, 1, 1, 1]> (z, W3)",
     ],
-    ids=["flip", "turn", "softmax", "pooling", "mean", "transposed convolution", "another domain"],
 )
 def test_what_is_not_known_to_be_local_has_no_bound(body: str) -> None:
-    known = f"a0 = {PAD} (x, W3) z = Relu (a0) "  # what is bounded before it changes nothing
-    domain = "others" if "others" in body else ""
-    model = graph(known + body.replace("others.", "").replace("(x", "(z"))
-    if domain:
-        list(model.graph)[-1].domain = domain
+    bounded = f"a0 = {PAD} (x, W3) z = Relu (a0) "
+    assert receptive_field(graph(f"{bounded} y = Identity (z)")) == 1
+    assert receptive_field(graph(NUMBERS + bounded + body)) is None
+
+
+def test_an_operator_of_others_has_no_bound() -> None:
+    model = graph("y = Relu (x)")
+    next(iter(model.graph)).domain = "others"
     assert receptive_field(model) is None
 
 

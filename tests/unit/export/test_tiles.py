@@ -35,7 +35,7 @@ from adadm.export.tiles import (
     tile_graphs,
 )
 from adadm.runtime.errors import ExportError
-from adadm.runtime.memory import MemoryModel, memory_models
+from adadm.runtime.memory import memory_models
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaler import BUNDLED
 
@@ -76,7 +76,7 @@ def factors_of(network: Network, lr: torch.Tensor) -> Iterator[None]:
 
 @torch.inference_mode()
 def test_the_error_of_a_cut_is_that_of_pytorch() -> None:
-    network, _, tiles = tiles_of_edsr()
+    network, _, _ = tiles_of_edsr()
     expected = np.zeros(97)
     for photo in photograph_batches(network, 192).values():
         lr = torch.from_numpy(photo)
@@ -84,12 +84,12 @@ def test_the_error_of_a_cut_is_that_of_pytorch() -> None:
         with factors_of(network, lr):
             whole, part = network(lr), network(lr[..., cut:, cut:])
         error = (part - whole[..., 2 * cut :, 2 * cut :]).abs()[0].amax(dim=0).numpy()
-        for px in range(len(expected)):
+        for px in range(cut):
             expected[px] = max(expected[px], error[2 * px :, 2 * px :].max())
     halo = halo_of_edsr()
     assert network.rgb_range == 255
     assert [error.px for error in halo[:4]] == [0, 2, 4, 6]
-    assert halo[-1].px >= 80
+    assert halo[-1].px >= 64
     for error in halo:
         assert error.levels == pytest.approx(expected[error.px], rel=0.06, abs=0.01)
 
@@ -107,7 +107,7 @@ def test_the_error_of_a_cut_falls_and_ends_with_the_receptive_field() -> None:
 
 def test_a_cut_with_the_wrong_std_would_show() -> None:
     """The std is shared: with its own the cut is off everywhere."""
-    network, _, tiles = tiles_of_edsr()
+    _, _, tiles = tiles_of_edsr()
     tile, moments = (OnnxRuntimeSession(m.SerializeToString()) for m in (tiles.tile, tiles.moments))
     lr = photograph_like((1, 60, 64))
     part = np.ascontiguousarray(lr[..., 30:, 32:])
@@ -120,7 +120,7 @@ def test_a_cut_with_the_wrong_std_would_show() -> None:
 
 def test_a_network_without_a_modulator_is_refused() -> None:
     model = graph("c = Conv <pads = [1, 1, 1, 1]> (x, W3, B) y = Add (c, r)")
-    with pytest.raises(ExportError, match="no modulator, .* export it with --stats internal"):
+    with pytest.raises(ExportError, match=r"no modulator, .* export it with --stats internal"):
         tile_graphs(model)
 
 
@@ -145,8 +145,8 @@ def peak_of(model: bytes | Path, backend: str, height: int, width: int) -> int:
     result = subprocess.run(
         [*command, f"{height}x{width}"], capture_output=True, text=True, check=True
     )
-    before, peak = json.loads(result.stdout)
-    return int(peak - before)
+    before, *peaks = json.loads(result.stdout)
+    return int(max(peaks) - before)
 
 
 @installed
@@ -169,8 +169,6 @@ def test_memory_is_measured_on_every_backend_with_two_digits() -> None:
             assert float(f"{number:.1e}") == number > 0
         output = 3 * 4 * network.upscale**2
         assert output < memory.bytes_per_pixel < 1e4
-    again = MemoryModel(**dataclasses.asdict(measured["cpu"]))
-    assert again == measured["cpu"]
 
 
 def test_memory_of_a_fixed_size_has_no_slope() -> None:

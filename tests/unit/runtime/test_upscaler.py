@@ -86,13 +86,15 @@ def test_tiles_are_as_good_as_the_whole_image(model: str) -> None:
 
 
 def test_twice_gives_the_same_bytes() -> None:
-    with Upscaler("x2", "cpu", 64) as opened:
-        again = opened.upscale(scene(110, 140))
-        for size in ((90, 60), (40, 50)):  # other images, in tiles and whole, have no say
+    image = scene(45, 60)
+    with Upscaler("x2", "cpu", 16) as opened:
+        once = opened.upscale(image)
+        for size in ((30, 45), (40, 40)):  # other images, in tiles and whole, have no say
             opened.upscale(scene(*size, seed=1))
-        once_more = opened.upscale(scene(110, 140))
-    np.testing.assert_array_equal(again, upscaled("x2", 64))
-    np.testing.assert_array_equal(once_more, again)
+        again = opened.upscale(image)
+    with Upscaler("x2", "cpu", 16) as anew:
+        anew_once = anew.upscale(image)
+    assert once.tobytes() == again.tobytes() == anew_once.tobytes()
 
 
 def test_8_bits_are_the_16_bits_rounded() -> None:
@@ -145,7 +147,7 @@ def test_an_image_may_lie_in_memory_in_any_order() -> None:
         np.testing.assert_array_equal(opened.upscale(read_only), expected)
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3, "settle"])
+@pytest.mark.parametrize("passes", [1, 2, "settle"])
 def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
     calls: list[tuple[int, int]] = []
     with Upscaler("x2", "cpu", 16, passes) as opened:
@@ -294,7 +296,7 @@ def test_a_model_that_is_not_there_is_named(
 
 
 def test_a_closed_upscaler_says_so() -> None:
-    opened = Upscaler("x2", "cpu", 16)
+    opened = Upscaler("x2", "cpu", 16, passes=1)
     with opened:
         opened.upscale(scene(50, 70))
     opened.close()  # twice is as good as once

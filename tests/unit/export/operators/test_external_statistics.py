@@ -48,7 +48,7 @@ def run(
     feed: dict[str, Array],
     opset: int = 19,
     dtype: int = TensorProto.FLOAT,
-    **attributes: float,
+    **attributes: Any,
 ) -> Array:
     """The result of one operator; of the feed it takes what it reads."""
     function: onnx.FunctionProto = ir.to_proto(FUNCTIONS[name](opset))

@@ -31,7 +31,7 @@ CENTER = graph("y = Add (x, E)").graph.initializers["E"].const_value
 
 
 def std_of(trunk: Array) -> Array:
-    return trunk.std(axis=(1, 2, 3), ddof=1, keepdims=True)
+    return np.asarray(trunk.std(axis=(1, 2, 3), ddof=1, keepdims=True))
 
 
 def std_of_trunks(u: Array, v: Array) -> Array:
@@ -102,7 +102,7 @@ def test_a_std_that_is_not_known_is_that_of_the_moments() -> None:
         (moments,) = run_double(model, {**feed, "std": std})
         count, _, squares = moments.transpose(2, 0, 1)
         assert (count == CHANNELS * 5 * 4).all()
-        return np.sqrt(squares / (count - 1))[..., None, None]
+        return np.asarray(np.sqrt(squares / (count - 1))[..., None, None])
 
     own = deviations(np.zeros((2, 3, 1, 1)))
     np.testing.assert_allclose(own[:, :1], std_of(FEED["x"][:, :, 1:6, 2:]))
