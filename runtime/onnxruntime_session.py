@@ -44,6 +44,7 @@ class OnnxRuntimeSession(Session):
         custom_ops: Sequence[str] = (),
     ) -> None:
         ort = require("onnxruntime", "cpu")
+        ort.disable_telemetry_events()
         wanted = {p if isinstance(p, str) else p[0] for p in providers}
         if missing := sorted(wanted - set(ort.get_available_providers())):
             raise SessionError(
