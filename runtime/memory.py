@@ -24,7 +24,7 @@ import psutil
 
 from adadm.runtime.errors import SessionError
 
-__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models"]
+__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
 
 Size = tuple[int, int]
 
@@ -73,12 +73,18 @@ def free_bytes(limit_bytes: int | None = None) -> int:
     """
     free: int = psutil.virtual_memory().available
     if limit_bytes is not None:
-        free = min(free, limit_bytes - psutil.Process().memory_info().rss)
+        free = min(free, limit_bytes - process_bytes())
     for limit, used, statistics in _CGROUPS:
         with suppress(OSError, ValueError):  # no such file, or no limit ("max")
             left = int(Path(limit).read_text()) - int(Path(used).read_text())
             free = min(free, left + _cache_bytes(statistics))
     return max(free, 0)
+
+
+def process_bytes() -> int:
+    """What this process takes now."""
+    taken: int = psutil.Process().memory_info().rss
+    return taken
 
 
 def _cache_bytes(statistics: str) -> int:
@@ -131,7 +137,7 @@ def main(arguments: list[str]) -> None:
 
     path, backend, *sizes = arguments
     model: Any = sys.stdin.buffer.read() if path == "-" else path
-    results = [psutil.Process().memory_info().rss]
+    results = [process_bytes()]
     with open_session(model, backend) as session:
         (lr,) = session.inputs
         results.append(_peak_rss())

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
-from adadm.runtime.memory import free_bytes
+from adadm.runtime.memory import free_bytes, process_bytes
 from adadm.runtime.session import Session
 from adadm.runtime.shared_statistics import Passes, runs, shared_std
 from adadm.runtime.source import ArraySource, Source
@@ -89,6 +89,7 @@ class Upscaler:
         self.tile, self.passes, self._threads = tile, passes, threads
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._closed = self._tile_models_checked = False
+        self._bytes_before = process_bytes()
         self._sessions: dict[str, Session] = {}
         self._sessions["whole"] = self._opened(self.model, backend)
         self.metadata = self._sessions["whole"].metadata
@@ -140,7 +141,9 @@ class Upscaler:
         largest = None
         if memory is not None and self.backend in _CPU_BACKENDS:
             itemsize = np.dtype(dtype).itemsize
-            free = free_bytes(self._memory_bytes)
+            # A session keeps what it took for the last image, and takes it for the next.
+            held = max(process_bytes() - self._bytes_before, 0)
+            free = free_bytes(self._memory_bytes) + held
             largest = LargestTile(memory, free, self.factor, itemsize)
         plan = make_plan((height, width), self.tile, self.overlap, largest, self._fixed_size)
         if not (plan.is_whole or self.passes == 1 or self._tile_models_checked):
@@ -198,10 +201,8 @@ class Upscaler:
             if std is not None:
                 feed["std"] = std
             sr = session.run(feed)["sr"]
-            top, left = (
-                r * (rows.inner_start - rows.start),
-                r * (columns.inner_start - columns.start),
-            )
+            top = r * (rows.inner_start - rows.start)
+            left = r * (columns.inner_start - columns.start)
             width = r * (columns.inner_stop - columns.inner_start)
             into = result[:, r * columns.inner_start : r * columns.inner_start + width]
             if self._reads_images:

@@ -17,6 +17,7 @@ from adadm.runtime import Upscaler, upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image
+from adadm.runtime.memory import memory_models, process_bytes
 from adadm.runtime.session import Array, Session, TensorSpec
 from adadm.runtime.shared_statistics import Passes
 from adadm.runtime.source import ArraySource
@@ -421,3 +422,17 @@ def test_a_network_that_sees_all_is_warned_of_in_tiles_alone(model: Model) -> No
         assert opened.overlap == 32
         assert "off by up to 0.25 grey levels" in opened.plan(300, 300).warning
         assert opened.plan(100, 100).warning == ""
+
+
+def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
+    """Else the second of two images of one size would be run in tiles."""
+    image = scene(300, 300)
+    with Upscaler("x2", "cpu") as opened:
+        needed = memory_models(opened.metadata["adadm.memory"])["cpu"].bytes_for(image[..., 0].size)
+    limit = (process_bytes() + 1.4 * needed) / 2**30
+    with Upscaler("x2", "cpu", memory_gib=limit) as opened:
+        assert opened.plan(300, 300).is_whole
+        assert not opened.plan(900, 900).is_whole
+        opened.upscale(image)
+        assert opened.plan(300, 300).is_whole
+        assert not opened.plan(900, 900).is_whole
