@@ -62,7 +62,8 @@ class Upscaler:
             at once; `auto` for the whole image if it fits into memory, else the largest tile.
         passes: how often each tile is run. 1 gives each tile a statistic of its own, as other tools
             do; with 2, the first pass collects the statistic of the image from the tiles; more
-            make it more exact, and `settle` goes on until it does not change.
+            make it more exact, and `settle` goes on until it does not change. An image that is
+            unlike a sample of it gets up to four more.
         overlap: px around each tile; by default what `accuracy` needs.
         accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
         threads: of the CPU; 0 leaves it to the backend.
@@ -224,10 +225,10 @@ class Upscaler:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
 
     def _session(self, form: str) -> Session:
-        """The model in a form; on a CPU alone, because a session keeps the memory of its runs."""
+        """The model in a form; alone where memory counts, as a session keeps that of its runs."""
         if self._closed:
             raise SessionError("the upscaler is closed; make another")
-        if self.backend in _CPU_BACKENDS:
+        if self.backend in _CPU_BACKENDS and self.tile == "auto":
             for other in self._sessions.keys() - {form}:
                 self._sessions.pop(other).close()
         if form not in self._sessions:

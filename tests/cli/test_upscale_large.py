@@ -23,14 +23,16 @@ from adadm.runtime.images import batch_from_image
 
 pytestmark = pytest.mark.slow
 
-# Prints the peak of its own process, in bytes, and seconds without the start.
+# Prints the peak of its own process, in bytes, and seconds without loading the models.
 MEASURED = """
 import json, sys, time
 from pathlib import Path
+import numpy as np
 from adadm.runtime import Upscaler
 from adadm.runtime.batch import Job, upscale_files
 model, source, target, options = sys.argv[1:]
 with Upscaler(model, "cpu", **json.loads(options)) as upscaler:
+    upscaler.upscale(np.zeros((300, 300, 3), np.uint8))
     started = time.perf_counter()
     outcome = upscale_files(upscaler, [Job(Path(source), Path(target))])
     seconds = time.perf_counter() - started
@@ -73,8 +75,8 @@ def test_96_megapixels_within_2_gib(smallest_model: Path, tmp_path: Path) -> Non
     source = photograph(tmp_path / "large.png", 12000, 8000)
     peak, _ = run(smallest_model, source, tmp_path / "larger.png", memory_gib=2)
     assert peak <= 2 * 2**30
-    with Image.open(tmp_path / "larger.png") as result:
-        assert result.size == (24000, 16000)
+    result = pyvips.Image.new_from_file(str(tmp_path / "larger.png"))
+    assert (result.width, result.height) == (24000, 16000)
 
 
 def test_time_per_megapixel_is_the_same_from_1_to_100(smallest_model: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from adadm.runtime import shared_statistics
 from adadm.runtime.backends import open_session
 from adadm.runtime.images import Pixels, batch_from_image
 from adadm.runtime.session import Array, Session, TensorSpec
@@ -100,11 +101,14 @@ class Recurrence(Session):
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(20, 0), (24, 7), (1, 20)])
-def test_settled_statistics_are_exact(tile: int, overlap: int) -> None:
+def test_settled_statistics_are_exact(
+    tile: int, overlap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image, session = scene(61, 83), Recurrence()
     plan = plan_of(image, tile, overlap)
     std, _ = shared(session, image, plan, "settle")
     np.testing.assert_allclose(std, session.exact(image), rtol=2e-6)
+    monkeypatch.setattr(shared_statistics, "_EXTRA_PASSES", 0)
     rough, _ = shared(session, image, plan, 2)
     np.testing.assert_allclose(rough, std, rtol=0.02)
     assert np.abs(rough / std - 1).max() > 1e-5  # else there is nothing to settle
@@ -127,8 +131,21 @@ def test_a_flat_image_has_no_deviation_and_gives_no_warning(level: int) -> None:
     assert np.isfinite(std).all()
 
 
+def test_an_image_unlike_its_sample_gets_more_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, session = scene(61, 83), Recurrence()
+    plan = plan_of(image, 24, 7)
+    std, count = shared(session, image, plan, 2)
+    assert runs(plan, 2) < count <= runs(plan, 6)
+    monkeypatch.setattr(shared_statistics, "_EXTRA_PASSES", 0)
+    rough, fewer = shared(session, image, plan, 2)
+    assert fewer == runs(plan, 2)
+    error, rough_error = (np.abs(s / session.exact(image) - 1).max() for s in (std, rough))
+    assert error < rough_error / 20
+
+
 @pytest.mark.parametrize("passes", [2, 3, 5])
-def test_runs_are_counted_before(passes: int) -> None:
+def test_runs_are_counted_before(passes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_statistics, "_EXTRA_PASSES", 0)
     image = scene(61, 83)
     plan = plan_of(image, 24, 7)
     assert shared(Recurrence(), image, plan, passes)[1] == runs(plan, passes)

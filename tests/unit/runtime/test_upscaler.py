@@ -158,8 +158,8 @@ def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
     assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
     assert all(done <= total for done, total in calls)
     assert calls[-1][0] == calls[-1][1]
-    if passes != "settle":  # how many passes that takes, only its end tells
-        assert len({total for _, total in calls}) == 1
+    totals = [total for _, total in calls]
+    assert totals == sorted(totals)  # an image unlike its sample takes more passes
     if passes == 1:
         assert len(calls) == plan.count
 
