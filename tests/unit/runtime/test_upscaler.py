@@ -173,6 +173,7 @@ def test_rows_come_from_top_to_bottom() -> None:
 
 
 def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upscaler, "process_bytes", lambda: 0)
     with Upscaler("x2", "cpu") as opened:
         assert opened.plan(110, 140).reason.startswith("it fits, ")
         memory = memory_model(opened.metadata, "cpu")
