@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from adadm.runtime.upscaler import Upscaler
 __all__ = ["Job", "Outcome", "Progress", "find_jobs", "upscale_files"]
 
 _STRIP_PX = 256
+_FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
 _FAILURES = (AdadmError, OSError, MemoryError)
 """What one image may raise without stopping the others."""
 
@@ -109,7 +111,7 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
 
 
 def _names_a_file(output: Path, suffix: str | None) -> bool:
-    if not output.suffix or output.is_dir():
+    if output.is_dir() or not _FORMAT_LIKE.fullmatch(output.suffix):
         return False
     if output.suffix.lower() not in EXTENSIONS:
         raise ImageError(

@@ -333,6 +333,12 @@ def test_a_name_of_no_format_or_of_another_is_refused(
     assert files(tmp_path) == ["a.png"]
 
 
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", picture(10, 12))
+    assert adadm(tmp_path / "a.png", "-o", tmp_path / "results.2") == 0
+    assert files(tmp_path / "results.2") == ["a.png"]
+
+
 def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", picture(10, 12))
     (tmp_path / "in" / "._a.png").write_bytes(b"of another system")
