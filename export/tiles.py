@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 from dataclasses import dataclass
 
@@ -14,12 +15,14 @@ import onnx_ir.passes.common as common
 from adadm.export.models import Network
 from adadm.export.parity import Shape, photograph_batches
 from adadm.export.passes import ExternalizeStatistics, ReturnMoments
-from adadm.runtime.errors import ExportError
+from adadm.runtime.errors import ExportError, SessionError
 from adadm.runtime.images import Batch
 from adadm.runtime.memory import MemoryModel, measure_memory
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["HaloError", "TileModels", "measure_halo", "measure_memories", "std_from", "tile_graphs"]
+
+_logger = logging.getLogger(__name__)
 
 _HALOS_PX = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
 # Multiply-adds, a few seconds of two cores; a network has about as many for a pixel as parameters.
@@ -114,17 +117,24 @@ def measure_memories(
 ) -> dict[str, MemoryModel]:
     """The memory of a model for float32 on each CPU backend that is installed here.
 
+    A backend that cannot run the model is left out, but ONNX Runtime, which has run it already.
+
     Raises:
-        SessionError: a backend fails.
+        SessionError: ONNX Runtime fails.
     """
     side = max(_side(network, _MEMORY_BUDGET, _MEMORY_SIDES_PX), 2 * network.smallest_side)
     sizes = [(side // 2, side // 2), (side, side)] if static is None else [static[1:]]
     installed = {"cpu": "onnxruntime", "openvino": "openvino"}
-    return {
-        backend: measure_memory(model.SerializeToString(), backend, sizes)
-        for backend, package in installed.items()
-        if importlib.util.find_spec(package)
-    }
+    models = {}
+    for backend, package in installed.items():
+        if importlib.util.find_spec(package):
+            try:
+                models[backend] = measure_memory(model.SerializeToString(), backend, sizes)
+            except SessionError as error:
+                if backend == "cpu":
+                    raise
+                _logger.debug("%s", error)
+    return models
 
 
 def _side(network: Network, budget: float, bounds: tuple[int, int]) -> int:

@@ -31,7 +31,7 @@ from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import Export, export_onnx
 from adadm.runtime.files import written_whole
-from adadm.runtime.upscaler import beside
+from adadm.runtime.model_files import beside
 
 __all__ = ["main", "print_report"]
 

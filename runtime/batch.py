@@ -88,7 +88,7 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
             for path in given.rglob("*")
             if path.suffix.lower() in EXTENSIONS
             and path.is_file()
-            and not path.name.startswith(".")
+            and not any(part.startswith(".") for part in path.relative_to(given).parts)
             # results of an earlier run, where they lie inside the folder
             and (inside == given.resolve() or inside not in path.resolve().parents)
         )
@@ -284,7 +284,7 @@ def _read_ahead(
 ) -> Iterator[tuple[Job, Photo | BaseException]]:
     """Decode one file ahead, in a thread."""
     photos: queue.Queue[Photo | BaseException] = queue.Queue(1)
-    stop = threading.Event()
+    stop, room = threading.Event(), threading.Semaphore(1)
 
     def put(photo: Photo | BaseException) -> None:
         while not stop.is_set():
@@ -294,8 +294,9 @@ def _read_ahead(
 
     def read() -> None:
         for job in jobs:
-            if stop.is_set():
-                return
+            while not room.acquire(timeout=0.1):
+                if stop.is_set():
+                    return
             try:
                 put(open_photo(job.source, largest_megapixels))
             except BaseException as error:  # noqa: BLE001 - it is raised where the photo is used
@@ -305,7 +306,9 @@ def _read_ahead(
     reader.start()
     try:
         for job in jobs:
-            yield job, photos.get()
+            photo = photos.get()
+            room.release()
+            yield job, photo
     finally:
         stop.set()
         reader.join()

@@ -65,11 +65,12 @@ def memory_models(metadata: str) -> dict[str, MemoryModel]:
     return {backend: MemoryModel(*numbers) for backend, numbers in json.loads(metadata).items()}
 
 
-def free_bytes(limit_bytes: int | None = None) -> int:
+def free_bytes(limit_bytes: int | None = None, held_bytes: int = 0) -> int:
     """Memory that this process can still take, of the machine and of the container that it is in.
 
     Args:
         limit_bytes: what it may take in all.
+        held_bytes: of what it has taken, what it can take again.
     """
     free: int = psutil.virtual_memory().available
     if limit_bytes is not None:
@@ -78,7 +79,7 @@ def free_bytes(limit_bytes: int | None = None) -> int:
         with suppress(OSError, ValueError):  # no such file, or no limit ("max")
             left = int(Path(limit).read_text()) - int(Path(used).read_text())
             free = min(free, left + _cache_bytes(statistics))
-    return max(free, 0)
+    return max(free + held_bytes, 0)
 
 
 def process_bytes() -> int:

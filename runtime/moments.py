@@ -24,6 +24,7 @@ def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.flo
     """
     count, mean, squares = np.concatenate(moments).astype(np.float64).transpose(2, 0, 1)
     total = count.sum(axis=0)
-    pooled_mean = (count * mean).sum(axis=0) / total
-    pooled = (squares + count * (mean - pooled_mean) ** 2).sum(axis=0)
-    return np.asarray(np.sqrt(pooled / np.maximum(total - 1, 1)))
+    with np.errstate(invalid="ignore", over="ignore"):  # of a network that diverges
+        pooled_mean = (count * mean).sum(axis=0) / total
+        pooled = (squares + count * (mean - pooled_mean) ** 2).sum(axis=0)
+        return np.asarray(np.sqrt(pooled / np.maximum(total - 1, 1)))

@@ -25,10 +25,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from adadm.runtime.errors import SessionError
 from adadm.runtime.moments import pooled_std
 from adadm.runtime.session import Session
 from adadm.runtime.tiling import Plan
-from adadm.runtime.windows import Span
 
 __all__ = ["Passes", "Read", "runs", "shared_std"]
 
@@ -78,6 +78,9 @@ def shared_std(
 
     Returns:
         (1, B, 1, 1).
+
+    Raises:
+        SessionError: the backend fails, or a std is not finite.
     """
     (shape,) = (spec.shape for spec in session.inputs if spec.name == "std")
     trunks = int(shape[1] or 0)
@@ -113,6 +116,8 @@ def shared_std(
 
 
 def _as_input(std: Std) -> npt.NDArray[np.float32]:
+    if not np.isfinite(std).all():
+        raise SessionError("the network diverges on this image: its statistics are no numbers")
     return std.astype(np.float32).reshape(1, -1, 1, 1)
 
 
@@ -131,11 +136,7 @@ def _windows(
             image = read(
                 rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
             )
-            yield _feed(to_input(image), [_inside(rows)], [_inside(columns)], plan.shape)
-
-
-def _inside(span: Span) -> slice:
-    return slice(span.inner_start - span.start, span.inner_stop - span.start)
+            yield _feed(to_input(image), [rows.inside], [columns.inside], plan.shape)
 
 
 def _mosaics(

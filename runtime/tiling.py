@@ -139,11 +139,17 @@ def make_plan(
             it fits, else the largest tile that does.
         overlap: px on each side.
         largest: what fits; None where that is unknown.
-        fixed: H and W of a model whose sizes are fixed.
+        fixed: H and W of a model whose sizes are fixed; it sets the windows.
 
     Raises:
-        TilingError: a fixed size is too small for the overlap, or larger than the image.
+        TilingError: a fixed size is too small for the overlap, larger than the image, or not that
+            of the image where tiles are off.
     """
+    if fixed is not None and tile == "off" and size != fixed:
+        raise TilingError(
+            f"the model takes {fixed[1]}x{fixed[0]} px and nothing else (--static), the image has "
+            f"{size[1]}x{size[0]}, and tiles are off"
+        )
     if fixed is not None:
         return _fixed_plan(size, overlap, fixed)
     height, width = size

@@ -34,11 +34,13 @@ from rich.progress import Progress as Bars
 from adadm.runtime import batch
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.batch import Job, Outcome, find_jobs, upscale_files
-from adadm.runtime.errors import ImageError, require
+from adadm.runtime.errors import ImageError
 from adadm.runtime.images import EXTENSIONS
+from adadm.runtime.model_files import BUNDLED
 from adadm.runtime.shared_statistics import Passes
 from adadm.runtime.tiling import DEFAULT_ACCURACY, Plan, Tile
-from adadm.runtime.upscaler import BUNDLED, Upscaler
+from adadm.runtime.upscaler import Upscaler
+from adadm.runtime.vips import load_vips
 
 __all__ = ["main"]
 
@@ -50,7 +52,7 @@ def main(argv: list[str]) -> None:
         ImageError: files failed; the message lists them, and the others are written.
     """
     arguments = _parse(argv)
-    require("pyvips", "photos")
+    load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
     jobs = find_jobs(arguments.input, arguments.output, arguments.format)
     console = Console(stderr=True)
@@ -135,6 +137,12 @@ class _Bars(batch.Progress):
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return Path(text)
+
+
 def _tile(text: str) -> Tile:
     if text in ("auto", "off"):
         return text  # type: ignore[return-value]
@@ -153,7 +161,7 @@ def _positive(text: str) -> int:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
-    parser.add_argument("input", nargs="+", type=Path, help="image files, and folders of them")
+    parser.add_argument("input", nargs="+", type=_path, help="image files, and folders of them")
     parser.add_argument(
         "-o",
         "--output",
@@ -190,7 +198,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=2,
         metavar="N|settle",
         help="over the tiles: 1 gives each a statistic of its own (seams), 2 is exact to a "
-        "fraction of a grey level, settle goes on until nothing changes; default: 2",
+        "fraction of a grey level, settle goes on until nothing changes, at most 12; default: 2",
     )
     parser.add_argument(
         "--overlap", type=int, metavar="PX", help="of tiles; default: what --accuracy needs"
@@ -233,7 +241,5 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--max-megapixels is {arguments.max_megapixels}, expected a number above 0")
     if arguments.threads < 0:
         parser.error(f"--threads is {arguments.threads}, expected 0 or more")
-    if Path() in arguments.input and "." not in argv:
-        parser.error("an input is an empty name")
     arguments.format = arguments.format and f".{arguments.format}"
     return arguments

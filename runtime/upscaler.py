@@ -22,6 +22,7 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.memory import free_bytes, process_bytes
+from adadm.runtime.model_files import beside, path_of
 from adadm.runtime.session import Session
 from adadm.runtime.shared_statistics import Passes, runs, shared_std
 from adadm.runtime.source import ArraySource, Source
@@ -36,19 +37,11 @@ from adadm.runtime.tiling import (
 )
 from adadm.runtime.windows import Window
 
-__all__ = ["BUNDLED", "Upscaler", "beside"]
+__all__ = ["Upscaler"]
 
 _CPU_BACKENDS = ("cpu", "openvino")
 
 Progress = Callable[[int, int], object]
-
-BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
-"""The models that come with the package, by factor."""
-
-
-def beside(model: Path, form: str) -> Path:
-    """Where export writes a form of a model: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`."""
-    return model.with_suffix(f".{form}.onnx")
 
 
 class Upscaler:
@@ -62,8 +55,8 @@ class Upscaler:
             at once; `auto` for the whole image if it fits into memory, else the largest tile.
         passes: how often each tile is run. 1 gives each tile a statistic of its own, as other tools
             do; with 2, the first pass collects the statistic of the image from the tiles; more
-            make it more exact, and `settle` goes on until it does not change. An image that is
-            unlike a sample of it gets up to four more.
+            make it more exact, and `settle` goes on until it does not change, for at most 12. An
+            image that is unlike a sample of it gets up to four more.
         overlap: px around each tile; by default what `accuracy` needs.
         accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
         threads: of the CPU; 0 leaves it to the backend.
@@ -86,11 +79,11 @@ class Upscaler:
         memory_gib: float | None = None,
     ) -> None:
         _check_options(tile, passes, overlap, accuracy, memory_gib)
-        self.model = _path_of(model)
+        self.model = path_of(model)
         self.tile, self.passes, self._threads = tile, passes, threads
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._closed = self._tile_models_checked = False
-        self._bytes_before = process_bytes()
+        self._bytes_before, self._largest_run_px = process_bytes(), 0
         self._sessions: dict[str, Session] = {}
         self._sessions["whole"] = self._opened(self.model, backend)
         self.metadata = self._sessions["whole"].metadata
@@ -129,8 +122,12 @@ class Upscaler:
             TilingError: it must be tiled, and the model cannot be.
             SessionError: the backend fails.
         """
-        rows = list(self.rows(ArraySource(image), on_window=on_window))
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+        source, r, done = ArraySource(image), self.factor, 0
+        result = np.empty((r * source.height, r * source.width, 3), source.dtype)
+        for rows in self.rows(source, on_window=on_window):
+            result[done : done + len(rows)] = rows
+            done += len(rows)
+        return result
 
     def plan(self, height: int, width: int, dtype: npt.DTypeLike = np.uint8) -> Plan:
         """How an image of a size is run.
@@ -143,8 +140,9 @@ class Upscaler:
         if memory is not None and self.backend in _CPU_BACKENDS:
             itemsize = np.dtype(dtype).itemsize
             # A session keeps what it took for the last image, and takes it for the next.
-            held = max(process_bytes() - self._bytes_before, 0)
-            free = free_bytes(self._memory_bytes) + held
+            kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
+            held = min(max(process_bytes() - self._bytes_before, 0), kept)
+            free = free_bytes(self._memory_bytes, held)
             largest = LargestTile(memory, free, self.factor, itemsize)
         plan = make_plan((height, width), self.tile, self.overlap, largest, self._fixed_size)
         if not (plan.is_whole or self.passes == 1 or self._tile_models_checked):
@@ -171,6 +169,7 @@ class Upscaler:
             )
         plan = plan or self.plan(source.height, source.width, source.dtype)
         count = _Count(on_window, plan.count)
+        self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         if plan.is_whole or self.passes == 1:
             form, std = "whole", None
         else:
@@ -286,18 +285,6 @@ class _Count:
         self.total = max(self.total, self.done)
         if self.report:
             self.report(self.done, self.total)
-
-
-def _path_of(model: str | os.PathLike[str]) -> Path:
-    name = os.fspath(model)
-    if name in BUNDLED:
-        return Path(__file__).parent / "models" / BUNDLED[name]
-    path = Path(name)
-    if not path.is_file():
-        raise SessionError(
-            f"{path}: no such model; expected {', '.join(BUNDLED)} or the path of an exported one"
-        )
-    return path
 
 
 def _fixed_size(shape: tuple[int | str | None, ...]) -> tuple[int, int] | None:

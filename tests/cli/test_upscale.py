@@ -342,6 +342,7 @@ def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
 def test_hidden_files_of_a_folder_are_left_alone(tmp_path: Path) -> None:
     save(tmp_path / "in" / "a.png", picture(10, 12))
     (tmp_path / "in" / "._a.png").write_bytes(b"of another system")
+    save(tmp_path / "in" / ".thumbnails" / "a.png", picture(10, 12))
     assert adadm(tmp_path / "in", "-o", tmp_path / "out") == 0
     assert files(tmp_path / "out") == ["a.png"]
 
@@ -614,3 +615,14 @@ def test_without_any_backend_what_to_install_is_said(tmp_path: Path) -> None:
     for extra in ("cpu", "openvino"):
         assert f"pip install 'adadm-deploy[{extra}]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_folder_one_is_in_is_a_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "in" / "a.png", picture(10, 12))
+    monkeypatch.chdir(tmp_path / "in")
+    assert adadm("./", "-o", "../out") == 0
+    assert files(tmp_path / "out") == ["a.png"]
+    with pytest.raises(SystemExit, match="2"):
+        adadm("", "-o", "../out")

@@ -27,10 +27,10 @@ from adadm.export.parity import session_with_codes
 from adadm.export.reference import run_with_codes
 from adadm.export.tiles import TileModels, std_from
 from adadm.runtime import Upscaler
+from adadm.runtime.model_files import beside
 from adadm.runtime.moments import pooled_std
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.tensorrt_api import build_engine
-from adadm.runtime.upscaler import beside
 from adadm.runtime.windows import grid
 
 Array = npt.NDArray[Any]

@@ -36,8 +36,8 @@ from adadm.export.tiles import (
 )
 from adadm.runtime.errors import ExportError
 from adadm.runtime.memory import memory_models
+from adadm.runtime.model_files import BUNDLED
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.upscaler import BUNDLED
 
 MODELS = Path(__file__).resolve().parents[3] / "runtime" / "models"
 BACKENDS = {"cpu": "onnxruntime", "openvino": "openvino"}

@@ -11,6 +11,7 @@ import pytest
 
 from adadm.runtime import shared_statistics
 from adadm.runtime.backends import open_session
+from adadm.runtime.errors import SessionError
 from adadm.runtime.images import Pixels, batch_from_image
 from adadm.runtime.session import Array, Session, TensorSpec
 from adadm.runtime.shared_statistics import Passes, runs, shared_std
@@ -258,3 +259,17 @@ def test_the_bundled_models_settle_at_the_whole_images_std(moments: Session) -> 
     off = np.abs(two / exact - 1)
     assert off[0] < 1e-6  # its trunk is made with no other
     assert 1e-5 < off.max() < 0.01
+
+
+def test_a_network_that_diverges_is_refused() -> None:
+    """A std that is no number would give the factor 0, and a picture that looks right."""
+
+    class Diverging(Recurrence):
+        def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+            moments = super().run(feed)["moments"]
+            moments[:, 1:, 1:] = np.inf
+            return {"moments": moments}
+
+    image = scene(61, 83)
+    with pytest.raises(SessionError, match="the network diverges on this image"):
+        shared(Diverging(), image, plan_of(image, 24, 7), 2)

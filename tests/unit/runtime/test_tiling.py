@@ -103,7 +103,7 @@ def test_a_number_is_the_side_without_overlap() -> None:
     assert make_plan((3, 2), 1, 0, None).count == 6
 
 
-@pytest.mark.parametrize("tile", ["auto", "off", 50])
+@pytest.mark.parametrize("tile", ["auto", 50])
 def test_a_fixed_size_decides_alone(tile: Any) -> None:
     plan = make_plan((150, 300), tile, 12, room(1), fixed=(64, 80))
     assert plan.shape == (64, 80)
@@ -114,6 +114,9 @@ def test_a_fixed_size_decides_alone(tile: Any) -> None:
 
 
 def test_a_fixed_size_that_cannot_be_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TilingError, match=r"takes 80x64 px .* has 300x150, and tiles are off"):
+        make_plan((150, 300), "off", 12, None, fixed=(64, 80))
+    assert make_plan((64, 80), "off", 12, None, fixed=(64, 80)).is_whole
     with pytest.raises(TilingError, match=r"takes 80x64 px .* the image has 300x60; export"):
         make_plan((60, 300), "auto", 12, None, fixed=(64, 80))
     with pytest.raises(TilingError, match=r"an overlap of 32 px .* export a size above 64 px"):

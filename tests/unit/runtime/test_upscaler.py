@@ -179,7 +179,7 @@ def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch)
         memory = memory_model(opened.metadata, "cpu")
         assert memory is not None
         free = int(memory.bytes_for(110 * 140 // 2) / 0.8)
-        monkeypatch.setattr(upscaler, "free_bytes", lambda _: free)
+        monkeypatch.setattr(upscaler, "free_bytes", lambda *_: free)
         plan = opened.plan(110, 140)
         assert plan.reason == f"the largest tile that fits, {free / 2**30:.1f} GiB are free"
         assert plan.count > 1
@@ -437,3 +437,13 @@ def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
         opened.upscale(image)
         assert opened.plan(300, 300).is_whole
         assert not opened.plan(900, 900).is_whole
+
+
+def test_what_a_caller_keeps_is_not_free() -> None:
+    limit = (process_bytes() + (300 << 20)) / 2**30
+    with Upscaler("x2", "cpu", memory_gib=limit) as opened:
+        opened.upscale(scene(60, 80))
+        before = opened.plan(4000, 4000)
+        ballast = np.ones(150 << 20, np.uint8)
+        assert opened.plan(4000, 4000).count > before.count
+        del ballast
