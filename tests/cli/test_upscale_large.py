@@ -79,6 +79,7 @@ def test_96_megapixels_within_2_gib(smallest_model: Path, tmp_path: Path) -> Non
     assert (result.width, result.height) == (24000, 16000)
 
 
+@pytest.mark.alone
 def test_time_per_megapixel_is_the_same_from_1_to_100(smallest_model: Path, tmp_path: Path) -> None:
     per_megapixel = {}
     for width, height in ((1000, 1000), (3200, 3125), (10000, 10000)):
@@ -94,6 +95,7 @@ def test_time_per_megapixel_is_the_same_from_1_to_100(smallest_model: Path, tmp_
     assert max(per_megapixel.values()) <= 1.3 * min(per_megapixel.values()), per_megapixel
 
 
+@pytest.mark.alone
 def test_files_cost_at_most_a_tenth(tmp_path: Path) -> None:
     """100 photographs from disc to disc, against the same arrays through the session alone."""
     crops: list[npt.NDArray[np.uint8]] = []
