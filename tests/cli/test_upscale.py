@@ -299,7 +299,7 @@ def test_alpha_in_tiles_has_statistics_of_its_own(tmp_path: Path) -> None:
         bound(image[..., 3], size=3, mode="nearest").repeat(2, axis=0).repeat(2, axis=1)
         for bound in (ndimage.minimum_filter, ndimage.maximum_filter)
     )
-    # by 1 where the mean of three rounded channels falls on the other side of a half
+    # by 1 where one of the three channels meets a bound, which is before their mean
     assert np.abs(whole[..., 3] - np.rint(alpha).clip(low, high)).max() <= 1
 
 
