@@ -15,9 +15,7 @@ import onnxsim
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.models import Network
 from adadm.export.opset import set_opset
-from adadm.export.parity import (
-    Shape,
-)
+from adadm.export.parity import Shape
 from adadm.export.passes import (
     BakeImageIO,
     Decision,
@@ -27,10 +25,7 @@ from adadm.export.passes import (
     fold_batch_norm,
 )
 from adadm.export.receptive_field import receptive_field
-from adadm.export.tiles import (
-    TileModels,
-    tile_graphs,
-)
+from adadm.export.tiles import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
 from adadm.runtime.errors import ExportError
 

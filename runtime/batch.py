@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import AdadmError, ImageError
-from adadm.runtime.images import EXTENSIONS, Pixels, to_integers
+from adadm.runtime.images import EXTENSIONS, Pixels, images_in, to_integers
 from adadm.runtime.photo_writer import PhotoWriter
 from adadm.runtime.photos import Photo, open_photo
 from adadm.runtime.tiling import Plan
@@ -83,15 +83,14 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
             is_file = len(inputs) == 1 and _names_a_file(output, suffix)
             jobs.append(Job(given, output if is_file else _target(output, given.name, suffix)))
             continue
-        found = sorted(
+        found = [
             path
-            for path in given.rglob("*")
-            if path.suffix.lower() in EXTENSIONS
-            and path.is_file()
+            for path in images_in(given)
+            if path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(given).parts)
             # results of an earlier run, where they lie inside the folder
             and (inside == given.resolve() or inside not in path.resolve().parents)
-        )
+        ]
         if not found:
             raise ImageError(f"{given}: no image in it ({', '.join(sorted(EXTENSIONS))})")
         jobs += [Job(path, _target(output, str(path.relative_to(given)), suffix)) for path in found]
@@ -275,8 +274,7 @@ def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> I
 def _constant_rows(value: Any, factor: int, width: int, plan: Plan) -> Iterator[Pixels]:
     """An opaque image is as common as alpha itself, and needs no network."""
     for row in plan.windows:
-        height = row[0][0].inner_stop - row[0][0].inner_start
-        yield np.broadcast_to(value, (factor * height, factor * width, 3))
+        yield np.broadcast_to(value, (factor * row[0][0].share, factor * width, 3))
 
 
 def _read_ahead(

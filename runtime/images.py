@@ -28,6 +28,7 @@ __all__ = [
     "enlarge",
     "find_images",
     "image_from_batch",
+    "images_in",
     "read_image",
     "reduce",
     "write_image",
@@ -77,11 +78,16 @@ def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:
             continue
         if not folder.is_dir():
             raise ImageError(f"{folder}: no such file or folder")
-        inside = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
+        inside = images_in(folder)
         if not inside:
             raise ImageError(f"{folder}: no image in it ({', '.join(sorted(EXTENSIONS))})")
         found += inside
     return found
+
+
+def images_in(folder: Path) -> list[Path]:
+    """What has the name of an image in a folder and below, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
 
 
 def crop_to_multiple(image: ImageArray, factor: int) -> ImageArray:

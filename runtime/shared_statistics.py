@@ -133,9 +133,7 @@ def _windows(
 ) -> Iterator[Feed]:
     for row in plan.windows:
         for rows, columns in row:
-            image = read(
-                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
-            )
+            image = read(rows.start, columns.start, rows.length, columns.length)
             yield _feed(to_input(image), [rows.inside], [columns.inside], plan.shape)
 
 

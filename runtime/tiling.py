@@ -56,7 +56,7 @@ class Plan:
     def shape(self) -> tuple[int, int]:
         """H and W of each window, px of `lr`."""
         row, column = self.windows[0][0]
-        return row.stop - row.start, column.stop - column.start
+        return row.length, column.length
 
     def __str__(self) -> str:
         height, width = self.shape

@@ -189,21 +189,16 @@ class Upscaler:
         count: _Count,
     ) -> Pixels:
         r = self.factor
-        first = windows[0][0]
-        height = r * (first.inner_stop - first.inner_start)
+        height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
         session = self._session(form)  # not kept between rows: alpha may ask for another
         for rows, columns in windows:
-            image = source.colour(
-                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
-            )
+            image = source.colour(rows.start, columns.start, rows.length, columns.length)
             feed = {"lr": self._input(image)}
             if std is not None:
                 feed["std"] = std
             sr = session.run(feed)["sr"]
-            top = r * (rows.inner_start - rows.start)
-            left = r * (columns.inner_start - columns.start)
-            width = r * (columns.inner_stop - columns.inner_start)
+            top, left, width = r * rows.inside.start, r * columns.inside.start, r * columns.share
             into = result[:, r * columns.inner_start : r * columns.inner_start + width]
             if self._reads_images:
                 into[:] = sr[0, top : top + height, left : left + width]

@@ -24,6 +24,16 @@ class Span:
     inner_stop: int
 
     @property
+    def length(self) -> int:
+        """Of what is read."""
+        return self.stop - self.start
+
+    @property
+    def share(self) -> int:
+        """Of what this window answers for."""
+        return self.inner_stop - self.inner_start
+
+    @property
     def inside(self) -> slice:
         """The share, counted from the window's own start."""
         return slice(self.inner_start - self.start, self.inner_stop - self.start)

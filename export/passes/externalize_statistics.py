@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
+from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
     MODULATE_EXTERNAL,
     MODULATE_SHIFTED_EXTERNAL,
@@ -45,7 +45,6 @@ class ExternalizeStatistics(ir.passes.InPlacePass):
         graph.inputs.append(std)
         for index, node in enumerate(nodes):
             _externalize(node, _one_of(std, index, node))
-        model.opset_imports[DOMAIN] = DOMAIN_VERSION
         update_functions(model)
         return ir.passes.PassResult(model, modified=True)
 

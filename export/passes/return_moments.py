@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
+from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
 from adadm.export.operators.modulator import SIGNATURES, modulators
+from adadm.export.passes.channels import graph_of
 
 __all__ = ["INSIDE", "MOMENTS_OUTPUT", "ReturnMoments"]
 
@@ -52,7 +53,6 @@ class ReturnMoments(ir.passes.InPlacePass):
         graph.inputs.extend([rows, columns])
         graph.outputs.clear()
         graph.outputs.append(moments)
-        model.opset_imports[DOMAIN] = DOMAIN_VERSION
         update_functions(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -66,5 +66,5 @@ def _moments_of(modulator: ir.Node, inside: ir.Value) -> ir.Value:
     node = ir.node(operator, inputs, domain=DOMAIN, name=name)
     node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
     node.outputs[0].shape = ir.Shape([inside.shape[0] if inside.shape else None, 1, 3])
-    modulator.graph.insert_before(modulator, node)  # type: ignore[union-attr]
+    graph_of(modulator).insert_before(modulator, node)
     return node.outputs[0]

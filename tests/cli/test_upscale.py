@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from PIL import Image
 from scipy import ndimage
 
 from _support.exports import exported, exported_tiles
+from _support.limits import files_at_most
 from adadm.export import Options
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
@@ -237,17 +236,6 @@ def test_an_output_that_cannot_be_made_is_named(
         assert captured.err.splitlines()[-1].startswith(f"  {tmp_path / 'a.png'}: ")
         assert str(output) in captured.err
     assert files(tmp_path) == ["a.png", "file"]
-
-
-@contextmanager
-def files_at_most(size_bytes: int) -> Iterator[None]:
-    """As on a full disk: the kernel refuses to write more."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -14,7 +13,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +23,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, ImageOps
 
+from _support.limits import files_at_most
 from adadm.runtime import photo_writer, photos, vips
 from adadm.runtime.errors import ImageError, MissingDependencyError
 from adadm.runtime.images import Pixels
@@ -110,17 +109,6 @@ def within(seconds: float, call: Callable[[], object]) -> None:
     assert not thread.is_alive(), f"not done in {seconds} s"
     if raised:
         raise raised[0]
-
-
-@contextmanager
-def files_at_most(size_bytes: int) -> Iterator[None]:
-    """As on a full disk: the kernel refuses to write more."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def open_files(folder: Path) -> int:
