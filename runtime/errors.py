@@ -5,6 +5,8 @@
     ├── ImageError                 an image cannot be read, or has the wrong shape or type
     ├── CheckpointError            a checkpoint cannot be read, or does not fit a network
     ├── ExportError                a network cannot become the ONNX file that was asked for
+    ├── CalibrationError           calibration images are missing or unreadable, or a lowered model
+    │                              misses its quality
     ├── ParityError                two backends disagree by more than the tolerance
     ├── SessionError               a backend refuses a model or a feed
     ├── TilingError                an image cannot be cut into tiles as asked
@@ -20,6 +22,7 @@ from types import ModuleType
 
 __all__ = [
     "AdadmError",
+    "CalibrationError",
     "CheckpointError",
     "EngineError",
     "ExportError",
@@ -56,6 +59,10 @@ class CheckpointError(AdadmError):
 
 class ExportError(AdadmError):
     """A network cannot become the ONNX file that was asked for."""
+
+
+class CalibrationError(AdadmError):
+    """Calibration images are missing or unreadable, or a lowered model misses its quality."""
 
 
 class ParityError(AdadmError):

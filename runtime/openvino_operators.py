@@ -29,8 +29,10 @@ def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
     center = node.get_input(2) if shifted else None
     _, origin = _origin(ops, _mean(ops, wide), center)
     sizes = ops.gather(ops.shape_of(x), np.array([1, 2, 3]), np.int64(0))
-    count = ops.convert(ops.reduce_prod(sizes, np.array([0])), "f32")
-    squares = _sum_of_squares(ops, ops.subtract(wide, origin))
+    # Convert comes before the product: in a quantized graph, OpenVINO takes Convert and Subtract for
+    # a dequantization, and the count of a 480x270 image would be off by a factor.
+    count = ops.reduce_prod(ops.convert(sizes, "f32"), np.array([0]))
+    squares = _sum(ops, ops.squared_difference(wide, origin))
     factor = _factor(ops, node, r, _std(ops, squares, count))
     trunk = ops.add(x, node.get_input(3)) if shifted else x
     y = ops.add(trunk, ops.multiply(r, factor))
@@ -57,7 +59,7 @@ def _moments(node: Any, shifted: bool) -> list[Any]:
     planes = ops.reduce_sum(ops.multiply(wide, inside), np.array([2, 3]), keep_dims=True)
     mean_of_x = ops.divide(ops.reduce_sum(planes, np.array([1]), keep_dims=True), least)
     mean, origin = _origin(ops, mean_of_x, node.get_input(1) if shifted else None)
-    squares = _sum_of_squares(ops, ops.multiply(ops.subtract(wide, origin), inside))
+    squares = _sum(ops, ops.multiply(ops.squared_difference(wide, origin), inside))
     return [ops.squeeze(ops.concat([count, mean, squares], axis=2), np.array([3])).output(0)]
 
 
@@ -80,8 +82,8 @@ def _origin(ops: Any, mean_of_x: Any, center: Any) -> tuple[Any, Any]:
     return mean, ops.add(center, mean)
 
 
-def _sum_of_squares(ops: Any, value: Any) -> Any:
-    squares = ops.multiply(value, value)
+def _sum(ops: Any, squares: Any) -> Any:
+    """Over one image, one axis after the other."""
     for axis in (3, 2, 1):
         squares = ops.reduce_sum(squares, np.array([axis]), keep_dims=True)
     return squares

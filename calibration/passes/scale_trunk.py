@@ -1,0 +1,272 @@
+"""The trunk of an AdaDM network times a power of two: another range, the same function."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from adadm.export.operators import DOMAIN
+from adadm.export.operators.modulator import is_modulator, modulators
+from adadm.export.operators.sparse_attention import ATTENTION_ROUND
+from adadm.export.passes.channels import (
+    Affine,
+    NotFoldable,
+    affine_of_batch_norm,
+    bias_of,
+    constant_of,
+    label,
+    leaves_of_use,
+    replace_initializer,
+    scale_inputs,
+    scale_outputs,
+)
+from adadm.export.passes.folding import Decision, is_batch_norm
+
+__all__ = ["ScaleTrunk"]
+
+Edit = Callable[[], None]
+
+_HOMOGENEOUS = ("LeakyRelu", "Relu", "Slice")
+
+_logger = logging.getLogger(__name__)
+
+
+class ScaleTrunk(ir.passes.InPlacePass):
+    """Multiplies the trunk by `k = 2**exponent`, with everything that is tied to it.
+
+    Pattern: what modulators read and return, and from there on both operands and the result of an
+    Add, what a ReLU or a Slice reads and returns, one operand and the result of a Mul, the values
+    and the result of an attention round; up to the convolutions and normalizations around.
+
+    Algebra: a convolution whose result is scaled takes `k` into its rows and its bias; one that
+    reads what is scaled, directly or through Concat, takes `1 / k` into the weights of its input
+    channels. A BatchNormalization that reads it takes `k mean`, `k**2 variance`, `k**2 epsilon`.
+    A modulator takes `k center` and `k delta`; with `std(k x) = k std(x)`, its factor is to be
+    `k` times what it was, so that its bias becomes `b + (1 - w) ln k`. Where the residual `r` is
+    scaled, `ln k` is taken from the bias again.
+
+    Exact when: always, but for the rounding of a modulator's bias to float32. The other parameters
+    keep their digits, since `k` is a power of two.
+
+    Left alone when: something else computes or reads what is to be scaled; a parameter is not
+    constant; the factor of a modulator is an output of the graph.
+
+    Args:
+        exponent: of two, negative to make the trunk smaller.
+        values: names of values to begin with in place of the trunk, such as what lies between the
+            convolutions of a residual branch.
+
+    Attributes:
+        decision: what the last call did, or why not.
+    """
+
+    form = "scaled"
+
+    def __init__(self, exponent: int, values: Collection[str] = ()) -> None:
+        self.factor = 2.0**exponent
+        self.values = frozenset(values)
+        self.decision: Decision | None = None
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        name = ", ".join(sorted(self.values)) or "trunk"
+        try:
+            edits = list(_Region(self._seeds(model.graph), self.factor).edits())
+        except NotFoldable as reason:
+            _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
+            self.decision = Decision(name, None, str(reason))
+            return ir.passes.PassResult(model, modified=False)
+        for edit in edits:
+            edit()
+        # Convolutions that shared their weights, as the strips of a collapsed tail, got copies.
+        common.DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
+        self.decision = Decision(name, self.form)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _seeds(self, graph: ir.Graph) -> Iterator[ir.Value]:
+        if not self.values:
+            trunks = [node.inputs[0] for node in modulators(graph)]
+            if not trunks:
+                raise NotFoldable("the graph has no modulator")
+            yield from (trunk for trunk in trunks if trunk is not None)
+        found = {value.name: value for node in graph for value in node.outputs}
+        for name in self.values:
+            if name not in found:
+                raise NotFoldable(f"no node computes {name}")
+            yield found[name]
+
+
+class _Region:
+    """The values that are scaled together.
+
+    Raises:
+        NotFoldable: they cannot be; nothing has been changed.
+    """
+
+    def __init__(self, seeds: Iterable[ir.Value], factor: float) -> None:
+        self.factor = factor
+        self.values: dict[ir.Value, None] = {}  # in the order in which they were found
+        self._grow(seeds)
+        while (product := self._undecided_product()) is not None:
+            self._choose_factor(product)
+
+    def edits(self) -> Iterator[Edit]:
+        """What scales all that computes and reads the values."""
+        touched: dict[ir.Node, None] = {}
+        for value in self.values:
+            producer = value.producer()
+            assert producer is not None  # _sources() saw it
+            if _is(producer, "Conv"):
+                bias = bias_of(producer)
+                yield functools.partial(self._scale_outputs, producer, bias.size)
+            touched[producer] = None
+            for reader, index in value.uses():
+                touched[reader] = None
+                if _is(reader, "Conv", "Concat"):
+                    shrunk = np.full(_channels(value), 1 / self.factor)
+                    for leaf in leaves_of_use(value, reader, index):
+                        yield functools.partial(scale_inputs, leaf, shrunk)
+        for node in touched:
+            if is_modulator(node):
+                yield functools.partial(self._scale_modulator, node)
+            elif is_batch_norm(node):
+                affine_of_batch_norm(node)
+                yield functools.partial(self._scale_statistics, node)
+            elif _is(node, "Add"):
+                yield from self._constant_operand(node)
+
+    def _grow(self, values: Iterable[ir.Value]) -> None:
+        waiting = list(values)
+        while waiting:
+            value = waiting.pop(0)
+            if value in self.values or constant_of(value) is not None:
+                continue
+            if value.is_graph_output():
+                raise NotFoldable(f"{value.name} is a graph output")
+            _channels(value)
+            self.values[value] = None
+            waiting += self._sources(value)
+            for reader, index in value.uses():
+                waiting += self._results(value, reader, index)
+
+    def _sources(self, value: ir.Value) -> Sequence[ir.Value]:
+        """What must be scaled for `value` to be, of what its node reads."""
+        node = value.producer()
+        if node is not None and _is(node, "Conv"):
+            bias_of(node)
+            return ()
+        if node is not None and is_modulator(node):
+            _check(node)
+            return _present(node.inputs[:1])
+        if node is not None and _is(node, "Add"):
+            return _present(node.inputs)
+        if node is not None and _is(node, *_HOMOGENEOUS):
+            return _present(node.inputs[:1])
+        if node is not None and _is(node, "Mul"):
+            return ()  # one of its operands, see _choose_factor()
+        if node is not None and _attends(node) and value.index() == 0:
+            return _present(node.inputs[1:2])
+        found = f"{node.op_type} {label(node)}" if node is not None else f"{value.name}, an input"
+        raise NotFoldable(f"it comes from {found}, which cannot be scaled")
+
+    def _results(self, value: ir.Value, reader: ir.Node, index: int) -> Sequence[ir.Value]:
+        """What is scaled when `value` is, of what a reader returns."""
+        if is_modulator(reader):
+            _check(reader)
+            return reader.outputs[:1] if index == 0 else ()
+        if _is(reader, "Add", "Mul", *_HOMOGENEOUS):
+            return reader.outputs
+        if _attends(reader) and index == 1:
+            return reader.outputs[:1]
+        if is_batch_norm(reader) and index == 0:
+            affine_of_batch_norm(reader)
+            return ()
+        leaves_of_use(value, reader, index)
+        return ()
+
+    def _undecided_product(self) -> ir.Node | None:
+        """A product that is scaled, and of which no operand is yet."""
+        for value in self.values:
+            node = value.producer()
+            if node is not None and _is(node, "Mul"):
+                scaled = [operand in self.values for operand in node.inputs]
+                if all(scaled):
+                    raise NotFoldable(f"both operands of Mul {label(node)} would be scaled")
+                if not any(scaled):
+                    return node
+        return None
+
+    def _choose_factor(self, product: ir.Node) -> None:
+        before = dict(self.values)
+        for operand in reversed(_present(product.inputs)):
+            if constant_of(operand) is None:
+                try:
+                    self._grow([operand])
+                except NotFoldable:
+                    self.values = dict(before)
+                else:
+                    return
+        raise NotFoldable(f"no operand of Mul {label(product)} can be scaled")
+
+    def _scale_outputs(self, convolution: ir.Node, channels: int) -> None:
+        scale = np.full(channels, self.factor)
+        scale_outputs(convolution, Affine(scale, np.zeros(channels)))
+
+    def _scale_modulator(self, node: ir.Node) -> None:
+        trunk, residual = (value in self.values for value in node.inputs[:2])
+        weight, bias = (node.attributes[name].as_float() for name in ("weight", "bias"))
+        times = (1 - weight) * trunk - residual
+        node.attributes["bias"] = ir.AttrFloat32("bias", bias + times * math.log(self.factor))
+        for index in range(2, len(node.inputs)):
+            if trunk:
+                self._scale_constant(node, index, self.factor)
+
+    def _scale_statistics(self, norm: ir.Node) -> None:
+        self._scale_constant(norm, 3, self.factor)
+        self._scale_constant(norm, 4, self.factor**2)
+        epsilon = norm.attributes.get_float("epsilon", 1e-5)
+        norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.factor**2)
+
+    def _constant_operand(self, add: ir.Node) -> Iterator[Edit]:
+        for index, value in enumerate(add.inputs):
+            if constant_of(value) is not None:
+                yield functools.partial(self._scale_constant, add, index, self.factor)
+
+    def _scale_constant(self, node: ir.Node, index: int, factor: float) -> None:
+        value = node.inputs[index]
+        constant = constant_of(value)
+        assert value is not None and value.dtype is not None and constant is not None
+        replace_initializer(node, index, constant * factor, value.dtype, str(value.name))
+
+
+def _is(node: ir.Node, *op_types: str) -> bool:
+    return node.op_type in op_types and not node.domain
+
+
+def _attends(node: ir.Node) -> bool:
+    return node.op_type == ATTENTION_ROUND and node.domain == DOMAIN
+
+
+def _present(values: Sequence[ir.Value | None]) -> list[ir.Value]:
+    return [value for value in values if value is not None]
+
+
+def _channels(value: ir.Value) -> int:
+    channels = value.shape[1] if value.shape is not None and len(value.shape) > 1 else None
+    if not isinstance(channels, int):
+        raise NotFoldable(f"the channels of {value.name} are unknown")
+    return channels
+
+
+def _check(modulator: ir.Node) -> None:
+    """Refuse a modulator whose parameters or results are not the pass's to change."""
+    if any(constant_of(value) is None for value in modulator.inputs[2:]):
+        raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
+    if len(modulator.outputs) > 1:
+        raise NotFoldable(f"the factor of {label(modulator)} is an output")

@@ -1,0 +1,310 @@
+"""Each gate fails for a planted defect of its kind, in a bundled model, and passes for INT8."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from adadm.calibration.gates import GATES, GateResult, Run, check_gates, measure_gates
+from adadm.calibration.images import Photograph
+from adadm.export.photographs import photographs
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.images import Batch, batch_from_image, reduce
+from adadm.runtime.model_files import path_of
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+UPSCALE, WHITE = 2, 255.0
+TAIL_INPUT = "add"  # the trunk's output, which the collapsed tail reads
+
+
+def load() -> onnx.ModelProto:
+    return onnx.load(path_of("x2"))
+
+
+def opened(model: onnx.ModelProto) -> Run:
+    session = OnnxRuntimeSession(model.SerializeToString())
+    return lambda lr: session.run({"lr": lr})["sr"]
+
+
+@functools.cache
+def chosen() -> list[Photograph]:
+    """Odd sizes, from the middle of each photograph."""
+    results = []
+    for name, image in photographs().items():
+        top, left = (image.shape[0] - 146) // 2, (image.shape[1] - 190) // 2
+        hr = image[top : top + 146, left : left + 190]
+        results.append(Photograph(name, name, hr, reduce(hr, UPSCALE)))
+    return results
+
+
+@functools.cache
+def reference() -> Run:
+    run = opened(load())
+    outputs: dict[bytes, Batch] = {}
+
+    def remembered(lr: Batch) -> Batch:
+        key = repr(lr.shape).encode() + lr.tobytes()
+        if key not in outputs:
+            outputs[key] = run(lr)
+        return outputs[key]
+
+    return remembered
+
+
+def gates_of(lowered: Run) -> dict[str, GateResult]:
+    results = measure_gates(reference(), lowered, chosen(), WHITE, UPSCALE)
+    assert [result.gate for result in results] == list(GATES)
+    return {result.gate.name: result for result in results}
+
+
+def with_nodes(
+    tensor_nodes: Callable[[str], list[onnx.NodeProto]], *tensors: str
+) -> onnx.ModelProto:
+    """The model whose convolutions and slices read `NAME.new` in place of a tensor NAME."""
+    model = load()
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Slice") and node.input[0] in tensors:
+            node.input[0] += ".new"
+        nodes.append(node)
+        for tensor in set(node.output) & set(tensors):
+            nodes += tensor_nodes(tensor)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+@functools.cache
+def largest_activations() -> dict[str, float]:
+    """Of what the trunk's convolutions and the tail read, on the photographs."""
+    model = load()
+    names = [node.input[0] for node in model.graph.node if node.name.startswith("body.")]
+    names = [*dict.fromkeys(names), TAIL_INPUT]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    session = OnnxRuntimeSession(model.SerializeToString())
+    largest = dict.fromkeys(names, 0.0)
+    for photo in chosen():
+        outputs = session.run({"lr": batch_from_image(photo.lr, WHITE)})
+        for name in names:
+            largest[name] = max(largest[name], float(np.abs(outputs[name]).max()))
+    return largest
+
+
+def rounded_to(steps: int, *tensors: str) -> onnx.ModelProto:
+    """Tensors rounded to so many steps of either sign, symmetrically, and cut at the last."""
+    scales = {name: largest_activations()[name] / steps for name in tensors}
+
+    def nodes(name: str) -> list[onnx.NodeProto]:
+        scale, low, high = (
+            helper.make_tensor("", TensorProto.FLOAT, (), [value])
+            for value in (scales[name], -steps, steps)
+        )
+        return [
+            helper.make_node("Constant", [], [f"{name}.scale"], value=scale),
+            helper.make_node("Constant", [], [f"{name}.low"], value=low),
+            helper.make_node("Constant", [], [f"{name}.high"], value=high),
+            helper.make_node("Div", [name, f"{name}.scale"], [f"{name}.divided"]),
+            helper.make_node("Round", [f"{name}.divided"], [f"{name}.round"]),
+            helper.make_node(
+                "Clip", [f"{name}.round", f"{name}.low", f"{name}.high"], [f"{name}.cut"]
+            ),
+            helper.make_node("Mul", [f"{name}.cut", f"{name}.scale"], [f"{name}.new"]),
+        ]
+
+    return with_nodes(nodes, *tensors)
+
+
+def int8_trunk() -> onnx.ModelProto:
+    """As a healthy INT8 model computes: the trunk's inputs to 8 bits, its weights by channel."""
+    inputs = [name for name in largest_activations() if name.startswith("body.")]
+    model = rounded_to(127, *inputs)
+    for weight in model.graph.initializer:
+        if weight.name.startswith("body.") and weight.name.endswith("weight"):
+            values = numpy_helper.to_array(weight)
+            scale = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / 127
+            weight.CopyFrom(
+                numpy_helper.from_array(
+                    (np.rint(values / scale) * scale).astype(np.float32), weight.name
+                )
+            )
+    return model
+
+
+def shift_folded_without_border() -> onnx.ModelProto:
+    """What precedes a zero-padded convolution is folded into its bias: wrong at the border."""
+    model = load()
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = list(model.graph.node)
+    for add in [node for node in nodes if node.op_type == "Add" and node.name.endswith("norm2")]:
+        conv = next(node for node in nodes if add.output[0] in node.input)
+        weight, bias = (numpy_helper.to_array(tensors[name]) for name in conv.input[1:])
+        shift = numpy_helper.to_array(tensors[add.input[1]]).ravel()
+        folded = bias + np.einsum("oihw,i->o", weight, shift)
+        tensors[conv.input[2]].CopyFrom(numpy_helper.from_array(folded, conv.input[2]))
+        conv.input[0] = add.input[0]
+        model.graph.node.remove(add)
+    return model
+
+
+def tail_cut() -> onnx.ModelProto:
+    """Ranges too narrow for edges: the tail's input is cut at 0.6 of its largest."""
+    largest = largest_activations()[TAIL_INPUT]
+    bounds = {"low": -0.6 * largest, "high": 0.6 * largest}
+
+    def nodes(name: str) -> list[onnx.NodeProto]:
+        constants = [
+            helper.make_node(
+                "Constant", [], [bound], value=helper.make_tensor("", TensorProto.FLOAT, (), [at])
+            )
+            for bound, at in bounds.items()
+        ]
+        return [*constants, helper.make_node("Clip", [name, *bounds], [f"{name}.new"])]
+
+    return with_nodes(nodes, TAIL_INPUT)
+
+
+def offset_where_flat(lr: Batch) -> Batch:
+    """A modulator without a guard: its factor is off where the deviation vanishes."""
+    return reference()(lr) + np.float32(6 if lr.std(axis=(2, 3)).max() < 1 else 0)
+
+
+def pattern(lr: Batch) -> Batch:
+    """A chequered pattern of 2 levels, as of sub-pixels that are quantised apart."""
+    sr = reference()(lr)
+    y, x = np.indices(sr.shape[2:])
+    return sr + np.where((y + x) % 2, np.float32(2), np.float32(-2))
+
+
+def tint(lr: Batch) -> Batch:
+    sr = reference()(lr).copy()
+    sr[:, 2] += np.float32(0.9)
+    return sr
+
+
+def test_a_healthy_int8_model_passes() -> None:
+    results = gates_of(opened(int8_trunk()))
+    check_gates(results.values())
+    # as measured, with room; each gate leaves at least twice that to networks that are worse
+    expected = {
+        "border": 1.0,
+        "mean shift": 0.1,
+        "banding": 1.0,
+        "flat level": 4.0,
+        "flat structure": 0.4,
+        "ringing": 5.0,
+    }
+    for name, result in results.items():
+        assert 0 < abs(result.figure) < expected[name], result
+
+
+def test_the_reference_itself_passes() -> None:
+    results = gates_of(reference())
+    check_gates(results.values())
+    assert all(result.figure == 0 for result in results.values())
+
+
+def test_a_wrong_border_fails() -> None:
+    result = gates_of(opened(shift_folded_without_border()))["border"]
+    assert not result.passed and result.figure > 6
+
+
+def test_a_border_below_rounding_passes() -> None:
+    """In FP16 the border may be ten times worse than nothing."""
+
+    def lowered(lr: Batch) -> Batch:
+        sr = reference()(lr).copy()
+        sr[..., 0, :] += np.float32(0.1)
+        return sr
+
+    assert 0 < gates_of(lowered)["border"].figure < 0.1
+
+
+def test_a_tint_fails() -> None:
+    result = gates_of(tint)["mean shift"]
+    assert not result.passed and result.where.startswith("blue of ")
+    assert result.figure == pytest.approx(0.9, abs=0.05)  # less where it is clipped
+
+
+@pytest.mark.parametrize("bits", [5, 6])
+def test_a_coarse_quantiser_fails(bits: int) -> None:
+    result = gates_of(opened(rounded_to(2 ** (bits - 1) - 1, TAIL_INPUT)))["banding"]
+    assert not result.passed and result.figure > 10
+
+
+@pytest.mark.parametrize(("step", "passes"), [(2, True), (8, False)])
+def test_banding_is_the_step_of_a_quantised_output(step: int, passes: bool) -> None:
+    result = gates_of(lambda lr: np.rint(reference()(lr) / step) * np.float32(step))["banding"]
+    assert result.passed == passes
+    assert 0.5 * step < result.figure <= step + 0.1
+
+
+def test_an_offset_of_flat_images_fails() -> None:
+    results = gates_of(offset_where_flat)
+    assert [name for name, result in results.items() if not result.passed] == ["flat level"]
+    assert results["flat level"].figure == pytest.approx(6, abs=1e-3)
+
+
+def test_a_pattern_on_flat_images_fails() -> None:
+    results = gates_of(pattern)
+    assert [name for name, result in results.items() if not result.passed] == ["flat structure"]
+    assert results["flat structure"].figure == pytest.approx(2, abs=1e-3)
+
+
+def test_cut_edges_fail() -> None:
+    result = gates_of(opened(tail_cut()))["ringing"]
+    assert not result.passed and result.figure > 20
+
+
+def test_a_failure_names_gate_figure_threshold_and_remedy() -> None:
+    with pytest.raises(
+        CalibrationError, match=r"mean shift is 0\.\d\d levels \(blue of .*allowed are 0\.5: a bias"
+    ):
+        check_gates(gates_of(tint).values())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_fails_at_once(value: float) -> None:
+    def lowered(lr: Batch) -> Batch:
+        return np.where(lr.std() == 0, np.float32(value), reference()(lr))
+
+    with pytest.raises(CalibrationError, match="grey 0: the output of the lowered model is not"):
+        gates_of(lowered)
+    with pytest.raises(CalibrationError, match="astronaut: the output of the float32 reference"):
+        measure_gates(lambda lr: reference()(lr) * value, reference(), chosen(), WHITE, UPSCALE)
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(CalibrationError, match=r"lowered output is \(1, 3, 73, 95\)"):
+        gates_of(lambda lr: lr)
+
+
+def test_where_the_reference_diverges_nothing_is_judged() -> None:
+    def diverging(lr: Batch) -> Batch:
+        return reference()(lr) * np.float32(np.nan if lr.std() == 0 else 1)
+
+    results = measure_gates(diverging, reference(), chosen(), WHITE, UPSCALE)
+    by_name = {result.gate.name: result for result in results}
+    assert by_name["flat level"].left_out == tuple(f"grey {n}" for n in (0, 32, 64, 128, 192, 255))
+    assert by_name["flat level"].where in ("skin", "sky", "leaves", "bricks")
+    assert by_name["banding"].left_out == ()
+    assert json.loads(json.dumps(by_name["flat level"].as_json()))["left_out"][1] == "grey 32"
+
+
+def test_figures_do_not_depend_on_the_range() -> None:
+    def in_unit_range(run: Run) -> Run:
+        return lambda lr: run(lr * np.float32(255)) / np.float32(255)
+
+    expected = gates_of(tint)
+    unit = measure_gates(
+        in_unit_range(reference()), in_unit_range(tint), chosen(), 1.0, UPSCALE, size=(31, 47)
+    )
+    assert unit[1].figure == pytest.approx(expected["mean shift"].figure, abs=1e-3)
+    assert unit[3].figure == pytest.approx(0.9, abs=1e-3)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adadm.calibration.images import CalibrationImages
+from adadm.runtime.errors import CalibrationError, ImageError
+from adadm.runtime.images import ImageArray, read_image, reduce, write_image
+
+
+def photograph(height: int, width: int, seed: int) -> ImageArray:
+    rng = np.random.default_rng(seed)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(height, width, 3)), axis=0), axis=1)
+    image: ImageArray = (255 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.uint8)
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten photographs of 70 x 91 px, the last in a folder of its own."""
+    for seed in range(10):
+        path = tmp_path / "photos" / ("inner" if seed == 9 else "") / f"{seed}.png"
+        write_image(path, photograph(70, 91, seed))
+    return tmp_path / "photos"
+
+
+def digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_first_by_digest_are_chosen_and_reduced(folder: Path) -> None:
+    images = CalibrationImages([folder], upscale=4, count=3)
+    expected = sorted(folder.rglob("*.png"), key=digest_of)[:3]
+    chosen = list(images)
+    assert [photo.name for photo in chosen] == [path.name for path in expected]
+    assert [photo.sha256 for photo in chosen] == [digest_of(path) for path in expected]
+    assert len(images) == 3 and images.found == 10
+    for photo, path in zip(chosen, expected, strict=True):
+        hr = read_image(path)[:68, :88]
+        np.testing.assert_array_equal(photo.hr, hr)
+        np.testing.assert_array_equal(photo.lr, reduce(hr, 4))
+    assert str(images) == "3 of 10 photographs, whole, reduced to 22x17 px"
+
+
+def test_neither_names_nor_order_nor_copies_matter(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for path in folder.rglob("*.png"):
+        target = other / f"z{9 - int(path.stem)}.png"
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    first = CalibrationImages([folder], upscale=2, count=4)
+    for paths in ([other], [other, folder], [folder, other, folder / "3.png"]):
+        images = CalibrationImages(paths, upscale=2, count=4)
+        assert [photo.sha256 for photo in images] == [photo.sha256 for photo in first]
+        assert images.digest == first.digest and images.found == 10
+
+
+def test_the_digest_is_of_contents_factor_and_geometry(folder: Path) -> None:
+    choices = [
+        CalibrationImages([folder], upscale=2, count=4),
+        CalibrationImages([folder], upscale=2, count=5),
+        CalibrationImages([folder], upscale=3, count=4),
+        CalibrationImages([folder], upscale=2, count=4, tile=(16, 20)),
+        CalibrationImages([folder], upscale=2, count=4, tile=(20, 16)),
+    ]
+    assert len({images.digest for images in choices}) == len(choices)
+
+
+def test_tiles_are_the_middle_of_the_reduced_photograph(folder: Path) -> None:
+    images = CalibrationImages([folder / "4.png"], upscale=2, tile=(17, 20))
+    (photo,) = images
+    hr = read_image(folder / "4.png")[:70, :90]
+    np.testing.assert_array_equal(photo.lr, reduce(hr, 2)[9:26, 12:32])
+    np.testing.assert_array_equal(photo.hr, hr[18:52, 24:64])
+    assert str(images) == "1 of 1 photographs, tiles from the middle, reduced to 20x17 px"
+
+
+def test_sizes_that_differ_are_told(folder: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "tall.png", photograph(120, 40, 0))
+    images = CalibrationImages([folder, tmp_path / "tall.png"], upscale=2)
+    assert str(images) == "11 of 11 photographs, whole, reduced to 20x35 to 45x60 px"
+
+
+def test_an_unusable_one_gives_way_and_is_named(folder: Path) -> None:
+    first = min(folder.rglob("*.png"), key=digest_of)
+    # the digest of nothing, e3b0c442..., is far from the first and is tried with all
+    (folder / "empty.png").write_bytes(b"")
+    images = CalibrationImages([folder], upscale=2)
+    assert len(images) == 10 and images.found == 11
+    assert len(images.unusable) == 1
+    assert images.unusable[0].startswith(f"{folder / 'empty.png'}: not a readable image")
+    assert next(iter(images)).sha256 == digest_of(first)
+
+
+def test_what_cannot_be_opened_is_named_too(folder: Path) -> None:
+    (folder / "a folder.png").mkdir()
+    images = CalibrationImages([folder], upscale=2)
+    assert len(images) == 10
+    assert "a folder.png: not a readable image" in images.unusable[0]
+
+
+def test_more_than_a_tenth_is_an_error_that_lists_them(folder: Path) -> None:
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:900])
+    write_image(folder / "small.png", photograph(70, 31, 0))
+    listed = r"2 of 12 photographs are unusable(.|\n)*(cut|small)\.png(.|\n)*(cut|small)\.png"
+    with pytest.raises(CalibrationError, match=listed):
+        CalibrationImages([folder], upscale=2)
+    with pytest.raises(CalibrationError, match=r"small\.png: reduced it is 15x35 px, needed are"):
+        CalibrationImages([folder], upscale=2)
+
+
+def test_too_small_for_the_network_or_for_a_tile(folder: Path) -> None:
+    assert len(CalibrationImages([folder], upscale=2, smallest_area=35 * 45)) == 10
+    with pytest.raises(CalibrationError, match=r"45x35 px, needed .* and 1576 px or more in all"):
+        CalibrationImages([folder], upscale=2, smallest_area=35 * 45 + 1)
+    with pytest.raises(CalibrationError, match="45x35 px, smaller than a tile of 30x36 px"):
+        CalibrationImages([folder], upscale=2, tile=(36, 30))
+    with pytest.raises(CalibrationError, match="a tile is 40x15 px, needed are sides of 16 px"):
+        CalibrationImages([folder], upscale=2, tile=(15, 40))
+
+
+def test_without_photographs(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no photographs were given"):
+        CalibrationImages([], upscale=2)
+    with pytest.raises(ImageError, match="no image in it"):
+        CalibrationImages([tmp_path], upscale=2)
+    with pytest.raises(ImageError, match="no such file"):
+        CalibrationImages([tmp_path / "missing"], upscale=2)
+
+
+def test_no_more_than_one_is_read_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = CalibrationImages([folder], upscale=2)
+    read: list[Path] = []
+
+    def noting(path: Path) -> ImageArray:
+        read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr("adadm.calibration.images.read_image", noting)
+    for index, _ in enumerate(images):
+        assert len(read) == index + 1
