@@ -22,7 +22,16 @@ from adadm.calibration.images import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import Batch, ImageArray, batch_from_image
 
-__all__ = ["GATES", "Gate", "GateResult", "Run", "check_gates", "measure_gates"]
+__all__ = [
+    "GATES",
+    "Gate",
+    "GateResult",
+    "Run",
+    "check_gates",
+    "diverges",
+    "drawn_inputs",
+    "measure_gates",
+]
 
 Run = Callable[[Batch], Batch]
 Levels = npt.NDArray[np.float64]
@@ -241,12 +250,10 @@ class _Pair:
         errors, left_out = {}, []
         for name, image in images.items():
             expected = self.reference(self._batch(image))
-            upscale = expected.shape[-1] // image.shape[1]
-            enlarged = image.repeat(upscale, axis=0).repeat(upscale, axis=1).transpose(2, 0, 1)
-            if np.abs(self._shown(expected) - enlarged).mean() <= _DIVERGED_LEVELS:
-                errors[name] = self._difference(name, image, expected)
-            else:  # or not a number
+            if diverges(expected, image, self.rgb_range):
                 left_out.append(name)
+            else:
+                errors[name] = self._difference(name, image, expected)
         return errors, tuple(left_out)
 
     def _difference(self, name: str, image: ImageArray, expected: Batch) -> Levels:
@@ -258,14 +265,31 @@ class _Pair:
         for which, sr in (("float32 reference", expected), ("lowered model", found)):
             if not np.isfinite(sr).all():
                 raise CalibrationError(f"{name}: the output of the {which} is not finite")
-        return self._shown(found) - self._shown(expected)
+        return _shown(found, self.rgb_range) - _shown(expected, self.rgb_range)
 
     def _batch(self, image: ImageArray) -> Batch:
         return batch_from_image(image, self.rgb_range)
 
-    def _shown(self, sr: Batch) -> Levels:
-        levels: Levels = np.clip(sr[0].astype(np.float64) * (255 / self.rgb_range), 0, 255)
-        return levels
+
+def drawn_inputs(height: int, width: int) -> dict[str, ImageArray]:
+    """All drawn inputs (H, W, 3) by name."""
+    return {
+        **_ramps(height, width),
+        **_flats(height, width),
+        **_edges(height, width),
+    }
+
+
+def diverges(sr: Batch, image: ImageArray, rgb_range: float) -> bool:
+    """Whether an output (1, 3, r*H, r*W) is far from its drawn input (H, W, 3), or not finite."""
+    upscale = sr.shape[-1] // image.shape[1]
+    enlarged = image.repeat(upscale, axis=0).repeat(upscale, axis=1).transpose(2, 0, 1)
+    return not np.abs(_shown(sr, rgb_range) - enlarged).mean() <= _DIVERGED_LEVELS
+
+
+def _shown(sr: Batch, rgb_range: float) -> Levels:
+    levels: Levels = np.clip(sr[0].astype(np.float64) * (255 / rgb_range), 0, 255)
+    return levels
 
 
 def _ramps(height: int, width: int) -> dict[str, ImageArray]:

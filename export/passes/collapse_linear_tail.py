@@ -21,12 +21,13 @@ from adadm.export.passes.channels import (
 )
 from adadm.export.passes.folding import FoldingPass, produced_by, replace
 
-__all__ = ["CollapseLinearTail"]
+__all__ = ["CollapseLinearTail", "is_border_strip"]
 
 Array = npt.NDArray[np.float64]
 
 _END = np.iinfo(np.int64).max
 _HEIGHT, _WIDTH = 2, 3
+_COLLAPSED = ".collapsed"
 
 
 class CollapseLinearTail(FoldingPass):
@@ -71,6 +72,11 @@ class CollapseLinearTail(FoldingPass):
                 f"it takes {before} multiply-adds a pixel, and would take {after} collapsed"
             )
         _Rewriter(tail, upscale, kernel, bias, ring).rewrite()
+
+
+def is_border_strip(node: ir.Node) -> bool:
+    """Whether a node is part of a strip that a collapsed tail computes its border from."""
+    return f"{_COLLAPSED}." in label(node)
 
 
 def _is_shuffle(node: ir.Node) -> bool:
@@ -231,7 +237,7 @@ class _Rewriter:
         assert features is not None and weight is not None and weight.dtype is not None
         graph = graph_of(first)
         self.nodes: list[ir.Node] = []
-        self.name = f"{label(first)}.collapsed"
+        self.name = f"{label(first)}{_COLLAPSED}"
         self.graph, self.dtype = graph, weight.dtype
         interior = self._interior(features)
         if self.ring:

@@ -1,0 +1,106 @@
+"""Channels of a convolution's input brought to one range, so that one scale fits them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adadm.export.passes.channels import (
+    Affine,
+    Leaf,
+    NotFoldable,
+    bias_of,
+    constant_of,
+    graph_of,
+    label,
+    new_initializer,
+    replace_initializer,
+    scale_inputs,
+    scale_outputs,
+    sole_consumer,
+    weight_of,
+)
+from adadm.export.passes.folding import produced_by
+
+__all__ = ["EqualizeChannels"]
+
+Array = npt.NDArray[np.float64]
+
+
+class EqualizeChannels(ir.passes.InPlacePass):
+    """Multiplies what a convolution reads by a positive factor a channel, and takes it back.
+
+    Pattern: `x -> Conv`, by the convolution's name.
+
+    Algebra: `W * x = (W / d) * (d x)`, input channels of `W` divided. Where `x` is
+    `Conv -> Relu (-> Add a constant)` and nothing else reads it, `d` goes into the rows and the
+    bias of that convolution and into the constant, since `d relu(z) = relu(d z)` for `d > 0`, and
+    costs nothing; otherwise a Mul stands before the convolution, which engines merge with the
+    quantizer after it.
+
+    Exact when: always. The zeros of the padding stay zeros.
+
+    Left alone when: no factors are given for it.
+
+    Args:
+        factors: by name of the convolution, (C,), each above 0.
+    """
+
+    def __init__(self, factors: Mapping[str, Array]) -> None:
+        self.factors = factors
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [node for node in model.graph if node.op_type == "Conv" and not node.domain]
+        chosen = [node for node in found if label(node) in self.factors]
+        for node in chosen:
+            factor = self.factors[label(node)]
+            if not _scale_before(node.inputs[0], factor):
+                _multiply(node, factor)
+            scale_inputs(Leaf(node, 0), 1 / factor)
+        return ir.passes.PassResult(model, modified=bool(chosen))
+
+
+def _scale_before(value: ir.Value | None, factor: Array) -> bool:
+    """Let what computes a value return it scaled, where that is a convolution and a ReLU."""
+    assert value is not None
+    add = produced_by(value, "Add")
+    shift = None
+    if add is not None and sole_consumer(value):
+        shift = next((i for i, v in enumerate(add.inputs) if constant_of(v) is not None), None)
+        if shift is None:
+            return False
+        value = add.inputs[1 - shift]
+        assert value is not None
+    relu = produced_by(value, "Relu")
+    convolution = produced_by(relu.inputs[0], "Conv") if relu is not None else None
+    if relu is None or convolution is None:
+        return False
+    if not (sole_consumer(value) and sole_consumer(convolution.outputs[0])):
+        return False
+    try:
+        weight_of(convolution), bias_of(convolution)
+    except NotFoldable:
+        return False
+    scale_outputs(convolution, Affine(factor, np.zeros(factor.size)))
+    if add is not None and shift is not None:
+        constant = add.inputs[shift]
+        values = constant_of(constant)
+        assert constant is not None and constant.dtype is not None and values is not None
+        scaled = values * factor.reshape(1, -1, 1, 1)
+        replace_initializer(add, shift, scaled, constant.dtype, str(constant.name))
+    return True
+
+
+def _multiply(convolution: ir.Node, factor: Array) -> None:
+    value = convolution.inputs[0]
+    assert value is not None and value.dtype is not None
+    graph, name = graph_of(convolution), f"{label(convolution)}.equalized"
+    constant = new_initializer(graph, f"{name}.factor", factor.reshape(1, -1, 1, 1), value.dtype)
+    product = ir.node("Mul", [value, constant], name=name)
+    product.outputs[0].name, product.outputs[0].type = name, value.type
+    product.outputs[0].shape = value.shape
+    graph.insert_before(convolution, product)
+    convolution.replace_input_with(0, product.outputs[0])

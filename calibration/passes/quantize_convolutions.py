@@ -1,0 +1,123 @@
+"""Q/DQ pairs at the inputs of convolutions, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adadm.export.passes.channels import (
+    bias_of,
+    graph_of,
+    label,
+    new_initializer,
+    set_bias,
+    weight_of,
+)
+
+__all__ = ["LARGEST_LEVEL", "QuantizeConvolutions", "half_scale"]
+
+Array = npt.NDArray[np.float64]
+
+LARGEST_LEVEL = 127
+"""Symmetric: -128 is not used, so that negation is exact."""
+
+_SMALLEST_SCALE = float(np.finfo(np.float16).smallest_normal)
+
+
+def half_scale(largest: Array) -> Array:
+    """The least scale that holds a magnitude, of those that are exact in float16 too.
+
+    So a graph in float16 and one in float32 have the same levels. Not below 2**-14, where float16
+    loses digits.
+    """
+    wanted = np.maximum(largest / LARGEST_LEVEL, _SMALLEST_SCALE)
+    scale = wanted.astype(np.float16)
+    above = np.nextafter(scale, np.float16(np.inf))
+    return np.where(scale.astype(np.float64) < wanted, above, scale).astype(np.float64)
+
+
+class QuantizeConvolutions(ir.passes.InPlacePass):
+    """Gives convolutions INT8 inputs and weights, explicitly, and float32 results.
+
+    Pattern: `x -> Conv`, by the convolution's name, with constant weights.
+
+    Algebra: `x` becomes `DequantizeLinear(QuantizeLinear(x, s, 0), s, 0)`, one scale a tensor; the
+    weights `DequantizeLinear(q, s_m, 0)`, symmetric, one scale an output channel, `q` rounded
+    to nearest. Zero points are explicit and 0. The bias stays float32, and takes what the rounding
+    of the weights moves the mean of the result by: `sum (W - s_m q) mean(x)`. Nothing stands on the
+    trunk, the modulators, an Add, or what a convolution returns. Convolutions that read one value
+    at one scale share the pair.
+
+    Left alone when: no scale is given for it.
+
+    Args:
+        scales: of the input, by name of the convolution.
+        means: of the input, by name of the convolution, (C,).
+    """
+
+    def __init__(self, scales: Mapping[str, float], means: Mapping[str, Array]) -> None:
+        self.scales, self.means = scales, means
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        pairs: dict[tuple[ir.Value, float], ir.Value] = {}
+        found = [node for node in model.graph if node.op_type == "Conv" and not node.domain]
+        chosen = [node for node in found if label(node) in self.scales]
+        for node in chosen:
+            name, value = label(node), node.inputs[0]
+            assert value is not None
+            scale = self.scales[name]
+            if (value, scale) not in pairs:
+                pairs[value, scale] = _quantized_input(node, value, scale)
+            node.replace_input_with(0, pairs[value, scale])
+            _quantize_weights(node, self.means[name])
+        return ir.passes.PassResult(model, modified=bool(chosen))
+
+
+def _quantized_input(convolution: ir.Node, value: ir.Value, scale: float) -> ir.Value:
+    graph, name = graph_of(convolution), f"{label(convolution)}.input"
+    parameters = [
+        new_initializer(graph, f"{name}.scale", np.array(scale), ir.DataType.FLOAT),
+        new_initializer(graph, f"{name}.zero_point", np.array(0), ir.DataType.INT8),
+    ]
+    quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}.quantized")
+    quantize.outputs[0].dtype = ir.DataType.INT8
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], *parameters], name=f"{name}.dequantized"
+    )
+    dequantize.outputs[0].dtype = ir.DataType.FLOAT
+    for node in (quantize, dequantize):
+        node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
+    graph.insert_before(convolution, [quantize, dequantize])
+    return dequantize.outputs[0]
+
+
+def _quantize_weights(convolution: ir.Node, mean: Array) -> None:
+    weight, bias = weight_of(convolution), bias_of(convolution)
+    graph, name = graph_of(convolution), f"{label(convolution)}.weight"
+    scale = half_scale(np.abs(weight).reshape(len(weight), -1).max(axis=1))
+    spread = scale.reshape((-1,) + (1,) * (weight.ndim - 1))
+    levels = np.clip(np.rint(weight / spread), -LARGEST_LEVEL, LARGEST_LEVEL)
+    lost = (weight - levels * spread).sum(axis=(2, 3))  # (M, C/group)
+    groups = convolution.attributes.get_int("group", 1)
+    by_row = np.repeat(mean.reshape(groups, -1), len(weight) // groups, axis=0)
+    set_bias(convolution, bias + (lost * by_row).sum(axis=1))
+    inputs = [
+        new_initializer(graph, f"{name}.levels", levels, ir.DataType.INT8),
+        new_initializer(graph, f"{name}.scale", scale, ir.DataType.FLOAT),
+        new_initializer(graph, f"{name}.zero_point", np.zeros(len(scale)), ir.DataType.INT8),
+    ]
+    dequantize = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.dequantized")
+    result = dequantize.outputs[0]
+    result.name, result.dtype, result.shape = (
+        dequantize.name,
+        ir.DataType.FLOAT,
+        ir.Shape(weight.shape),
+    )
+    graph.insert_before(convolution, dequantize)
+    old = convolution.inputs[1]
+    convolution.replace_input_with(1, result)
+    if old is not None and old.name and not old.uses():
+        graph.initializers.pop(old.name, None)
