@@ -43,15 +43,17 @@ class ConvolutionRange:
 
 
 def choose_ranges(
-    graph: ir.Graph, statistics: Mapping[str, TensorStatistics]
+    graph: ir.Graph,
+    statistics: Mapping[str, TensorStatistics],
+    wide: Collection[str] = (),
 ) -> dict[str, ConvolutionRange]:
     """A range for each convolution that can be INT8, by name.
 
     A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`, so that all nearly fill the one
     scale of the tensor, at little cost to the weights, which have a scale an output channel. The
     scale holds the largest magnitude, so that nothing is cut off: docs/quantization.md has the
-    comparison. Left out are the strips at the border of a collapsed tail, and convolutions whose
-    parameters are not constant.
+    comparison. Left out are the strips at the border of a collapsed tail, convolutions whose
+    parameters are not constant, and those that read or return a value in `wide`.
 
     The idea of moving range between activations and weights: Xiao et al., "SmoothQuant", 2023.
     """
@@ -64,7 +66,9 @@ def choose_ranges(
         except NotFoldable:
             continue
         value = node.inputs[0]
-        known = statistics.get(str(value.name)) if value is not None else None
+        if value is None or {value.name, node.outputs[0].name} & set(wide):
+            continue
+        known = statistics.get(str(value.name))
         groups = node.attributes.get_int("group", 1)
         if known is None or known.largest.size != weight.shape[1] * groups:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
@@ -36,8 +37,11 @@ __all__ = [
     "Options",
     "assemble",
     "bake_image_io",
+    "check_file",
     "check_options",
     "hyperparameters",
+    "identity",
+    "inline",
 ]
 
 OPSETS = (17, 18, 19, 20)
@@ -92,22 +96,36 @@ class Assembled:
     tiles: TileModels | None
 
 
-def assemble(model: ir.Model, checkpoint: Checkpoint, options: Options) -> Assembled:
+def assemble(
+    model: ir.Model, origin: Checkpoint | Mapping[str, str], options: Options
+) -> Assembled:
     """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
+
+    Args:
+        origin: what the metadata says of the network, as `identity` has it, or the checkpoint. What
+            it says of the graph, which may have had its tail collapsed before, overrules what is
+            found there.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
+    known = identity(origin) if isinstance(origin, Checkpoint) else origin
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
     reach = receptive_field(model)
     tail = collapse_tail(model) if options.tail == "collapsed" else None
-    metadata = _metadata(checkpoint, options, decisions, tail)
-    metadata["adadm.receptive_field"] = "image" if reach is None else str(reach)
+    metadata = {
+        "adadm.version": version("adadm-deploy"),
+        "adadm.fold": options.fold,
+        "adadm.tail": (tail and tail.form) or "original",
+        "adadm.io": "float32",
+        "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
+        "adadm.receptive_field": "image" if reach is None else str(reach),
+        **known,
+    }
 
     def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
-        form.metadata_props.update(metadata)
-        form.metadata_props["adadm.stats"] = stats
-        return _finished(form, checkpoint.network, options)
+        form.metadata_props.update({**metadata, "adadm.stats": stats})
+        return _finished(form, int(known["adadm.upscale"]), options)
 
     tiles = None
     if options.stats == "external":
@@ -116,6 +134,19 @@ def assemble(model: ir.Model, checkpoint: Checkpoint, options: Options) -> Assem
     if options.factors:
         ExposeFactors()(model)
     return Assembled(finished(model, "internal"), decisions, tail, tiles)
+
+
+def identity(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the metadata of every model of a checkpoint says of its network."""
+    network = checkpoint.network
+    return {
+        "adadm.architecture": network.architecture,
+        "adadm.upscale": str(network.upscale),
+        "adadm.rgb_range": f"{network.rgb_range:g}",
+        "adadm.smallest_area": str(network.smallest_area),
+        "adadm.hyperparameters": json.dumps(hyperparameters(checkpoint), sort_keys=True),
+        "adadm.checkpoint_sha256": checkpoint.sha256,
+    }
 
 
 def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
@@ -128,21 +159,33 @@ def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) ->
     BakeImageIO(network.rgb_range)(model)
     model.metadata_props["adadm.io"] = "uint8"
     baked: onnx.ModelProto = ir.to_proto(model)
-    _check_file(baked, options)
+    check_file(baked, options.opset)
     return baked
 
 
-def _finished(model: ir.Model, network: Network, options: Options) -> onnx.ModelProto:
+def _finished(model: ir.Model, upscale: int, options: Options) -> onnx.ModelProto:
     if options.static is not None:
-        freeze_shape(model, options.static, network.upscale)
+        freeze_shape(model, options.static, upscale)
     set_opset(model, options.opset)
     if options.modulator == "inline":
-        common.InlinePass()(model)
-        common.ShapeInferencePass()(model)
-        ResolveCastLike()(model)
+        inline(model)
     proto = _simplified(model)
-    _check_file(proto, options)
+    check_file(proto, options.opset)
     return proto
+
+
+def inline(model: ir.Model) -> None:
+    """Put the bodies of functions in the place of their calls, in place.
+
+    Each of their nodes is called as its result is in the body, with a number where that is taken;
+    so the names do not depend on the opset.
+    """
+    for function in model.functions.values():
+        for node in function:
+            node.name = node.outputs[0].name
+    common.InlinePass()(model)
+    common.ShapeInferencePass()(model)
+    ResolveCastLike()(model)
 
 
 def check_options(options: Options, network: Network) -> None:
@@ -161,25 +204,6 @@ def check_options(options: Options, network: Network) -> None:
                 f"the static size {height}x{width} has {height * width} px, {network.architecture} "
                 f"needs at least {network.smallest_area}, such as {side}x{side}"
             )
-
-
-def _metadata(
-    checkpoint: Checkpoint, options: Options, decisions: list[Decision], tail: Decision | None
-) -> dict[str, str]:
-    network = checkpoint.network
-    return {
-        "adadm.architecture": network.architecture,
-        "adadm.upscale": str(network.upscale),
-        "adadm.rgb_range": f"{network.rgb_range:g}",
-        "adadm.smallest_area": str(network.smallest_area),
-        "adadm.hyperparameters": json.dumps(hyperparameters(checkpoint), sort_keys=True),
-        "adadm.checkpoint_sha256": checkpoint.sha256,
-        "adadm.version": version("adadm-deploy"),
-        "adadm.fold": options.fold,
-        "adadm.tail": (tail and tail.form) or "original",
-        "adadm.io": "float32",
-        "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
-    }
 
 
 def hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:
@@ -201,7 +225,7 @@ def _simplified(model: ir.Model) -> onnx.ModelProto:
     return checked
 
 
-def _check_file(proto: onnx.ModelProto, options: Options) -> None:
+def check_file(proto: onnx.ModelProto, opset: int) -> None:
     """The ONNX checker, strict shape inference, and the opset that the file really has.
 
     Raises:
@@ -215,5 +239,9 @@ def _check_file(proto: onnx.ModelProto, options: Options) -> None:
     opsets = {entry.version for entry in proto.opset_import if not entry.domain}
     for function in proto.functions:
         opsets |= {entry.version for entry in function.opset_import if not entry.domain}
-    if opsets != {options.opset}:
-        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {options.opset}")
+    if opsets != {opset}:
+        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {opset}")
+
+
+def _check_file(proto: onnx.ModelProto, options: Options) -> None:
+    check_file(proto, options.opset)

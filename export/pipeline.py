@@ -19,6 +19,7 @@ from adadm.export.assembly import (
     bake_image_io,
     check_options,
     hyperparameters,
+    identity,
 )
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.parity import (
@@ -28,9 +29,7 @@ from adadm.export.parity import (
     check_parity,
     measure_accuracy,
 )
-from adadm.export.passes import (
-    Decision,
-)
+from adadm.export.passes import Decision
 from adadm.export.tiles import (
     HaloError,
     TileModels,
@@ -121,7 +120,7 @@ def export_onnx(
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
     on_stage("folding, collapsing, simplifying and checking the graph")
-    assembled = assemble(model, checkpoint, options)
+    assembled = assemble(model, identity(checkpoint), options)
     proto, tiles = assembled.model, assembled.tiles
     on_stage("comparing with PyTorch on photographs and hard cases")
     parity, hashing = check_parity(network, proto, options.static)

@@ -33,7 +33,7 @@ from adadm.export.pipeline import Export, export_onnx
 from adadm.runtime.files import written_whole
 from adadm.runtime.model_files import beside
 
-__all__ = ["main", "print_report"]
+__all__ = ["add_hidden_hyperparameters", "architecture", "main", "print_report", "shape"]
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     console = Console(stderr=True)
     output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
-    given = {name: getattr(arguments, name) for name in _hidden_hyperparameters()}
+    given = {name: getattr(arguments, name) for name in arguments.hidden}
     checkpoint = load_checkpoint(arguments.checkpoint, arguments.arch, **given)
     options = Options(
         modulator=arguments.modulator,
@@ -177,28 +177,36 @@ def _warn(export: Export, console: Console) -> None:
         console.print(f"note: guessed, not in the file: {named}", highlight=False)
 
 
-def _shape(text: str) -> tuple[int, int, int]:
+def shape(text: str) -> tuple[int, int, int]:
+    """The type of `--static`: N, H and W."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x270x480")
     return int(match[1]), int(match[2]), int(match[3])
 
 
-def _architecture(text: str) -> str:
+def architecture(text: str) -> str:
+    """The type of `--arch`."""
     if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return text
     known = ", ".join(("auto", *ARCHITECTURES))
     raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")
 
 
-def _hidden_hyperparameters() -> dict[str, list[str]]:
-    """The hyper-parameters that no tensor shows, and which network has which value for them."""
+def add_hidden_hyperparameters(parser: argparse.ArgumentParser) -> list[str]:
+    """Add a flag for each hyper-parameter that no tensor shows; returns their names."""
     hidden: dict[str, list[str]] = {}
     for network in ARCHITECTURES.values():
         for name, value in {**network.template, **network.choices}.items():
             published = "none" if isinstance(value, type) else f"{value:g}"
             hidden.setdefault(name, []).append(f"{network.architecture} {published}")
-    return hidden
+    group = parser.add_argument_group(
+        "what no tensor shows", "overrules the file's metadata and the values in brackets"
+    )
+    for name, values in hidden.items():
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
+    return list(hidden)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -207,7 +215,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, help="default: the checkpoint's name, .onnx")
     parser.add_argument(
         "--arch",
-        type=_architecture,
+        type=architecture,
         default="auto",
         help=f"{', '.join(ARCHITECTURES)}, or package.module:factory for a network of your own; "
         "default: auto, recognised from the tensors",
@@ -233,7 +241,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="(N, 3, H, W) in 0..rgb_range, or images (N, H, W, 3); default: float32",
     )
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
-    parser.add_argument("--static", type=_shape, metavar="NxHxW", help="fix the input's size")
+    parser.add_argument("--static", type=shape, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
     parser.add_argument(
         "--stats",
@@ -243,13 +251,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "image can be run in tiles that share the statistics of the modulators; default: internal",
     )
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
-    hidden = parser.add_argument_group(
-        "what no tensor shows", "overrules the file's metadata and the values in brackets"
-    )
-    for name, values in _hidden_hyperparameters().items():
-        flag = f"--{name.replace('_', '-')}"
-        hidden.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
+    hidden = add_hidden_hyperparameters(parser)
     arguments = parser.parse_args(argv)
+    arguments.hidden = hidden
     if arguments.output and arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     return arguments

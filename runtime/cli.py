@@ -24,6 +24,9 @@ VERBS = {
     "export": Verb(
         "adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"
     ),
+    "quantize": Verb(
+        "adadm.calibration.quantize", "quantize", "a network in FP16 or INT8, under a budget in dB"
+    ),
     "upscale": Verb(
         "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"
     ),

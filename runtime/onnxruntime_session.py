@@ -30,6 +30,7 @@ class OnnxRuntimeSession(Session):
         providers: execution providers in order of preference, with options where needed.
         threads: of one operator; 0 leaves it to ONNX Runtime.
         custom_ops: libraries of custom operators to register.
+        optimize: let ONNX Runtime rewrite the graph.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -42,6 +43,7 @@ class OnnxRuntimeSession(Session):
         providers: Sequence[str | tuple[str, dict[str, Any]]] = ("CPUExecutionProvider",),
         threads: int = 0,
         custom_ops: Sequence[str] = (),
+        optimize: bool = True,
     ) -> None:
         ort = require("onnxruntime", "cpu")
         ort.disable_telemetry_events()
@@ -58,6 +60,8 @@ class OnnxRuntimeSession(Session):
         # A plan of the memory is kept for each size, in a block of its own: a quarter more memory,
         # and no faster (docs/decisions.md).
         options.enable_mem_pattern = False
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for library in custom_ops:
             options.register_custom_ops_library(library)
         source = model if isinstance(model, bytes) else os.fspath(model)

@@ -1,0 +1,170 @@
+"""A network in float32 with what its tensors hold, and how it is lowered for a target."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import onnx_ir as ir
+
+from adadm.calibration.forms import Form, in_target_form
+from adadm.calibration.half import half_ranges, trunk_exponent, wide_values
+from adadm.calibration.images import CalibrationImages
+from adadm.calibration.int8 import choose_ranges, multiply_adds, quantize_convolutions
+from adadm.calibration.passes import ScaleTrunk
+from adadm.calibration.sensitivity import Convolution
+from adadm.calibration.source import Source
+from adadm.calibration.statistics import TensorStatistics, collect
+from adadm.export.assembly import Options, assemble
+from adadm.export.passes import ExposeFactors
+from adadm.runtime.targets import Target
+
+__all__ = ["BUDGETS_DB", "Lowering", "Precision", "Request"]
+
+Precision = Literal["fp16", "int8"]
+
+BUDGETS_DB: Mapping[Precision, float] = {"fp16": 0.005, "int8": 0.02}
+"""What may be lost where nothing else is asked, dB of PSNR-Y."""
+
+_OPSET = 19
+_DRAWN_PX = (48, 64)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        budget_db: PSNR-Y that may be lost to float32, mean over the photographs.
+        io, stats, static: as `export.Options` has them.
+        sensitivity: measure each convolution, alone in INT8 and alone spared, in any case.
+        cache: a folder for what an interrupted run goes on from.
+    """
+
+    precision: Precision
+    target: Target
+    budget_db: float
+    io: Literal["float32", "uint8"] = "float32"
+    stats: Literal["internal", "external"] = "internal"
+    static: tuple[int, int, int] | None = None
+    sensitivity: bool = False
+    cache: Path | None = None
+
+
+class Lowering:
+    """The float32 graphs of a network, and the same graphs in lower precision.
+
+    Args:
+        images: at the size at which the model will run.
+        on_stage: called with a few words when a stage begins.
+        on_image: called with how many images were observed, and of how many.
+
+    Attributes:
+        forms: float32 graphs by name: `whole`, and with external statistics `tile` and `moments`.
+        statistics: of the tensors of `whole`.
+        exponent: of two, by which the trunk is multiplied so that float16 holds it.
+        ranges: of each tensor in float16, the nearest to overflow first; empty without float16.
+        convolutions: those that can be INT8, in the order of the network.
+        size: height and width of drawn inputs.
+
+    Raises:
+        ExportError: the graph cannot have the form that is asked for.
+        CalibrationError: the float32 network diverges on a photograph.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        images: CalibrationImages,
+        request: Request,
+        on_stage: Callable[[str], object] = str,
+        on_image: Callable[[int, int], object] = max,
+    ) -> None:
+        self.source, self.images, self.request = source, images, request
+        self._on_stage, self._on_image = on_stage, on_image
+        self.size = request.static[1:] if request.static else _DRAWN_PX
+        self._half = half = request.precision == "fp16" or request.target.typing != "float32"
+        self.exponent = 0
+        self._observe(source.model.clone())
+        exponent = trunk_exponent(self.whole.graph, self.statistics) if half else 0
+        scaled = source.model.clone()
+        if exponent and ScaleTrunk(exponent)(scaled).modified:
+            self.exponent = exponent
+            self._observe(scaled)
+        self.ranges = half_ranges(self.whole.graph, self.statistics) if half else []
+        self._wide = wide_values(self.whole.graph, self.statistics) if half else set()
+        self._int8_ranges = choose_ranges(self.whole.graph, self.statistics, self._wide)
+        work = multiply_adds(self.whole)
+        self.convolutions = [Convolution(name, work[name]) for name in self._int8_ranges]
+
+    @property
+    def whole(self) -> ir.Model:
+        """The float32 graph for whole images."""
+        return self.forms["whole"]
+
+    @property
+    def reference(self) -> onnx.ModelProto:
+        """The same as a file: what every loss is measured against."""
+        proto: onnx.ModelProto = ir.to_proto(self.whole)
+        return proto
+
+    @property
+    def key(self) -> str:
+        """Of all that a loss depends on, but the assignment."""
+        content = self.lowered("whole", list(self._int8_ranges)).evaluated
+        described = (self.images.digest, self.request.target.typing, version("adadm-deploy"))
+        digest = hashlib.sha256(repr(described).encode())
+        for model in (self.reference, content):
+            digest.update(model.SerializeToString(deterministic=True))
+        return digest.hexdigest()[:32]
+
+    def lowered(self, form: str, int8: Collection[str], factors: bool = False) -> Form:
+        """A form for the target, with these convolutions in INT8.
+
+        Args:
+            factors: return the modulation factors too.
+        """
+        model = self.forms[form].clone()
+        if factors:
+            ExposeFactors()(model)
+        quantize_convolutions(model, self._int8_ranges, int8)
+        computed = {value.name for node in model.graph for value in node.outputs}
+        return in_target_form(
+            model,
+            self.request.target,
+            half=self._half,
+            wide=self._wide & computed,
+            io=self.request.io,
+            rgb_range=self.source.rgb_range,
+        )
+
+    def float32(self, **changed: Any) -> onnx.ModelProto:
+        """The network in another form, such as with its tail as it is (`export.Options`)."""
+        options = replace(self._options, stats="internal", **changed)
+        return assemble(self.source.model.clone(), self.source.metadata, options).model
+
+    @property
+    def _options(self) -> Options:
+        return Options(opset=_OPSET, static=self.request.static, stats=self.request.stats)
+
+    def _observe(self, model: ir.Model) -> None:
+        self._on_stage("folding and collapsing")
+        assembled = assemble(model, self.source.metadata, self._options)
+        self.forms: dict[str, ir.Model] = {"whole": ir.from_proto(assembled.model)}
+        if assembled.tiles is not None:
+            for form, proto in vars(assembled.tiles).items():
+                self.forms[form] = ir.from_proto(proto)
+        self._on_stage("observing the ranges of all tensors")
+        self.statistics: dict[str, TensorStatistics] = collect(
+            assembled.model,
+            self.images,
+            self.source.rgb_range,
+            self.size,
+            self.request.cache,
+            self._on_image,
+        )

@@ -1,0 +1,231 @@
+"""From a network in float32 to a lowered model whose loss is measured and within its budget."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import onnx
+
+from adadm.calibration.budget import Assignment, search
+from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
+from adadm.calibration.gates import check_gates, measure_gates
+from adadm.calibration.images import CalibrationImages
+from adadm.calibration.ledger import Ledger, measure
+from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.sensitivity import OnStep, Sensitivity, measure_sensitivity
+from adadm.calibration.source import Source
+from adadm.calibration.stages import run_of, stages_of
+from adadm.calibration.statistics import METHOD
+from adadm.runtime.errors import CalibrationError
+
+__all__ = ["Quantized", "quantize"]
+
+_SEARCH_PHOTOGRAPHS = 8
+_SEARCHES = 3
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Lowered models, and what is known of them.
+
+    Attributes:
+        models: `whole`, and with `stats="external"` also `tile` and `moments`.
+        assignment: which convolutions are INT8; None for FP16.
+        sensitivities: the most sensitive first; empty where none had to be measured.
+        ledger: what each stage costs over all photographs, and the artefact gates.
+    """
+
+    models: dict[str, onnx.ModelProto]
+    lowering: Lowering
+    assignment: Assignment | None
+    sensitivities: tuple[Sensitivity, ...]
+    ledger: Ledger
+
+    @property
+    def lost_db(self) -> float:
+        """PSNR-Y that the last stage lost to float32 on ONNX Runtime."""
+        return _lost_db(self.ledger)
+
+    def check(self) -> None:
+        """Refuse a model with artefacts.
+
+        Raises:
+            CalibrationError: a gate fails.
+        """
+        check_gates(self.ledger.gates)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report, ready for `json.dump`: the same for the same run."""
+        lowering, assignment = self.lowering, self.assignment
+        request, source = lowering.request, lowering.source
+        return {
+            "version": version("adadm-deploy"),
+            "source": {"sha256": source.sha256, **source.metadata},
+            "precision": request.precision,
+            "target": request.target.name,
+            "budget_db": request.budget_db,
+            "lost_db": float(f"{self.lost_db:.6g}"),
+            "calibration": {
+                "images": str(lowering.images),
+                "images_sha256": lowering.images.digest,
+                "method": METHOD,
+            },
+            "int8": assignment
+            and {
+                "convolutions": assignment.int8,
+                "spared": assignment.spared,
+                "share_of_multiply_adds": assignment.share,
+                "evaluations": assignment.evaluations,
+            },
+            "sensitivities": [asdict(sensitivity) for sensitivity in self.sensitivities],
+            "trunk_exponent": lowering.exponent,
+            "float16": [asdict(found) for found in lowering.ranges],
+            **self.ledger.as_json(),
+        }
+
+
+def quantize(
+    source: Source,
+    images: CalibrationImages,
+    request: Request,
+    on_stage: Callable[[str], object] = str,
+    on_step: OnStep = lambda *_: None,
+) -> Quantized:
+    """Lower a network, and measure what that costs.
+
+    Args:
+        images: at the size at which the model will run.
+        on_stage: called with a few words when a stage begins.
+        on_step: called within long stages: how much is done, of how much, and what it found.
+
+    Returns:
+        Models whose loss is within the budget; whether they have artefacts, `check` tells.
+
+    Raises:
+        CalibrationError: the budget cannot be kept, or the network diverges in float32 already.
+        ExportError: the graph cannot have the form that the target needs.
+    """
+    lowering = Lowering(
+        source, images, request, on_stage, lambda done, total: on_step(done, total, "")
+    )
+
+    def ledger_of(int8: tuple[str, ...]) -> Ledger:
+        on_stage("measuring what each stage costs")
+        counted = itertools.count(1)
+        return measure(
+            stages_of(lowering, int8),
+            images,
+            source.rgb_range,
+            source.upscale,
+            lambda name: on_step(next(counted), len(images), name),
+        )
+
+    assignment: Assignment | None = None
+    sensitivities: tuple[Sensitivity, ...] = ()
+    if request.precision == "fp16":
+        ledger = ledger_of(())
+        if _lost_db(ledger) > request.budget_db:
+            raise CalibrationError(
+                f"float16 loses {_lost_db(ledger):.4f} dB, the budget is {request.budget_db:g} dB; "
+                "raise --budget-db, or deploy the float32 export"
+            )
+    else:
+        assignment, sensitivities, ledger = _search(lowering, ledger_of, on_stage, on_step)
+    on_stage("looking for artefacts")
+    int8 = assignment.int8 if assignment else ()
+    gates = measure_gates(
+        run_of(lowering.reference),
+        run_of(lowering.lowered("whole", int8).evaluated),
+        itertools.islice(images, _SEARCH_PHOTOGRAPHS),
+        source.rgb_range,
+        source.upscale,
+        lowering.size,
+    )
+    models = {form: lowering.lowered(form, int8).model for form in lowering.forms}
+    ledger = replace(ledger, gates=tuple(gates))
+    quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
+    _note(quantized)
+    return quantized
+
+
+def _search(
+    lowering: Lowering,
+    ledger_of: Callable[[tuple[str, ...]], Ledger],
+    on_stage: Callable[[str], object],
+    on_step: OnStep,
+) -> tuple[Assignment, tuple[Sensitivity, ...], Ledger]:
+    """The assignment with the most work in INT8 whose loss over all photographs fits.
+
+    The search measures on the first photographs. Where all of them together lose more, it searches
+    again under a smaller budget.
+    """
+    request, evaluations = lowering.request, _evaluations(lowering)
+    sensitivities: list[Sensitivity] = []
+    if request.sensitivity:
+        on_stage("measuring each convolution, alone in INT8 and alone spared")
+        sensitivities = measure_sensitivity(
+            evaluations, lowering.convolutions, spared=True, on_step=on_step
+        )
+    tightened_db, lost_db = request.budget_db, 0.0
+    for _ in range(_SEARCHES):
+        on_stage("searching which convolutions can be INT8")
+        assignment = search(evaluations, lowering.convolutions, tightened_db, on_step)
+        if not assignment.int8:
+            raise CalibrationError(
+                f"no convolution can be INT8 within {request.budget_db:g} dB; raise --budget-db, "
+                "or choose --precision fp16"
+            )
+        ledger = ledger_of(assignment.int8)
+        lost_db = _lost_db(ledger)
+        if lost_db <= request.budget_db:
+            return assignment, tuple(sensitivities) or assignment.sensitivities, ledger
+        tightened_db = assignment.measured.judged_db * request.budget_db / lost_db
+    raise CalibrationError(
+        f"INT8 loses {lost_db:.4f} dB over all {len(lowering.images)} photographs, the budget is "
+        f"{request.budget_db:g} dB; raise --budget-db"
+    )
+
+
+def _evaluations(lowering: Lowering) -> Evaluations:
+    meters: list[LossMeter] = []
+
+    def measure_loss(int8: frozenset[str]) -> Loss:
+        if not meters:  # a search that remembers everything runs nothing
+            photographs = itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS)
+            source = lowering.source
+            reference = run_of(lowering.reference)
+            meters.append(LossMeter(reference, photographs, source.rgb_range, source.upscale))
+        return meters[0].loss_of(run_of(lowering.lowered("whole", int8).evaluated))
+
+    cache = lowering.request.cache
+    return Evaluations(measure_loss, cache and cache / f"evaluations-{lowering.key}.json")
+
+
+def _lost_db(ledger: Ledger) -> float:
+    names = [stage.name for stage in ledger.stages]
+    reference, first = (
+        names.index("ONNX Runtime"),
+        names.index("INT8" if "INT8" in names else "FP16"),
+    )
+    found = min(stage.psnr_y_db for stage in ledger.stages[first:])
+    return ledger.stages[reference].psnr_y_db - found
+
+
+def _note(quantized: Quantized) -> None:
+    """Write into the metadata what a runtime and a reader want to know of the lowering."""
+    lowering = quantized.lowering
+    noted = {
+        "precision": lowering.request.precision,
+        "target": lowering.request.target.name,
+        "images_sha256": lowering.images.digest,
+        "budget_db": lowering.request.budget_db,
+        "int8": quantized.assignment.int8 if quantized.assignment else (),
+    }
+    for model in quantized.models.values():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = "adadm.quantization", json.dumps(noted, sort_keys=True)

@@ -1,0 +1,242 @@
+#!/usr/bin/env python3
+"""Lower a network to FP16 or INT8, with the quality that it costs measured and under a budget.
+
+Also `adadm quantize`. Reads a checkpoint, or an export of it with --fold off. Ranges come from
+photographs; what is lost is measured on them in dB, each stage by itself, and a model that loses
+more than the budget, or adds artefacts that show, is not written.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["quantize", *sys.argv[1:]]))
+
+import argparse
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import onnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adadm.calibration.half import print_half_ranges
+from adadm.calibration.images import CalibrationImages
+from adadm.calibration.ledger import print_ledger
+from adadm.calibration.lowering import BUDGETS_DB, Request
+from adadm.calibration.pipeline import Quantized, quantize
+from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
+from adadm.calibration.source import load_source
+from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
+from adadm.runtime.files import written_whole
+from adadm.runtime.model_files import beside
+from adadm.runtime.targets import TARGETS
+
+__all__ = ["main"]
+
+_PHOTOGRAPHS = 32
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, lower, print what it costs, and write."""
+    arguments = _parse(argv)
+    console = Console(stderr=True)
+    given = {name: getattr(arguments, name) for name in arguments.hidden}
+    source = load_source(arguments.source, arguments.arch, **given)
+    static = arguments.static or source.static
+    request = Request(
+        precision=arguments.precision,
+        target=TARGETS[arguments.target],
+        budget_db=arguments.budget_db
+        if arguments.budget_db is not None
+        else BUDGETS_DB[arguments.precision],
+        io=arguments.io,
+        stats=arguments.stats,
+        static=static,
+        sensitivity=arguments.sensitivity,
+        cache=arguments.cache,
+    )
+    tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
+    images = CalibrationImages(
+        arguments.images, source.upscale, arguments.photographs, tile, source.smallest_area
+    )
+    for message in images.unusable:
+        console.print(f"left out: {message}", style="yellow", highlight=False)
+    print(f"calibration: {images}")
+    with _progress(console) as progress:
+        bar = progress.add_task("", total=None, found="")
+        quantized = quantize(
+            source,
+            images,
+            request,
+            on_stage=lambda text: progress.reset(bar, description=text, total=None, found=""),
+            on_step=lambda done, total, found: progress.update(
+                bar, completed=done, total=total, found=found
+            ),
+        )
+    _print(quantized, Console())
+    quantized.check()
+    for path in _write(quantized, arguments.output):
+        print(f"wrote {path}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[found]}", style="dim"),
+        console=console,
+        transient=True,
+    )
+
+
+def _print(quantized: Quantized, console: Console) -> None:
+    lowering, assignment = quantized.lowering, quantized.assignment
+    target = lowering.request.target
+    console.print(f"target: {target.name} ({target.description})", highlight=False)
+    if lowering.exponent:
+        console.print(
+            f"trunk: multiplied by 2^{lowering.exponent}, exactly, so that float16 holds it",
+            highlight=False,
+        )
+    if lowering.ranges:
+        print_half_ranges(lowering.ranges, console)
+    if quantized.sensitivities:
+        print_sensitivities(
+            quantized.sensitivities, console, assignment.spared if assignment else ()
+        )
+    if assignment:
+        total = len(assignment.int8) + len(assignment.spared)
+        spared = ", ".join(assignment.spared) or "none"
+        console.print(
+            f"INT8: {len(assignment.int8)} of {total} convolutions, {assignment.share:.1%} of "
+            f"the multiply-adds at 480x270; spared: {spared}",
+            highlight=False,
+        )
+    print_ledger(quantized.ledger, console)
+    console.print(
+        f"lost to float32: {quantized.lost_db:+.4f} dB PSNR-Y, the budget is "
+        f"{lowering.request.budget_db:g} dB",
+        highlight=False,
+    )
+
+
+def _write(quantized: Quantized, output: Path) -> list[Path]:
+    """All files or none."""
+    report, plot = output.with_suffix(".json"), output.with_suffix(".sensitivity.svg")
+    paths = {f: output if f == "whole" else beside(output, f) for f in quantized.models}
+    written = [*paths.values(), report]
+    with ExitStack() as files:
+        for form, path in paths.items():
+            onnx.save(quantized.models[form], files.enter_context(written_whole(path)))
+        content = json.dumps(quantized.as_json(), indent=2) + "\n"
+        files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
+        if quantized.sensitivities and quantized.assignment:
+            partial = files.enter_context(written_whole(plot))
+            draw_sensitivities(quantized.sensitivities, partial, quantized.assignment.spared)
+            written.append(plot)
+    return written
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "adadm"
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm quantize", description=__doc__)
+    parser.add_argument(
+        "source", type=Path, help=".pt, .pth, .safetensors, or .onnx exported with --fold off"
+    )
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="original photographs, files or folders: each is reduced by the network's factor",
+    )
+    parser.add_argument("--precision", choices=("fp16", "int8"), required=True)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="tensorrt10",
+        metavar="T",
+        help="default: tensorrt10. "
+        + "; ".join(f"{n}: {t.description}" for n, t in TARGETS.items()),
+    )
+    defaults = ", ".join(f"{name} {db:g}" for name, db in BUDGETS_DB.items())
+    parser.add_argument(
+        "--budget-db",
+        type=_decibels,
+        metavar="D",
+        help=f"PSNR-Y that may be lost to float32; default: {defaults}",
+    )
+    parser.add_argument(
+        "--photographs",
+        type=_positive,
+        default=_PHOTOGRAPHS,
+        metavar="N",
+        help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
+    )
+    geometry = parser.add_mutually_exclusive_group()
+    geometry.add_argument(
+        "--tile",
+        type=_positive,
+        metavar="PX",
+        help="the model will run on tiles of PX px that share no statistic; default: whole images",
+    )
+    geometry.add_argument("--static", type=shape, metavar="NxHxW", help="fix the input's size")
+    parser.add_argument("--io", choices=("float32", "uint8"), default="float32")
+    parser.add_argument(
+        "--stats",
+        choices=("internal", "external"),
+        default="internal",
+        help="external: lower the models for tiles that share the statistics too",
+    )
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="measure each convolution, also where the budget does not ask for it",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=_cache(),
+        metavar="DIR",
+        help="where ranges and losses are kept, named after the content that they come from; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
+    )
+    hidden = add_hidden_hyperparameters(parser)
+    arguments = parser.parse_args(argv)
+    arguments.hidden = hidden
+    if arguments.output.suffix != ".onnx":
+        parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
+    return arguments
+
+
+def _decibels(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of dB from 0 on")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)

@@ -1,0 +1,88 @@
+"""The forms of a network on its way to a lowered model, as the drift ledger wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+
+from adadm.calibration.gates import Run
+from adadm.calibration.ledger import Stage
+from adadm.calibration.lowering import Lowering
+from adadm.export.reference import run_with_factors
+from adadm.export.tiles import std_from
+from adadm.runtime.images import Batch
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = ["run_of", "stages_of"]
+
+
+def run_of(model: onnx.ModelProto) -> Run:
+    """A model on ONNX Runtime: `lr` to `sr`."""
+    session = OnnxRuntimeSession(model.SerializeToString())
+
+    def run(lr: Batch) -> Batch:
+        sr: Batch = session.run({"lr": lr})["sr"]
+        return sr
+
+    return run
+
+
+def stages_of(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
+    """All stages, from the network to what is written.
+
+    The graphs run on ONNX Runtime, those on the way without its optimizations, so that what is
+    measured is the graph; those in float16 as `rounded_to_half` has them.
+    """
+    network = lowering.source.network
+    if network is not None:
+        stages = [Stage("PyTorch", lambda lr: run_with_factors(network, lr))]
+    else:
+        kept = lowering.float32(fold="off", tail="original", factors=True)
+        stages = [Stage("as exported", _run_with_factors(kept, optimize=False))]
+    folded = lowering.float32(tail="original", factors=True)
+    collapsed = lowering.float32(factors=True)
+    stages += [
+        Stage("folded", _run_with_factors(folded, optimize=False)),
+        Stage("collapsed", _run_with_factors(collapsed, optimize=False)),
+        Stage("ONNX Runtime", _run_with_factors(collapsed)),
+    ]
+    if lowering.request.target.typing != "float32":
+        half = lowering.lowered("whole", (), factors=True)
+        stages.append(Stage("FP16", _run_with_factors(half.evaluated)))
+    if int8:
+        lowered = lowering.lowered("whole", int8, factors=True)
+        stages.append(Stage("INT8", _run_with_factors(lowered.evaluated)))
+    if "tile" in lowering.forms:
+        stages.append(Stage("tile models", _run_tile_models(lowering, int8)))
+    return stages
+
+
+def _run_with_factors(
+    model: onnx.ModelProto, optimize: bool = True
+) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
+    session = OnnxRuntimeSession(model.SerializeToString(), optimize=optimize)
+
+    def run(lr: Batch) -> tuple[Batch, list[Batch]]:
+        outputs = session.run({"lr": lr})
+        sr = outputs.pop("sr")
+        return sr, list(outputs.values())  # in the order of the graph's outputs
+
+    return run
+
+
+def _run_tile_models(
+    lowering: Lowering, int8: Sequence[str]
+) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
+    """The two models for tiles on one tile that is the whole image, settled."""
+    tile, moments = (
+        OnnxRuntimeSession(lowering.lowered(form, int8).evaluated.SerializeToString())
+        for form in ("tile", "moments")
+    )
+
+    def run(lr: Batch) -> tuple[Batch, list[Batch]]:
+        std = std_from(moments, lr).astype(np.float32)
+        return tile.run({"lr": lr, "std": std})["sr"], []
+
+    return run

@@ -1,0 +1,104 @@
+"""What a model can be lowered for: the one meaning of `--target`.
+
+A new target is one entry of `TARGETS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from adadm.runtime.errors import AdadmError
+
+__all__ = ["TARGETS", "Target", "TargetError", "Typing", "target"]
+
+Typing = Literal["strong", "weak", "float32"]
+
+
+class TargetError(AdadmError):
+    """There is no target of a name."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device with its software, or a runtime on whatever device.
+
+    Attributes:
+        description: one line of help.
+        typing: `strong` where each tensor has the type that the graph gives it; `weak` where the
+            graph is float32 and the builder chooses by its flags, but for layers that are pinned
+            (TensorRT 8.x); `float32` where nothing computes in half precision.
+        opset: of its models, at most what its parser is documented to read.
+        functions: whether model-local functions are understood; else they are inlined.
+        int8_constants: whether weights may be INT8; else they are float32 and quantized in the
+            graph, which TensorRT does when it builds (the parsers of 8.x refuse a constant of
+            INT8: "invalid weights type of Int8").
+        tensorrt: its version, or the first of those that are meant; None without.
+        compute_capabilities: of its GPUs, such as `SM87`; empty where any will do.
+        jetpack, python: what the device has; None where no device is meant.
+    """
+
+    name: str
+    description: str
+    typing: Typing
+    opset: int = 19
+    functions: bool = True
+    int8_constants: bool = True
+    tensorrt: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    jetpack: str | None = None
+    python: str | None = None
+
+
+def _jetson(
+    name: str, board: str, capability: str, jetpack: str, tensorrt: str, python: str
+) -> Target:
+    old = tensorrt.startswith("8.")
+    return Target(
+        name=name,
+        description=f"Jetson {board}, JetPack {jetpack}, TensorRT {tensorrt}",
+        typing="weak" if old else "strong",
+        opset=17 if old else 19,
+        functions=not old,
+        int8_constants=not old,
+        tensorrt=tensorrt,
+        compute_capabilities=(capability,),
+        jetpack=jetpack,
+        python=python,
+    )
+
+
+TARGETS: dict[str, Target] = {
+    found.name: found
+    for found in (
+        _jetson("jetson-xavier-jp51", "Xavier", "SM72", "5.1", "8.5", "3.8"),
+        _jetson("jetson-orin-jp51", "Orin", "SM87", "5.1", "8.5", "3.8"),
+        _jetson("jetson-orin-jp60", "Orin", "SM87", "6.0", "8.6", "3.10"),
+        _jetson("jetson-orin-jp62", "Orin", "SM87", "6.2", "10.3", "3.10"),
+        _jetson("jetson-orin-jp72", "Orin", "SM87", "7.2", "10.16", "3.12"),
+        _jetson("jetson-thor-jp71", "Thor", "SM110", "7.1", "10.13", "3.12"),
+        _jetson("jetson-thor-jp72", "Thor", "SM110", "7.2", "10.16", "3.12"),
+        Target("tensorrt10", "TensorRT 10.3 or later, any GPU", "strong", tensorrt="10.3"),
+        Target("tensorrt11", "TensorRT 11, any GPU", "strong", tensorrt="11.0"),
+        Target(
+            "tensorrt-rtx",
+            "TensorRT for RTX",
+            "strong",
+            tensorrt="1.2",
+            compute_capabilities=("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
+        ),
+        Target("cpu", "ONNX Runtime or OpenVINO on a CPU", "float32"),
+    )
+}
+"""By name; each Jetson has SM72 (Xavier), SM87 (Orin) or SM110 (Thor)."""
+
+
+def target(name: str) -> Target:
+    """The target of a name.
+
+    Raises:
+        TargetError: there is none.
+    """
+    if name not in TARGETS:
+        raise TargetError(f"unknown target {name}; known: {', '.join(TARGETS)}")
+    return TARGETS[name]

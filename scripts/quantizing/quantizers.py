@@ -1,0 +1,129 @@
+"""What other programs make of a network that is exported without folding and collapsing."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime.quantization as quantization
+from onnx import TensorProto
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from adadm.calibration.images import Photograph
+from adadm.export import Options
+from adadm.export.assembly import assemble
+from adadm.export.tracing import trace
+from adadm.runtime.errors import AdadmError, EngineError
+from adadm.runtime.images import Batch, batch_from_image
+from adadm.runtime.tensorrt_api import parse
+from quantizing.networks import Net
+
+__all__ = [
+    "MODEL_OPTIMIZER",
+    "described",
+    "naive",
+    "versions",
+    "with_model_optimizer",
+    "with_onnx_runtime",
+]
+
+MODEL_OPTIMIZER = ("entropy", "max")
+"""Its methods of calibration; the first is its default."""
+
+
+def naive(net: Net) -> onnx.ModelProto:
+    """The network with its normalizations and its tail, and modulators of plain operators."""
+    options = Options(fold="off", tail="original", modulator="inline")
+    return assemble(trace(net.checkpoint.network), net.checkpoint, options).model
+
+
+def with_onnx_runtime(model: Path, images: Sequence[Photograph], rgb_range: float) -> Path:
+    """`quantize_static` with its defaults, after the preparation that it asks for."""
+    prepared, quantized = model.with_name("prepared.onnx"), model.with_name("onnx_runtime.onnx")
+    quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
+    logging.disable(logging.WARNING)
+    try:
+        quantization.quantize_static(str(prepared), str(quantized), _Reader(images, rgb_range))
+    finally:
+        logging.disable(logging.NOTSET)
+    return quantized
+
+
+def with_model_optimizer(
+    python: Path, model: Path, images: Sequence[Photograph], rgb_range: float, method: str
+) -> Path:
+    """NVIDIA Model Optimizer's quantizer of ONNX files, run by a Python that has it.
+
+    What it does not make INT8 stays float32; the other options have their defaults.
+
+    Raises:
+        AdadmError: it fails.
+    """
+    data, quantized = model.with_suffix(".npz"), model.with_name(f"model_optimizer_{method}.onnx")
+    np.savez(data, lr=np.concatenate([batch_from_image(p.lr, rgb_range) for p in images]))
+    options = {
+        "onnx_path": model,
+        "quantize_mode": "int8",
+        "calibration_method": method,
+        "calibration_data_path": data,
+        "calibration_eps": "cpu",
+        "high_precision_dtype": "fp32",
+        "output_path": quantized,
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    _output_of(python, "-m", "modelopt.onnx.quantization", *flags)
+    return quantized
+
+
+def versions(modelopt: Path | None) -> dict[str, str]:
+    """Of the programs, by the names of their packages."""
+    found = {name: version(name) for name in ("onnxruntime", "tensorrt_rtx")}
+    if modelopt:
+        asked = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
+        found["modelopt"] = _output_of(modelopt, "-c", asked).strip()
+    return found
+
+
+def described(proto: onnx.ModelProto) -> dict[str, Any]:
+    """What is quantized at run time, INT32 biases, and whether TensorRT's parser takes it."""
+    integers = {i.name for i in proto.graph.initializer if i.data_type == TensorProto.INT32}
+    counts = Counter(node.op_type for node in proto.graph.node)
+    dequantized = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]
+    try:
+        parse(proto.SerializeToString(), "rtx")
+        parsed = True
+    except EngineError:
+        parsed = False
+    return {
+        "quantized_tensors": counts["QuantizeLinear"],
+        "int32_biases": sum(node.input[0] in integers for node in dequantized),
+        "parsed": parsed,
+    }
+
+
+def _output_of(python: Path, *arguments: str) -> str:
+    done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AdadmError(f"{python} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """The photographs, one after the other."""
+
+    def __init__(self, images: Sequence[Photograph], rgb_range: float) -> None:
+        self._batches = self._read(images, rgb_range)
+
+    def get_next(self) -> dict[str, Batch] | None:
+        return next(self._batches, None)
+
+    def _read(self, images: Sequence[Photograph], rgb_range: float) -> Iterator[dict[str, Batch]]:
+        for photograph in images:
+            yield {"lr": batch_from_image(photograph.lr, rgb_range)}

@@ -1,0 +1,214 @@
+"""What is measured of planted errors, and what the store keeps."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
+from adadm.calibration.gates import Run
+from adadm.calibration.images import Photograph
+from adadm.calibration.ledger import mean_psnr_y
+from adadm.runtime.errors import CalibrationError, ImageError
+from adadm.runtime.images import Batch, ImageArray
+
+UPSCALE = 2
+A, B = frozenset("a"), frozenset({"a", "b"})
+
+
+def photograph(name: str, height: int, width: int) -> Photograph:
+    """Levels 40..200, so that planted errors are not clipped."""
+    rng = np.random.default_rng(height)
+    lr: ImageArray = rng.integers(40, 200, (height, width, 3)).astype(np.uint8)
+    return Photograph(name, name, lr.repeat(UPSCALE, axis=0).repeat(UPSCALE, axis=1), lr)
+
+
+PHOTOGRAPHS = [photograph("a.png", 17, 23), photograph("b.png", 31, 19)]
+
+
+def enlarging(levels: float = 0.0, noise: float = 0.0, white: float = 255.0, seed: int = 0) -> Run:
+    """By repeating, with grey levels added, and Gaussian grey noise."""
+
+    def run(lr: Batch) -> Batch:
+        sr = lr.repeat(UPSCALE, axis=2).repeat(UPSCALE, axis=3)
+        drawn = np.random.default_rng(seed).normal(0, noise, (1, 1, *sr.shape[2:]))
+        return (sr + (levels + drawn) * (white / 255)).astype(np.float32)
+
+    return run
+
+
+def added(*runs: Run) -> Run:
+    """The first, and what the others add to an enlargement."""
+
+    def run(lr: Batch) -> Batch:
+        return runs[0](lr) + sum(other(lr) - enlarging()(lr) for other in runs[1:])
+
+    return run
+
+
+def test_a_systematic_error() -> None:
+    """From 2 levels off to 3: more is lost than the noise accounts for."""
+    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(3))
+    assert loss.lost_db == pytest.approx(20 * math.log10(3 / 2))
+    assert loss.noise_db == pytest.approx(10 * math.log10(1 + 1 / 4))
+    assert loss.judged_db == loss.lost_db
+
+
+def test_a_lucky_error() -> None:
+    loss = LossMeter(enlarging(3), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2))
+    assert loss.lost_db == pytest.approx(-20 * math.log10(3 / 2))
+    assert loss.judged_db == loss.noise_db == pytest.approx(10 * math.log10(1 + 1 / 9))
+
+
+def test_uncorrelated_errors_cost_their_noise_and_add_up() -> None:
+    reference = enlarging(noise=8, seed=1)
+    meter = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE)
+    ours = [enlarging(noise=3, seed=2), enlarging(noise=2, seed=3)]
+    one, two = (meter.loss_of(added(reference, run)) for run in ours)
+    both = meter.loss_of(added(reference, *ours))
+    assert one.noise_db == pytest.approx(10 * math.log10(1 + 9 / 64), rel=0.1)
+    assert one.lost_db == pytest.approx(one.noise_db, rel=0.1)
+    powers = [10 ** (loss.noise_db / 10) - 1 for loss in (one, two, both)]
+    assert powers[0] + powers[1] == pytest.approx(powers[2], rel=0.1)
+
+
+def test_what_8_bits_do_not_show_is_noise_but_not_lost() -> None:
+    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2.25))
+    assert loss.lost_db == 0 and loss.noise_db > 0
+
+
+def test_the_reference_loses_nothing() -> None:
+    assert LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2)) == Loss(0, 0)
+
+
+def test_lost_is_that_of_the_ledger() -> None:
+    reference, lowered = enlarging(noise=8), enlarging(noise=9, seed=1)
+    expected, found = (mean_psnr_y(r, PHOTOGRAPHS, 255.0, UPSCALE) for r in (reference, lowered))
+    loss = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE).loss_of(lowered)
+    assert loss.lost_db == pytest.approx(expected - found)
+
+
+def test_the_networks_range_does_not_matter() -> None:
+    small = LossMeter(enlarging(2, white=1.0), PHOTOGRAPHS, 1.0, UPSCALE)
+    large = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE)
+    found, expected = small.loss_of(enlarging(2.6, white=1.0)), large.loss_of(enlarging(2.6))
+    assert found.lost_db == pytest.approx(expected.lost_db)
+    assert found.noise_db == pytest.approx(expected.noise_db, rel=1e-4)
+
+
+def test_beyond_white_and_at_the_border_nothing_is_noise() -> None:
+    hr: ImageArray = np.full((32, 32, 3), 255, np.uint8)
+    hr[::2] = 100
+
+    def reference(lr: Batch) -> Batch:
+        return np.float32(3) + hr.transpose(2, 0, 1)[None].astype(np.float32)
+
+    def lowered(lr: Batch) -> Batch:
+        sr = reference(lr)
+        sr[..., 1::2, :] += 5
+        sr[..., :UPSCALE, :] = 0
+        return sr
+
+    image = Photograph("white.png", "0", hr, hr[::2, ::2].copy())
+    assert LossMeter(reference, [image], 255.0, UPSCALE).loss_of(lowered) == Loss(0, 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_broken_model_loses_all(value: float) -> None:
+    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(value))
+    assert loss == Loss(math.inf, math.inf)
+
+
+def test_the_reference_runs_once() -> None:
+    seen: list[int] = []
+
+    def reference(lr: Batch) -> Batch:
+        seen.append(lr.shape[2])
+        return enlarging(2)(lr)
+
+    meter = LossMeter(reference, iter(PHOTOGRAPHS), 255.0, UPSCALE)
+    assert meter.loss_of(enlarging(3)) == meter.loss_of(enlarging(3))
+    assert seen == [17, 31]
+
+
+def test_references_that_cannot_be_compared_with() -> None:
+    with pytest.raises(CalibrationError, match=r"a\.png: the float32 output is not finite"):
+        LossMeter(enlarging(math.nan), PHOTOGRAPHS, 255.0, UPSCALE)
+    for exact in (enlarging(), enlarging(0.1)):  # the second after rounding
+        with pytest.raises(CalibrationError, match=r"a\.png: float32 reproduces it"):
+            LossMeter(exact, PHOTOGRAPHS, 255.0, UPSCALE)
+    with pytest.raises(CalibrationError, match="without photographs"):
+        LossMeter(enlarging(2), [], 255.0, UPSCALE)
+    with pytest.raises(ImageError, match="shapes"):
+        LossMeter(lambda lr: lr, PHOTOGRAPHS, 255.0, UPSCALE)
+
+
+def never(names: frozenset[str]) -> Loss:
+    raise AssertionError(f"{names} is measured again")
+
+
+def test_remembers_in_memory_and_on_disk(tmp_path: Path) -> None:
+    store = tmp_path / "made" / "store.json"
+    losses = {A: Loss(-0.00123456789, 0.1), B: Loss(math.inf, math.inf)}
+    evaluations = Evaluations(losses.__getitem__, store)
+    for names in (["b", "a"], A, B):
+        assert evaluations(names) == losses[frozenset(names)]
+    assert evaluations.measured == 2
+
+    content = json.loads(store.read_text(), parse_constant=pytest.fail)
+    assert content == [
+        {"lost_db": None, "noise_db": None, "int8": ["a", "b"]},
+        {"lost_db": -0.00123456789, "noise_db": 0.1, "int8": ["a"]},
+    ]
+    again = Evaluations(never, store)
+    assert [again(names) for names in (A, B)] == [losses[A], losses[B]]
+    assert again.measured == 0
+    other = tmp_path / "other.json"
+    evaluations = Evaluations(losses.__getitem__, other)
+    assert [evaluations(names) for names in (B, A)] == [losses[B], losses[A]]
+    assert other.read_bytes() == store.read_bytes()
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
+    def measure(names: frozenset[str]) -> Loss:
+        if names == B:
+            raise KeyboardInterrupt
+        return Loss(0, 0.5)
+
+    evaluations = Evaluations(measure, tmp_path / "store.json")
+    evaluations(A)
+    with pytest.raises(KeyboardInterrupt):
+        evaluations(B)
+    assert Evaluations(never, tmp_path / "store.json")(A) == Loss(0, 0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["store.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"[\n",
+        b"7",
+        b'{"a": 1}',
+        b"[1]",
+        b'[{"int8": ["a"]}]',
+        b'[{"int8": ["a"], "lost_db": "x", "noise_db": 1}]',
+        b'[{"int8": [["a"]], "lost_db": 0, "noise_db": 1}]',
+    ],
+)
+def test_a_store_that_is_none_is_started_anew(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = tmp_path / "store.json"
+    store.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        evaluations = Evaluations(lambda _: Loss(0, 0.5), store)
+    assert "store.json holds no evaluations" in caplog.text
+    assert evaluations(A) == Loss(0, 0.5)
+    assert Evaluations(never, store)(A) == Loss(0, 0.5)
