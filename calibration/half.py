@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from adadm.calibration.statistics import FACTOR, TensorStatistics
+from adadm.calibration.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export.operators.modulator import modulators
 
 __all__ = [

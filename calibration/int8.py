@@ -13,7 +13,7 @@ import onnx_ir.passes.common as common
 
 from adadm.calibration.passes import EqualizeChannels, QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
-from adadm.calibration.statistics import TensorStatistics
+from adadm.calibration.tensor_statistics import TensorStatistics
 from adadm.export.passes.channels import NotFoldable, bias_of, label, weight_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 

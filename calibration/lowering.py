@@ -19,7 +19,7 @@ from adadm.calibration.int8 import choose_ranges, multiply_adds, quantize_convol
 from adadm.calibration.passes import ScaleTrunk
 from adadm.calibration.sensitivity import Convolution
 from adadm.calibration.source import Source
-from adadm.calibration.statistics import TensorStatistics, collect
+from adadm.calibration.tensor_statistics import TensorStatistics, collect
 from adadm.export.assembly import Options, assemble
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.targets import Target

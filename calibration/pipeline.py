@@ -20,7 +20,7 @@ from adadm.calibration.lowering import Lowering, Request
 from adadm.calibration.sensitivity import OnStep, Sensitivity, measure_sensitivity
 from adadm.calibration.source import Source
 from adadm.calibration.stages import run_of, stages_of
-from adadm.calibration.statistics import METHOD
+from adadm.calibration.tensor_statistics import METHOD
 from adadm.runtime.errors import CalibrationError
 
 __all__ = ["Quantized", "quantize"]

@@ -40,6 +40,11 @@ from adadm.runtime.windows import Window
 __all__ = ["Upscaler"]
 
 _CPU_BACKENDS = ("cpu", "openvino")
+_OF_ONE_MODEL = {
+    "adadm.checkpoint_sha256": "was exported from another checkpoint",
+    "adadm.quantization": "was lowered differently, or not at all,",
+}
+"""Metadata that the three models of an image share."""
 
 Progress = Callable[[int, int], object]
 
@@ -242,12 +247,13 @@ class Upscaler:
                     f"statistic need {path}, which is not there; export the model with --stats "
                     "external, or give each tile a statistic of its own: --passes 1 (seams)"
                 )
-            belongs = self._session(form).metadata.get("adadm.checkpoint_sha256")
-            if belongs != self.metadata.get("adadm.checkpoint_sha256"):
-                raise TilingError(
-                    f"{path} was exported from another checkpoint than {self.model}; export both "
-                    "again, with --stats external"
-                )
+            metadata = self._session(form).metadata
+            for key, differs in _OF_ONE_MODEL.items():
+                if metadata.get(key) != self.metadata.get(key):
+                    raise TilingError(
+                        f"{path} {differs} than {self.model}; make both again, with --stats "
+                        "external"
+                    )
         self._tile_models_checked = True
 
     def close(self) -> None:

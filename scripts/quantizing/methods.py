@@ -15,7 +15,7 @@ from adadm.calibration.images import Photograph
 from adadm.calibration.int8 import ConvolutionRange
 from adadm.calibration.passes import EqualizeChannels
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL, half_scale
-from adadm.calibration.statistics import TensorStatistics
+from adadm.calibration.tensor_statistics import TensorStatistics
 from quantizing.networks import Net, inputs_of, observed
 from quantizing.ranges import Histogram, entropy, mean_square, percentile
 from quantizing.reconstruction import Moments, reconstruct, weights

@@ -17,7 +17,7 @@ from adadm.calibration.gates import Run, measure_gates
 from adadm.calibration.images import Photograph
 from adadm.calibration.int8 import ConvolutionRange, choose_ranges, quantize_convolutions
 from adadm.calibration.ledger import Stage, measure
-from adadm.calibration.statistics import TensorStatistics, collect
+from adadm.calibration.tensor_statistics import TensorStatistics, collect
 from adadm.export import Checkpoint, collapse_tail, fold_batch_norm, load_checkpoint
 from adadm.export.passes.channels import affine_of_batch_norm, label, reached_convolutions
 from adadm.export.passes.collapse_linear_tail import is_border_strip

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,14 +125,16 @@ def test_the_statistics_are_pinned_and_nothing_of_the_trunk(architecture: str, o
     model = finished(architecture, opset=opset)
     form = in_target_form(model, OLD, True, (), "uint8", 255 if architecture == "edsr" else 1)
     assert json.loads(metadata(form.model)[FLOAT32_LAYERS]) == form.pinned
-    nodes = {node.name: node for node in form.model.graph.node}
-    assert nodes.keys() >= set(form.pinned)
-    free = {node.op_type for name, node in nodes.items() if name not in form.pinned}
+    graph: ir.Model = ir.from_proto(form.model)
+    common.ShapeInferencePass()(graph)
+    floats = [n for n in graph.graph if n.outputs[0].dtype == ir.DataType.FLOAT]
+    pinned = {node.op_type for node in floats if node.name in form.pinned}
+    free = {node.op_type for node in floats if node.name not in form.pinned}
+    assert set(form.pinned) <= {node.name for node in floats}
+    assert pinned.issuperset((*STATISTICS, "Clip", "Round"))
     assert free.isdisjoint((*STATISTICS, "Clip", "Round"))
-    pinned = {nodes[name].op_type for name in form.pinned}
-    assert pinned.isdisjoint(
-        ("Conv", "Relu", "DepthToSpace", "Concat") if architecture == "edsr" else ("Conv", "Relu")
-    )
+    assert free.issuperset(("Conv", "Relu", "DepthToSpace", "Add"))
+    assert pinned.isdisjoint(("Conv", "Relu", "DepthToSpace"))
 
 
 def test_each_modulator_is_pinned_from_the_cast_to_float32_to_the_cast_back() -> None:
@@ -157,7 +160,7 @@ def test_each_modulator_is_pinned_from_the_cast_to_float32_to_the_cast_back() ->
             is_cast = node.op_type == "Cast"
             casts += is_cast
             waiting += [] if is_cast else node.input
-        assert casts == 2 and len(chain) > 15  # of the trunk, and of its sizes
+        assert casts == 3 and len(chain) > 15  # of the trunk, of its center, of its sizes
 
 
 def test_wide_values_are_pinned_and_stay_float32() -> None:

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from _support.exports import exported
-from adadm.calibration import statistics
+from adadm.calibration import tensor_statistics
 from adadm.calibration.gates import drawn_inputs
 from adadm.calibration.images import CalibrationImages
-from adadm.calibration.statistics import collect
+from adadm.calibration.tensor_statistics import collect
 from adadm.export import Options
 from adadm.export.reference import run_with_factors
 from adadm.runtime.errors import CalibrationError
@@ -66,7 +66,7 @@ def test_drawn_inputs_widen_the_ranges_but_move_no_mean(
     model: onnx.ModelProto, images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = collect(model, images, 255, DRAWN_PX)
-    monkeypatch.setattr(statistics, "drawn_inputs", lambda *size: {})
+    monkeypatch.setattr(tensor_statistics, "drawn_inputs", lambda *size: {})
     alone = collect(model, images, 255, DRAWN_PX)
     assert any((both[name].largest > alone[name].largest).any() for name in both)
     for name, known in both.items():
