@@ -12,6 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.calibration.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export.operators.modulator import modulators
 
@@ -70,8 +71,12 @@ def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
 
 
 def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> list[HalfRange]:
-    """Each tensor's distance from overflow and underflow, the nearest to overflow first."""
+    """Each tensor's distance from overflow and underflow, the nearest to overflow first.
+
+    Left out is what only moves the values of another.
+    """
     wide = wide_values(graph, statistics)
+    moved = {value.name for node in graph if node.op_type in MOVES for value in node.outputs}
     ranges = [
         HalfRange(
             name=name,
@@ -81,6 +86,7 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
             wide=name in wide,
         )
         for name, known in statistics.items()
+        if name not in moved
     ]
     return sorted(ranges, key=lambda found: (found.below_overflow, found.name))
 
@@ -89,7 +95,8 @@ def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
     """The tensors nearest to overflow, and nearest to underflow."""
     table = Table(title="Where float16 ends (65504, 6.1e-5)", box=SIMPLE_HEAD)
     for header in ("tensor", "largest", "below overflow", "rms above underflow", ""):
-        table.add_column(header, justify="left" if header in ("tensor", "") else "right")
+        left = header in ("tensor", "")
+        table.add_column(header, justify="left" if left else "right", overflow="fold")
     low = sorted(ranges, key=lambda found: found.above_underflow)[:_PRINTED]
     for found in dict.fromkeys([*ranges[:_PRINTED], *low]):
         table.add_row(

@@ -112,7 +112,7 @@ def measure(
     for stage, tally in zip(stages, tallies, strict=True):
         db = math.fsum(tally.psnr_y_db) / len(tally.psnr_y_db)
         mean_square = tally.squares / tally.values
-        factor_error, factor_block = tally.worst_factor or (None, None)
+        factor_error, factor_block = (results and tally.worst_factor) or (None, None)
         results.append(
             StageResult(
                 name=stage.name,

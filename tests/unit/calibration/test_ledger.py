@@ -73,7 +73,7 @@ def test_figures_of_planted_errors() -> None:
     first, same, half, int8 = ledger.stages
     assert first.psnr_y_db == pytest.approx(psnr_of(2))
     assert (first.lost_db, first.parity_db, first.largest_error) == (None, None, 0)
-    assert (first.factor_error, first.factor_block) == (0, 0)
+    assert (first.factor_error, first.factor_block) == (None, None)
     assert (same.lost_db, same.parity_db) == (0, math.inf)
 
     # 2.3 is shown as 2: nothing is lost, though the float outputs differ
