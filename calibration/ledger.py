@@ -12,13 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from adadm.calibration.gates import GateResult, Run
+from adadm.calibration.gates import GateResult
 from adadm.calibration.images import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import Batch, batch_from_image, image_from_batch
 from adadm.runtime.metrics import psnr_y
 
-__all__ = ["Ledger", "Stage", "StageResult", "mean_psnr_y", "measure", "print_ledger"]
+__all__ = ["Ledger", "Stage", "StageResult", "measure", "print_ledger"]
 
 _DIGITS = 6
 
@@ -125,19 +125,6 @@ def measure(
             )
         )
     return Ledger(len(tallies[0].psnr_y_db), tuple(results))
-
-
-def mean_psnr_y(run: Run, images: Iterable[Photograph], rgb_range: float, upscale: int) -> float:
-    """Mean PSNR-Y (dB) of one model against the originals, as in the ledger."""
-    scores = [
-        psnr_y(
-            image_from_batch(run(batch_from_image(photograph.lr, rgb_range)), rgb_range),
-            photograph.hr,
-            shave=upscale,
-        )
-        for photograph in images
-    ]
-    return math.fsum(scores) / len(scores)
 
 
 def print_ledger(ledger: Ledger, console: Console) -> None:

@@ -33,6 +33,7 @@ from adadm.calibration.pipeline import Quantized, quantize
 from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.model_files import beside
 from adadm.runtime.targets import TARGETS
@@ -48,7 +49,12 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     given = {name: getattr(arguments, name) for name in arguments.hidden}
     source = load_source(arguments.source, arguments.arch, **given)
-    static = arguments.static or source.static
+    static = source.static or arguments.static
+    if arguments.static not in (None, static):
+        raise CalibrationError(
+            f"{arguments.source} is for inputs of {'x'.join(map(str, static or ()))} alone; export it "
+            "without --static, or give the checkpoint"
+        )
     request = Request(
         precision=arguments.precision,
         target=TARGETS[arguments.target],

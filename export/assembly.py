@@ -96,20 +96,16 @@ class Assembled:
     tiles: TileModels | None
 
 
-def assemble(
-    model: ir.Model, origin: Checkpoint | Mapping[str, str], options: Options
-) -> Assembled:
+def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Assembled:
     """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
 
     Args:
-        origin: what the metadata says of the network, as `identity` has it, or the checkpoint. What
-            it says of the graph, which may have had its tail collapsed before, overrules what is
-            found there.
+        known: what the metadata says of the network, as `identity` has it. What it says of the
+            graph, which may have had its tail collapsed before, overrules what is found there.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
-    known = identity(origin) if isinstance(origin, Checkpoint) else origin
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
     reach = receptive_field(model)
     tail = collapse_tail(model) if options.tail == "collapsed" else None
@@ -241,7 +237,3 @@ def check_file(proto: onnx.ModelProto, opset: int) -> None:
         opsets |= {entry.version for entry in function.opset_import if not entry.domain}
     if opsets != {opset}:
         raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {opset}")
-
-
-def _check_file(proto: onnx.ModelProto, options: Options) -> None:
-    check_file(proto, options.opset)

@@ -8,15 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adadm.runtime.errors import AdadmError
+from adadm.runtime.errors import TargetError
 
-__all__ = ["TARGETS", "Target", "TargetError", "Typing", "target"]
+__all__ = ["TARGETS", "Target", "Typing", "target"]
 
 Typing = Literal["strong", "weak", "float32"]
-
-
-class TargetError(AdadmError):
-    """There is no target of a name."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from adadm.calibration.ledger import (
     Ledger,
     Stage,
     StageResult,
-    mean_psnr_y,
     measure,
     print_ledger,
 )
@@ -92,13 +91,6 @@ def test_figures_of_planted_errors() -> None:
     assert int8.largest_error == pytest.approx(2, abs=1e-3)
     assert int8.factor_block == 2
     assert int8.factor_error == pytest.approx(0.1, rel=1e-4)
-
-
-def test_mean_psnr_y_is_that_of_the_ledger() -> None:
-    one = stage("INT8", (1, 4))
-    ledger = measure([one], PHOTOGRAPHS, WHITE, UPSCALE)
-    found = mean_psnr_y(lambda lr: one.run(lr)[0], PHOTOGRAPHS, WHITE, UPSCALE)
-    assert found == ledger.stages[0].psnr_y_db
 
 
 def test_factors_that_are_not_known() -> None:

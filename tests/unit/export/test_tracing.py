@@ -4,7 +4,7 @@ import pytest
 
 from _support.exports import exported, traced
 from adadm.export import Options
-from adadm.export.assembly import _check_file, check_options
+from adadm.export.assembly import check_file, check_options
 from adadm.export.models import EDSR, NLSN
 from adadm.runtime.errors import ExportError
 
@@ -27,19 +27,19 @@ def test_sizes_are_free() -> None:
 
 def test_a_file_with_another_opset_than_asked_is_refused() -> None:
     _, model, _ = exported("edsr", 2, Options(opset=17))
-    _check_file(model, Options(opset=17))
+    check_file(model, 17)
     with pytest.raises(ExportError, match=r"has the opsets \[17\], asked was 19"):
-        _check_file(model, Options(opset=19))
+        check_file(model, 19)
     model.functions[0].opset_import[0].version = 19
     with pytest.raises(ExportError):
-        _check_file(model, Options(opset=17))
+        check_file(model, 17)
 
 
 def test_a_file_that_the_checker_refuses_is_refused() -> None:
     _, model, _ = exported("edsr", 2, Options())
     model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ExportError, match="checker refuses the exported model"):
-        _check_file(model, Options())
+        check_file(model, 19)
 
 
 def test_options_that_cannot_be_are_refused() -> None:

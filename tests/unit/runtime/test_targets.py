@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from adadm.runtime.targets import TARGETS, Target, TargetError, target
+from adadm.runtime.errors import TargetError
+from adadm.runtime.targets import TARGETS, Target, target
 
 targets = pytest.mark.parametrize("found", TARGETS.values(), ids=TARGETS)
 

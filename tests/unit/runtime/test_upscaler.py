@@ -279,7 +279,9 @@ def test_models_of_another_checkpoint_are_refused(tmp_path: Path, other: str) ->
     for form in ("", ".tile", ".moments"):
         checkpoint = "x4" if form == f".{other}" else "x2"
         shutil.copy(MODELS / f"edsr_adadm_{checkpoint}{form}.onnx", tmp_path / f"net{form}.onnx")
-    message = rf"net\.{other}\.onnx was exported from another checkpoint than .*net\.onnx; make both"
+    message = (
+        rf"net\.{other}\.onnx was exported from another checkpoint than .*net\.onnx; make both"
+    )
     with Upscaler(tmp_path / "net.onnx", "cpu", 16) as opened:
         with pytest.raises(TilingError, match=message):
             opened.plan(50, 70)
