@@ -52,8 +52,8 @@ def main(argv: list[str]) -> None:
     static = source.static or arguments.static
     if arguments.static not in (None, static):
         raise CalibrationError(
-            f"{arguments.source} is for inputs of {'x'.join(map(str, static or ()))} alone; export it "
-            "without --static, or give the checkpoint"
+            f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
+            "it without --static, or give the checkpoint"
         )
     request = Request(
         precision=arguments.precision,
