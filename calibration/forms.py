@@ -20,7 +20,7 @@ from adadm.export.passes.channels import constant_of, label, new_initializer
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
-__all__ = ["FLOAT32_LAYERS", "Form", "in_target_form"]
+__all__ = ["FLOAT32_LAYERS", "Form", "check_half", "in_target_form"]
 
 FLOAT32_LAYERS = "adadm.float32_layers"
 """Metadata of a model for weak typing: `Form.pinned`, as JSON."""
@@ -69,11 +69,8 @@ def in_target_form(
         ExportError: the graph cannot be lowered, an operator changed between its opset and that of
             the target, or a check of the file fails.
     """
-    if half and target.typing == "float32":
-        raise CalibrationError(
-            f"float16 gains nothing on {target.name}: its kernels compute in float32 and convert "
-            "on the way. Deploy the float32 export, or choose --precision int8"
-        )
+    if half:
+        check_half(target)
     typed = model.clone()
     if half:
         set_opset(typed, _OPSET_OF_HALF_SCALES)
@@ -97,6 +94,19 @@ def in_target_form(
     proto: onnx.ModelProto = ir.to_proto(written)
     check_file(proto, target.opset)
     return Form(proto, rounded_to_half(evaluated) if half else evaluated, pinned)
+
+
+def check_half(target: Target) -> None:
+    """Refuse to lower to float16 for a target that does not compute in it.
+
+    Raises:
+        CalibrationError: it does not.
+    """
+    if target.typing == "float32":
+        raise CalibrationError(
+            f"float16 gains nothing on {target.name}: its kernels compute in float32 and convert "
+            "on the way. Deploy the float32 export, or choose --precision int8"
+        )
 
 
 def _finish(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
-from adadm.calibration.forms import Form, in_target_form
+from adadm.calibration.forms import Form, check_half, in_target_form
 from adadm.calibration.half import half_ranges, trunk_exponent, wide_values
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.int8 import choose_ranges, multiply_adds, quantize_convolutions
@@ -86,9 +86,11 @@ class Lowering:
         on_image: Callable[[int, int], object] = max,
     ) -> None:
         self.source, self.images, self.request = source, images, request
+        if request.precision == "fp16":
+            check_half(request.target)
         self._on_stage, self._on_image = on_stage, on_image
         self.size = request.static[1:] if request.static else _DRAWN_PX
-        self._half = half = request.precision == "fp16" or request.target.typing != "float32"
+        self._half = half = request.target.typing != "float32"
         self.exponent = 0
         self._observe(source.model.clone())
         exponent = trunk_exponent(self.whole.graph, self.statistics) if half else 0

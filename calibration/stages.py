@@ -48,7 +48,7 @@ def stages_of(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
         Stage("collapsed", _run_with_factors(collapsed, optimize=False)),
         Stage("ONNX Runtime", _run_with_factors(collapsed)),
     ]
-    if lowering.request.target.typing != "float32" or not int8:
+    if lowering.request.target.typing != "float32":
         half = lowering.lowered("whole", (), factors=True)
         stages.append(Stage("FP16", _run_with_factors(half.evaluated)))
     if int8:
