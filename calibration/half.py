@@ -64,10 +64,15 @@ def trunk_exponent(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) 
 
 def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> set[str]:
     """The values that must stay float32; for a factor, what its modulator returns."""
-    results = {f"{FACTOR}{i}": str(n.outputs[0].name) for i, n in enumerate(modulators(graph))}
+    results = _results_by_factor(graph)
     computed = {value.name for node in graph for value in node.outputs}
     found = {name for name, known in statistics.items() if not known.peak <= LARGEST_SAFE}
     return {results.get(name, name) for name in found} & computed
+
+
+def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
+    """What each modulator returns, by the name of its factor."""
+    return {f"{FACTOR}{i}": str(n.outputs[0].name) for i, n in enumerate(modulators(graph))}
 
 
 def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> list[HalfRange]:
@@ -76,6 +81,7 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
     Left out is what only moves the values of another.
     """
     wide = wide_values(graph, statistics)
+    results = _results_by_factor(graph)
     moved = {value.name for node in graph if node.op_type in MOVES for value in node.outputs}
     ranges = [
         HalfRange(
@@ -83,7 +89,7 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
             peak=known.peak,
             below_overflow=_LARGEST / known.peak if known.peak else math.inf,
             above_underflow=known.rms / _SMALLEST_NORMAL,
-            wide=name in wide,
+            wide=results.get(name, name) in wide,
         )
         for name, known in statistics.items()
         if name not in moved

@@ -25,6 +25,7 @@ _COUNTED_AT = (1, 3, 270, 480)
 _SHARE_OF_ACTIVATIONS = 0.9
 """How much of the unevenness of its channels an input gives up; the weights take the rest."""
 _TYPICAL_WEIGHT = 0.5
+_IMAGE_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def choose_ranges(
     scale of the tensor, at little cost to the weights, which have a scale an output channel. The
     scale holds the largest magnitude, so that nothing is cut off: docs/quantization.md has the
     comparison. Left out are the strips at the border of a collapsed tail, convolutions whose
-    parameters are not constant, and those that read or return a value in `wide`.
+    parameters are not constant or have no two sides, and those that read or return a value in
+    `wide`.
 
     The idea of moving range between activations and weights: Xiao et al., "SmoothQuant", 2023.
     """
@@ -66,7 +68,11 @@ def choose_ranges(
         except NotFoldable:
             continue
         value = node.inputs[0]
-        if value is None or {value.name, node.outputs[0].name} & set(wide):
+        if (
+            weight.ndim != _IMAGE_RANK
+            or value is None
+            or {value.name, node.outputs[0].name} & set(wide)
+        ):
             continue
         known = statistics.get(str(value.name))
         groups = node.attributes.get_int("group", 1)

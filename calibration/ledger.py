@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from adadm.calibration.gates import GateResult
@@ -18,7 +19,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import Batch, batch_from_image, image_from_batch
 from adadm.runtime.metrics import psnr_y
 
-__all__ = ["Ledger", "Stage", "StageResult", "measure", "print_ledger"]
+__all__ = ["Ledger", "Stage", "StageResult", "measure", "print_ledger", "rounded"]
 
 _DIGITS = 6
 
@@ -62,7 +63,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The stages in order, and the gates of the last."""
+    """The stages in order, and the artefact gates of the lowered model for whole images."""
 
     photographs: int
     stages: tuple[StageResult, ...]
@@ -75,8 +76,8 @@ class Ledger:
             "stages": [asdict(stage) for stage in self.stages],
             "gates": [gate.as_json() for gate in self.gates],
         }
-        rounded: dict[str, Any] = _rounded(content)
-        return rounded
+        ready: dict[str, Any] = rounded(content)
+        return ready
 
 
 def measure(
@@ -93,8 +94,8 @@ def measure(
         on_image: called with each photograph's name, for a sign of progress.
 
     Raises:
-        CalibrationError: an output is not finite, or the stages differ in shape or in how many
-            factors they return.
+        CalibrationError: an output is not finite, or equals the original; or the stages differ in
+            shape or in how many factors they return.
     """
     tallies = [_Tally() for _ in stages]
     for photograph in images:
@@ -106,7 +107,13 @@ def measure(
             reference = reference or found
             _check(f"{photograph.name}, {stage.name}", found, reference)
             sr = image_from_batch(found[0], rgb_range)
-            tally.psnr_y_db.append(psnr_y(sr, photograph.hr, shave=upscale))
+            psnr_y_db = psnr_y(sr, photograph.hr, shave=upscale)
+            if math.isinf(psnr_y_db):
+                raise CalibrationError(
+                    f"{photograph.name}: {stage.name} reproduces it without an error, so that no "
+                    "loss can be told in dB; leave this photograph out"
+                )
+            tally.psnr_y_db.append(psnr_y_db)
             tally.add(found, reference)
     results: list[StageResult] = []
     for stage, tally in zip(stages, tallies, strict=True):
@@ -148,7 +155,7 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     console.print(table)
     if not ledger.gates:
         return
-    table = Table(title="Artefacts that the last stage adds", box=SIMPLE_HEAD)
+    table = Table(title="Artefacts that the lowered model adds", box=SIMPLE_HEAD)
     for header in ("gate", "figure", "allowed", "worst on", ""):
         right = header in ("figure", "allowed")
         table.add_column(header, justify="right" if right else "left", no_wrap=True)
@@ -158,7 +165,7 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
             gate.name,
             f"{result.figure:.2f} {gate.unit}",
             f"{gate.threshold:g}",
-            result.where,
+            escape(result.where),
             "passed" if result.passed else "[bold red]FAILED[/bold red]",
         )
     console.print(table)
@@ -203,11 +210,12 @@ def _parity_db(mean_square: float, peak: float) -> float:
     return 10 * math.log10(peak**2 / mean_square) if mean_square else math.inf
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """What is to be JSON, with six digits, and null for what is infinite."""
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +23,7 @@ from adadm.calibration.source import Source
 from adadm.calibration.tensor_statistics import TensorStatistics, collect
 from adadm.export.assembly import Options, assemble
 from adadm.export.passes import ExposeFactors
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
 __all__ = ["BUDGETS_DB", "Lowering", "Precision", "Request"]
@@ -68,7 +70,9 @@ class Lowering:
         forms: float32 graphs by name: `whole`, and with external statistics `tile` and `moments`.
         statistics: of the tensors of `whole`.
         exponent: of two, by which the trunk is multiplied so that float16 holds it.
+        factor_scales: what became of each modulation factor by that, in graph order; empty without.
         ranges: of each tensor in float16, the nearest to overflow first; empty without float16.
+        work: multiply-adds of all convolutions by name, at 480x270 px.
         convolutions: those that can be INT8, in the order of the network.
         size: height and width of drawn inputs.
 
@@ -88,21 +92,29 @@ class Lowering:
         self.source, self.images, self.request = source, images, request
         if request.precision == "fp16":
             check_half(request.target)
+        if request.static and request.static[0] > 1:
+            raise CalibrationError(
+                f"a model for {request.static[0]} images at a time cannot be lowered, since "
+                "photographs are measured one by one; fix N to 1, or export without --static"
+            )
         self._on_stage, self._on_image = on_stage, on_image
-        self.size = request.static[1:] if request.static else _DRAWN_PX
+        enlarged = math.ceil(math.sqrt(source.smallest_area / math.prod(_DRAWN_PX)))
+        height, width = (max(1, enlarged) * side for side in _DRAWN_PX)
+        self.size = request.static[1:] if request.static else (height, width)
         self._half = half = request.target.typing != "float32"
         self.exponent = 0
+        self.factor_scales: list[float] = []
         self._observe(source.model.clone())
         exponent = trunk_exponent(self.whole.graph, self.statistics) if half else 0
-        scaled = source.model.clone()
-        if exponent and ScaleTrunk(exponent)(scaled).modified:
-            self.exponent = exponent
+        scaled, scaling = source.model.clone(), ScaleTrunk(exponent)
+        if exponent and scaling(scaled).modified:
+            self.exponent, self.factor_scales = exponent, scaling.factor_scales
             self._observe(scaled)
         self.ranges = half_ranges(self.whole.graph, self.statistics) if half else []
         self._wide = wide_values(self.whole.graph, self.statistics) if half else set()
         self._int8_ranges = choose_ranges(self.whole.graph, self.statistics, self._wide)
-        work = multiply_adds(self.whole)
-        self.convolutions = [Convolution(name, work[name]) for name in self._int8_ranges]
+        self.work = multiply_adds(self.whole)
+        self.convolutions = [Convolution(name, self.work[name]) for name in self._int8_ranges]
 
     @property
     def whole(self) -> ir.Model:
@@ -115,12 +127,15 @@ class Lowering:
         proto: onnx.ModelProto = ir.to_proto(self.whole)
         return proto
 
+    def share(self, names: Collection[str]) -> float:
+        """Of all multiply-adds, what these convolutions take."""
+        return sum(self.work[name] for name in names) / sum(self.work.values())
+
     @property
     def key(self) -> str:
         """Of all that a loss depends on, but the assignment."""
         content = self.lowered("whole", list(self._int8_ranges)).evaluated
-        described = (self.images.digest, self.request.target.typing, version("adadm-deploy"))
-        digest = hashlib.sha256(repr(described).encode())
+        digest = hashlib.sha256(f"{version('adadm-deploy')} {self.images.digest}".encode())
         for model in (self.reference, content):
             digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()[:32]

@@ -15,7 +15,7 @@ from adadm.calibration.budget import Assignment, search
 from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
 from adadm.calibration.gates import check_gates, measure_gates
 from adadm.calibration.images import CalibrationImages
-from adadm.calibration.ledger import Ledger, measure
+from adadm.calibration.ledger import Ledger, measure, rounded
 from adadm.calibration.lowering import Lowering, Request
 from adadm.calibration.sensitivity import OnStep, Sensitivity, measure_sensitivity
 from adadm.calibration.source import Source
@@ -23,7 +23,7 @@ from adadm.calibration.stages import run_of, stages_of
 from adadm.calibration.tensor_statistics import METHOD
 from adadm.runtime.errors import CalibrationError
 
-__all__ = ["Quantized", "quantize"]
+__all__ = ["Quantized", "lower"]
 
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
@@ -51,6 +51,12 @@ class Quantized:
         """PSNR-Y that the last stage lost to float32 on ONNX Runtime."""
         return _lost_db(self.ledger)
 
+    @property
+    def spared(self) -> tuple[str, ...]:
+        """The convolutions that are not INT8: by the search, or because float16 does not do."""
+        int8 = self.assignment.int8 if self.assignment else ()
+        return tuple(name for name in self.lowering.work if name not in int8)
+
     def check(self) -> None:
         """Refuse a model with artefacts.
 
@@ -63,13 +69,13 @@ class Quantized:
         """The report, ready for `json.dump`: the same for the same run."""
         lowering, assignment = self.lowering, self.assignment
         request, source = lowering.request, lowering.source
-        return {
+        report = {
             "version": version("adadm-deploy"),
             "source": {"sha256": source.sha256, **source.metadata},
             "precision": request.precision,
             "target": request.target.name,
             "budget_db": request.budget_db,
-            "lost_db": float(f"{self.lost_db:.6g}"),
+            "lost_db": self.lost_db,
             "calibration": {
                 "images": str(lowering.images),
                 "images_sha256": lowering.images.digest,
@@ -78,8 +84,8 @@ class Quantized:
             "int8": assignment
             and {
                 "convolutions": assignment.int8,
-                "spared": assignment.spared,
-                "share_of_multiply_adds": assignment.share,
+                "spared": self.spared,
+                "share_of_multiply_adds": lowering.share(assignment.int8),
                 "evaluations": assignment.evaluations,
             },
             "sensitivities": [asdict(sensitivity) for sensitivity in self.sensitivities],
@@ -87,9 +93,11 @@ class Quantized:
             "float16": [asdict(found) for found in lowering.ranges],
             **self.ledger.as_json(),
         }
+        ready: dict[str, Any] = rounded(report)
+        return ready
 
 
-def quantize(
+def lower(
     source: Source,
     images: CalibrationImages,
     request: Request,
@@ -129,7 +137,7 @@ def quantize(
     sensitivities: tuple[Sensitivity, ...] = ()
     if request.precision == "fp16":
         ledger = ledger_of(())
-        if _lost_db(ledger) > request.budget_db:
+        if not _lost_db(ledger) <= request.budget_db:
             raise CalibrationError(
                 f"float16 loses {_lost_db(ledger):.4f} dB, the budget is {request.budget_db:g} dB; "
                 "raise --budget-db, or deploy the float32 export"
@@ -171,23 +179,30 @@ def _search(
         sensitivities = measure_sensitivity(
             evaluations, lowering.convolutions, spared=True, on_step=on_step
         )
+    if not lowering.convolutions:
+        raise CalibrationError(
+            "no convolution can be INT8: each reads or returns what float16 does not hold. Choose "
+            "--precision fp16, or deploy the float32 export"
+        )
     tightened_db, lost_db = request.budget_db, 0.0
     for _ in range(_SEARCHES):
         on_stage("searching which convolutions can be INT8")
         assignment = search(evaluations, lowering.convolutions, tightened_db, on_step)
         if not assignment.int8:
-            raise CalibrationError(
-                f"no convolution can be INT8 within {request.budget_db:g} dB; raise --budget-db, "
-                "or choose --precision fp16"
-            )
+            break
         ledger = ledger_of(assignment.int8)
         lost_db = _lost_db(ledger)
         if lost_db <= request.budget_db:
             return assignment, tuple(sensitivities) or assignment.sensitivities, ledger
         tightened_db = assignment.measured.judged_db * request.budget_db / lost_db
+    if not lost_db:
+        raise CalibrationError(
+            f"no convolution can be INT8 within {request.budget_db:g} dB; raise --budget-db, or "
+            "choose --precision fp16"
+        )
     raise CalibrationError(
         f"INT8 loses {lost_db:.4f} dB over all {len(lowering.images)} photographs, the budget is "
-        f"{request.budget_db:g} dB; raise --budget-db"
+        f"{request.budget_db:g} dB; raise --budget-db, or choose --precision fp16"
     )
 
 

@@ -29,7 +29,7 @@ from adadm.calibration.half import print_half_ranges
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.ledger import print_ledger
 from adadm.calibration.lowering import BUDGETS_DB, Request
-from adadm.calibration.pipeline import Quantized, quantize
+from adadm.calibration.pipeline import Quantized, lower
 from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     given = {name: getattr(arguments, name) for name in arguments.hidden}
     source = load_source(arguments.source, arguments.arch, **given)
     static = source.static or arguments.static
-    if arguments.static not in (None, static):
+    if arguments.static not in (None, static) or (source.static and arguments.tile):
         raise CalibrationError(
             f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
             "it without --static, or give the checkpoint"
@@ -72,11 +72,11 @@ def main(argv: list[str]) -> None:
         arguments.images, source.upscale, arguments.photographs, tile, source.smallest_area
     )
     for message in images.unusable:
-        console.print(f"left out: {message}", style="yellow", highlight=False)
+        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     print(f"calibration: {images}")
     with _progress(console) as progress:
         bar = progress.add_task("", total=None, found="")
-        quantized = quantize(
+        quantized = lower(
             source,
             images,
             request,
@@ -97,7 +97,7 @@ def _progress(console: Console) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[found]}", style="dim"),
+        TextColumn("{task.fields[found]}", style="dim", markup=False),
         console=console,
         transient=True,
     )
@@ -115,15 +115,13 @@ def _print(quantized: Quantized, console: Console) -> None:
     if lowering.ranges:
         print_half_ranges(lowering.ranges, console)
     if quantized.sensitivities:
-        print_sensitivities(
-            quantized.sensitivities, console, assignment.spared if assignment else ()
-        )
+        print_sensitivities(quantized.sensitivities, console, quantized.spared)
     if assignment:
-        total = len(assignment.int8) + len(assignment.spared)
-        spared = ", ".join(assignment.spared) or "none"
+        spared = ", ".join(quantized.spared) or "none"
         console.print(
-            f"INT8: {len(assignment.int8)} of {total} convolutions, {assignment.share:.1%} of "
-            f"the multiply-adds at 480x270; spared: {spared}",
+            f"INT8: {len(assignment.int8)} of {len(lowering.work)} convolutions, "
+            f"{lowering.share(assignment.int8):.1%} of the multiply-adds at 480x270; "
+            f"spared: {spared}",
             highlight=False,
         )
     print_ledger(quantized.ledger, console)
@@ -144,9 +142,9 @@ def _write(quantized: Quantized, output: Path) -> list[Path]:
             onnx.save(quantized.models[form], files.enter_context(written_whole(path)))
         content = json.dumps(quantized.as_json(), indent=2) + "\n"
         files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
-        if quantized.sensitivities and quantized.assignment:
+        if quantized.sensitivities:
             partial = files.enter_context(written_whole(plot))
-            draw_sensitivities(quantized.sensitivities, partial, quantized.assignment.spared)
+            draw_sensitivities(quantized.sensitivities, partial, quantized.spared)
             written.append(plot)
     return written
 
@@ -229,6 +227,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments.hidden = hidden
     if arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
+    if arguments.output.resolve() == arguments.source.resolve():
+        parser.error(f"the output is the source, {arguments.source}; give another name")
+    if arguments.sensitivity and arguments.precision == "fp16":
+        parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
     return arguments
 
 

@@ -92,7 +92,7 @@ def print_sensitivities(
         spared: names of those that stay in higher precision, which are marked.
     """
     table = Table(title="What each convolution costs in INT8, dB of PSNR-Y", box=SIMPLE_HEAD)
-    table.add_column("convolution", overflow="fold")
+    table.add_column("convolution", overflow="fold", min_width=18)
     headers = ["work", "alone: noise", "lost"]
     with_others = any(sensitivity.spared for sensitivity in sensitivities)
     if with_others:

@@ -50,24 +50,31 @@ def stages_of(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
     ]
     if lowering.request.target.typing != "float32":
         half = lowering.lowered("whole", (), factors=True)
-        stages.append(Stage("FP16", _run_with_factors(half.evaluated)))
+        stages.append(
+            Stage("FP16", _run_with_factors(half.evaluated, scales=lowering.factor_scales))
+        )
     if int8:
         lowered = lowering.lowered("whole", int8, factors=True)
-        stages.append(Stage("INT8", _run_with_factors(lowered.evaluated)))
+        stages.append(
+            Stage("INT8", _run_with_factors(lowered.evaluated, scales=lowering.factor_scales))
+        )
     if "tile" in lowering.forms:
         stages.append(Stage("tile models", _run_tile_models(lowering, int8)))
     return stages
 
 
 def _run_with_factors(
-    model: onnx.ModelProto, optimize: bool = True
+    model: onnx.ModelProto, optimize: bool = True, scales: Sequence[float] = ()
 ) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
-    session = OnnxRuntimeSession(model.SerializeToString(), optimize=optimize)
+    session = OnnxRuntimeSession(model.SerializeToString(), optimize=optimize, lean=True)
 
     def run(lr: Batch) -> tuple[Batch, list[Batch]]:
         outputs = session.run({"lr": lr})
         sr = outputs.pop("sr")
-        return sr, list(outputs.values())  # in the order of the graph's outputs
+        factors = list(outputs.values())  # in graph order
+        for index, scale in enumerate(scales):
+            factors[index] = np.asarray(factors[index] / scale, np.float32)
+        return sr, factors
 
     return run
 
@@ -77,7 +84,7 @@ def _run_tile_models(
 ) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
     """The two models for tiles on one tile that is the whole image, settled."""
     tile, moments = (
-        OnnxRuntimeSession(lowering.lowered(form, int8).evaluated.SerializeToString())
+        OnnxRuntimeSession(lowering.lowered(form, int8).evaluated.SerializeToString(), lean=True)
         for form in ("tile", "moments")
     )
 

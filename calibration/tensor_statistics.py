@@ -74,8 +74,7 @@ def collect(
 ) -> dict[str, TensorStatistics]:
     """Statistics of each float value of a graph, and of each modulator's factor.
 
-    The graph runs on ONNX Runtime with a few reductions a value beside it, so that no more than
-    its own tensors are held.
+    The graph runs on ONNX Runtime with a few reductions beside each value.
 
     Args:
         model: float32, (N, 3, H, W) in and out, its modulators nodes; opset 18 or later.
@@ -97,7 +96,7 @@ def collect(
     total = len(drawn) + len(images)
     on_image(state.done, total)
     if state.done < total:
-        session = OnnxRuntimeSession(_with_reductions(model).SerializeToString())
+        session = OnnxRuntimeSession(_with_reductions(model).SerializeToString(), lean=True)
         for index, (name, lr, is_drawn) in enumerate(_inputs(drawn, images)):
             if index < state.done:
                 continue

@@ -10,8 +10,7 @@
     ├── ParityError                two backends disagree by more than the tolerance
     ├── SessionError               a backend refuses a model or a feed
     ├── TilingError                an image cannot be cut into tiles as asked
-    ├── EngineError                TensorRT refuses to parse or build
-    └── TargetError                there is no target of a name
+    └── EngineError                TensorRT refuses to parse or build
 
 A message says what was found, what was expected, and what to do.
 """
@@ -31,7 +30,6 @@ __all__ = [
     "MissingDependencyError",
     "ParityError",
     "SessionError",
-    "TargetError",
     "TilingError",
     "require",
 ]
@@ -81,10 +79,6 @@ class TilingError(AdadmError):
 
 class EngineError(AdadmError):
     """TensorRT refuses to parse or to build."""
-
-
-class TargetError(AdadmError):
-    """There is no target of a name."""
 
 
 def require(module: str, extra: str) -> ModuleType:

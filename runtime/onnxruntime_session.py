@@ -31,6 +31,7 @@ class OnnxRuntimeSession(Session):
         threads: of one operator; 0 leaves it to ONNX Runtime.
         custom_ops: libraries of custom operators to register.
         optimize: let ONNX Runtime rewrite the graph.
+        lean: hold as little memory as can be, within a run and after it; somewhat slower.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
@@ -44,6 +45,7 @@ class OnnxRuntimeSession(Session):
         threads: int = 0,
         custom_ops: Sequence[str] = (),
         optimize: bool = True,
+        lean: bool = False,
     ) -> None:
         ort = require("onnxruntime", "cpu")
         ort.disable_telemetry_events()
@@ -60,6 +62,9 @@ class OnnxRuntimeSession(Session):
         # A plan of the memory is kept for each size, in a block of its own: a quarter more memory,
         # and no faster (docs/decisions.md).
         options.enable_mem_pattern = False
+        if lean:
+            options.enable_cpu_mem_arena = False
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for library in custom_ops:

@@ -29,8 +29,8 @@ def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
     center = node.get_input(2) if shifted else None
     _, origin = _origin(ops, _mean(ops, wide), center)
     sizes = ops.gather(ops.shape_of(x), np.array([1, 2, 3]), np.int64(0))
-    # Convert before the product: in a quantized graph OpenVINO takes Convert and Subtract, one after
-    # the other, for a dequantization, and the count comes out wrong.
+    # Convert before the product: in a quantized graph OpenVINO takes Convert, then Subtract, for a
+    # dequantization, and the count comes out wrong.
     count = ops.reduce_prod(ops.convert(sizes, "f32"), np.array([0]))
     squares = _sum(ops, ops.squared_difference(wide, origin))
     factor = _factor(ops, node, r, _std(ops, squares, count))

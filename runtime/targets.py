@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adadm.runtime.errors import TargetError
-
-__all__ = ["TARGETS", "Target", "Typing", "target"]
+__all__ = ["TARGETS", "Target", "Typing"]
 
 Typing = Literal["strong", "weak", "float32"]
 
@@ -87,14 +85,3 @@ TARGETS: dict[str, Target] = {
     )
 }
 """By name; each Jetson has SM72 (Xavier), SM87 (Orin) or SM110 (Thor)."""
-
-
-def target(name: str) -> Target:
-    """The target of a name.
-
-    Raises:
-        TargetError: there is none.
-    """
-    if name not in TARGETS:
-        raise TargetError(f"unknown target {name}; known: {', '.join(TARGETS)}")
-    return TARGETS[name]

@@ -3,7 +3,8 @@
 
     python scripts/study_quantization.py --calibration PHOTOS --sets Set5 Set14 B100 Kodak24
 
-The first two folders of `--sets` compare methods, all of them compare whole programs.
+The first two folders of `--sets` compare methods, all of them compare programs. Networks that are
+not named by `--networks` keep the figures that they have.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,114 +24,122 @@ from rich.console import Console
 from adadm.calibration.images import CalibrationImages, Photograph
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
-from quantizing import methods, quantizers
+from quantizing import edges, methods, quantizers
 from quantizing.networks import GATED, NETWORKS, Judge, Net, load
 from quantizing.report import page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "quantization_figures.json"
 PAGE = ROOT / "docs" / "quantization_figures.md"
+PICTURE = ROOT / "docs" / "images" / "quantization_edges.svg"
 
 PHOTOGRAPHS = 16
 COUNTS, TILES = (1, 2, 4, 8, 32), (32, 64, 128)
 DEPLOYED = ("EDSR 8 x 48, x2", "EDSR 8 x 48, x4")
 """Networks that are not just for the tests."""
 
-Rows = list[dict[str, Any]]
+Rows = Iterator[dict[str, Any]]
 
 
 def main(argv: list[str]) -> None:
-    """Measure, then write the page."""
+    """Measure, then write page and picture."""
     arguments = _parse(argv)
-    if arguments.draw:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    else:
-        results = _measured(arguments, Console(stderr=True))
-        with written_whole(RESULTS) as partial:
-            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    if not arguments.draw:
+        results["setting"] = {
+            "photographs": PHOTOGRAPHS,
+            "gated": GATED,
+            "versions": quantizers.versions(arguments.modelopt),
+        }
+        console = Console(stderr=True)
+        for title in arguments.networks:
+            results[title] = _measured(title, arguments, console)
+            with written_whole(RESULTS) as partial:
+                partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    edges.draw(results[edges.PICTURED]["edges"], PICTURE)
     with written_whole(PAGE) as partial:
-        partial.write_text(page(results), encoding="utf-8")
+        partial.write_text(page(results, NETWORKS), encoding="utf-8")
     print(f"wrote {PAGE}")
 
 
-def _measured(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    results: dict[str, Any] = {
-        "photographs_each": PHOTOGRAPHS,
-        "gated": GATED,
-        "versions": quantizers.versions(arguments.modelopt),
+def _measured(title: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Rows by part of the study, and the edge of the picture."""
+    net = load(title)
+    images = CalibrationImages([arguments.calibration], net.upscale, PHOTOGRAPHS)
+    photographs = list(images)
+    sets = {path.name: _all_of(path, net.upscale) for path in arguments.sets}
+    judge = Judge(net, dict(list(sets.items())[:2]), photographs[:GATED])
+    statistics = net.collect(images)
+    shipped = net.ranges(statistics)
+
+    def judged(variants: Iterable[tuple[str, ir.Model]]) -> Rows:
+        for name, model in variants:
+            yield {"method": name} | judge(ir.to_proto(model))
+
+    by_range = dict(methods.ranges(net, shipped, photographs))
+    ours = net.quantized(shipped)
+    (own,) = judged([(methods.SHIPPED, ours)])
+    parts: dict[str, Iterable[dict[str, Any]]] = {
+        "ranges": judged(by_range.items()),
+        "reconstruction": judged(methods.reconstructions(net, shipped, photographs)),
+        "equalizers": judged(methods.equalizers(net, shipped, statistics)),
     }
-
-    def note(part: str, title: str, rows: Iterable[dict[str, Any]]) -> None:
+    if title in DEPLOYED:
+        parts["photographs"] = judged(_photographs(net, arguments.calibration))
+    found: dict[str, Any] = {}
+    for part, rows in parts.items():
+        found[part] = [own]
         for row in rows:
-            console.print(f"{title}, {part}: {row['method']}")
-            results.setdefault(part, {}).setdefault(title, []).append(row)
-
-    for title in NETWORKS:
-        net = load(title)
-        images = CalibrationImages([arguments.calibration], net.upscale, PHOTOGRAPHS)
-        photographs = list(images)
-        sets = {path.name: _all_of(path, net.upscale) for path in arguments.sets}
-        judge = Judge(net, dict(list(sets.items())[:2]), photographs[:GATED])
-        statistics = net.collect(images)
-        shipped = net.ranges(statistics)
-        own = _row(judge, methods.SHIPPED, net.quantized(shipped))
-        for part, variants in (
-            ("ranges", methods.ranges(net, shipped, photographs)),
-            ("reconstruction", methods.reconstructions(net, shipped, photographs)),
-            ("equalizers", methods.equalizers(net, shipped, statistics)),
-        ):
-            note(part, title, [own])
-            note(part, title, (_row(judge, name, model) for name, model in variants))
-        if title in DEPLOYED:
-            note("photographs", title, [own | {"method": f"{PHOTOGRAPHS}, whole"}])
-            note("photographs", title, _photographs(net, judge, arguments.calibration))
-            whole = Judge(net, sets, photographs[:GATED])
-            note("quantizers", title, _quantizers(net, whole, photographs, arguments.modelopt))
-            trunk = {name for name in shipped if name.startswith("body.") and "conv" in name}
-            for name, names in (("ours, trunk", trunk), ("ours, all but the ends", shipped)):
-                proto = ir.to_proto(net.quantized(shipped, names))
-                note(
-                    "quantizers",
-                    title,
-                    [{"method": name} | whole(proto) | quantizers.described(proto)],
-                )
-    return results
+            console.print(f"{title}, {part}: {row['method']}, lost {row['lost_db']}")
+            found[part].append(row)
+    if title in DEPLOYED:
+        judge = Judge(net, sets, photographs[:GATED])
+        programs = _programs(net, photographs, arguments.modelopt)
+        found["programs"] = []
+        for name, proto in (*programs, *_ours(net, shipped)):
+            row = {"method": name} | judge(proto) | quantizers.described(proto)
+            console.print(f"{title}, programs: {name}, lost {row['lost_db']}")
+            found["programs"].append(row)
+    if title == edges.PICTURED:
+        found["edges"] = edges.profiles(net, {methods.SHIPPED: ours, **by_range})
+    return found
 
 
-def _photographs(net: Net, judge: Judge, folder: Path) -> Iterable[dict[str, Any]]:
+def _photographs(net: Net, folder: Path) -> methods.Variants:
     """Fewer and more photographs, and tiles of them in place of the whole."""
-    whole = min(next(iter(CalibrationImages([folder], net.upscale, 1))).lr.shape[:2])
+    (first,) = CalibrationImages([folder], net.upscale, 1)
     choices: list[tuple[str, int, tuple[int, int] | None]] = [
         *((f"{count}, whole", count, None) for count in COUNTS),
-        *((f"{PHOTOGRAPHS}, tiles of {side} px", PHOTOGRAPHS, (side, side)) for side in TILES),
+        *(
+            (f"{PHOTOGRAPHS}, tiles of {side} px", PHOTOGRAPHS, (side, side))
+            for side in TILES
+            if side < min(first.lr.shape[:2])
+        ),
     ]
     for name, count, tile in choices:
-        if tile and tile[0] >= whole:
-            continue
         images = CalibrationImages([folder], net.upscale, count, tile)
-        yield _row(judge, name, net.quantized(net.ranges(net.collect(images))))
+        yield name, net.quantized(net.ranges(net.collect(images)))
 
 
-def _quantizers(
-    net: Net, judge: Judge, images: Sequence[Photograph], modelopt: Path | None
-) -> Iterable[dict[str, Any]]:
-    """Other programs, on the network with its normalizations and its tail."""
+def _programs(
+    net: Net, images: Sequence[Photograph], modelopt: Path | None
+) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """What other programs make of the network with its normalizations and its tail."""
     with tempfile.TemporaryDirectory() as folder:
-        naive = Path(folder) / "naive.onnx"
+        naive, rgb_range = Path(folder) / "naive.onnx", net.rgb_range
         onnx.save(quantizers.naive(net), naive)
-        files = {"ONNX Runtime": quantizers.with_onnx_runtime(naive, images, net.rgb_range)}
+        yield "ONNX Runtime", quantizers.with_onnx_runtime(naive, images, rgb_range)
         if modelopt:
             for method in quantizers.MODEL_OPTIMIZER:
-                files[f"Model Optimizer, {method}"] = quantizers.with_model_optimizer(
-                    modelopt, naive, images, net.rgb_range, method
-                )
-        for name, file in files.items():
-            proto = onnx.load(file)
-            yield {"method": name} | judge(proto) | quantizers.described(proto)
+                found = quantizers.with_model_optimizer(modelopt, naive, images, rgb_range, method)
+                yield f"Model Optimizer, {method}", found
 
 
-def _row(judge: Judge, method: str, model: ir.Model) -> dict[str, Any]:
-    return {"method": method} | judge(ir.to_proto(model))
+def _ours(net: Net, shipped: methods.Ranges) -> Iterator[tuple[str, onnx.ModelProto]]:
+    blocks = {name for name in shipped if name.endswith(("conv1", "conv2"))}
+    yield "ours, the residual blocks", ir.to_proto(net.quantized(shipped, blocks))
+    ends = "head and tail" if net.upscale == 2 else "the head"
+    yield f"ours, all but {ends}", ir.to_proto(net.quantized(shipped))
 
 
 def _all_of(folder: Path, upscale: int) -> list[Photograph]:
@@ -143,18 +152,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--draw", action="store_true", help="measure nothing, write the page")
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing, write page and picture"
+    )
     parser.add_argument("--calibration", type=Path, help="a folder of original photographs")
-    parser.add_argument("--sets", type=Path, nargs="+", default=[], help="folders to measure on")
+    parser.add_argument("--sets", type=Path, nargs="+", help="folders to measure on")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument(
         "--modelopt",
         type=Path,
         metavar="PYTHON",
-        help="that has nvidia-modelopt[onnx] installed; without, it is left out",
+        help="that has nvidia-modelopt[onnx]; without, Model Optimizer is left out",
     )
     arguments = parser.parse_args(argv)
     if not arguments.draw and not (arguments.calibration and arguments.sets):
-        parser.error("--calibration and --sets are needed")
+        parser.error("--calibration and --sets are needed to measure")
     return arguments
 
 

@@ -30,8 +30,8 @@ _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_normal)
 def half_scale(largest: Array) -> Array:
     """The least scale that holds a magnitude, of those that are exact in float16 too.
 
-    So a graph in float16 and one in float32 have the same levels. Not below 2**-14, where float16
-    loses digits.
+    So a graph in float16 and one in float32 have the same levels. Not below 2**-14: hardware may
+    take what is smaller in float16 for 0.
     """
     wanted = np.maximum(largest / LARGEST_LEVEL, _SMALLEST_SCALE)
     scale = wanted.astype(np.float16)

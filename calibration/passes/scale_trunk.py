@@ -65,6 +65,7 @@ class ScaleTrunk(ir.passes.InPlacePass):
 
     Attributes:
         decision: what the last call did, or why not.
+        factor_scales: by which the factor of each modulator was multiplied, in graph order.
     """
 
     form = "scaled"
@@ -73,15 +74,18 @@ class ScaleTrunk(ir.passes.InPlacePass):
         self.factor = 2.0**exponent
         self.values = frozenset(values)
         self.decision: Decision | None = None
+        self.factor_scales: list[float] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         name = ", ".join(sorted(self.values)) or "trunk"
         try:
-            edits = list(_Region(self._seeds(model.graph), self.factor).edits())
+            region = _Region(self._seeds(model.graph), self.factor)
+            edits = list(region.edits())
         except NotFoldable as reason:
             _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
             self.decision = Decision(name, None, str(reason))
             return ir.passes.PassResult(model, modified=False)
+        self.factor_scales = [region.factor_scale(node) for node in modulators(model.graph)]
         for edit in edits:
             edit()
         # Convolutions that shared their weights, as the strips of a collapsed tail, got copies.
@@ -217,6 +221,11 @@ class _Region:
     def _scale_outputs(self, convolution: ir.Node, channels: int) -> None:
         scale = np.full(channels, self.factor)
         scale_outputs(convolution, Affine(scale, np.zeros(channels)))
+
+    def factor_scale(self, modulator: ir.Node) -> float:
+        """By which the factor of a modulator is multiplied, so that its result is."""
+        trunk, residual = (value in self.values for value in modulator.inputs[:2])
+        return self.factor ** (trunk - residual)
 
     def _scale_modulator(self, node: ir.Node) -> None:
         trunk, residual = (value in self.values for value in node.inputs[:2])

@@ -20,7 +20,7 @@ from quantizing.networks import Net, inputs_of, observed
 from quantizing.ranges import Histogram, entropy, mean_square, percentile
 from quantizing.reconstruction import Moments, reconstruct, weights
 
-__all__ = ["SHIPPED", "equalizers", "ranges", "reconstructions"]
+__all__ = ["SHIPPED", "Ranges", "Variants", "equalizers", "ranges", "reconstructions"]
 
 Array = npt.NDArray[np.float64]
 Ranges = Mapping[str, ConvolutionRange]

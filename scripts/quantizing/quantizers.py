@@ -18,7 +18,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from adadm.calibration.images import Photograph
 from adadm.export import Options
-from adadm.export.assembly import assemble
+from adadm.export.assembly import assemble, identity
 from adadm.export.tracing import trace
 from adadm.runtime.errors import AdadmError, EngineError
 from adadm.runtime.images import Batch, batch_from_image
@@ -41,10 +41,12 @@ MODEL_OPTIMIZER = ("entropy", "max")
 def naive(net: Net) -> onnx.ModelProto:
     """The network with its normalizations and its tail, and modulators of plain operators."""
     options = Options(fold="off", tail="original", modulator="inline")
-    return assemble(trace(net.checkpoint.network), net.checkpoint, options).model
+    return assemble(trace(net.checkpoint.network), identity(net.checkpoint), options).model
 
 
-def with_onnx_runtime(model: Path, images: Sequence[Photograph], rgb_range: float) -> Path:
+def with_onnx_runtime(
+    model: Path, images: Sequence[Photograph], rgb_range: float
+) -> onnx.ModelProto:
     """`quantize_static` with its defaults, after the preparation that it asks for."""
     prepared, quantized = model.with_name("prepared.onnx"), model.with_name("onnx_runtime.onnx")
     quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
@@ -53,12 +55,12 @@ def with_onnx_runtime(model: Path, images: Sequence[Photograph], rgb_range: floa
         quantization.quantize_static(str(prepared), str(quantized), _Reader(images, rgb_range))
     finally:
         logging.disable(logging.NOTSET)
-    return quantized
+    return onnx.load(quantized)
 
 
 def with_model_optimizer(
     python: Path, model: Path, images: Sequence[Photograph], rgb_range: float, method: str
-) -> Path:
+) -> onnx.ModelProto:
     """NVIDIA Model Optimizer's quantizer of ONNX files, run by a Python that has it.
 
     What it does not make INT8 stays float32; the other options have their defaults.
@@ -79,16 +81,17 @@ def with_model_optimizer(
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     _output_of(python, "-m", "modelopt.onnx.quantization", *flags)
-    return quantized
+    return onnx.load(quantized)
 
 
 def versions(modelopt: Path | None) -> dict[str, str]:
     """Of the programs, by the names of their packages."""
-    found = {name: version(name) for name in ("onnxruntime", "tensorrt_rtx")}
-    if modelopt:
-        asked = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
-        found["modelopt"] = _output_of(modelopt, "-c", asked).strip()
-    return found
+    asked = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
+    return {
+        "onnxruntime": version("onnxruntime"),
+        "tensorrt_rtx": version("tensorrt_rtx"),
+        "modelopt": _output_of(modelopt, "-c", asked).strip() if modelopt else "(left out)",
+    }
 
 
 def described(proto: onnx.ModelProto) -> dict[str, Any]:

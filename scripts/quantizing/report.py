@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 __all__ = ["page"]
@@ -11,11 +11,12 @@ Row = Mapping[str, Any]
 PARTS = {
     "ranges": (
         "Ranges",
-        "The scale of each tensor, from the magnitudes of its values. Equalizers and bias "
-        "correction are those that are shipped in every row; so are the drawn inputs of the "
-        "shipped row, which the others have not seen. 99.999 % and 99.99 % are percentiles of the "
-        "magnitudes; *entropy* is the method of TensorRT's calibrator (2048 bins, 128 levels), "
-        "*mean square* the range with the least mean square error.",
+        "What the scale of a tensor holds. *Shipped*: the largest magnitude in photographs and "
+        "drawn inputs. The other rows know the photographs alone; their equalizers and bias "
+        "correction are the shipped ones. 99.999 % and 99.99 % are percentiles of the magnitudes, "
+        "*entropy* is the method of TensorRT's calibrator (2048 bins, 128 levels), *mean square* "
+        "the range with the least mean square error. The picture has the bundled x4 at the edge "
+        "from black to white, as an 8 bit file would show it.",
     ),
     "reconstruction": (
         "Reconstruction",
@@ -28,28 +29,32 @@ PARTS = {
         "What each input channel is multiplied by before it is quantized. *None*: the folded "
         "network as it is, at every convolution. *None after norm1* and *affine form of norm1*: "
         "only convolutions that norm1 was folded into differ from what is shipped; they read the "
-        "trunk, or what norm1 would make of it, but for its shift and sign. *Share*: how much of "
+        "trunk as it is, or times what norm1 multiplies it by. *Share*: how much of "
         "the unevenness of channels the activations give up; shipped is 0.9.",
     ),
     "photographs": (
         "Photographs",
         "How many photographs the ranges come from, whole or as tiles from their middles (px of "
-        "the reduced photograph); all are measured on whole images.",
+        "the reduced photograph); all are measured on whole images. The drawn inputs are the same "
+        "in each row; the first row is 16 photographs, whole.",
+    ),
+    "programs": (
+        "Other programs",
+        "Each with its defaults, calibrated on the same photographs, on the network with its "
+        "normalizations and its tail as they are. ONNX Runtime's `quantize_static`, after its "
+        "`quant_pre_process`; NVIDIA Model Optimizer {modelopt} with its default method, entropy, "
+        "and with max, in float32 where it is not INT8. *Quantized tensors* are those that are "
+        "rounded at run time; *TensorRT for RTX*: whether the parser of {tensorrt_rtx} takes it.",
     ),
 }
 
-_PROGRAMS = (
-    "Each with its defaults, on the network with its normalizations and its tail as they are, "
-    "calibrated on the same photographs. ONNX Runtime's `quantize_static`, after its "
-    "`quant_pre_process`; NVIDIA Model Optimizer {modelopt} with its default method, entropy, and "
-    "with max, in float32 where it is not INT8. *Quantized tensors* are those that are rounded at "
-    "run time; *TensorRT for RTX*: whether the parser of version {tensorrt_rtx} takes the file."
-)
+_PICTURE = "![An edge from black to white, by method](images/quantization_edges.svg)"
 
 
-def page(results: Mapping[str, Any]) -> str:
+def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
     """The whole page, in Markdown."""
-    photographs, gated = results["photographs_each"], results["gated"]
+    setting = results["setting"]
+    photographs, gated, versions = (setting[n] for n in ("photographs", "gated", "versions"))
     lines = [
         "# Ways to quantize, measured",
         "",
@@ -63,44 +68,38 @@ def page(results: Mapping[str, Any]) -> str:
         "the PSNR of the lowered output against the float32 output, over all pixels of a set.",
         f"*Gates* are those that fail, on {gated} of the calibration's photographs and the drawn",
         "inputs, with what was measured and what is allowed.",
-        f"ONNX Runtime {results['versions']['onnxruntime']}, on a CPU.",
+        f"ONNX Runtime {versions['onnxruntime']}, on a CPU.",
     ]
     for part, (title, text) in PARTS.items():
-        lines += ["", f"## {title}", "", text, "", *_table(results[part], _method_cells)]
-    lines += ["", "## Other programs", "", _PROGRAMS.format(**results["versions"]), ""]
-    lines += _table(results["quantizers"], _program_cells)
+        lines += ["", f"## {title}", "", text.format(**versions), ""]
+        lines += [_PICTURE, ""] if part == "ranges" else []
+        for network in networks:
+            if rows := results.get(network, {}).get(part):
+                lines += [f"### {network}", "", *_table(rows), ""]
+        lines.pop()
     return "\n".join(lines) + "\n"
 
 
-def _table(by_network: Mapping[str, Sequence[Row]], cells: Any) -> list[str]:
-    """One table a network; the columns of a row are what `cells` makes of it."""
-    lines: list[str] = []
-    for network, rows in by_network.items():
-        shown = [cells(row) for row in rows]
-        lines += [f"### {network}", "", f"| {' | '.join(shown[0])} |", "|---" * len(shown[0]) + "|"]
-        lines += [f"| {' | '.join(row.values())} |" for row in shown]
-        lines.append("")
-    return lines[:-1]
+def _table(rows: Sequence[Row]) -> list[str]:
+    shown = [_cells(row) for row in rows]
+    head = [f"| {' | '.join(shown[0])} |", "|---" * len(shown[0]) + "|"]
+    return [*head, *(f"| {' | '.join(row.values())} |" for row in shown)]
 
 
-def _method_cells(row: Row) -> dict[str, str]:
-    return {
+def _cells(row: Row) -> dict[str, str]:
+    """The columns; those that only programs have after the others, before the gates."""
+    cells = {
         "": row["method"],
         **{f"lost, {folder}": f"{db:+.4f}" for folder, db in row["lost_db"].items()},
         **{f"to float32, {folder}": f"{db:.1f}" for folder, db in row["parity_db"].items()},
-        "gates": _gates(row),
     }
-
-
-def _program_cells(row: Row) -> dict[str, str]:
-    return {
-        "": row["method"],
-        **{f"lost, {folder}": f"{db:+.4f}" for folder, db in row["lost_db"].items()},
-        "quantized tensors": str(row["quantized_tensors"]),
-        "INT32 biases": str(row["int32_biases"]),
-        "TensorRT for RTX": "parsed" if row["parsed"] else "refused",
-        "gates": _gates(row),
-    }
+    if "parsed" in row:
+        cells |= {
+            "quantized tensors": str(row["quantized_tensors"]),
+            "INT32 biases": str(row["int32_biases"]),
+            "TensorRT for RTX": "parsed" if row["parsed"] else "refused",
+        }
+    return cells | {"gates": _gates(row)}
 
 
 def _gates(row: Row) -> str:

@@ -21,7 +21,7 @@ from adadm.export.photographs import photographs
 from adadm.runtime.compare import compare
 from adadm.runtime.images import batch_from_image, reduce
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.targets import target
+from adadm.runtime.targets import TARGETS
 from adadm.runtime.tensorrt_api import Profile, build_engine
 
 QUANTIZED = ("body.0.conv2", "body.2.conv1")
@@ -67,7 +67,7 @@ def lowered(
         scales = {name: largest / 127 for name, largest in inputs_of(model).items()}
         assert scales.keys() == set(QUANTIZED)
         QuantizeConvolutions(scales, dict.fromkeys(QUANTIZED, np.zeros(12)))(model)
-    return proto, in_target_form(model, target(name), True, (), io, 255)
+    return proto, in_target_form(model, TARGETS[name], True, (), io, 255)
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -77,7 +77,7 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, form = lowered(name, precision, io)
     kinds = [node.op_type for node in form.model.graph.node]
-    weak = target(name).typing == "weak"
+    weak = TARGETS[name].typing == "weak"
     if precision == "int8":
         stored = [i for i in form.model.graph.initializer if i.data_type == TensorProto.INT8]
         assert sum(len(tensor.dims) == 4 for tensor in stored) == (0 if weak else 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from quantizing import networks, report
+from quantizing import edges, networks, report
 from quantizing.quantizers import described
 from quantizing.ranges import BINS, Histogram, divergence, entropy, mean_square, percentile
 from quantizing.reconstruction import (
@@ -215,7 +216,17 @@ def test_integer_biases_are_counted() -> None:
     assert found["quantized_tensors"] == 0 and found["int32_biases"] == 1
 
 
-def test_page_is_that_of_the_measured_figures() -> None:
+def test_page_and_picture_are_those_of_the_measured_figures(tmp_path: Path) -> None:
     results = json.loads((ROOT / "docs" / "quantization_figures.json").read_text())
     page = (ROOT / "docs" / "quantization_figures.md").read_text()
-    assert report.page(results) == page
+    assert report.page(results, networks.NETWORKS) == page
+    edges.draw(results[edges.PICTURED]["edges"], tmp_path / "edges.svg")
+    drawn, committed = (
+        re.findall(r"<text[^>]*>([^<]*)</text>", path.read_text())
+        for path in (
+            tmp_path / "edges.svg",
+            ROOT / "docs" / "images" / "quantization_edges.svg",
+        )
+    )
+    assert drawn == committed
+    assert "images/quantization_edges.svg" in page

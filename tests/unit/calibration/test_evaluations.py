@@ -13,7 +13,7 @@ import pytest
 from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
 from adadm.calibration.gates import Run
 from adadm.calibration.images import Photograph
-from adadm.calibration.ledger import mean_psnr_y
+from adadm.calibration.ledger import Stage, measure
 from adadm.runtime.errors import CalibrationError, ImageError
 from adadm.runtime.images import Batch, ImageArray
 
@@ -88,9 +88,10 @@ def test_the_reference_loses_nothing() -> None:
 
 def test_lost_is_that_of_the_ledger() -> None:
     reference, lowered = enlarging(noise=8), enlarging(noise=9, seed=1)
-    expected, found = (mean_psnr_y(r, PHOTOGRAPHS, 255.0, UPSCALE) for r in (reference, lowered))
+    stages = [Stage(n, lambda lr, r=r: (r(lr), [])) for n, r in (("a", reference), ("b", lowered))]
+    ledger = measure(stages, PHOTOGRAPHS, 255.0, UPSCALE)
     loss = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE).loss_of(lowered)
-    assert loss.lost_db == pytest.approx(expected - found)
+    assert loss.lost_db == pytest.approx(ledger.stages[1].lost_db)
 
 
 def test_the_networks_range_does_not_matter() -> None:

@@ -22,9 +22,9 @@ from adadm.export import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError, ExportError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.targets import TARGETS, Target, target
+from adadm.runtime.targets import TARGETS, Target
 
-ORIN, OLD, CPU = (target(name) for name in ("jetson-orin-jp62", "jetson-orin-jp51", "cpu"))
+ORIN, OLD, CPU = (TARGETS[name] for name in ("jetson-orin-jp62", "jetson-orin-jp51", "cpu"))
 HALF, SINGLE = TensorProto.FLOAT16, TensorProto.FLOAT
 SIZE = (2, 23, 30)
 STATISTICS = ("ReduceMean", "ReduceSumSquare", "ReduceSum", "Sqrt", "Log", "Exp", "Where")

@@ -189,3 +189,12 @@ def test_batches_are_in_the_networks_range() -> None:
     small = measure([stage("PyTorch", (2, 2))], PHOTOGRAPHS, WHITE, UPSCALE)
     assert batch_from_image(PHOTOGRAPHS[0].lr, 255.0).max() > 100
     assert large.stages[0].psnr_y_db == pytest.approx(small.stages[0].psnr_y_db)
+
+
+def test_what_is_reproduced_exactly_is_refused() -> None:
+    """Its PSNR is infinite, and no budget could be judged."""
+    flat = np.full((24, 28, 3), 128, np.uint8)
+    photograph = Photograph("flat.png", "", flat.repeat(2, axis=0).repeat(2, axis=1), flat)
+    perfect = Stage("ONNX Runtime", lambda lr: (lr.repeat(2, axis=2).repeat(2, axis=3), []))
+    with pytest.raises(CalibrationError, match=r"flat\.png: ONNX Runtime reproduces it without"):
+        measure([perfect], [photograph], WHITE, UPSCALE)

@@ -65,11 +65,8 @@ def expected(x: Array, weight: Array, bias: Array, scale: float, mean: Array, gr
         for w in (weight.astype(np.float64), rounded)
     ]
     corrected = bias + (lost[0] - lost[1])[0, :, 3, 3].numpy()
-    result: Array = torch.nn.functional.conv2d(
-        *(torch.from_numpy(values) for values in (levels, rounded, corrected)),
-        padding=1,
-        groups=group,
-    ).numpy()
+    x_levels, w, b = (torch.from_numpy(values) for values in (levels, rounded, corrected))
+    result: Array = torch.nn.functional.conv2d(x_levels, w, b, padding=1, groups=group).numpy()
     return result
 
 
@@ -104,9 +101,10 @@ def test_types_and_places() -> None:
     assert kinds.count("DequantizeLinear") == 3
     for node in model.graph:
         if node.op_type.endswith("Linear"):
-            scale, zero = (value and value.const_value for value in node.inputs[1:3])
-            assert zero is not None and zero.dtype == ir.DataType.INT8 and not zero.numpy().any()
+            scale, zero = (value.const_value for value in node.inputs[1:3] if value is not None)
             assert scale is not None and scale.dtype == ir.DataType.FLOAT
+            assert zero is not None and zero.dtype == ir.DataType.INT8
+            assert not zero.numpy().any()
         elif node.op_type == "Conv":
             bias = node.inputs[2]
             assert bias is not None and bias.dtype == ir.DataType.FLOAT

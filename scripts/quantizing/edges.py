@@ -1,0 +1,61 @@
+"""The picture of docs/quantization_figures.md: an edge from black to white, as methods show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import onnx_ir as ir
+
+from adadm.calibration.gates import RINGING, drawn_inputs
+from adadm.runtime.files import written_whole
+from adadm.runtime.images import batch_from_image
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from quantizing import methods
+from quantizing.networks import DRAWN_SIZE, Net
+
+__all__ = ["PICTURED", "draw", "profiles"]
+
+PICTURED = "EDSR 8 x 48, x4"
+_REACH_PX = 12
+_FLOAT32 = "float32"
+
+
+def profiles(net: Net, models: Mapping[str, ir.Model]) -> dict[str, list[float]]:
+    """Grey levels from left to right across the edge, by method, float32 first."""
+    return {name: _profile(net, model) for name, model in {_FLOAT32: net.model, **models}.items()}
+
+
+def _profile(net: Net, model: ir.Model) -> list[float]:
+    """Of the red channel in the middle row, `_REACH_PX` of the input to both sides."""
+    edge = batch_from_image(drawn_inputs(*DRAWN_SIZE)["vertical edge"], net.rgb_range)
+    sr = OnnxRuntimeSession(ir.to_proto(model).SerializeToString()).run({"lr": edge})["sr"]
+    _, _, height, width = sr.shape
+    reach = _REACH_PX * net.upscale
+    row = sr[0, 0, height // 2, width // 2 - reach : width // 2 + reach]
+    levels: list[float] = np.round(row * (255 / net.rgb_range), 1).tolist()
+    return levels
+
+
+def draw(found: Mapping[str, Sequence[float]], path: Path) -> None:
+    """One line a method: how far it is from float32, of what a file would show."""
+    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    shown = {name: np.clip(levels, 0, 255) for name, levels in found.items()}
+    float32 = shown.pop(_FLOAT32)
+    position = np.linspace(-_REACH_PX, _REACH_PX, len(float32), endpoint=False)
+    with mpl.rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
+        figure, axis = plt.subplots(figsize=(9, 3.4))
+        axis.axhspan(-RINGING.threshold, RINGING.threshold, color="0.93", label="allowed")
+        for name, levels in shown.items():
+            bold = 2.2 if name == methods.SHIPPED else 1.2
+            axis.plot(position, levels - float32, label=name.strip("*"), linewidth=bold)
+        axis.set_xlabel("px of the input from the edge")
+        axis.set_ylabel("difference, grey levels")
+        axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        with written_whole(path) as partial:
+            figure.savefig(partial, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
+        plt.close(figure)

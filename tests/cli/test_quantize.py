@@ -1,0 +1,935 @@
+"""`adadm quantize` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from PIL import Image
+
+from _support.enlarging import (
+    blocks_of,
+    enlarging_edsr,
+    plant_large_branch,
+    plant_large_trunk,
+    plant_offset,
+    write_checkpoint,
+    write_crops,
+)
+from _support.limits import files_at_most
+from _support.parity import photograph_like
+from adadm.calibration import gates
+from adadm.export.models import Network
+from adadm.export.reference import run_network
+from adadm.runtime.cli import main
+from adadm.runtime.images import batch_from_image, image_from_batch, read_image
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.targets import TARGETS, Target
+
+Array = npt.NDArray[Any]
+SCREEN = 200  # columns, so that a message stays on one line
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkpoint, the same as `adadm export --fold off` has it, photographs, and a warm cache."""
+
+    checkpoint: Path
+    unfolded: Path
+    images: Path
+    cache: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def wide_screen() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(SCREEN))
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("project")
+    checkpoint = write_checkpoint(folder / "edsr.safetensors", enlarging_edsr())
+    write_crops(folder / "images")
+    return Project(checkpoint, checkpoint.with_suffix(".onnx"), folder / "images", folder / "cache")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run that succeeded wrote and printed."""
+
+    output: Path
+    printed: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(
+            self.output.with_suffix(".json").read_text(), parse_constant=_no_json
+        )
+        return content
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.load(self.output)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {entry.key: entry.value for entry in self.model.metadata_props}
+
+
+def _no_json(constant: str) -> float:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def quantize(
+    source: Path,
+    images: Path | list[Path],
+    output: Path,
+    *options: str | Path,
+    precision: str = "int8",
+    cache: Path | None = None,
+) -> int:
+    """With a cache that is beside the output's folder, if none is given."""
+    given = images if isinstance(images, list) else [images]
+    cache = cache or output.parent.parent / "cache"
+    arguments: list[str | Path] = ["quantize", source, "--images", *given, "-o", output]
+    arguments += ["--precision", precision, "--cache", cache, *options]
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The checkpoint in INT8 for the default target; nothing was known before."""
+    output = tmp_path_factory.mktemp("finished") / "out" / "x2.onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr("builtins.print", lambda *words, **_: lines.append(" ".join(map(str, words))))
+        assert quantize(project.checkpoint, project.images, output, cache=project.cache) == 0
+    return Finished(output, "\n".join(lines))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+def counts(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def run(model: onnx.ModelProto, lr: Array) -> Array:
+    output: Array = OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})["sr"]
+    return output
+
+
+def parity_db(found: Array, expected: Array, peak: float = 255.0) -> float:
+    error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
+    return float(10 * np.log10(peak**2 / error))
+
+
+# What is written
+
+
+def test_a_model_a_report_and_a_plot_are_written_and_nothing_else(finished: Finished) -> None:
+    assert files(finished.output.parent) == {"x2.onnx", "x2.json", "x2.sensitivity.svg"}
+    wrote = [line for line in finished.printed.splitlines() if line.startswith("wrote ")]
+    assert [Path(line[6:]).name for line in wrote] == ["x2.onnx", "x2.json", "x2.sensitivity.svg"]
+    assert "calibration: 3 of 3 photographs, whole, reduced to 44x36 px" in finished.printed
+    onnx.checker.check_model(finished.model, full_check=True)
+
+
+def test_the_report_says_what_the_model_is(finished: Finished, project: Project) -> None:
+    report, metadata = finished.report, finished.metadata
+    assert (report["precision"], report["target"], report["budget_db"]) == (
+        "int8",
+        "tensorrt10",
+        0.02,
+    )
+    assert report["source"]["sha256"] == metadata["adadm.checkpoint_sha256"]
+    noted = json.loads(metadata["adadm.quantization"])
+    assert noted["int8"] == report["int8"]["convolutions"]
+    assert noted["images_sha256"] == report["calibration"]["images_sha256"]
+    assert (noted["precision"], noted["target"], noted["budget_db"]) == (
+        "int8",
+        "tensorrt10",
+        0.02,
+    )
+    assert (metadata["adadm.fold"], metadata["adadm.tail"], metadata["adadm.io"]) == (
+        "exact",
+        "collapsed",
+        "float32",
+    )
+    assert [stage["name"] for stage in report["stages"]] == [
+        "PyTorch",
+        "folded",
+        "collapsed",
+        "ONNX Runtime",
+        "FP16",
+        "INT8",
+    ]
+    assert all(gate["passed"] for gate in report["gates"])
+    assert not any(gate["left_out"] for gate in report["gates"])
+
+
+def int8_of(model: onnx.ModelProto) -> tuple[list[str], float]:
+    """Convolutions with weights in INT8, and their share of all weights; border strips aside.
+
+    All convolutions have as many positions, so that this is their share of the multiply-adds.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    constants = initializers(model)
+    found, work, all_work = [], 0, 0
+    for node in model.graph.node:
+        if node.op_type != "Conv" or ".collapsed." in node.name:
+            continue
+        weight = producers.get(node.input[1])
+        levels = constants[node.input[1] if weight is None else weight.input[0]]
+        assert (levels.dtype == np.int8) == (weight is not None)
+        if weight is not None:
+            assert weight.op_type == producers[node.input[0]].op_type == "DequantizeLinear"
+            assert np.abs(levels).max() <= 127
+            found.append(node.name)
+            work += levels.size
+        all_work += levels.size
+    return found, work / all_work
+
+
+def test_as_many_convolutions_are_int8_as_the_report_names(finished: Finished) -> None:
+    int8 = finished.report["int8"]
+    names, share = int8_of(finished.model)
+    assert names == int8["convolutions"] and names
+    assert int8["share_of_multiply_adds"] == pytest.approx(share)
+    assert len(int8["spared"]) == len(finished.report["sensitivities"]) - len(names) > 0
+
+
+def test_the_budget_is_kept_and_something_is_spared_only_where_it_must(finished: Finished) -> None:
+    report = finished.report
+    assert report["lost_db"] <= 0.02
+    losses = {s["convolution"]["name"]: s["alone"]["noise_db"] for s in report["sensitivities"]}
+    assert max(losses, key=losses.__getitem__) in report["int8"]["spared"]
+    svg = finished.output.with_suffix(".sensitivity.svg").read_text()
+    assert all(name in svg for name in losses)
+
+
+def test_the_same_again_from_other_paths_is_the_same_file(
+    finished: Finished, project: Project, tmp_path: Path
+) -> None:
+    """Its own cache, the photographs one by one, copied, in another order and twice."""
+    copied = [Path(shutil.copy(path, tmp_path / path.name)) for path in project.images.iterdir()]
+    images = sorted(copied, reverse=True) + copied[:1]
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(project.checkpoint, images, output) == 0
+    for path in finished.output.parent.iterdir():
+        assert (output.parent / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_an_export_gives_the_same_model_as_its_checkpoint(
+    finished: Finished, project: Project, tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(project.unfolded, project.images, output, cache=project.cache) == 0
+    found = Finished(output, "")
+    ours, theirs = initializers(found.model), initializers(finished.model)
+    assert len(ours) == len(theirs) > 30
+    for node, other in zip(found.model.graph.node, finished.model.graph.node, strict=True):
+        assert (node.op_type, node.name, node.output) == (other.op_type, other.name, other.output)
+        for name, its in zip(node.input, other.input, strict=True):
+            assert (name in ours) == (its in theirs) and (name in ours or name == its)
+            if name in ours:
+                np.testing.assert_array_equal(ours[name], theirs[its], node.name)
+    assert found.metadata == finished.metadata
+    assert found.report["stages"][0]["name"] == "as exported"
+    assert found.report["int8"] == finished.report["int8"]
+
+
+def test_all_is_measured_on_request(project: Project, tmp_path: Path) -> None:
+    """Also where the budget does not ask for it."""
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--sensitivity", "--budget-db", "1")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    report = Finished(output, "").report
+    assert report["int8"]["spared"] == [] and report["int8"]["share_of_multiply_adds"] == 1
+    assert len(report["sensitivities"]) == len(report["int8"]["convolutions"]) == 7
+    assert all(s["spared"]["noise_db"] > 0 for s in report["sensitivities"])
+    assert files(output.parent) == {"x2.onnx", "x2.json", "x2.sensitivity.svg"}
+
+    half = report["lost_db"] / 2
+    output = tmp_path / "half" / "x2.onnx"
+    smaller = ("--budget-db", str(half))
+    assert quantize(project.unfolded, project.images, output, *smaller, cache=project.cache) == 0
+    found = Finished(output, "").report
+    assert found["lost_db"] <= half
+    assert found["int8"]["convolutions"] and found["int8"]["spared"]
+
+
+def test_without_measurements_there_is_no_plot(project: Project, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--budget-db", "1", "--target", "cpu")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    assert files(output.parent) == {"x2.onnx", "x2.json"}
+    report = Finished(output, "").report
+    assert report["sensitivities"] == [] and report["int8"]["evaluations"] == 1
+    assert report["float16"] == [] and "FP16" not in [s["name"] for s in report["stages"]]
+
+
+def test_spaces_brackets_and_letters_of_all_kinds(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "größere Bilder 図"
+    shutil.copytree(project.images, images)
+    (images / "astronaut.png").rename(images / "im [edited] é.png")
+    (images / "coffee.png").rename(images / "b [bold].png")
+    source = Path(shutil.copy(project.unfolded, tmp_path / "mon réseau.onnx"))
+    output = tmp_path / "das ist" / "größer x2é.onnx"
+    assert quantize(source, images, output, "--budget-db", "1") == 0
+    printed = capsys.readouterr().out
+    assert f"wrote {output}" in printed
+    worst = [gate["where"] for gate in Finished(output, "").report["gates"]][1]
+    assert worst in printed
+    assert files(output.parent) == {"größer x2é.onnx", "größer x2é.json"}
+
+
+def test_the_cache_is_where_the_user_has_it(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home cache"))
+    arguments = ["--precision", "fp16", "-o", tmp_path / "x2.onnx"]
+    command = ["quantize", project.unfolded, "--images", project.images, *arguments]
+    assert main([str(word) for word in command]) == 0
+    (kept,) = files(tmp_path / "home cache" / "adadm")
+    assert kept.startswith("statistics-")
+
+
+# What a target reads
+
+
+@pytest.fixture(scope="module")
+def expected(project: Project) -> tuple[Array, Array]:
+    """An input, and what PyTorch makes of it."""
+    lr = batch_from_image(read_image(project.images / "chelsea.png"), 255)
+    return lr, run_network(enlarging_edsr(), lr)
+
+
+@pytest.mark.parametrize("of", TARGETS.values(), ids=TARGETS)
+def test_every_target_in_int8(
+    project: Project, expected: tuple[Array, Array], of: Target, tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", of.name)
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    found = Finished(output, "")
+    model, report = found.model, found.report
+    assert report["target"] == json.loads(found.metadata["adadm.quantization"])["target"] == of.name
+    assert model.opset_import[0].version == of.opset
+    assert bool(model.functions) == of.functions
+    assert of.functions or {node.domain for node in model.graph.node} == {""}
+    count = len(report["int8"]["convolutions"])
+    kinds = counts(model)
+    assert kinds["DequantizeLinear"] == 2 * count
+    assert kinds["QuantizeLinear"] == (count if of.int8_constants else 2 * count)
+    types = {name: values.dtype for name, values in initializers(model).items()}
+    levels = [n for n, v in initializers(model).items() if v.dtype == np.int8 and v.ndim == 4]
+    assert len(levels) == (count if of.int8_constants else 0)
+    assert (np.dtype(np.float16) in types.values()) == (of.typing == "strong")
+    pinned = found.metadata.get("adadm.float32_layers")
+    if of.typing == "weak":
+        names = {node.name: node.op_type for node in model.graph.node}
+        layers = json.loads(str(pinned))
+        assert {"ReduceMean", "Sqrt"} <= {names[layer] for layer in layers}
+        assert not {"Conv", "Relu"} & {names[layer] for layer in layers}
+    else:
+        assert pinned is None
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    lr, sr = expected
+    assert 40 < parity_db(run(model, lr), sr) < 80
+
+
+@pytest.mark.parametrize("name", ["tensorrt10", "jetson-orin-jp51"])
+def test_float16(
+    project: Project, expected: tuple[Array, Array], name: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", name)
+    images, cache = project.images, project.cache
+    assert quantize(project.unfolded, images, output, *options, precision="fp16", cache=cache) == 0
+    found = Finished(output, "")
+    assert files(output.parent) == {"x2.onnx", "x2.json"}
+    assert found.report["int8"] is None and found.report["lost_db"] <= 0.005
+    assert not {"QuantizeLinear", "DequantizeLinear"} & counts(found.model).keys()
+    is_half = np.dtype(np.float16) in {v.dtype for v in initializers(found.model).values()}
+    assert is_half == (name == "tensorrt10")
+    assert ("adadm.float32_layers" in found.metadata) != is_half
+    assert found.report["stages"][-1]["name"] == "FP16"
+    nearest = found.report["float16"][0]
+    assert nearest["below_overflow"] == pytest.approx(65504 / nearest["peak"], rel=1e-3)
+    lr, sr = expected
+    assert parity_db(run(found.model, lr), sr) > 60
+
+
+def test_images_in_and_out(project: Project, tmp_path: Path) -> None:
+    models = []
+    for io in ("float32", "uint8"):
+        output = tmp_path / io / "x2.onnx"
+        options = ("--target", "cpu", "--io", io)
+        assert (
+            quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+        )
+        models.append(Finished(output, ""))
+    plain, baked = models
+    assert baked.metadata["adadm.io"] == "uint8"
+    assert baked.report == plain.report
+    image = read_image(project.images / "coffee.png")
+    sr = run(plain.model, batch_from_image(image, 255))
+    found = run(baked.model, image[None])
+    assert found.dtype == np.uint8 and found.shape == (1, 144, 176, 3)
+    assert np.abs(found[0].astype(int) - image_from_batch(sr, 255)).max() <= 1
+
+
+def test_a_fixed_size(project: Project, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--static", "1x24x32")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    found = Finished(output, "")
+    (value,) = found.model.graph.input
+    assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [1, 3, 24, 32]
+    assert "tiles from the middle, reduced to 32x24 px" in found.report["calibration"]["images"]
+    lr = photograph_like((1, 24, 32))
+    assert parity_db(run(found.model, lr), run_network(enlarging_edsr(), lr)) > 40
+
+
+def test_a_fixed_size_of_a_batch_is_refused(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--static", "2x24x32")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 1
+    assert "a model for 2 images at a time cannot be lowered" in capsys.readouterr().err
+    assert not output.parent.exists()
+
+
+def test_tiles_without_shared_statistics(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--tile", "24")
+    assert quantize(project.unfolded, project.images, output, *options) == 0
+    assert "3 photographs, tiles from the middle, reduced to 24x24 px" in capsys.readouterr().out
+    (value,) = Finished(output, "").model.graph.input
+    assert not any(dim.dim_value for dim in value.type.tensor_type.shape.dim[2:])
+
+
+def test_tiles_that_share_their_statistics(project: Project, tmp_path: Path) -> None:
+    """The tool that has the float32 models runs the lowered ones: no seam shows."""
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--stats", "external", "--budget-db", "1")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    assert files(output.parent) == {
+        "x2.onnx",
+        "x2.tile.onnx",
+        "x2.moments.onnx",
+        "x2.json",
+    }
+    for form, stats in (("x2", "internal"), ("x2.tile", "external"), ("x2.moments", "moments")):
+        metadata = Finished(output.with_name(f"{form}.onnx"), "").metadata
+        assert metadata["adadm.stats"] == stats
+        assert len(json.loads(metadata["adadm.quantization"])["int8"]) == 7
+    report = Finished(output, "").report
+    whole, tiles = report["stages"][-2:]
+    assert (whole["name"], tiles["name"]) == ("INT8", "tile models")
+    assert tiles["parity_db"] == pytest.approx(whole["parity_db"], abs=1)
+
+    source = project.images / "coffee.png"
+    results = []
+    for tile in ("off", "32"):
+        result = tmp_path / f"{tile}.png"
+        words = ["upscale", source, "-o", result, "--model", output, "--backend", "cpu"]
+        words += ["--tile", tile, "--passes", "settle"]
+        assert main([str(word) for word in words]) == 0
+        results.append(read_image(result).astype(int))
+    errors = np.abs(results[1] - results[0])
+    assert errors.mean() < 0.05 and errors.max() <= 2
+
+
+def test_tile_forms_of_an_old_target_with_images(project: Project, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "jetson-orin-jp51", "--stats", "external", "--io", "uint8")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 0
+    for form in ("x2", "x2.tile", "x2.moments"):
+        model = Finished(output.with_name(f"{form}.onnx"), "").model
+        assert not model.functions and model.opset_import[0].version == 17
+        assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+
+
+# Refused, and nothing is written
+
+
+def _broken(folder: Path, good: int, bad: int) -> Path:
+    write_crops(folder, 40, 44, good)
+    for index in range(bad):
+        (folder / f"broken{index}.png").write_bytes(b"no image %d" % index)
+    return folder
+
+
+def _folded(project: Project, folder: Path) -> Path:
+    path = folder / "folded.onnx"
+    model = onnx.load(project.unfolded)
+    next(e for e in model.metadata_props if e.key == "adadm.fold").value = "exact"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            lambda p, t: (p.unfolded, [t / "nothing"], []),
+            "nothing: no such file or folder",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.cache.parent / "empty"], []),
+            "empty: no image in it",
+        ),
+        (
+            lambda p, t: (p.unfolded, [_broken(t / "im", 8, 1)], []),
+            "1 of 9 photographs are unusable, at most a tenth may be",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.images], ["--static", "1x8x40"]),
+            "a tile is 40x8 px, needed are sides of 16 px or more",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.images], ["--tile", "64"]),
+            "reduced it is 44x36 px, smaller than a tile of 64x64 px",
+        ),
+        (
+            lambda p, t: (_folded(p, t), [p.images], []),
+            "its batch normalization is folded. Export it again with --fold off, or give the check",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.images], ["--precision", "fp16", "--target", "cpu"]),
+            "float16 gains nothing on cpu",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.images], ["--budget-db", "0"]),
+            "no convolution can be INT8 within 0 dB; raise --budget-db, or choose --precision fp16",
+        ),
+        (
+            lambda p, t: (p.unfolded, [p.images], ["--rgb-range", "1"]),
+            "--rgb-range can be given with a checkpoint only",
+        ),
+        (
+            lambda p, t: (p.checkpoint, [p.images], ["--arch", "rdn"]),
+            "not recognised as rdn",
+        ),
+    ],
+    ids=[
+        "no folder",
+        "empty folder",
+        "unreadable",
+        "small size",
+        "large tile",
+        "folded",
+        "fp16 on a CPU",
+        "budget 0",
+        "flag of a checkpoint",
+        "another network",
+    ],
+)
+def test_refused(
+    project: Project,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: Callable[[Project, Path], tuple[Path, list[Path], list[str]]],
+    message: str,
+) -> None:
+    (project.cache.parent / "empty").mkdir(exist_ok=True)
+    source, images, options = given(project, tmp_path)
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(source, images, output, *options, cache=project.cache) == 1
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert "Traceback" not in error
+    assert files(output.parent) == set()
+
+
+def test_float16_over_its_budget(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether rounding loses or gains a little is luck; both are said."""
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--budget-db", "0")
+    images, cache = project.images, project.cache
+    code = quantize(project.unfolded, images, output, *options, precision="fp16", cache=cache)
+    captured = capsys.readouterr()
+    if code:
+        assert "the budget is 0 dB; raise --budget-db" in captured.err
+        assert files(output.parent) == set()
+    else:
+        assert Finished(output, "").report["lost_db"] <= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "int8", "-o", "x2.pt"], "expected a name that ends in .onnx"),
+        (["--precision", "int8", "-o", "x2"], "expected a name that ends in .onnx"),
+        (["--precision", "int4", "-o", "x2.onnx"], "invalid choice: 'int4'"),
+        (["-o", "x2.onnx"], "the following arguments are required: --precision"),
+        (["--precision", "int8"], "the following arguments are required: -o"),
+        (["--precision", "int8", "-o", "x2.onnx", "--target", "toaster"], "invalid choice"),
+        (["--precision", "int8", "-o", "x2.onnx", "--budget-db", "-1"], "no number of dB from 0"),
+        (["--precision", "int8", "-o", "x2.onnx", "--budget-db", "nan"], "no number of dB from 0"),
+        (["--precision", "int8", "-o", "x2.onnx", "--photographs", "0"], "no number from 1 on"),
+        (
+            ["--precision", "int8", "-o", "x2.onnx", "--tile", "32", "--static", "1x32x32"],
+            "not allowed with",
+        ),
+    ],
+)
+def test_usage(
+    project: Project,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["quantize", str(project.unfolded), "--images", str(project.images), *arguments]
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert files(tmp_path) == set()
+
+
+def test_help_has_all_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["quantize", "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, of in TARGETS.items():
+        assert f"{name}: {of.description}" in text
+
+
+def test_unreadable_photographs_are_named_and_left_out(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = _broken(tmp_path / "photos [new]", 11, 1)
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "1")
+    assert quantize(project.unfolded, images, output, *options) == 0
+    captured = capsys.readouterr()
+    message = "".join(captured.err.split())  # a long path is broken somewhere
+    assert "leftout:" + "".join(str(images / "broken0.png").split()) in message
+    assert "notareadableimage" in message
+    assert "calibration: 11 of 12 photographs" in captured.out
+    assert Finished(output, "").report["photographs"] == 11
+
+
+def test_only_as_many_photographs_as_asked_for(project: Project, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "1", "--photographs", "2")
+    assert quantize(project.unfolded, project.images, output, *options) == 0
+    assert Finished(output, "").report["photographs"] == 2
+
+
+def test_artefacts_that_show_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A planted convolution that INT8 breaks, under a budget that lets it."""
+    network = enlarging_edsr()
+    plant_offset(network, 1)
+    source = write_checkpoint(tmp_path / "edsr.safetensors", network).with_suffix(".onnx")
+    write_crops(tmp_path / "images", count=2)
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "3")
+    assert quantize(source, tmp_path / "images", output, *options) == 1
+    captured = capsys.readouterr()
+    assert "adadm quantize: the lowered model has artefacts that show" in captured.err
+    assert "flat level is" in captured.err and "FAILED" in captured.out
+    assert files(output.parent) == set()
+
+
+def test_a_gate_is_held_to_its_threshold(
+    project: Project,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gates, "RINGING", gates.RINGING._replace(threshold=1e-6))
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "1")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 1
+    error = capsys.readouterr().err
+    assert "ringing is" in error and "widen the ranges to hold hard edges" in error
+    assert "banding is" not in error
+    assert files(output.parent) == set()
+
+
+@pytest.mark.parametrize("taken", ["x2.onnx", "x2.json", "x2.sensitivity.svg"])
+def test_a_name_that_a_folder_has(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str], taken: str
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    (output.parent / taken).mkdir(parents=True)
+    options = ("--target", "cpu")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 1
+    assert f"Is a directory: '{output.parent / taken}'" in capsys.readouterr().err
+    assert files(output.parent) == {taken}
+
+
+def test_a_full_disk_leaves_nothing(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "1")
+    first = tmp_path / "first" / "x2.onnx"
+    assert quantize(project.unfolded, project.images, first, *options, cache=project.cache) == 0
+    with files_at_most(first.stat().st_size - 1):
+        code = quantize(project.unfolded, project.images, output, *options, cache=project.cache)
+    assert code == 1
+    assert "File too large" in capsys.readouterr().err
+    assert files(output.parent) == set()
+
+
+def test_a_folder_that_is_a_file(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").write_text("")
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "1")
+    assert quantize(project.unfolded, project.images, output, *options, cache=project.cache) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == ""
+
+
+# Interrupted
+
+
+@dataclass
+class Counted:
+    """Runs of ONNX Runtime; the one after `allowed` is a Ctrl-C."""
+
+    allowed: float = float("inf")
+    runs: int = 0
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    state = Counted()
+    original = OnnxRuntimeSession._run
+
+    def counting(self: OnnxRuntimeSession, feed: Any) -> Any:
+        if state.runs >= state.allowed:
+            raise KeyboardInterrupt
+        state.runs += 1
+        return original(self, feed)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "_run", counting)
+    return state
+
+
+def _known(cache: Path) -> tuple[int, int]:
+    """How many inputs were observed, and how many losses measured, as the cache has them."""
+    observed = [json.loads(path.read_text())["done"] for path in cache.glob("statistics-*.json")]
+    measured = [len(json.loads(path.read_text())) for path in cache.glob("evaluations-*.json")]
+    return sum(observed), sum(measured)
+
+
+def test_what_is_interrupted_goes_on(
+    project: Project,
+    tmp_path: Path,
+    counted: Counted,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the ranges, in the search, in the ledger and at the gates; then while it is written."""
+    images = write_crops(tmp_path / "images", count=2)
+    options = ("--target", "cpu")
+
+    def started(name: str) -> int:
+        return quantize(
+            project.unfolded,
+            images,
+            tmp_path / name / "out" / "x2.onnx",
+            *options,
+            cache=tmp_path / name / "cache",
+        )
+
+    assert started("whole") == 0
+    total = counted.runs
+    observed, measured = _known(tmp_path / "whole" / "cache")
+    assert observed == 17 + len(images) and measured >= 8 and total > 60
+
+    before = (0, 0)
+    for allowed in (5, observed + 7, observed + 2 * (1 + measured) + 3, total - 3):
+        name = f"after {allowed}"
+        counted.runs, counted.allowed = 0, allowed
+        assert started(name) == 1
+        assert capsys.readouterr().err.strip().endswith("adadm quantize: stopped")
+        assert files(tmp_path / name / "out") == set()
+        assert not any(file.startswith(".") for file in files(tmp_path / name / "cache"))
+        known = _known(tmp_path / name / "cache")
+        assert known >= before and known > (0, 0)
+        before = known
+
+        counted.runs, counted.allowed = 0, float("inf")
+        assert started(name) == 0
+        assert _known(tmp_path / name / "cache") == (observed, measured)
+        # The reference is measured again by a search that goes on, and the rest was not kept.
+        assert counted.runs <= total - known[0] - (len(images) * known[1])
+        for path in (tmp_path / "whole" / "out").iterdir():
+            found = tmp_path / name / "out" / path.name
+            assert found.read_bytes() == path.read_bytes(), (allowed, path.name)
+    assert before == (observed, measured)
+
+    def half_written(model: onnx.ModelProto, path: Path) -> None:
+        path.write_bytes(model.SerializeToString()[:1000])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(onnx, "save", half_written)
+    kept = (tmp_path / "whole" / "out" / "x2.onnx").read_bytes()
+    assert started("whole") == 1
+    assert files(tmp_path / "whole" / "out") == {"x2.onnx", "x2.json", "x2.sensitivity.svg"}
+    assert (tmp_path / "whole" / "out" / "x2.onnx").read_bytes() == kept
+
+
+def test_a_damaged_cache_is_begun_anew(project: Project, tmp_path: Path) -> None:
+    output, cache = tmp_path / "out" / "x2.onnx", tmp_path / "cache"
+    options = ("--target", "cpu", "--budget-db", "1")
+    images = write_crops(tmp_path / "images", count=1)
+    assert quantize(project.unfolded, images, output, *options, cache=cache) == 0
+    model, known = output.read_bytes(), _known(cache)
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+    assert quantize(project.unfolded, images, output, *options, cache=cache) == 0
+    assert (output.read_bytes(), _known(cache)) == (model, known)
+
+
+# What a budget spares, and what overflows
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("crops")
+    write_crops(folder, count=2)
+    return folder
+
+
+def _changed(folder: Path, change: Callable[[Network], None]) -> Path:
+    """A network to which something was done that changes nothing of what it computes."""
+    network = enlarging_edsr()
+    change(network)
+    lr = photograph_like((1, 30, 40))
+    plain = run_network(enlarging_edsr(), lr)
+    assert np.abs(run_network(network, lr) - plain).max() < 2e-3
+    return write_checkpoint(folder / "edsr.safetensors", network).with_suffix(".onnx")
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_a_convolution_that_int8_does_not_suit_is_spared(
+    tmp_path: Path, crops: Path, block: int
+) -> None:
+    source = _changed(tmp_path, lambda network: plant_offset(network, block))
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--target", "cpu", "--budget-db", "0.3")
+    assert quantize(source, crops, output, *options) == 0
+    report = Finished(output, "").report
+    assert report["int8"]["spared"] == [f"body.{block}.conv2"]
+    worst, second = report["sensitivities"][:2]
+    assert worst["convolution"]["name"] == f"body.{block}.conv2"
+    assert worst["alone"]["noise_db"] > 10 * second["alone"]["noise_db"]
+    assert report["lost_db"] <= 0.3
+
+
+@pytest.mark.parametrize(("precision", "times"), [("fp16", 1024), ("fp16", 128), ("int8", 1024)])
+def test_a_trunk_that_float16_does_not_hold_is_scaled(
+    tmp_path: Path, crops: Path, precision: str, times: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _changed(tmp_path, lambda network: plant_large_trunk(network, times))
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(source, crops, output, precision=precision) == 0
+    found = Finished(output, "")
+    exponent = found.report["trunk_exponent"]
+    assert f"trunk: multiplied by 2^{exponent}, exactly" in capsys.readouterr().out
+    largest = found.report["float16"][0]["peak"]
+    assert 2**8 < largest < 2**12
+    assert not any(entry["wide"] for entry in found.report["float16"])
+    assert found.report["lost_db"] < (0.003 if precision == "fp16" else 0.02)
+    lr = photograph_like((1, 30, 40))
+    sr = run(found.model, lr)
+    assert np.isfinite(sr).all()
+    assert parity_db(sr, run_network(enlarging_edsr(), lr)) > 45
+
+
+def test_factors_are_compared_whatever_the_trunk_was_multiplied_by(
+    tmp_path: Path, crops: Path
+) -> None:
+    source = _changed(tmp_path, lambda network: plant_large_trunk(network, 128))
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(source, crops, output, precision="fp16") == 0
+    stages = Finished(output, "").report["stages"]
+    assert all((stage["factor_error"] or 0) < 0.1 for stage in stages)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_what_float16_does_not_hold_inside_a_branch_stays_float32(
+    tmp_path: Path, crops: Path, precision: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = _changed(tmp_path, lambda network: plant_large_branch(network, 0, 4e4))
+    output = tmp_path / "out" / "x2.onnx"
+    options = ("--budget-db", "0.2")
+    assert quantize(source, crops, output, *options, precision=precision) == 0
+    report = Finished(output, "").report
+    wide = {entry["name"] for entry in report["float16"] if entry["wide"]}
+    assert wide and all(name.startswith("body.0.") for name in wide)
+    assert all(entry["peak"] > 65504 / 4 for entry in report["float16"] if entry["wide"])
+    assert "stays float32" in capsys.readouterr().out
+    assert report["trunk_exponent"] == 0
+    if precision == "int8":
+        assert not {"body.0.conv1", "body.0.conv2"} & set(report["int8"]["convolutions"])
+        _, share = int8_of(Finished(output, "").model)
+        assert report["int8"]["share_of_multiply_adds"] == pytest.approx(share)
+    lr = photograph_like((1, 30, 40))
+    sr = run(Finished(output, "").model, lr)
+    assert parity_db(sr, run_network(enlarging_edsr(), lr)) > 45
+
+
+def test_the_report_is_json_where_nothing_comes_through(tmp_path: Path, crops: Path) -> None:
+    """A residual of zeros is infinitely far from overflow, which JSON cannot say."""
+    network = enlarging_edsr()
+    for parameter in blocks_of(network)[0].conv2.parameters():
+        parameter.data.zero_()
+    source = write_checkpoint(tmp_path / "edsr.safetensors", network).with_suffix(".onnx")
+    output = tmp_path / "out" / "x2.onnx"
+    assert quantize(source, crops, output) == 0
+    assert Finished(output, "").report["lost_db"] <= 0.02
+
+
+def test_images_that_are_all_one_colour_are_refused(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Black or white with nothing in it: a loss cannot be told, or is."""
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (80, 80)).save(images / "black.png")
+    output = tmp_path / "out" / "x2.onnx"
+    code = quantize(project.unfolded, images, output, "--target", "cpu")
+    assert "Traceback" not in capsys.readouterr().err
+    assert files(output.parent) == (set() if code else {"x2.onnx", "x2.json"})

@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from _support.enlarging import enlarging_edsr, write_checkpoint, write_crops
+from adadm.calibration import pipeline
+from adadm.calibration.gates import SHIFT, GateResult
+from adadm.calibration.images import CalibrationImages, Photograph
+from adadm.calibration.ledger import Ledger, Stage, StageResult
+from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.pipeline import Quantized, lower
+from adadm.calibration.source import Source, load_source
+from adadm.calibration.stages import run_of, stages_of
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.images import batch_from_image, image_from_batch
+from adadm.runtime.metrics import psnr_y
+from adadm.runtime.targets import TARGETS
+
+CPU = Request("int8", TARGETS["cpu"], 0.02)
+HALF = Request("fp16", TARGETS["tensorrt10"], 0.005)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    path = tmp_path_factory.mktemp("network") / "edsr.safetensors"
+    return load_source(write_checkpoint(path, enlarging_edsr()).with_suffix(".onnx"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("images")
+    write_crops(folder, count=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def images_of(folder: Path) -> CalibrationImages:
+    return CalibrationImages([folder], 2)
+
+
+def mean_psnr_y_db(model: onnx.ModelProto, images: CalibrationImages) -> float:
+    run = run_of(model)
+    scores = [
+        psnr_y(image_from_batch(run(batch_from_image(photo.lr, 255)), 255), photo.hr, shave=2)
+        for photo in images
+    ]
+    return math.fsum(scores) / len(scores)
+
+
+def ledger_with(**psnr_y_db: float) -> Ledger:
+    stages = tuple(
+        StageResult(name.replace("_", " "), db, None, None, 0.0, None, None)
+        for name, db in psnr_y_db.items()
+    )
+    return Ledger(2, stages)
+
+
+class Measured:
+    """In place of the ledger's measure: loses what it is told to, and notes what was INT8."""
+
+    def __init__(self, *lost_db: float) -> None:
+        self.lost_db = list(lost_db)
+        self.int8: list[frozenset[str]] = []
+
+    def note(self, lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
+        self.int8.append(frozenset(int8))
+        return []
+
+    def __call__(self, *_: Any) -> Ledger:
+        return ledger_with(ONNX_Runtime=30.0, FP16=29.999, INT8=30.0 - self.lost_db.pop(0))
+
+    def into(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pipeline, "stages_of", self.note)
+        monkeypatch.setattr(pipeline, "measure", self)
+
+
+def test_stages_and_steps_are_told_in_order(source: Source, folder: Path, cache: Path) -> None:
+    stages: list[str] = []
+    steps: dict[str, list[tuple[int, int]]] = {}
+    request = replace(CPU, cache=cache)
+    quantized = lower(
+        source,
+        images_of(folder),
+        request,
+        stages.append,
+        lambda done, total, _: steps.setdefault(stages[-1], []).append((done, total)),
+    )
+    assert stages == [
+        "folding and collapsing",
+        "observing the ranges of all tensors",
+        "searching which convolutions can be INT8",
+        "measuring what each stage costs",
+        "looking for artefacts",
+    ]
+    for told in steps.values():
+        assert [done for done, _ in told] == sorted(done for done, _ in told)
+        assert all(done <= total for done, total in told)
+    assert steps["measuring what each stage costs"] == [(1, 2), (2, 2)]
+    assert quantized.models.keys() == {"whole"}
+    assert quantized.assignment is not None and quantized.assignment.int8
+    quantized.check()
+
+
+def test_what_is_remembered_is_not_measured_again(
+    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = replace(CPU, cache=cache)
+    first = lower(source, images_of(folder), request)
+
+    def never(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(pipeline, "LossMeter", never)
+    again = lower(source, images_of(folder), request)
+    assert again.as_json() == first.as_json()
+    assert again.models["whole"].SerializeToString() == first.models["whole"].SerializeToString()
+
+
+@pytest.mark.parametrize("request_", [CPU, replace(CPU, target=TARGETS["tensorrt10"])])
+def test_what_is_lost_is_what_the_lowered_model_loses(
+    source: Source, folder: Path, cache: Path, request_: Request
+) -> None:
+    """Measured again, on the model that stands for what is written."""
+    images = images_of(folder)
+    quantized = lower(source, images, replace(request_, cache=cache))
+    assert quantized.assignment is not None
+    lowered = quantized.lowering.lowered("whole", quantized.assignment.int8)
+    single, found = (
+        mean_psnr_y_db(model, images) for model in (quantized.lowering.reference, lowered.evaluated)
+    )
+    assert single - found <= request_.budget_db
+    assert quantized.lost_db >= single - found - 1e-9
+    assert quantized.ledger.stages[-1].psnr_y_db == pytest.approx(found, abs=1e-6)
+
+
+def test_the_worst_of_what_is_written_is_lost(source: Source, folder: Path, cache: Path) -> None:
+    """Stages after the lowering count; those before are float32."""
+    lowering = Lowering(source, images_of(folder), replace(CPU, cache=cache))
+
+    def lost_db(**psnr_y_db: float) -> float:
+        return Quantized({}, lowering, None, (), ledger_with(**psnr_y_db)).lost_db
+
+    assert lost_db(PyTorch=31, ONNX_Runtime=30, INT8=29.5) == 0.5
+    assert lost_db(PyTorch=31, ONNX_Runtime=30, FP16=29, INT8=29.5) == 0.5
+    assert lost_db(PyTorch=31, ONNX_Runtime=30, FP16=29.75) == 0.25
+    assert lost_db(ONNX_Runtime=30, FP16=29.9, INT8=29.5, tile_models=29.25) == 0.75
+    assert lost_db(ONNX_Runtime=30, FP16=29.9, tile_models=30.5) == pytest.approx(0.1)
+    assert lost_db(ONNX_Runtime=30, INT8=30.25) == -0.25
+
+
+def test_more_photographs_that_lose_more_tighten_the_search(
+    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search sees eight of them; where all lose over the budget, less becomes INT8."""
+    measured = Measured(0.05, 0.01)
+    measured.into(monkeypatch)
+    quantized = lower(source, images_of(folder), replace(CPU, cache=cache))
+    first, second = measured.int8
+    assert second < first and len(second) > 0
+    assert quantized.assignment is not None and frozenset(quantized.assignment.int8) == second
+    assert quantized.lost_db == pytest.approx(0.01)
+
+
+def test_a_budget_that_all_photographs_miss_is_refused(
+    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = Measured(0.021, 0.0211, 0.0212, 0.0)
+    measured.into(monkeypatch)
+    message = (
+        r"INT8 loses 0\.0212 dB over all 2 photographs, the budget is 0\.02 dB; raise --budget"
+    )
+    with pytest.raises(CalibrationError, match=message):
+        lower(source, images_of(folder), replace(CPU, cache=cache))
+    assert len(measured.int8) == 3
+
+
+def test_nothing_within_a_tightened_budget_is_refused(
+    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Measured(1e9).into(monkeypatch)
+    with pytest.raises(CalibrationError, match=r"no convolution can be INT8 within 0\.02 dB"):
+        lower(source, images_of(folder), replace(CPU, cache=cache))
+
+
+def test_float16_over_its_budget_is_refused(
+    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "measure", lambda *_: ledger_with(ONNX_Runtime=30.0, FP16=29.99))
+    with pytest.raises(CalibrationError, match=r"float16 loses 0\.0100 dB, the budget is 0\.005 d"):
+        lower(source, images_of(folder), replace(HALF, cache=cache))
+
+
+def test_float16_of_a_target_without_it_is_refused_before_anything_runs(
+    source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("observed")
+
+    monkeypatch.setattr("adadm.calibration.lowering.collect", never)
+    with pytest.raises(CalibrationError, match="float16 gains nothing on cpu"):
+        lower(source, images_of(folder), replace(HALF, target=TARGETS["cpu"]))
+
+
+def test_the_report_is_json_and_the_same_each_time(
+    source: Source, folder: Path, cache: Path
+) -> None:
+    quantized = lower(source, images_of(folder), replace(HALF, cache=cache))
+    text = json.dumps(quantized.as_json(), allow_nan=False)
+    again = lower(source, images_of(folder), replace(HALF, cache=cache))
+    assert json.dumps(again.as_json()) == text
+    assert json.loads(text)["int8"] is None
+    assert len(json.loads(text)["gates"]) == 6
+
+
+def test_a_failed_gate_is_told_by_check_alone(source: Source, folder: Path, cache: Path) -> None:
+    """A caller can look at the models and the ledger of what `check` refuses."""
+    quantized = lower(source, images_of(folder), replace(HALF, cache=cache))
+    failed = replace(quantized.ledger, gates=(GateResult(SHIFT, 0.6, "red of a.png"),))
+    with pytest.raises(CalibrationError, match=r"mean shift is 0\.60 levels \(red of a\.png\)"):
+        replace(quantized, ledger=failed).check()
+
+
+def test_an_input_model_is_left_as_it_is(source: Source, folder: Path, cache: Path) -> None:
+    before = ir.to_proto(source.model).SerializeToString(deterministic=True)
+    lower(source, images_of(folder), replace(CPU, cache=cache))
+    assert ir.to_proto(source.model).SerializeToString(deterministic=True) == before
+
+
+def test_stages_are_one_function_in_many_forms(source: Source, folder: Path, cache: Path) -> None:
+    """Exact ones agree to the last digits, with all their factors."""
+    request = replace(CPU, target=TARGETS["tensorrt10"], stats="external", cache=cache)
+    lowering = Lowering(source, images_of(folder), request)
+    stages = stages_of(lowering, ["body.0.conv1"])
+    assert [stage.name for stage in stages] == [
+        "as exported",
+        "folded",
+        "collapsed",
+        "ONNX Runtime",
+        "FP16",
+        "INT8",
+        "tile models",
+    ]
+    photograph: Photograph = next(iter(images_of(folder)))
+    lr = np.ascontiguousarray(photograph.lr.transpose(2, 0, 1)[None], np.float32)
+    found = {stage.name: stage.run(lr) for stage in stages}
+    expected, _ = found["as exported"]
+    factors = [float(value.item()) for value in found["folded"][1]]
+    assert len(factors) == 2 and all(math.isfinite(factor) for factor in factors)
+    for name, (sr, known) in found.items():
+        error = np.abs(sr - expected).max()
+        assert error < (2e-3 if name in ("folded", "collapsed", "ONNX Runtime") else 3), name
+        if known:
+            np.testing.assert_allclose([value.item() for value in known], factors, rtol=3e-3)
+    assert found["FP16"][0].tobytes() != expected.tobytes()
+    assert found["INT8"][0].tobytes() != found["FP16"][0].tobytes()
+
+
+def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
+    request = replace(CPU, stats="external", cache=cache)
+    quantized = lower(source, images_of(folder), request)
+    assert quantized.models.keys() == {"whole", "tile", "moments"}
+    notes = set()
+    for model in quantized.models.values():
+        onnx.checker.check_model(model, full_check=True)
+        (note,) = (e.value for e in model.metadata_props if e.key == "adadm.quantization")
+        notes.add(note)
+    assert len(notes) == 1
+    assert json.loads(notes.pop())["images_sha256"] == images_of(folder).digest
