@@ -599,6 +599,10 @@ def test_float16_over_its_budget(
             ["--precision", "int8", "-o", "x2.onnx", "--tile", "32", "--static", "1x32x32"],
             "not allowed with",
         ),
+        (
+            ["--precision", "fp16", "-o", "x2.onnx", "--sensitivity"],
+            "--sensitivity is what convolutions cost in INT8",
+        ),
     ],
 )
 def test_usage(
@@ -616,6 +620,18 @@ def test_usage(
     assert stopped.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert files(tmp_path) == set()
+
+
+def test_the_source_is_not_overwritten(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "x2.onnx"
+    source.write_bytes(project.unfolded.read_bytes())
+    with pytest.raises(SystemExit) as stopped:
+        quantize(source, project.images, tmp_path / "." / "x2.onnx")
+    assert stopped.value.code == 2
+    assert "the output is the source" in " ".join(capsys.readouterr().err.split())
+    assert source.read_bytes() == project.unfolded.read_bytes()
 
 
 def test_help_has_all_targets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,10 @@ def test_the_reference_loses_nothing() -> None:
 
 def test_lost_is_that_of_the_ledger() -> None:
     reference, lowered = enlarging(noise=8), enlarging(noise=9, seed=1)
-    stages = [Stage(n, lambda lr, r=r: (r(lr), [])) for n, r in (("a", reference), ("b", lowered))]
+    stages = [
+        Stage(name, lambda lr, run=run: (run(lr), []))  # type: ignore[misc]
+        for name, run in (("float32", reference), ("lowered", lowered))
+    ]
     ledger = measure(stages, PHOTOGRAPHS, 255.0, UPSCALE)
     loss = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE).loss_of(lowered)
     assert loss.lost_db == pytest.approx(ledger.stages[1].lost_db)

@@ -240,3 +240,14 @@ def test_a_graph_of_a_fixed_size_is_counted_at_the_same() -> None:
     fixed: ir.Model = ir.from_proto(proto)
     assert multiply_adds(fixed) == multiply_adds(model())
     assert fixed.graph.inputs[0].shape == ir.Shape([1, 3, 24, 30])
+
+
+def test_a_convolution_of_one_dimension_is_left_alone() -> None:
+    proto = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 19]>
+        g (float[1, 1, L] x, float[1, 1, 3] w) => (float[1, 1, M] y) { y = Conv (x, w) }"""
+    )
+    proto.graph.input.pop()
+    weight = np.ones((1, 1, 3), np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    assert choose_ranges(ir.from_proto(proto).graph, {"x": statistics(np.ones(1))}) == {}

@@ -280,3 +280,28 @@ def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
         notes.add(note)
     assert len(notes) == 1
     assert json.loads(notes.pop())["images_sha256"] == images_of(folder).digest
+
+
+def test_drawn_inputs_are_as_large_as_the_network_needs(
+    source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adadm.calibration.lowering._DRAWN_PX", (16, 20))
+    assert Lowering(source, images_of(folder), CPU).size == (16, 20)
+    needy = replace(source, metadata={**source.metadata, "adadm.smallest_area": "1500"})
+    assert Lowering(needy, images_of(folder), CPU).size == (48, 60)
+
+
+def test_the_cache_of_losses_is_that_of_what_is_evaluated(
+    source: Source, folder: Path, cache: Path
+) -> None:
+    """The two forms for TensorRT compute the same; float32 does not."""
+    keys = [
+        Lowering(source, images_of(folder), Request("int8", TARGETS[name], 0.02, cache=cache)).key
+        for name in ("tensorrt10", "jetson-orin-jp51", "cpu")
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_two_images_at_a_time_are_refused(source: Source, folder: Path) -> None:
+    with pytest.raises(CalibrationError, match="a model for 2 images at a time cannot be lowered"):
+        Lowering(source, images_of(folder), replace(CPU, static=(2, 32, 32)))

@@ -185,6 +185,14 @@ def test_is_left_alone(body: str, values: Collection[str], reason: str) -> None:
     assert ir.to_proto(model).SerializeToString() == before
 
 
+def test_tells_what_became_of_each_factor() -> None:
+    """Where the residual is scaled with the trunk, the factor stays what it was."""
+    nested = f"{modulate('v', 't', 'o')} {modulate('u', 't', 'v')}"
+    scaling = ScaleTrunk(-3)
+    assert scaling(graph(f"{HEAD} {BRANCH} {nested} {LAST}")).modified
+    assert scaling.factor_scales == [2.0**-3, 1.0]
+
+
 def test_unknown_channels_are_a_reason() -> None:
     model = graph(f"{HEAD} {modulate('u', 't', 'r')} {LAST}")
     next(iter(model.graph)).outputs[0].shape = None
