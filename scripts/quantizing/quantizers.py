@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime.quantization as quantization
 from onnx import TensorProto
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from adadm.calibration.images import Photograph
 from adadm.export import Options
@@ -48,6 +46,10 @@ def with_onnx_runtime(
     model: Path, images: Sequence[Photograph], rgb_range: float
 ) -> onnx.ModelProto:
     """`quantize_static` with its defaults, after the preparation that it asks for."""
+    # Here, since it puts a folder of its own on sys.path.
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     prepared, quantized = model.with_name("prepared.onnx"), model.with_name("onnx_runtime.onnx")
     quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
     logging.disable(logging.WARNING)
@@ -118,15 +120,14 @@ def _output_of(python: Path, *arguments: str) -> str:
     return done.stdout
 
 
-class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """The photographs, one after the other."""
+class _Reader:
+    """The photographs, one after the other, as a `CalibrationDataReader` gives them."""
 
     def __init__(self, images: Sequence[Photograph], rgb_range: float) -> None:
-        self._batches = self._read(images, rgb_range)
+        self._images, self._rgb_range = iter(images), rgb_range
 
     def get_next(self) -> dict[str, Batch] | None:
-        return next(self._batches, None)
-
-    def _read(self, images: Sequence[Photograph], rgb_range: float) -> Iterator[dict[str, Batch]]:
-        for photograph in images:
-            yield {"lr": batch_from_image(photograph.lr, rgb_range)}
+        """What to run next; None at the end."""
+        for photograph in self._images:
+            return {"lr": batch_from_image(photograph.lr, self._rgb_range)}
+        return None

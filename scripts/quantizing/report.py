@@ -29,8 +29,8 @@ PARTS = {
         "What each input channel is multiplied by before it is quantized. *None*: the folded "
         "network as it is, at every convolution. *None after norm1* and *affine form of norm1*: "
         "only convolutions that norm1 was folded into differ from what is shipped; they read the "
-        "trunk as it is, or times what norm1 multiplies it by (other channels of a Concat by 1). *Share*: how much of "
-        "the unevenness of channels the activations give up; shipped is 0.9.",
+        "trunk as it is, or times what norm1 multiplies it by (other channels of a Concat by 1). "
+        "*Share*: how much of the unevenness of channels the activations give up; shipped is 0.9.",
     ),
     "photographs": (
         "Photographs",
