@@ -691,7 +691,8 @@ def test_ctrl_c_while_the_queue_is_full(tmp_path: Path) -> None:
 
 
 CTRL_C = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from adadm.runtime.photo_writer import PhotoWriter
 from adadm.runtime.photos import open_photo
 photo = open_photo(sys.argv[1])
