@@ -192,7 +192,7 @@ def test_nothing_within_a_tightened_budget_is_refused(
     source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Measured(1e9).into(monkeypatch)
-    with pytest.raises(CalibrationError, match="INT8 loses 1000000000.0000 dB over all"):
+    with pytest.raises(CalibrationError, match=r"INT8 loses 1000000000\.0000 dB over all"):
         lower(source, images_of(folder), replace(CPU, cache=cache))
 
 
