@@ -1,8 +1,8 @@
 """What PSNR does not see: artefacts that a lowered model adds, each held to what an eye could see.
 
 A gate is one number: how far a lowered model is from its float32 reference, in grey levels of 255
-as they are shown, so clipped to black and white, before rounding. The photographs are those of the
-calibration. The other inputs are drawn: banding, patterns and ringing hide in texture and show on
+as they are shown, so clipped to black and white, before rounding. The photographs are the first of
+the calibration's. The other inputs are drawn: banding, patterns and ringing hide in texture and show on
 what is smooth, flat or sharp. They are greys and the colours of skin, sky, leaves and bricks, since
 networks diverge on saturated colours already in float32; a case where the reference itself is far
 from its input is left out, and named.
@@ -213,7 +213,7 @@ def _on_photographs(
         ]
     at_border, within = power[:, 0] / power[:, 1] + _ROUNDING_POWER
     excess_db = 10 * math.log10(at_border / within)
-    return [GateResult(BORDER, excess_db, "all photographs"), _worst(SHIFT, shifts)]
+    return [GateResult(BORDER, excess_db, "the photographs"), _worst(SHIFT, shifts)]
 
 
 def _worst(
