@@ -3,9 +3,9 @@
 A gate is one number: how far a lowered model is from its float32 reference, in grey levels of 255
 as they are shown, so clipped to black and white, before rounding. The photographs are the first of
 the calibration's. The other inputs are drawn: banding, patterns and ringing hide in texture and
-show on what is smooth, flat or sharp. They are greys and the colours of skin, sky, leaves and bricks, since
-networks diverge on saturated colours already in float32; a case where the reference itself is far
-from its input is left out, and named.
+show on what is smooth, flat or sharp. They are greys and the colours of skin, sky, leaves and
+bricks, since networks diverge on saturated colours already in float32; a case where the reference
+itself is far from its input is left out, and named.
 """
 
 from __future__ import annotations
