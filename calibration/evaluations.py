@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adadm.calibration.gates import Run
+from adadm.calibration.gates import Run, shown_levels
 from adadm.calibration.images import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
@@ -106,10 +106,7 @@ class LossMeter:
 
     def _shown(self, sr: Batch) -> npt.NDArray[np.float64]:
         """Y inside the border that PSNR-Y leaves out, clipped to black and white, not rounded."""
-        levels: npt.NDArray[Any] = np.clip(
-            sr[0].astype(np.float64) * (255 / self._rgb_range), 0, 255
-        )
-        return self._inner(luma(levels.transpose(1, 2, 0)))
+        return self._inner(luma(shown_levels(sr, self._rgb_range).transpose(1, 2, 0)))
 
     def _inner(self, plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return plane[self._upscale : -self._upscale, self._upscale : -self._upscale]

@@ -31,6 +31,7 @@ __all__ = [
     "diverges",
     "drawn_inputs",
     "measure_gates",
+    "shown_levels",
 ]
 
 Run = Callable[[Batch], Batch]
@@ -265,7 +266,7 @@ class _Pair:
         for which, sr in (("float32 reference", expected), ("lowered model", found)):
             if not np.isfinite(sr).all():
                 raise CalibrationError(f"{name}: the output of the {which} is not finite")
-        return _shown(found, self.rgb_range) - _shown(expected, self.rgb_range)
+        return shown_levels(found, self.rgb_range) - shown_levels(expected, self.rgb_range)
 
     def _batch(self, image: ImageArray) -> Batch:
         return batch_from_image(image, self.rgb_range)
@@ -284,10 +285,11 @@ def diverges(sr: Batch, image: ImageArray, rgb_range: float) -> bool:
     """Whether an output (1, 3, r*H, r*W) is far from its drawn input (H, W, 3), or not finite."""
     upscale = sr.shape[-1] // image.shape[1]
     enlarged = image.repeat(upscale, axis=0).repeat(upscale, axis=1).transpose(2, 0, 1)
-    return not np.abs(_shown(sr, rgb_range) - enlarged).mean() <= _DIVERGED_LEVELS
+    return not np.abs(shown_levels(sr, rgb_range) - enlarged).mean() <= _DIVERGED_LEVELS
 
 
-def _shown(sr: Batch, rgb_range: float) -> Levels:
+def shown_levels(sr: Batch, rgb_range: float) -> Levels:
+    """An output (1, 3, H, W) in 0..255, clipped to black and white, not rounded: (3, H, W)."""
     levels: Levels = np.clip(sr[0].astype(np.float64) * (255 / rgb_range), 0, 255)
     return levels
 

@@ -146,15 +146,16 @@ def lower(
         assignment, sensitivities, ledger = _search(lowering, ledger_of, on_stage, on_step)
     on_stage("looking for artefacts")
     int8 = assignment.int8 if assignment else ()
+    forms = {name: lowering.lowered(name, int8) for name in lowering.forms}
     gates = measure_gates(
         run_of(lowering.reference),
-        run_of(lowering.lowered("whole", int8).evaluated),
+        run_of(forms["whole"].evaluated),
         itertools.islice(images, _SEARCH_PHOTOGRAPHS),
         source.rgb_range,
         source.upscale,
         lowering.size,
     )
-    models = {form: lowering.lowered(form, int8).model for form in lowering.forms}
+    models = {name: form.model for name, form in forms.items()}
     ledger = replace(ledger, gates=tuple(gates))
     quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
     _note(quantized)

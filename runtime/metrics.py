@@ -17,7 +17,7 @@ _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])
 _LUMA_OFFSET = 16.0
 
 
-def luma(image: ImageArray) -> npt.NDArray[np.float64]:
+def luma(image: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
     """The Y channel (H, W) in 16..235 of an image (H, W, 3) in 0..255, not rounded."""
     return image.astype(np.float64) @ (_LUMA_WEIGHTS / 255) + _LUMA_OFFSET
 
