@@ -18,12 +18,10 @@ from adadm.export.opset import set_opset
 from adadm.export.passes import BakeImageIO
 from adadm.export.passes.channels import constant_of, label, new_initializer
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.recipes import FLOAT32_LAYERS
 from adadm.runtime.targets import Target
 
-__all__ = ["FLOAT32_LAYERS", "Form", "check_half", "in_target_form"]
-
-FLOAT32_LAYERS = "adadm.float32_layers"
-"""Metadata of a model for weak typing: `Form.pinned`, as JSON."""
+__all__ = ["Form", "check_half", "in_target_form"]
 
 _OPSET_OF_HALF_SCALES = 19
 """The first in which QuantizeLinear and DequantizeLinear take scales in float16."""

@@ -17,11 +17,17 @@ from adadm.calibration.tensor_statistics import TensorStatistics
 from adadm.export.passes.channels import NotFoldable, bias_of, label, weight_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 
-__all__ = ["ConvolutionRange", "choose_ranges", "multiply_adds", "quantize_convolutions"]
+__all__ = [
+    "COUNTED_AT",
+    "ConvolutionRange",
+    "choose_ranges",
+    "multiply_adds",
+    "quantize_convolutions",
+]
 
 Array = npt.NDArray[np.float64]
 
-_COUNTED_AT = (1, 3, 270, 480)
+COUNTED_AT = (1, 3, 270, 480)
 _SHARE_OF_ACTIVATIONS = 0.9
 """How much of the unevenness of its channels an input gives up; the weights take the rest."""
 _TYPICAL_WEIGHT = 0.5
@@ -118,7 +124,10 @@ def multiply_adds(model: ir.Model) -> dict[str, int]:
     for node in counted.graph:
         for value in node.outputs:
             value.shape = None
-    counted.graph.inputs[0].shape = ir.Shape(_COUNTED_AT)
+    lr = counted.graph.inputs[0]
+    batch, channels, height, width = COUNTED_AT
+    is_image = lr.dtype == ir.DataType.UINT8
+    lr.shape = ir.Shape((batch, height, width, channels) if is_image else COUNTED_AT)
     common.ShapeInferencePass()(counted)
     found = {}
     for node in counted.graph:

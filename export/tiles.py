@@ -19,6 +19,7 @@ from adadm.runtime.errors import ExportError, SessionError
 from adadm.runtime.images import Batch
 from adadm.runtime.memory import MemoryModel, measure_memory
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.session import Array
 
 __all__ = ["HaloError", "TileModels", "measure_halo", "measure_memories", "std_from", "tile_graphs"]
 
@@ -97,9 +98,10 @@ def measure_halo(network: Network, models: TileModels) -> list[HaloError]:
     return [HaloError(px, float(f"{worst[px]:.2g}")) for px in _HALOS_PX if px < measured]
 
 
-def std_from(moments: OnnxRuntimeSession, lr: Batch) -> Batch:
-    """The std (N, B, 1, 1) of every trunk for whole images (N, 3, H, W)."""
-    batch, _, height, width = lr.shape
+def std_from(moments: OnnxRuntimeSession, lr: Array) -> Batch:
+    """The std (N, B, 1, 1) of every trunk for whole images, as the model reads them."""
+    batch = lr.shape[0]
+    height, width = lr.shape[1:3] if lr.dtype == np.uint8 else lr.shape[2:]
     (blocks,) = (spec.shape[1] for spec in moments.inputs if spec.name == "std")
     feed = {
         "lr": lr,

@@ -7,9 +7,11 @@ import os
 from collections.abc import Callable
 
 from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.model_files import is_engine
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.openvino_session import OpenVINOSession
 from adadm.runtime.session import Session
+from adadm.runtime.tensorrt_session import TensorRTSession
 
 __all__ = ["AUTO_ORDER", "BACKENDS", "open_session"]
 
@@ -22,33 +24,62 @@ _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
 _TENSORRT = "TensorrtExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
+_ENGINE = "engine"
+
+
+def _engine(model: Model, trust: bool) -> Session:
+    if isinstance(model, bytes) or not is_engine(model):
+        name = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
+        raise SessionError(
+            f"{name} is no engine (.engine or .plan); build one of it with adadm build, or choose "
+            "another backend"
+        )
+    return TensorRTSession(model, trust)
+
+
 BACKENDS: dict[str, Callable[[Model, int], Session]] = {
     "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads),
     "openvino": OpenVINOSession,
     "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads),
     "tensorrt": lambda model, threads: OnnxRuntimeSession(model, [_TENSORRT, _CUDA, _CPU], threads),
+    _ENGINE: lambda model, _: _engine(model, trust=False),
 }
-"""ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; and OpenVINO on the CPU."""
+"""ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; OpenVINO on the CPU; and
+TensorRT itself, for engines that are built."""
 
 AUTO_ORDER = ("cuda", "openvino", "cpu")
 """What `auto` tries. Not `tensorrt`, which builds an engine for minutes first."""
 
 
-def open_session(model: Model, backend: str = "cpu", threads: int = 0) -> Session:
+def open_session(
+    model: Model, backend: str = "cpu", threads: int = 0, trust: bool = False
+) -> Session:
     """Load a model.
 
     Args:
         model: a path, or a serialized model.
-        backend: one of `BACKENDS`, or `auto` for the first of `AUTO_ORDER` that can load the model.
+        backend: one of `BACKENDS`, or `auto` for the first of `AUTO_ORDER` that can load the model,
+            which for an engine is `engine`.
         threads: of the CPU; 0 leaves it to the backend.
+        trust: load an engine without a manifest too, which may run any code.
 
     Raises:
         MissingDependencyError: the backend is not installed.
         SessionError: the name is unknown, or the backend refuses the model or lacks its device.
+        EngineError: the engine is not whole, or was made for another machine.
     """
+    if backend not in ("auto", *BACKENDS):
+        raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+    if not isinstance(model, bytes) and is_engine(model):
+        if backend not in ("auto", _ENGINE):
+            raise SessionError(
+                f"{os.fspath(model)} is an engine, which {backend} cannot run; choose {_ENGINE} or "
+                "auto, or give the ONNX model that it was built from"
+            )
+        session = _engine(model, trust)
+        session.backend = _ENGINE
+        return session
     if backend != "auto":
-        if backend not in BACKENDS:
-            raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
         return _opened(backend, model, threads)
     reasons = []
     for name in AUTO_ORDER:

@@ -27,6 +27,12 @@ VERBS = {
     "quantize": Verb(
         "adadm.calibration.quantize", "quantize", "a network in FP16 or INT8, under a budget in dB"
     ),
+    "build": Verb(
+        "adadm.runtime.build_engine", "rtx", "a TensorRT engine, with a manifest that proves it"
+    ),
+    "bundle": Verb(
+        "adadm.calibration.bundle", "quantize", "a folder that a Jetson builds and checks by itself"
+    ),
     "upscale": Verb(
         "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"
     ),

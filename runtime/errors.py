@@ -10,7 +10,8 @@
     ├── ParityError                two backends disagree by more than the tolerance
     ├── SessionError               a backend refuses a model or a feed
     ├── TilingError                an image cannot be cut into tiles as asked
-    └── EngineError                TensorRT refuses to parse or build
+    └── EngineError                an ONNX file, an engine, its manifest or a bundle is damaged, is
+                                   another's, or cannot be built or run here
 
 A message says what was found, what was expected, and what to do.
 """
@@ -78,7 +79,7 @@ class TilingError(AdadmError):
 
 
 class EngineError(AdadmError):
-    """TensorRT refuses to parse or to build."""
+    """A model, an engine or a bundle is damaged or another's, or cannot be built or run here."""
 
 
 def require(module: str, extra: str) -> ModuleType:

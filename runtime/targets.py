@@ -29,7 +29,8 @@ class Target:
             INT8: "invalid weights type of Int8").
         tensorrt: its version, or the first of those that are meant; None without.
         compute_capabilities: of its GPUs, such as `SM87`; empty where any will do.
-        jetpack, python: what the device has; None where no device is meant.
+        jetpack, python, cuda, glibc: what the device has; None where no device is meant.
+        memory_gib: of its smallest and its largest board, which CPU and GPU share.
     """
 
     name: str
@@ -42,10 +43,30 @@ class Target:
     compute_capabilities: tuple[str, ...] = ()
     jetpack: str | None = None
     python: str | None = None
+    cuda: str | None = None
+    glibc: str | None = None
+    memory_gib: tuple[int, int] | None = None
+
+    @property
+    def is_rtx(self) -> bool:
+        """TensorRT for RTX: another library, that builds without the GPU and has no trtexec."""
+        return self.name == "tensorrt-rtx"
+
+    @property
+    def runs_runtime(self) -> bool:
+        """Whether its Python is new enough for `adadm.runtime`, which wants 3.10."""
+        return self.python is None or tuple(map(int, self.python.split("."))) >= (3, 10)
+
+
+_MEMORY_GIB = {"Xavier": (8, 64), "Orin": (4, 64), "Thor": (64, 128)}
+
+
+_GLIBC = {"3.8": "2.31", "3.10": "2.35", "3.12": "2.39"}
+"""By the Python of Ubuntu 20.04, 22.04 and 24.04."""
 
 
 def _jetson(
-    name: str, board: str, capability: str, jetpack: str, tensorrt: str, python: str
+    name: str, board: str, capability: str, jetpack: str, tensorrt: str, cuda: str, python: str
 ) -> Target:
     old = tensorrt.startswith("8.")
     return Target(
@@ -59,19 +80,22 @@ def _jetson(
         compute_capabilities=(capability,),
         jetpack=jetpack,
         python=python,
+        cuda=cuda,
+        glibc=_GLIBC[python],
+        memory_gib=_MEMORY_GIB[board],
     )
 
 
 TARGETS: dict[str, Target] = {
     found.name: found
     for found in (
-        _jetson("jetson-xavier-jp51", "Xavier", "SM72", "5.1", "8.5", "3.8"),
-        _jetson("jetson-orin-jp51", "Orin", "SM87", "5.1", "8.5", "3.8"),
-        _jetson("jetson-orin-jp60", "Orin", "SM87", "6.0", "8.6", "3.10"),
-        _jetson("jetson-orin-jp62", "Orin", "SM87", "6.2", "10.3", "3.10"),
-        _jetson("jetson-orin-jp72", "Orin", "SM87", "7.2", "10.16", "3.12"),
-        _jetson("jetson-thor-jp71", "Thor", "SM110", "7.1", "10.13", "3.12"),
-        _jetson("jetson-thor-jp72", "Thor", "SM110", "7.2", "10.16", "3.12"),
+        _jetson("jetson-xavier-jp51", "Xavier", "SM72", "5.1", "8.5", "11.4", "3.8"),
+        _jetson("jetson-orin-jp51", "Orin", "SM87", "5.1", "8.5", "11.4", "3.8"),
+        _jetson("jetson-orin-jp60", "Orin", "SM87", "6.0", "8.6", "12.2", "3.10"),
+        _jetson("jetson-orin-jp62", "Orin", "SM87", "6.2", "10.3", "12.6", "3.10"),
+        _jetson("jetson-orin-jp72", "Orin", "SM87", "7.2", "10.16", "13.2", "3.12"),
+        _jetson("jetson-thor-jp71", "Thor", "SM110", "7.1", "10.13", "13.0", "3.12"),
+        _jetson("jetson-thor-jp72", "Thor", "SM110", "7.2", "10.16", "13.2", "3.12"),
         Target("tensorrt10", "TensorRT 10.3 or later, any GPU", "strong", tensorrt="10.3"),
         Target("tensorrt11", "TensorRT 11, any GPU", "strong", tensorrt="11.0"),
         Target(

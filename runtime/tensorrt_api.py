@@ -12,15 +12,26 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
+from adadm.runtime.build_monitor import BuilderLog, OnProgress, Stop, run_stoppable
 from adadm.runtime.errors import EngineError, require
 
-__all__ = ["Engine", "Flavour", "Profile", "Shape", "build_engine", "load", "parse"]
+__all__ = [
+    "DEFAULTS",
+    "Engine",
+    "Flavour",
+    "Profile",
+    "Profiles",
+    "Settings",
+    "Shape",
+    "build_engine",
+    "load",
+    "parse",
+]
 
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
 
 _LAYERS, _ACTIVATIONS = "Layers:", "Total Activation Memory:"
-_NOTED = (_LAYERS, _ACTIVATIONS)
 
 _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
@@ -34,6 +45,33 @@ class Profile:
     maximum: Shape
 
 
+Profiles = Sequence[Mapping[str, Profile]]
+"""One optimization profile an entry: input name to shapes. Empty for inputs of fixed sizes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine is built. TensorFloat-32, which keeps 11 bits of a factor, is always off.
+
+    Attributes:
+        compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
+        weak_types: for weak typing (TensorRT 8.x): the types that the builder may choose besides
+            float32, of `FP16` and `INT8`; None for strong typing.
+        float32_layers: layers that must stay float32 under weak typing.
+        workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
+        detailed: put the names of all kernels into the plan, and count them.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    weak_types: tuple[str, ...] | None = None
+    float32_layers: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    detailed: bool = False
+
+
+DEFAULTS = Settings()
+
+
 @dataclass(frozen=True)
 class Engine:
     """A serialized engine, and what its builder said of it.
@@ -42,13 +80,15 @@ class Engine:
         plan: what a runtime loads.
         layers: kernels of one inference, after fusion; None where the builder does not list them,
             or was not asked for details.
-        activation_bytes: device memory of one execution context at the largest shapes; None where
-            the builder does not say.
+        activation_bytes: for each profile, device memory of one execution context at the largest
+            shapes; empty where the builder does not say.
+        timing_cache: what the builder has timed, for the next build; None where there is none.
     """
 
     plan: bytes
     layers: int | None
-    activation_bytes: int | None
+    activation_bytes: tuple[int, ...]
+    timing_cache: bytes | None
 
 
 @dataclass
@@ -58,7 +98,7 @@ class ParsedNetwork:
     trt: ModuleType
     builder: Any
     network: Any
-    logger: Any
+    log: BuilderLog
 
 
 def load(flavour: Flavour) -> ModuleType:
@@ -70,16 +110,24 @@ def load(flavour: Flavour) -> ModuleType:
     return require(_MODULES[flavour], extra=flavour)
 
 
-def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:
-    """Parse a serialized ONNX model; the network is strongly typed from TensorRT 9 on.
+def parse(
+    model: bytes, flavour: Flavour, weak: bool = False, log: BuilderLog | None = None
+) -> ParsedNetwork:
+    """Parse a serialized ONNX model.
+
+    Args:
+        weak: the builder chooses types; without, those of the graph hold where TensorRT knows
+            strong typing, which it does from 9 on.
+        log: where messages go.
 
     Raises:
         EngineError: the parser refuses it; the message names each node and the reason.
     """
     trt = load(flavour)
-    logger = _collecting_logger(trt)
+    log = BuilderLog() if log is None else log
+    logger = log.as_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_creation_flags(trt))
+    network = builder.create_network(_creation_flags(trt, weak))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -87,69 +135,108 @@ def parse(model: bytes, flavour: Flavour) -> ParsedNetwork:
         raise EngineError(
             f"the parser of {trt.__name__} {trt.__version__} refuses the model:\n{listed}"
         )
-    return ParsedNetwork(trt, builder, network, logger)
+    return ParsedNetwork(trt, builder, network, log)
 
 
 def build_engine(
     model: bytes,
-    profiles: Sequence[Mapping[str, Profile]],
+    profiles: Profiles,
     flavour: Flavour,
-    compute_capabilities: Sequence[str] = (),
-    detailed: bool = False,
+    settings: Settings = DEFAULTS,
+    timing_cache: bytes | None = None,
+    log: BuilderLog | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Engine:
-    """Build an engine.
+    """Build an engine. Ctrl-C stops the builder, where it can be stopped (TensorRT 10 and later).
 
     Args:
         model: a serialized ONNX model.
-        profiles: one optimization profile an entry: input name to shapes. May be empty when the
-            inputs are static.
-        detailed: put the names of all kernels into the plan, and count them.
-        compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
+        timing_cache: of an earlier build; empty begins one; None keeps none.
+        log: where messages go.
+        on_progress: called with the share that is done, 0..1, and the phase; TensorRT 10 and later.
 
     Raises:
         EngineError: parsing or building fails.
     """
-    parsed = parse(model, flavour)
+    parsed = parse(model, flavour, settings.weak_types is not None, log)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
-    if detailed:
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.detailed:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     for shapes in profiles:
         profile = builder.create_optimization_profile()
         for name, shape in shapes.items():
             profile.set_shape(name, shape.minimum, shape.optimum, shape.maximum)
         config.add_optimization_profile(profile)
-    if compute_capabilities:
-        config.num_compute_capabilities = len(compute_capabilities)
-        for index, name in enumerate(compute_capabilities):
-            capability = getattr(trt.ComputeCapability, name, None)
-            if capability is None:
-                known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
-                raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
-            config.set_compute_capability(capability, index)
-    engine = builder.build_serialized_network(parsed.network, config)
+    if settings.weak_types is not None:
+        _set_weak_types(parsed, config, settings)
+    if settings.compute_capabilities:
+        _set_compute_capabilities(trt, config, settings.compute_capabilities)
+    if timing_cache is not None:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+
+    stop = Stop()
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = stop.as_monitor(trt, on_progress)
+    engine = run_stoppable(lambda: builder.build_serialized_network(parsed.network, config), stop)
     if engine is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} cannot build the model:\n  "
-            + "\n  ".join(parsed.logger.errors or ["no message"])
+            + "\n  ".join(parsed.log.errors or ["no message"])
         )
-    notes = parsed.logger.notes
+    notes = parsed.log.messages
     listed = next((note for note in notes if note.startswith(_LAYERS)), None)
     memory = [re.match(rf"{_ACTIVATIONS} (\d+)", note) for note in notes]
+    cache = config.get_timing_cache() if timing_cache is not None else None
     return Engine(
         plan=bytes(engine),
         layers=listed.count("LayerType:") or None if listed else None,
-        activation_bytes=next((int(found[1]) for found in memory if found), None),
+        activation_bytes=tuple(int(found[1]) for found in memory if found),
+        timing_cache=bytes(cache.serialize()) if cache else None,
     )
 
 
-def _creation_flags(trt: ModuleType) -> int:
+def _set_compute_capabilities(trt: ModuleType, config: Any, names: Sequence[str]) -> None:
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        capability = getattr(trt.ComputeCapability, name, None)
+        if capability is None:
+            known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
+            raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
+        config.set_compute_capability(capability, index)
+
+
+def _set_weak_types(parsed: ParsedNetwork, config: Any, settings: Settings) -> None:
+    """What `trtexec --fp16 --int8 --precisionConstraints=obey --layerPrecisions` does."""
+    trt = parsed.trt
+    for name in settings.weak_types or ():
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    if not settings.float32_layers:
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    wanted, found = set(settings.float32_layers), 0
+    for index in range(parsed.network.num_layers):
+        layer = parsed.network.get_layer(index)
+        if layer.name in wanted:
+            layer.precision = trt.float32
+            found += 1
+    if not found:
+        raise EngineError(
+            f"none of the {len(wanted)} layers that must stay float32 is in the network, such as "
+            f"{settings.float32_layers[0]}: the parser names layers otherwise than the file"
+        )
+
+
+def _creation_flags(trt: ModuleType, weak: bool) -> int:
     """Strongly typed where that exists (9 and later), explicit batch where that is asked (8.x).
 
     Enum integers moved between 10 and 11, so they are looked up by name.
     """
     flags = trt.NetworkDefinitionCreationFlag
-    names = ("STRONGLY_TYPED", "EXPLICIT_BATCH")
+    names = ("EXPLICIT_BATCH",) if weak else ("STRONGLY_TYPED", "EXPLICIT_BATCH")
     chosen = next((getattr(flags, name) for name in names if hasattr(flags, name)), None)
     return 0 if chosen is None else 1 << int(chosen)
 
@@ -157,22 +244,3 @@ def _creation_flags(trt: ModuleType) -> int:
 def _described(problem: Any) -> str:
     name, operator = problem.node_name(), problem.node_operator()
     return f"node {name or '(unnamed)'} ({operator or 'no operator'}): {problem.desc()}"
-
-
-def _collecting_logger(trt: ModuleType) -> Any:
-    class CollectingLogger(trt.ILogger):  # type: ignore[name-defined, misc]
-        """Keeps errors for the exception, what `Engine` tells, and prints nothing."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-            self.notes: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            if is_error:
-                self.errors.append(message)
-            elif message.startswith(_NOTED):
-                self.notes.append(message)
-
-    return CollectingLogger()

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from adadm.runtime.errors import TilingError
 from adadm.runtime.memory import MemoryModel, memory_models
+from adadm.runtime.session import SizeRange
 from adadm.runtime.windows import Window, grid
 
-__all__ = ["DEFAULT_ACCURACY", "LargestTile", "Plan", "Tile", "choose_overlap", "make_plan"]
+__all__ = [
+    "DEFAULT_ACCURACY",
+    "LargestTile",
+    "Plan",
+    "Tile",
+    "choose_overlap",
+    "common_sizes",
+    "make_plan",
+]
 
+Size = tuple[int, int]
+"""H and W, px."""
 Tile = int | Literal["auto", "off"]
 
 DEFAULT_ACCURACY = 0.01
@@ -125,11 +136,12 @@ def memory_model(metadata: Mapping[str, str], backend: str) -> MemoryModel | Non
 
 
 def make_plan(
-    size: tuple[int, int],
+    size: Size,
     tile: Tile,
     overlap: int,
     largest: LargestTile | None,
-    fixed: tuple[int, int] | None = None,
+    sizes: Sequence[SizeRange] = (SizeRange(),),
+    tile_sizes: Callable[[], Sequence[SizeRange]] | None = None,
 ) -> Plan:
     """Choose the windows of an image.
 
@@ -139,63 +151,129 @@ def make_plan(
             it fits, else the largest tile that does.
         overlap: px on each side.
         largest: what fits; None where that is unknown.
-        fixed: H and W of a model whose sizes are fixed; it sets the windows.
+        sizes: what the model takes. Where that is bounded it decides, not the memory, which was
+            planned for it; a single size also decides against `tile`.
+        tile_sizes: what the models for tiles take, asked when it comes to tiles; by default as
+            the model itself.
 
     Raises:
-        TilingError: a fixed size is too small for the overlap, larger than the image, or not that
-            of the image where tiles are off.
+        TilingError: no window is of a size that is taken: the image is too small, what was asked
+            for is not in the range, or the largest window is all overlap.
     """
-    if fixed is not None and tile == "off" and size != fixed:
-        raise TilingError(
-            f"the model takes {fixed[1]}x{fixed[0]} px and nothing else (--static), the image has "
-            f"{size[1]}x{size[0]}, and tiles are off"
-        )
-    if fixed is not None:
-        return _fixed_plan(size, overlap, fixed)
-    height, width = size
+    held = next((taken for taken in sizes if taken.holds(size)), None)
     if tile == "off":
-        return Plan(grid(height, width, size, 0), 0, "asked for")
-    if tile != "auto":
-        return _tiled(size, tile, overlap, f"tiles of {tile} px were asked for")
+        if held is None:
+            raise TilingError(
+                f"the model takes {_listed(sizes)}, the image has {_width_x_height(size)}, and "
+                "tiles are off"
+            )
+        return _whole(size, "asked for")
+    if held and held.is_bounded and (tile == "auto" or held.is_fixed):
+        return _whole(size, f"the model takes {_listed([held])}")
+    if tile == "auto":
+        limit, reason = _affordable_side(size, overlap, largest, sizes)
+        if held and limit is None:
+            return _whole(size, reason)
+        side = limit or max(size)
+    else:
+        side, reason = tile, f"tiles of {tile} px were asked for"
+    if held and side + 2 * overlap >= max(size):
+        return _whole(size, "it is no larger than one tile")
+    if tile_sizes is None:
+        return _in_tiles(size, tile, side, overlap, reason, "the model takes", sizes)
+    return _in_tiles(size, tile, side, overlap, reason, "tiles of the model take", tile_sizes())
+
+
+def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
+    """What two models take both."""
+    pairs = ((one, other) for one in first for other in second)
+    shared = [
+        SizeRange(
+            (max(one.least[0], other.least[0]), max(one.least[1], other.least[1])),
+            (min(one.most[0], other.most[0]), min(one.most[1], other.most[1])),
+        )
+        for one, other in pairs
+    ]
+    return [taken for taken in shared if taken.holds(taken.most)]
+
+
+def _affordable_side(
+    size: Size, overlap: int, largest: LargestTile | None, sizes: Sequence[SizeRange]
+) -> tuple[int | None, str]:
+    """The side of the largest tile that memory allows, None if the image does; and why."""
+    height, width = size
     if largest is None:
         unknown = "how much memory it takes is unknown"
+        if all(taken.is_bounded for taken in sizes):
+            return None, unknown
         if height * width <= _SURELY_FITS_PX:
-            return Plan(grid(height, width, size, 0), 0, f"it is small, and {unknown}")
-        return _tiled(size, _TILE_WHERE_UNKNOWN_PX, overlap, unknown)
+            return None, f"it is small, and {unknown}"
+        return _TILE_WHERE_UNKNOWN_PX, unknown
     free = f"{largest.free_bytes / 2**30:.1f} GiB are free"
     if largest.fits(size, height, width):
-        return Plan(grid(height, width, size, 0), 0, f"it fits, {free}")
+        return None, f"it fits, {free}"
     side = max(size)
     while side > _STEP:
         side = -(-side // _STEP) * _STEP - _STEP
         window = (min(height, side + 2 * overlap), min(width, side + 2 * overlap))
         if largest.fits(window, min(height, side + overlap), width):
-            return _tiled(size, side, overlap, f"the largest tile that fits, {free}")
-    return _tiled(size, side, overlap, f"no tile is sure to fit, {free}")
+            return side, f"the largest tile that fits, {free}"
+    return side, f"no tile is sure to fit, {free}"
 
 
-def _tiled(size: tuple[int, int], side: int, overlap: int, reason: str) -> Plan:
-    height, width = size
-    window = side + 2 * overlap
-    windows = grid(height, width, (window, window), overlap)
-    if len(windows) == len(windows[0]) == 1:
-        return Plan(windows, 0, "it is no larger than one tile")
-    return Plan(windows, overlap, reason)
+def _whole(size: Size, reason: str) -> Plan:
+    return Plan(grid(*size, size, 0), 0, reason)
 
 
-def _fixed_plan(size: tuple[int, int], overlap: int, fixed: tuple[int, int]) -> Plan:
-    shape = f"the model takes {fixed[1]}x{fixed[0]} px and nothing else (--static)"
-    if size == fixed:
-        return Plan(grid(*size, fixed, 0), 0, shape)
-    if size[0] < fixed[0] or size[1] < fixed[1]:
-        raise TilingError(
-            f"{shape}, the image has {size[1]}x{size[0]}; export without --static, or a size that "
-            "is not larger than the image"
+def _in_tiles(
+    size: Size,
+    tile: Tile,
+    side: int,
+    overlap: int,
+    reason: str,
+    takes: str,
+    sizes: Sequence[SizeRange],
+) -> Plan:
+    wanted = (min(size[0], side + 2 * overlap), min(size[1], side + 2 * overlap))
+    plans = []
+    for taken in sizes:
+        decides = taken.is_fixed or (tile == "auto" and taken.is_bounded)
+        window = taken.nearest(wanted) if decides or tile == "auto" else wanted
+        if taken.holds(window) and all(
+            part == length or 2 * overlap < part < length
+            for part, length in zip(window, size, strict=True)
+        ):
+            why = f"{takes} {_listed([taken])}" if decides else reason
+            plans.append(Plan(grid(*size, window, overlap), overlap, why))
+    if not plans:
+        why_not = _why_no_window(size, tile, wanted, overlap, sizes)
+        raise TilingError(f"{takes} {_listed(sizes)}, {why_not}")
+    return min(plans, key=lambda plan: plan.count * math.prod(plan.shape))
+
+
+def _why_no_window(
+    size: Size, tile: Tile, wanted: Size, overlap: int, sizes: Sequence[SizeRange]
+) -> str:
+    if not any(taken.least[0] <= size[0] and taken.least[1] <= size[1] for taken in sizes):
+        return (
+            f"the image has {_width_x_height(size)}; export without --static, or build for sizes "
+            "that are not larger than the image (--min)"
         )
-    tight = [f for f, s in zip(fixed, size, strict=True) if f < s and f <= 2 * overlap]
-    if tight:
-        raise TilingError(
-            f"{shape}, which leaves nothing within an overlap of {overlap} px on each side; give a "
-            f"smaller --overlap, or export a size above {2 * overlap} px"
+    if tile != "auto" and not all(taken.is_fixed for taken in sizes):
+        return (
+            f"and tiles of {tile} px with an overlap of {overlap} px on each side are windows of "
+            f"{_width_x_height(wanted)} px; ask for other tiles, or build for that size"
         )
-    return Plan(grid(*size, fixed, overlap), overlap, shape)
+    return (
+        f"which leaves nothing within an overlap of {overlap} px on each side; give a smaller "
+        f"--overlap, or build or export a size above {2 * overlap} px"
+    )
+
+
+def _listed(sizes: Sequence[SizeRange]) -> str:
+    only = " and nothing else" if all(taken.is_fixed for taken in sizes) else ""
+    return " or ".join(map(str, sizes)) + only
+
+
+def _width_x_height(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

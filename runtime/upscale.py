@@ -177,12 +177,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default=factors[0],
         help=f"the factor of the bundled model; default: {factors[0]}",
     )
-    parser.add_argument("--model", help="an exported model, in place of a bundled one")
+    parser.add_argument(
+        "--model",
+        help="an exported model, or an engine that was built of one, in place of a bundled model",
+    )
     parser.add_argument(
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="default: auto, the first of cuda, openvino and cpu that works",
+        help="default: auto, the first of cuda, openvino and cpu that works; engine for an engine",
     )
     parser.add_argument(
         "--tile",
@@ -190,7 +193,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         default="auto",
         metavar="auto|N|off",
         help="side of a tile in px of the input, without its overlap; default: auto, the whole "
-        "image if memory allows, else the largest tile that does",
+        "image if memory or the engine allows, else the largest tile that does",
     )
     parser.add_argument(
         "--passes",

@@ -11,19 +11,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.memory import free_bytes, process_bytes
-from adadm.runtime.model_files import beside, path_of
-from adadm.runtime.session import Session
+from adadm.runtime.model_files import path_of
+from adadm.runtime.model_forms import CPU_BACKENDS, Form, ModelForms
 from adadm.runtime.shared_statistics import Passes, runs, shared_std
 from adadm.runtime.source import ArraySource, Source
 from adadm.runtime.tiling import (
@@ -39,13 +38,6 @@ from adadm.runtime.windows import Window
 
 __all__ = ["Upscaler"]
 
-_CPU_BACKENDS = ("cpu", "openvino")
-_OF_ONE_MODEL = {
-    "adadm.checkpoint_sha256": "was exported from another checkpoint",
-    "adadm.quantization": "was lowered differently, or not at all,",
-}
-"""Metadata that the three models of an image share."""
-
 Progress = Callable[[int, int], object]
 
 
@@ -53,8 +45,9 @@ class Upscaler:
     """One model, opened once, for any number of images.
 
     Args:
-        model: `x2` or `x4` for a bundled model, or the path of an exported one. Tiles with more
-            than one pass need the two models that `adadm export --stats external` writes beside.
+        model: `x2` or `x4` for a bundled model, or the path of an exported one, or of an engine
+            that was built of it. Tiles with more than one pass need the two models that `adadm
+            export --stats external` writes beside, or their engines.
         backend: as `adadm.runtime.backends.open_session` takes it.
         tile: the side of a tile in px of the input, without its overlap; `off` for the whole image
             at once; `auto` for the whole image if it fits into memory, else the largest tile.
@@ -85,14 +78,12 @@ class Upscaler:
     ) -> None:
         _check_options(tile, passes, overlap, accuracy, memory_gib)
         self.model = path_of(model)
-        self.tile, self.passes, self._threads = tile, passes, threads
+        self.tile, self.passes = tile, passes
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
-        self._closed = self._tile_models_checked = False
         self._bytes_before, self._largest_run_px = process_bytes(), 0
-        self._sessions: dict[str, Session] = {}
-        self._sessions["whole"] = self._opened(self.model, backend)
-        self.metadata = self._sessions["whole"].metadata
-        self.backend = self._sessions["whole"].backend
+        self._forms = ModelForms(self.model, backend, threads, alone=tile == "auto")
+        whole = self._forms.session("whole")
+        self.metadata, self.backend = whole.metadata, whole.backend
         if "adadm.upscale" not in self.metadata:
             raise TilingError(
                 f"{self.model} was not made by adadm export: it has no metadata of it"
@@ -104,11 +95,14 @@ class Upscaler:
             )
         self.factor = int(self.metadata["adadm.upscale"])
         self._rgb_range = float(self.metadata["adadm.rgb_range"])
-        lr = self._sessions["whole"].inputs[0]
+        lr = whole.inputs[0]
         self._reads_images = lr.dtype == np.uint8
-        self._fixed_size = _fixed_size(lr.shape[1:3] if self._reads_images else lr.shape[2:])
-        if lr.shape[0] not in (1, None) and not isinstance(lr.shape[0], str):
-            raise TilingError(f"{self.model} takes {lr.shape[0]} images at once; export it for one")
+        self._sizes = whole.sizes
+        if not self._sizes:
+            raise TilingError(
+                f"{self.model} takes {lr.shape[0] or 'several'} images at once; export it for one, "
+                "or build a profile for one"
+            )
         chosen, self._warning = choose_overlap(self.metadata, accuracy)
         self.overlap = chosen if overlap is None else overlap
 
@@ -142,16 +136,15 @@ class Upscaler:
         """
         memory = memory_model(self.metadata, self.backend)
         largest = None
-        if memory is not None and self.backend in _CPU_BACKENDS:
+        if memory is not None and self.backend in CPU_BACKENDS:
             itemsize = np.dtype(dtype).itemsize
             # A session keeps what it took for the last image, and takes it for the next.
             kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
             held = min(max(process_bytes() - self._bytes_before, 0), kept)
             free = free_bytes(self._memory_bytes, held)
             largest = LargestTile(memory, free, self.factor, itemsize)
-        plan = make_plan((height, width), self.tile, self.overlap, largest, self._fixed_size)
-        if not (plan.is_whole or self.passes == 1 or self._tile_models_checked):
-            self._check_tile_models(height, width)
+        tiles = None if self.passes == 1 else partial(self._forms.tile_sizes, height, width)
+        plan = make_plan((height, width), self.tile, self.overlap, largest, self._sizes, tiles)
         warning = "" if plan.is_whole else self._warning
         return Plan(plan.windows, plan.overlap, plan.reason, warning)
 
@@ -175,8 +168,9 @@ class Upscaler:
         plan = plan or self.plan(source.height, source.width, source.dtype)
         count = _Count(on_window, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
-        if plan.is_whole or self.passes == 1:
-            form, std = "whole", None
+        if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
+            form: Form = "whole"
+            std = None
         else:
             count.total += runs(plan, self.passes)
             std = self._shared_std(source, plan, count)
@@ -185,9 +179,13 @@ class Upscaler:
         for row in plan.windows:
             yield self._row(form, source, row, std, count)
 
+    def _takes(self, size: tuple[int, int]) -> bool:
+        """Whether the model itself can run an image; if not, those for tiles may, as one tile."""
+        return any(taken.holds(size) for taken in self._sizes)
+
     def _row(
         self,
-        form: str,
+        form: Form,
         source: Source,
         windows: list[Window],
         std: npt.NDArray[np.float32] | None,
@@ -196,7 +194,7 @@ class Upscaler:
         r = self.factor
         height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
-        session = self._session(form)  # not kept between rows: alpha may ask for another
+        session = self._forms.session(form)  # not kept between rows: alpha may ask for another
         for rows, columns in windows:
             image = source.colour(rows.start, columns.start, rows.length, columns.length)
             feed = {"lr": self._input(image)}
@@ -216,52 +214,15 @@ class Upscaler:
         return result
 
     def _shared_std(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
-        return shared_std(
-            self._session("moments"), source.colour, self._input, plan, self.passes, count.one_more
-        )
+        moments = self._forms.session("moments")
+        return shared_std(moments, source.colour, self._input, plan, self.passes, count.one_more)
 
     def _input(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
 
-    def _session(self, form: str) -> Session:
-        """The model in a form; alone where memory counts, as a session keeps that of its runs."""
-        if self._closed:
-            raise SessionError("the upscaler is closed; make another")
-        if self.backend in _CPU_BACKENDS and self.tile == "auto":
-            for other in self._sessions.keys() - {form}:
-                self._sessions.pop(other).close()
-        if form not in self._sessions:
-            path = self.model if form == "whole" else beside(self.model, form)
-            self._sessions[form] = self._opened(path, self.backend)
-        return self._sessions[form]
-
-    def _opened(self, path: Path, backend: str) -> Session:
-        return open_session(path, backend, self._threads)
-
-    def _check_tile_models(self, height: int, width: int) -> None:
-        for form in ("tile", "moments"):
-            path = beside(self.model, form)
-            if not path.is_file():
-                raise TilingError(
-                    f"an image of {width}x{height} px needs tiles, and tiles that share the "
-                    f"statistic need {path}, which is not there; export the model with --stats "
-                    "external, or give each tile a statistic of its own: --passes 1 (seams)"
-                )
-            metadata = self._session(form).metadata
-            for key, differs in _OF_ONE_MODEL.items():
-                if metadata.get(key) != self.metadata.get(key):
-                    raise TilingError(
-                        f"{path} {differs} than {self.model}; make both again, with --stats "
-                        "external"
-                    )
-        self._tile_models_checked = True
-
     def close(self) -> None:
         """Free the models."""
-        self._closed = True
-        for session in self._sessions.values():
-            session.close()
-        self._sessions.clear()
+        self._forms.close()
 
     def __enter__(self) -> Upscaler:
         return self
@@ -286,11 +247,6 @@ class _Count:
         self.total = max(self.total, self.done)
         if self.report:
             self.report(self.done, self.total)
-
-
-def _fixed_size(shape: tuple[int | str | None, ...]) -> tuple[int, int] | None:
-    height, width = shape
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
 def _check_options(

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, inliner, numpy_helper
 from rich.console import Console
 
 from adadm.runtime.backends import open_session
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 from benchmarking.peers import Files, Worker
 
 __all__ = ["built_engines", "ceilings", "cost", "gpu_ceilings", "profiled", "run_peers"]
@@ -201,12 +201,14 @@ def built_engines(files: Files, size: tuple[int, int]) -> dict[str, Any]:
     profiles = [{"lr": Profile(shape, shape, shape)}]
     results = {}
     for name, path in (("naive", files.naive), ("ours", files.ours)):
-        engine = build_engine(path.read_bytes(), profiles, "rtx", ["SM89"], detailed=True)
+        engine = build_engine(
+            path.read_bytes(), profiles, "rtx", Settings(("SM89",), detailed=True)
+        )
         nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
         results[name] = {
             "nodes": nodes.total(),
             "layers": engine.layers,
             "engine_bytes": len(engine.plan),
-            "activation_bytes": engine.activation_bytes,
+            "activation_bytes": engine.activation_bytes[0],
         }
     return results

@@ -382,9 +382,9 @@ start = time.perf_counter()
 export = export_onnx(load_checkpoint(sys.argv[1]))
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
-engine = build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"])
+engine = build_engine(export.model.SerializeToString(), [profile], "rtx", Settings(("SM89",)))
 print(len(export.parity), seconds, peak, len(engine.plan))
 """
 

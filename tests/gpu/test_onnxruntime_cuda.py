@@ -5,10 +5,18 @@ from __future__ import annotations
 from importlib import resources
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from _support.parity import assert_parity
 from adadm.runtime.backends import open_session
+
+
+@pytest.fixture(autouse=True)
+def needs_cuda(request: pytest.FixtureRequest) -> None:
+    providers = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in providers and not request.config.getoption("--require-gpu"):
+        pytest.skip("ONNX Runtime is the CPU build; install the extra gpu in place of cpu")
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ from _support.parity import assert_parity, photograph_like, run_both
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
 from adadm.runtime.errors import CheckpointError
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 SIZES: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 2, "features": 12},
@@ -37,7 +37,9 @@ def test_published_networks(architecture: str, groups: int, opset: int, tmp_path
     assert_parity(*run_both(network, export.model, lr), "float32")
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 96, 96))}
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    assert build_engine(export.model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
+    assert build_engine(
+        export.model.SerializeToString(), [profile], "rtx", Settings(("SM89",))
+    ).plan
 
 
 def test_the_groups_are_in_no_tensor(tmp_path: Path) -> None:

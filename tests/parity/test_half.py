@@ -31,7 +31,7 @@ from adadm.export.tracing import trace
 from adadm.runtime.images import batch_from_image, crop_to_multiple, image_from_batch, reduce
 from adadm.runtime.metrics import psnr_y
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 Array = npt.NDArray[np.float32]
 Form = Callable[[onnx.ModelProto], onnx.ModelProto]
@@ -76,7 +76,7 @@ def run(model: onnx.ModelProto, feed: dict[str, npt.NDArray[Any]]) -> Array:
 def build(model: onnx.ModelProto, profile: dict[str, Profile] | None = None) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     profiles = [profile] if profile else []
-    assert build_engine(model.SerializeToString(), profiles, "rtx", ["SM89"]).plan
+    assert build_engine(model.SerializeToString(), profiles, "rtx", Settings(("SM89",))).plan
 
 
 forms = pytest.mark.parametrize("form", [lambda model: model, inlined], ids=["function", "inline"])

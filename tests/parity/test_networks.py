@@ -18,7 +18,7 @@ from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.models import Network
 from adadm.export.models.sparse_attention import SparseAttention
 from adadm.export.tracing import trace
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
@@ -79,7 +79,7 @@ def test_tensorrt_builds(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
-    assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", ["SM89"]).plan
+    assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", Settings(("SM89",))).plan
 
 
 @pytest.mark.slow

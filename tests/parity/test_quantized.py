@@ -28,7 +28,7 @@ from adadm.runtime.cli import main
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.session import Session
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSCALES = (2, 4)
@@ -152,7 +152,7 @@ def test_tensorrt_builds_int8(folder: Path, of: str, form: str) -> None:
     made = for_tensorrt(folder, of, "internal" if form == "whole" else "external")
     model = made.lowering.lowered(form, made.int8).model
     profile: Mapping[str, Profile] = PROFILE if form == "whole" else tile_profile(model)
-    assert build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
+    assert build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
 
 
 @pytest.mark.parametrize("upscale", UPSCALES)

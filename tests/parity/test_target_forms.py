@@ -22,7 +22,7 @@ from adadm.runtime.compare import compare
 from adadm.runtime.images import batch_from_image, reduce
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile, build_engine
+from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 QUANTIZED = ("body.0.conv2", "body.2.conv1")
 SHAPES = {
@@ -84,7 +84,7 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
         assert kinds.count("QuantizeLinear") == (4 if weak else 2)
         assert kinds.count("DequantizeLinear") == 4
     profile = {"lr": Profile(*SHAPES[io])}
-    assert build_engine(form.model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
+    assert build_engine(form.model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
 
 
 @precisions

@@ -30,7 +30,7 @@ from adadm.runtime import Upscaler
 from adadm.runtime.model_files import beside
 from adadm.runtime.moments import pooled_std
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import build_engine
+from adadm.runtime.tensorrt_api import Settings, build_engine
 from adadm.runtime.windows import grid
 
 Array = npt.NDArray[Any]
@@ -202,7 +202,7 @@ def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> N
     network, _, tiles = forms(architecture, upscale, options)
     for model in (tiles.tile, tiles.moments):
         profile = tile_profile(model, max(16, network.smallest_side))
-        assert build_engine(model.SerializeToString(), [profile], "rtx", ["SM89"]).plan
+        assert build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
 
 
 def test_the_model_of_moments_has_no_tail() -> None:

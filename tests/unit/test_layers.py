@@ -64,7 +64,11 @@ def test_no_file_is_named_like_a_library(folder: str) -> None:
     """A script's own folder comes first on sys.path, so the library would be shadowed."""
     for path in (ROOT / folder).glob("[!_]*.py"):
         spec = PathFinder.find_spec(path.stem, LIBRARIES)
-        assert spec is None or spec.loader is None, path  # the tests' own folders have no loader
+        if spec is not None and spec.loader is None:  # folders: of the tests, or of a library
+            found = list(spec.submodule_search_locations or ())
+            assert not any("site-packages" in folder for folder in found), path
+        else:
+            assert spec is None, path
 
 
 def test_there_is_no_root_package() -> None:

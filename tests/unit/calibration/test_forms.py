@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from _support.exports import exported, exported_tiles
 from _support.parity import photograph_like
-from adadm.calibration.forms import FLOAT32_LAYERS, in_target_form
+from adadm.calibration.forms import in_target_form
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors

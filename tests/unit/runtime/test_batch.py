@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adadm.runtime import batch, upscaler
+from adadm.runtime import batch, model_forms
 from adadm.runtime.batch import Job, Outcome, Progress, find_jobs, upscale_files
 from adadm.runtime.errors import AdadmError, ImageError, SessionError
 from adadm.runtime.images import Pixels
@@ -56,7 +56,7 @@ def session(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("model")
     (folder / "net.onnx").touch()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(upscaler, "open_session", lambda *_: session)
+    monkeypatch.setattr(model_forms, "open_session", lambda *_: session)
     return session
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from adadm.runtime.backends import AUTO_ORDER, BACKENDS, Model, open_session
-from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.session import Array, Session, TensorSpec
+from adadm.runtime.session import Array, Session, SizeRange, TensorSpec
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -45,6 +45,7 @@ def test_results_stay_when_it_runs_again(session: Session) -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 9, 9)).astype(np.float32)
     first = session.run({"lr": lr})["sr"]
     kept = first.copy()
+    np.testing.assert_array_equal(session.run_shared({"lr": lr})["sr"], kept)
     session.run({"lr": np.zeros_like(lr)})
     np.testing.assert_array_equal(first, kept)
 
@@ -98,6 +99,27 @@ def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
         open_session(MODEL, "gpu")
 
 
+@pytest.mark.parametrize("name", ["x2.engine", "x2.plan"])
+def test_an_engine_is_opened_by_its_own_backend_alone(name: str, tmp_path: Path) -> None:
+    for backend in ("auto", "engine"):
+        with pytest.raises(EngineError, match=rf"{name} cannot be read"):
+            open_session(tmp_path / name, backend)
+    for backend in sorted(BACKENDS.keys() - {"engine"}):
+        with pytest.raises(
+            SessionError, match=rf"{name} is an engine, which {backend} cannot run; choose engine"
+        ):
+            open_session(str(tmp_path / name), backend)
+    with pytest.raises(SessionError, match="no backend 'gpu'"):
+        open_session(tmp_path / name, "gpu")
+
+
+def test_the_backend_of_engines_opens_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match=r"x2\.onnx is no engine .* it with adadm build"):
+        open_session(tmp_path / "x2.onnx", "engine")
+    with pytest.raises(SessionError, match="a model in memory is no engine"):
+        open_session(MODEL, "engine")
+
+
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
 def test_a_session_knows_its_backend_also_behind_auto(
     backend: str, monkeypatch: pytest.MonkeyPatch
@@ -134,6 +156,47 @@ def test_an_image_below_the_smallest_is_refused_in_either_layout() -> None:
         planes.run({"lr": np.zeros((1, 3, 1, 5), np.float32)})
     with pytest.raises(SessionError, match=message):
         image.run({"lr": np.zeros((1, 1, 5, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((1, "H", "W"), [SizeRange()]),
+        (("N", "H", "W"), [SizeRange()]),
+        ((1, 20, 30), [SizeRange((20, 30), (20, 30))]),
+        ((1, "H", 30), [SizeRange((1, 30), (SizeRange().most[0], 30))]),
+        ((2, 20, 30), []),
+    ],
+)
+def test_which_images_a_model_takes(
+    lengths: tuple[int | str, ...], expected: list[SizeRange], io: str
+) -> None:
+    batch, height, width = lengths
+    shape = (batch, height, width, 3) if io == "uint8" else (batch, 3, height, width)
+    assert Small(shape, np.float32, io).sizes == expected
+
+
+def test_a_range_of_sizes_ends_with_its_ends() -> None:
+    sizes = SizeRange((10, 20), (30, 40))
+    held = {
+        (height, width)
+        for height in range(50)
+        for width in range(50)
+        if sizes.holds((height, width))
+    }
+    assert held == {(height, width) for height in range(10, 31) for width in range(20, 41)}
+    assert [sizes.nearest(size) for size in ((5, 50), (10, 40), (15, 15))] == [
+        (10, 40),
+        (10, 40),
+        (15, 20),
+    ]
+    assert (sizes.is_fixed, sizes.is_bounded, str(sizes)) == (False, True, "20x10 to 40x30 px")
+    fixed = SizeRange((10, 20), (10, 20))
+    assert (fixed.is_fixed, fixed.is_bounded, str(fixed)) == (True, True, "20x10 px")
+    half = SizeRange((10, 1), (10, SizeRange().most[1]))
+    assert (half.is_fixed, half.is_bounded, str(half)) == (False, False, "1x10 to anyx10 px")
+    assert not SizeRange().is_bounded and SizeRange().holds((10**9, 10**9))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -9,16 +10,20 @@ import pytest
 
 from adadm.runtime.errors import TilingError
 from adadm.runtime.memory import MemoryModel
+from adadm.runtime.session import SizeRange
 from adadm.runtime.tiling import (
     DEFAULT_ACCURACY,
     LargestTile,
     Plan,
+    Tile,
     choose_overlap,
+    common_sizes,
     make_plan,
     memory_model,
 )
 
 MIB = 1 << 20
+FIXED = [SizeRange((64, 80), (64, 80))]
 
 
 def room(free_mib: float, upscale: int = 2, itemsize: int = 1, slope: int = 1500) -> LargestTile:
@@ -105,23 +110,168 @@ def test_a_number_is_the_side_without_overlap() -> None:
 
 @pytest.mark.parametrize("tile", ["auto", 50])
 def test_a_fixed_size_decides_alone(tile: Any) -> None:
-    plan = make_plan((150, 300), tile, 12, room(1), fixed=(64, 80))
+    plan = make_plan((150, 300), tile, 12, room(1), sizes=FIXED)
     assert plan.shape == (64, 80)
-    assert plan.reason == "the model takes 80x64 px and nothing else (--static)"
-    assert make_plan((64, 80), tile, 12, room(1), fixed=(64, 80)).is_whole
-    wide = make_plan((64, 300), tile, 32, room(1), fixed=(64, 80))  # its height needs no overlap
+    assert plan.reason == "the model takes 80x64 px and nothing else"
+    assert make_plan((64, 80), tile, 12, room(1), sizes=FIXED).is_whole
+    wide = make_plan((64, 300), tile, 32, room(1), sizes=FIXED)  # its height needs no overlap
     assert (len(wide.windows), wide.shape) == (1, (64, 80))
 
 
 def test_a_fixed_size_that_cannot_be_is_refused_with_the_remedy() -> None:
     with pytest.raises(TilingError, match=r"takes 80x64 px .* has 300x150, and tiles are off"):
-        make_plan((150, 300), "off", 12, None, fixed=(64, 80))
-    assert make_plan((64, 80), "off", 12, None, fixed=(64, 80)).is_whole
+        make_plan((150, 300), "off", 12, None, sizes=FIXED)
+    assert make_plan((64, 80), "off", 12, None, sizes=FIXED).is_whole
     with pytest.raises(TilingError, match=r"takes 80x64 px .* the image has 300x60; export"):
-        make_plan((60, 300), "auto", 12, None, fixed=(64, 80))
+        make_plan((60, 300), "auto", 12, None, sizes=FIXED)
     with pytest.raises(TilingError, match=r"an overlap of 32 px .* export a size above 64 px"):
-        make_plan((65, 300), "auto", 32, None, fixed=(64, 80))
-    assert make_plan((65, 300), "auto", 31, None, fixed=(64, 80)).count == 2 * 14
+        make_plan((65, 300), "auto", 32, None, sizes=FIXED)
+    assert make_plan((65, 300), "auto", 31, None, sizes=FIXED).count == 2 * 14
+
+
+SMALL, LARGE = SizeRange((64, 64), (256, 256)), SizeRange((200, 200), (720, 1280))
+
+
+def test_an_image_in_a_range_is_run_whole() -> None:
+    plan = make_plan((720, 1280), "auto", 12, None, [SMALL, LARGE])
+    assert str(plan) == "the whole image: the model takes 200x200 to 1280x720 px"
+    assert make_plan((720, 1280), "off", 12, None, [SMALL, LARGE]).is_whole
+    for size in ((721, 1280), (63, 100)):
+        with pytest.raises(TilingError, match=r"64x64 to 256x256 px or .*, and tiles are off"):
+            make_plan(size, "off", 12, None, [SMALL, LARGE])
+
+
+def test_auto_takes_the_windows_of_least_work() -> None:
+    """Each is the largest of its range."""
+    plan = make_plan((1400, 2500), "auto", 12, None, [SMALL, LARGE])
+    assert (plan.shape, plan.count) == ((720, 1280), 4)  # 3.7 Mpx; 6 x 11 of 256x256 px are 4.3
+    assert plan.reason == "the model takes 200x200 to 1280x720 px"
+    plan = make_plan((2000, 3000), "auto", 12, None, [SMALL, LARGE])
+    assert (plan.shape, plan.count) == ((256, 256), 9 * 13)  # 7.7 Mpx; 3 x 3 of the others 8.3
+    low = make_plan((150, 3000), "auto", 12, None, [SMALL, LARGE])
+    assert low.shape == (150, 256)
+    barely = make_plan((260, 1300), "auto", 12, None, [SMALL, LARGE])
+    assert (barely.shape, barely.count) == ((260, 1280), 2)
+
+
+def test_a_range_counts_and_not_the_memory_that_was_planned_for_it() -> None:
+    for largest in (None, room(1), room(1e6)):
+        assert make_plan((720, 1280), "auto", 12, largest, [LARGE]).is_whole
+    assert make_plan((2000, 3000), "auto", 12, None, [SMALL]).shape == (256, 256)
+
+
+def test_a_tile_that_is_asked_for_is_taken_or_refused_with_the_range() -> None:
+    plan = make_plan((500, 700), 200, 12, None, [SMALL])
+    assert (plan.shape, plan.reason) == ((224, 224), "tiles of 200 px were asked for")
+    assert make_plan((100, 700), 200, 12, None, [SMALL]).shape == (100, 224)
+    assert make_plan((250, 250), 40, 12, None, [SMALL]).shape == (64, 64)  # also if held whole
+    assert make_plan((250, 250), 232, 12, None, [SMALL]).is_whole
+    for tile, window in ((233, 257), (39, 63)):
+        with pytest.raises(
+            TilingError,
+            match=rf"takes 64x64 to 256x256 px, and tiles of {tile} px with an overlap of 12 px on "
+            rf"each side are windows of {window}x{window} px; ask for other tiles, or build for",
+        ):
+            make_plan((500, 700), tile, 12, None, [SMALL])
+
+
+def test_an_image_below_all_ranges_is_refused_with_the_remedy() -> None:
+    for tile in ("auto", 100):
+        with pytest.raises(
+            TilingError,
+            match=r"64x64 to 256x256 px or .*, the image has 3000x63; .*build for sizes that are "
+            r"not larger than the image \(--min\)",
+        ):
+            make_plan((63, 3000), tile, 12, None, [SMALL, LARGE])
+
+
+def test_models_for_tiles_are_asked_only_when_it_comes_to_tiles() -> None:
+    def never() -> list[SizeRange]:
+        raise AssertionError("asked")
+
+    assert make_plan((256, 256), "auto", 12, None, [SMALL], never).is_whole
+    assert make_plan((256, 256), 240, 12, None, [SMALL], never).is_whole
+    plan = make_plan((300, 300), "auto", 12, None, [SMALL], lambda: [SizeRange((32, 32), (96, 96))])
+    assert plan.shape == (96, 96)
+    assert plan.reason == "tiles of the model take 32x32 to 96x96 px"
+    alone = make_plan((300, 300), "auto", 12, None, [SMALL], lambda: [LARGE])
+    assert (alone.count, alone.shape) == (1, (300, 300))  # what the model itself does not take
+    with pytest.raises(TilingError, match=r"^tiles of the model take 200x200 .* has 300x100"):
+        make_plan((100, 300), "auto", 12, None, [SMALL], lambda: [LARGE])
+
+
+RANGES = [
+    [SizeRange()],
+    [SizeRange((40, 40), (40, 40))],
+    [SizeRange((16, 24), (48, 40))],
+    [SizeRange((8, 8), (20, 20)), SizeRange((30, 10), (64, 64))],
+    [SizeRange((50, 50), (50, 50)), SizeRange((1, 1), (30, 200))],
+    [SizeRange((32, 1), (32, SizeRange().most[1]))],
+]
+
+
+@pytest.mark.parametrize("ranges", RANGES)
+@pytest.mark.parametrize("overlap", [0, 3, 12])
+def test_windows_are_in_a_range_and_cover_the_image_wherever_that_can_be(
+    ranges: list[SizeRange], overlap: int
+) -> None:
+    lengths = (1, 7, 8, 16, 23, 24, 25, 30, 32, 39, 40, 41, 49, 50, 51, 64, 65, 97, 128, 301)
+    tiles: list[Tile] = ["auto", "off", 1, 8, 16, 17, 24, 40]
+    for size in itertools.product(lengths, lengths):
+        for tile in tiles:
+            try:
+                plan = make_plan(size, tile, overlap, None, ranges)
+            except TilingError:
+                assert not is_possible(size, tile, overlap, ranges), (size, tile)
+                continue
+            assert is_possible(size, tile, overlap, ranges), (size, tile)
+            assert any(taken.holds(plan.shape) for taken in ranges)
+            assert_covered(plan, size, overlap)
+            if isinstance(tile, int) and not any(taken.is_fixed for taken in ranges):
+                wanted = tuple(min(length, tile + 2 * overlap) for length in size)
+                assert plan.shape == wanted
+
+
+def is_possible(size: tuple[int, int], tile: Tile, overlap: int, ranges: list[SizeRange]) -> bool:
+    """By trying each window."""
+    if tile == "off":
+        return any(taken.holds(size) for taken in ranges)
+    for taken in ranges:
+        axes = []
+        for length, least, most in zip(size, taken.least, taken.most, strict=True):
+            windows = set(range(2 * overlap + 1, length)) | {length}
+            if tile != "auto" and not taken.is_fixed:
+                windows &= {min(length, tile + 2 * overlap)}
+            axes.append(any(least <= window <= most for window in windows))
+        if all(axes):
+            return True
+    return False
+
+
+def assert_covered(plan: Plan, size: tuple[int, int], overlap: int) -> None:
+    """Each pixel once, by windows of one shape, with all that is around it."""
+    for spans, length, window in (
+        ([row[0][0] for row in plan.windows], size[0], plan.shape[0]),
+        ([column for _, column in plan.windows[0]], size[1], plan.shape[1]),
+    ):
+        ends = [0, *(span.inner_stop for span in spans)]
+        assert [span.inner_start for span in spans] == ends[:-1] and ends[-1] == length
+        for span in spans:
+            assert 0 <= span.start < span.stop <= length and span.length == window
+            assert span.start <= max(span.inner_start - overlap, 0)
+            assert span.stop >= min(span.inner_stop + overlap, length)
+
+
+def test_what_two_models_take_both() -> None:
+    first = [SizeRange((10, 10), (50, 50)), SizeRange((100, 100), (100, 100))]
+    second = [SizeRange((1, 40), (20, 60)), SizeRange((60, 60), (200, 200))]
+    shared = common_sizes(first, second)
+    assert shared == [SizeRange((10, 40), (20, 50)), SizeRange((100, 100), (100, 100))]
+    for size in itertools.product(range(1, 120, 3), range(1, 120, 3)):
+        both = all(any(taken.holds(size) for taken in model) for model in (first, second))
+        assert any(taken.holds(size) for taken in shared) == both
+    assert common_sizes(first, [SizeRange()]) == first
+    assert common_sizes(first, []) == []
 
 
 # Overlap and largest error in grey levels, as export measures them.

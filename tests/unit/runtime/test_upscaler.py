@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from adadm.runtime import Upscaler, upscaler
+from adadm.runtime import Upscaler, model_forms, upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images import Pixels, batch_from_image
 from adadm.runtime.memory import memory_models, process_bytes
-from adadm.runtime.session import Array, Session, TensorSpec
+from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.session import Array, Session, SizeRange, TensorSpec
 from adadm.runtime.shared_statistics import Passes
 from adadm.runtime.source import ArraySource
 from adadm.runtime.tiling import Tile, memory_model
@@ -309,6 +310,94 @@ def test_a_closed_upscaler_says_so() -> None:
             opened.upscale(scene(*size))
 
 
+@pytest.fixture
+def ranges(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has the models take sizes as engines do: by form, or the same for all."""
+
+    def set_ranges(whole: SizeRange, tile: SizeRange, moments: SizeRange | None = None) -> None:
+        by_form = {"internal": whole, "external": tile, "moments": moments or tile}
+
+        def sizes(session: Session) -> list[SizeRange]:
+            return [by_form[session.metadata["adadm.stats"]]]
+
+        monkeypatch.setattr(OnnxRuntimeSession, "sizes", property(sizes))
+
+    return set_ranges
+
+
+def test_windows_are_those_that_the_models_for_tiles_take(ranges: Callable[..., None]) -> None:
+    whole = upscaled("x2", "off")
+    ranges(
+        SizeRange((32, 32), (96, 96)), SizeRange((40, 48), (64, 80)), SizeRange((40, 40), (80, 72))
+    )
+    with Upscaler("x2", "cpu", passes="settle") as opened:
+        assert opened.plan(96, 96).is_whole
+        plan = opened.plan(110, 140)
+        assert plan.shape == (64, 72)
+        assert plan.reason == "tiles of the model take 48x40 to 72x64 px"
+        assert levels_apart(opened.upscale(scene(110, 140)), whole) <= 0.01
+        with pytest.raises(TilingError, match=r"48x40 to 72x64 px, the image has 300x39; .*--min"):
+            opened.plan(39, 300)
+    with Upscaler("x2", "cpu", tile=32) as opened:
+        assert opened.plan(110, 140).shape == (56, 56)
+    with (
+        Upscaler("x2", "cpu", tile=64) as opened,
+        pytest.raises(TilingError, match=r"tiles of 64 px .* windows of 88x88 px"),
+    ):
+        opened.plan(110, 140)
+    with Upscaler("x2", "cpu", passes=1) as opened:  # the model itself runs them
+        assert opened.plan(110, 140).shape == (96, 96)
+
+
+def test_the_models_for_tiles_run_an_image_that_the_model_itself_does_not_take(
+    ranges: Callable[..., None],
+) -> None:
+    """As one tile, which needs passes for what the other model does in one."""
+    image = scene(40, 60)
+    with Upscaler("x2", "cpu", "off") as opened:
+        expected = opened.upscale(image)
+    ranges(SizeRange((64, 64), (96, 96)), SizeRange((16, 16), (64, 64)))
+    with Upscaler("x2", "cpu", passes="settle") as opened:
+        assert opened.plan(40, 60).count == 1
+        assert levels_apart(opened.upscale(image), expected) <= 0.01
+    with (
+        Upscaler("x2", "cpu", passes=1) as opened,
+        pytest.raises(TilingError, match=r"64x64 to 96x96 px, the image has 60x40"),
+    ):
+        opened.upscale(image)
+
+
+def test_models_for_tiles_that_take_no_size_in_common_are_refused(
+    ranges: Callable[..., None],
+) -> None:
+    ranges(SizeRange((8, 8), (96, 96)), SizeRange((8, 8), (64, 64)), SizeRange((65, 8), (90, 90)))
+    message = (
+        r"tile\.onnx takes 8x8 to 64x64 px and .*moments\.onnx takes 8x65 to 90x90 px, so no tile "
+        r"fits both; build both for the same sizes"
+    )
+    with Upscaler("x2", "cpu") as opened, pytest.raises(TilingError, match=message):
+        opened.plan(110, 140)
+
+
+def test_engines_for_tiles_that_are_missing_are_to_be_built(
+    tmp_path: Path, ranges: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine is a model that is named so; the file is not looked into here."""
+    engine = shutil.copy(MODELS / "edsr_adadm_x2.onnx", tmp_path / "net.engine")
+    ranges(SizeRange((8, 8), (96, 96)), SizeRange((8, 8), (96, 96)))
+    monkeypatch.setattr(
+        model_forms, "open_session", lambda path, *_: open_session(path.read_bytes(), "cpu")
+    )
+    with (
+        Upscaler(engine) as opened,
+        pytest.raises(
+            TilingError,
+            match=r"need .*net\.tile\.engine, .*; build it: adadm build net\.tile\.onnx, or give",
+        ),
+    ):
+        opened.plan(110, 140)
+
+
 class Repeating(Session):
     """Each pixel twice, in the form of any model."""
 
@@ -338,7 +427,7 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
     ) -> None:
         entries = {f"adadm.{name}": text for name, text in metadata.items()}
         lr = TensorSpec("lr", shape, np.dtype(dtype))
-        monkeypatch.setattr(upscaler, "open_session", lambda *_: Repeating(entries, lr))
+        monkeypatch.setattr(model_forms, "open_session", lambda *_: Repeating(entries, lr))
         (tmp_path / "net.onnx").touch()
         monkeypatch.chdir(tmp_path)
 
@@ -414,7 +503,7 @@ def test_a_model_of_others_is_refused(model: Model, monkeypatch: pytest.MonkeyPa
     model()
     foreign = Repeating({}, TensorSpec("lr", (1, 3, "H", "W"), np.dtype(np.float32)))
     foreign.metadata = {}
-    monkeypatch.setattr(upscaler, "open_session", lambda *_: foreign)
+    monkeypatch.setattr(model_forms, "open_session", lambda *_: foreign)
     with pytest.raises(TilingError, match=r"net\.onnx was not made by adadm export"):
         Upscaler("net.onnx")
 

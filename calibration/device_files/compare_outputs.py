@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""Compare what trtexec computed on this machine with the references of this folder.
+
+python3 verify.py [--json RESULT.json], after build.sh. Needs Python 3.8 and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import platform
+import struct
+import sys
+from pathlib import Path
+from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
+
+HERE = Path(__file__).resolve().parent
+FORMATS = {1: "B", 2: "e", 4: "f"}  # uint8, float16, float32, by their bytes
+
+
+def main() -> int:
+    """Compare all references, print a line each, and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args()
+    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
+    changed = [name for name, digest in manifest["files"].items() if sha256(HERE / name) != digest]
+    for name in changed:
+        print(f"FAILED: {name} is missing or is not as it was shipped")
+    results = [compare(found, manifest) for found in manifest["references"]]
+    passed = not changed and all(result["problem"] is None for result in results)
+    if arguments.json:
+        board = Path("/proc/device-tree/model")
+        report = {
+            "format": 1,
+            "passed": passed,
+            "target": manifest["target"],
+            "precision": manifest["precision"],
+            "backend": "trtexec",
+            "changed_files": changed,
+            "references": results,
+            "device": {
+                "board": board.read_text().strip("\0\n") if board.is_file() else None,
+                "system": platform.platform(),
+                "python": platform.python_version(),
+            },
+            "sha256": {
+                name: sha256(HERE / name)
+                for files in (manifest["models"], manifest["engines"])
+                for name in files.values()
+            },
+        }
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print("passed" if passed else "FAILED")
+    return 0 if passed else 1
+
+
+def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+    """One reference: its dB and largest error by output, and what is wrong with it."""
+    case = f"{reference['form']}.{reference['name']}"
+    outputs: dict[str, Any] = {}
+    result = {"name": reference["name"], "form": reference["form"], "outputs": outputs}
+    result["problem"] = None
+    path = HERE / "outputs" / f"{case}.json"
+    engine = HERE / manifest["engines"][reference["form"]]
+    try:
+        if path.stat().st_mtime < engine.stat().st_mtime:
+            raise ValueError(f"{path} is older than {engine.name}: run build.sh again")
+        found = {output["name"]: output for output in json.loads(path.read_text())}
+        for name, asked_db in reference["psnr_db"].items():
+            expected = raw(HERE / "reference" / f"{case}.{name}.bin", found[name]["dimensions"])
+            db, largest = apart(found[name]["values"], expected)
+            outputs[name] = {"psnr_db": db, "asked_db": asked_db, "largest": largest}
+            shown = "equal" if db is None else f"{db:.1f} dB"
+            print(f"{case} {name}: {shown}, asked {asked_db} dB, largest error {largest:.3g}")
+            if db is not None and db < asked_db:
+                raise ValueError(f"{name} is {db:.1f} dB from the reference, asked {asked_db} dB")
+    except (OSError, ValueError, KeyError, TypeError) as error:  # nan is no number in JSON
+        result["problem"] = f"{type(error).__name__}: {error}"
+        print(f"FAILED: {case}: {result['problem']}")
+    return result
+
+
+def raw(path: Path, dimensions: str) -> Sequence[float]:
+    """Numbers of a raw file, of as many elements as dimensions such as 1x3x64x64 have."""
+    count = 1
+    for size in dimensions.split("x"):
+        count *= int(size)
+    content = path.read_bytes()
+    if len(content) % count or len(content) // count not in FORMATS:
+        raise ValueError(f"{path} has {len(content)} bytes, which is not {dimensions}")
+    return struct.unpack(f"<{count}{FORMATS[len(content) // count]}", content)
+
+
+def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | None, float]:
+    """PSNR in dB against the peak, None where nothing differs, and the largest error."""
+    if len(found) != len(expected):
+        raise ValueError(f"{len(found)} values, expected {len(expected)}")
+    errors = [abs(one - other) for one, other in zip(found, expected)]  # noqa: B905 - 3.10
+    mean_square = math.fsum(error * error for error in errors) / len(errors)
+    if not math.isfinite(mean_square):
+        raise ValueError("values that are no finite numbers")
+    peak = max(abs(value) for value in expected)
+    db = 10 * math.log10(peak * peak / mean_square) if mean_square and peak else None
+    return db, max(errors)
+
+
+def sha256(path: Path) -> str | None:
+    """Of a file's content; None without the file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+#!/usr/bin/env python3
+"""Build a TensorRT engine from an ONNX model, with a manifest of what it was made from.
+
+Also `adadm build`. An engine that was made from the same model, sizes and options by the same
+TensorRT for the same GPU is left as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["build", *sys.argv[1:]]))
+
+import argparse
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from adadm.runtime import cuda_runtime, trtexec
+from adadm.runtime.engine_builder import adopt, build
+from adadm.runtime.engine_files import Manifest, manifest_path
+from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
+from adadm.runtime.onnx_file import read_onnx
+from adadm.runtime.recipes import Bounds, Recipe, Size, default_bounds, make_recipe
+from adadm.runtime.targets import TARGETS, Target
+
+__all__ = ["add_sizes", "bounds_of", "main"]
+
+_MIB, _GIB = 2**20, 2**30
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, build, and say what was built."""
+    arguments = _parse(argv)
+    target = TARGETS[arguments.target]
+    recipe = make_recipe(
+        read_onnx(arguments.model),
+        target,
+        bounds_of(arguments),
+        arguments.compute_capability,
+        arguments.workspace,
+    )
+    if arguments.print_command:
+        print("\n\n".join(_commands(recipe, arguments)))
+        return
+    console = Console(stderr=True)
+    if arguments.adopt is not None:
+        manifest, is_new = adopt(recipe, arguments.adopt, arguments.output), True
+    else:
+        with _progress(console) as progress:
+            bar = progress.add_task(f"building {arguments.output.name}", total=1.0, phase="")
+            manifest, is_new = build(
+                recipe,
+                arguments.output,
+                arguments.timing_cache,
+                arguments.force,
+                on_wait=lambda: console.print(
+                    f"another build is writing to {arguments.output.parent}: waiting for it"
+                ),
+                on_progress=lambda share, phase: progress.update(bar, completed=share, phase=phase),
+            )
+    _print(manifest, target, console)
+    print(
+        f"wrote {arguments.output} ({manifest.engine_bytes / 1e6:.2f} MB) and "
+        f"{manifest_path(arguments.output)}"
+        if is_new
+        else f"{arguments.output} is up to date"
+    )
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which sizes an engine takes, and what its builder may."""
+    for name, words in (
+        ("opt", "the usual size; give it again for another profile; default: 1x256x256"),
+        ("min", "the least size, once for each --opt; default: 3/4 of the usual sides"),
+        ("max", "the largest, which sets the memory; default: 5/4 of the usual sides"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=_size, action="append", default=[], metavar="NxHxW", help=words
+        )
+    parser.add_argument(
+        "--workspace", type=_mebibytes, metavar="MIB", help="scratch that the builder may take"
+    )
+
+
+def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
+    """What `add_sizes` was given, completed by a small range around the usual sizes.
+
+    Raises:
+        EngineError: there are more or fewer of the least or largest sizes than profiles.
+    """
+    around = [default_bounds(size) for size in arguments.opt] or [default_bounds()]
+    lists = {"min": arguments.min, "max": arguments.max}
+    for name, sizes in lists.items():
+        if sizes and len(sizes) != len(around):
+            raise EngineError(
+                f"--{name} is given {len(sizes)} times and --opt {len(arguments.opt)} times; each "
+                "profile needs its own --opt"
+            )
+    return [
+        Bounds(
+            arguments.min[index] if arguments.min else usual.minimum,
+            usual.optimum,
+            arguments.max[index] if arguments.max else usual.maximum,
+        )
+        for index, usual in enumerate(around)
+    ]
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[phase]}", style="dim", markup=False),
+        console=console,
+        transient=True,
+    )
+
+
+def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
+    """The line that builds, and the one whose times compare with other versions'."""
+    lines = [
+        trtexec.build_command(
+            str(arguments.model),
+            str(arguments.output),
+            recipe.target,
+            recipe.precision,
+            recipe.profiles,
+            recipe.settings.float32_layers,
+            recipe.settings.workspace_bytes,
+            arguments.timing_cache and str(arguments.timing_cache),
+        )
+    ]
+    usual = {
+        name: profile.optimum for first in recipe.profiles[:1] for name, profile in first.items()
+    }
+    lines.append(trtexec.timing_command(str(arguments.output), recipe.target, usual))
+    return [trtexec.shell_line(line) for line in lines]
+
+
+def _print(manifest: Manifest, target: Target, console: Console) -> None:
+    console.print(
+        f"{manifest.precision} for {', '.join(manifest.compute_capabilities)}, TensorRT "
+        f"{manifest.tensorrt}",
+        highlight=False,
+    )
+    for index, activations in enumerate(manifest.activation_bytes or ()):
+        sizes = "one size"
+        if manifest.profiles:
+            lr = manifest.profiles[index]["lr"]
+            sizes = " to ".join("x".join(map(str, s)) for s in (lr.minimum, lr.maximum))
+        console.print(
+            f"profile {index}, {sizes}: {activations / 1e6:.1f} MB of activations",
+            highlight=False,
+        )
+    needed = max(manifest.activation_bytes or (0,)) + manifest.engine_bytes
+    for name, available in _memories(target):
+        if needed > available:
+            console.print(
+                f"warning: that is more than {name}, {available / _GIB:.1f} GiB: give a smaller "
+                "--max, and run larger images in tiles",
+                style="yellow",
+                highlight=False,
+            )
+
+
+def _memories(target: Target) -> list[tuple[str, float]]:
+    """What the engine must fit into: the GPU here, else the smallest board of the target."""
+    with suppress(MissingDependencyError, SessionError):
+        return [("the GPU's free memory", float(cuda_runtime.memory()[0]))]
+    if target.memory_gib is not None:
+        return [("the memory of the smallest board", target.memory_gib[0] * _GIB)]
+    return []
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument(
+        "--target",
+        choices=[name for name, target in TARGETS.items() if target.tensorrt],
+        required=True,
+        metavar="T",
+        help="; ".join(f"{n}: {t.description}" for n, t in TARGETS.items() if t.tensorrt),
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.engine")
+    add_sizes(parser)
+    parser.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="what builds have timed, kept for others"
+    )
+    parser.add_argument(
+        "--compute-capability",
+        action="append",
+        default=[],
+        metavar="SM89",
+        help="for tensorrt-rtx, once for each GPU; default: that of the GPU here, else all",
+    )
+    parser.add_argument("--force", action="store_true", help="build anew what is up to date")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--print-command",
+        action="store_true",
+        help="print the line for trtexec of the target's version, and the one that times it",
+    )
+    how.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="PLAN",
+        help="take an engine that trtexec built so on this machine, and write its manifest",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.output.suffix != ".engine":
+        parser.error(f"the output is {arguments.output}, expected a name that ends in .engine")
+    return arguments
+
+
+def _size(text: str) -> Size:
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if not found or "0" in found.groups():
+        raise argparse.ArgumentTypeError(f"{text!r} is not N x H x W, such as 1x256x256")
+    batch, height, width = map(int, found.groups())
+    return batch, height, width
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB from 1 on")
+    return int(text) * _MIB

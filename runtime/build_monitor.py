@@ -1,0 +1,125 @@
+"""Watching a builder of TensorRT: what it says, how far it is, and stopping it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from types import ModuleType
+from typing import Any, TypeVar
+
+__all__ = ["BuilderLog", "OnProgress", "Stop", "run_stoppable"]
+
+OnProgress = Callable[[float, str], object]
+Result = TypeVar("Result")
+
+_WAKE_S = 0.1
+_LAST_STEP_S = 60  # a step of the builder times kernels
+
+
+class BuilderLog:
+    """Keeps what TensorRT says, and prints nothing.
+
+    Attributes:
+        messages: all of them, without their severity.
+        errors: those that are errors.
+        lines: all of them, with their severity, for a file.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.errors: list[str] = []
+        self.lines: list[str] = []
+
+    def as_logger(self, trt: ModuleType) -> Any:
+        """A logger to hand to TensorRT."""
+        log = self
+
+        class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                super().__init__()
+
+            def log(self, severity: Any, message: str) -> None:
+                log.messages.append(message)
+                log.lines.append(f"[{severity.name}] {message}")
+                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                    log.errors.append(message)
+
+        return Logger()
+
+
+class Stop:
+    """A wish that a builder stops, which it looks up after each of its steps."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+
+    def as_monitor(self, trt: ModuleType, on_progress: OnProgress | None) -> Any:
+        """A progress monitor to hand to TensorRT.
+
+        Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
+        The last of the open phases is the innermost.
+        """
+        wanted = self.wanted
+
+        class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
+            def __init__(self) -> None:
+                super().__init__()
+                self.lock = threading.Lock()  # phases may come from threads of the builder
+                self.open: dict[str, list[int]] = {}  # name: steps done, steps
+                self.share = 0.0  # between two phases of a step the sum falls back
+
+            def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
+                with self.lock:
+                    self.open[name] = [0, max(steps, 1)]
+                self.report()
+
+            def step_complete(self, name: str, step: int) -> bool:
+                with self.lock:
+                    if name in self.open:
+                        self.open[name][0] = step + 1
+                self.report()
+                return not wanted.is_set()
+
+            def phase_finish(self, name: str) -> None:
+                with self.lock:
+                    self.open.pop(name, None)
+
+            def report(self) -> None:
+                if on_progress is None:
+                    return
+                with self.lock:
+                    share, width = 0.0, 1.0
+                    for done, steps in self.open.values():
+                        width /= steps
+                        share += width * min(done, steps - 1)
+                    self.share = max(self.share, share)
+                    name = next(reversed(self.open), "")
+                on_progress(self.share, name)
+
+        return Monitor()
+
+
+def run_stoppable(build: Callable[[], Result], stop: Stop) -> Result:
+    """Run a call that Python cannot interrupt in a thread, and stop it at Ctrl-C.
+
+    A builder without a progress monitor (TensorRT 8.x) does not hear of it, so it is left behind
+    in a daemon thread, which ends with the process.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(build())
+        except BaseException as error:  # noqa: BLE001 - raised again by result()
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="builder", daemon=True).start()
+    try:
+        while not future.done():  # not Thread.join: interrupted, it takes the thread for ended
+            wait([future], _WAKE_S)
+    except KeyboardInterrupt:
+        stop.wanted.set()
+        wait([future], _LAST_STEP_S)
+        raise
+    return future.result()

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Verify a bundle on the device that it is for.
+
+Runs its engines, or its models where there are none, on the inputs that came with it, compares the
+outputs with those from where the bundle was made, and measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adadm.runtime.bundle_files import Bundle
+from adadm.runtime.cli import run
+from adadm.runtime.compare import Comparison
+from adadm.runtime.engine_builder import adopt, check_machine
+from adadm.runtime.errors import EngineError, ParityError
+from adadm.runtime.files import written_whole
+from adadm.runtime.onnx_file import read_onnx
+from adadm.runtime.outcomes import Outcome, Times
+from adadm.runtime.recipes import Recipe, make_recipe
+from adadm.runtime.verification import Verification, verify
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, verify or record, and print what was found.
+
+    Raises:
+        ParityError: the bundle does not pass; the result file is written all the same.
+        EngineError: the folder is no bundle; or there is nothing to record.
+    """
+    arguments = _parse(argv)
+    bundle = Bundle.open(arguments.bundle)
+    if arguments.check_machine:
+        check_machine(_recipe(bundle, "whole"))
+        return
+    if arguments.record:
+        _record(bundle)
+        return
+    found = verify(bundle, arguments.backend, arguments.seconds, _say, arguments.trust)
+    _print(found)
+    if arguments.json is not None:
+        with written_whole(arguments.json) as partial:
+            text = json.dumps(found.as_json(), indent=2, allow_nan=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+    if not found.passed:
+        raise ParityError(_why(found))
+
+
+def _say(step: str) -> None:
+    print(step, file=sys.stderr)
+
+
+def _record(bundle: Bundle) -> None:
+    """Make engines of the plans that trtexec built, each with its manifest."""
+    plans = {form: bundle.path(f"{engine}.plan") for form, engine in bundle.engines.items()}
+    if not any(plan.is_file() for plan in plans.values()):
+        raise EngineError(
+            f"{bundle.folder} has none of {', '.join(plan.name for plan in plans.values())}, "
+            "which trtexec writes: run build.sh, which records them too"
+        )
+    for form, plan in plans.items():
+        if plan.is_file():
+            engine = bundle.path(bundle.engines[form])
+            adopt(_recipe(bundle, form), plan, engine)
+            plan.unlink()
+            print(f"wrote {engine}")
+
+
+def _recipe(bundle: Bundle, form: str) -> Recipe:
+    """What build.sh has trtexec build an engine from."""
+    model = read_onnx(bundle.path(bundle.models[form]))
+    recipe = make_recipe(model, bundle.target, (), workspace_bytes=bundle.workspace_bytes)
+    return replace(recipe, profiles=bundle.profiles[form])
+
+
+def _print(found: Verification) -> None:
+    table = Table("reference", "form", "output", "dB", "asked", "largest error", "at the border")
+    for outcome in found.outcomes:
+        for name, comparison in outcome.comparisons.items():
+            reference = outcome.reference
+            found_db, largest, border = _cells(comparison)
+            asked_db = f"{reference.psnr_db[name]:.1f}"
+            cells = (reference.name, reference.form, name, found_db, asked_db, largest, border)
+            table.add_row(*map(Text, cells), style="red" if outcome.failures else None)
+    Console(highlight=False).print(table)
+    latency = found.latency
+    if latency is not None:
+        print(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
+        if latency.kernels_ms is not None:
+            print(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
+    print(f"{'passed' if found.passed else 'FAILED'} on {found.backend}: {found.reason}")
+
+
+def _cells(comparison: Comparison | None) -> tuple[str, str, str]:
+    """PSNR, the largest error, and that at the border, which only images have."""
+    if comparison is None:
+        return "none", "", ""
+    border = f"{comparison.border_error:.3g}" if len(comparison.shape) == 4 else ""
+    return f"{comparison.psnr_db:.1f}", f"{comparison.largest_error:.3g}", border
+
+
+def _line(times: Times) -> str:
+    return (
+        f"median {times.median:.3g} ms, mean {times.mean:.3g}, p90 {times.p90:.3g}, p99 "
+        f"{times.p99:.3g}, {times.min:.3g} to {times.max:.3g} in {times.count} runs"
+    )
+
+
+def _why(found: Verification) -> str:
+    """One line a reason."""
+    reasons = [f"{name} is missing or not as it was shipped" for name in found.changed_files]
+    reasons += [
+        f"{_title(outcome)}: {failure}"
+        for outcome in found.outcomes
+        for failure in outcome.failures
+    ]
+    if found.diagnosis is not None:
+        reasons.append(f"diagnosis: {found.diagnosis}")
+    listed = "\n".join(f"  {reason}" for reason in reasons)
+    return f"{found.bundle.folder} does not pass on {found.backend}:\n{listed}"
+
+
+def _title(outcome: Outcome) -> str:
+    return f"{outcome.reference.name}, {outcome.reference.form}"
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
+    parser.add_argument("bundle", type=Path, help="the folder that adadm bundle made")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was found")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "engine", "cpu"),
+        default="auto",
+        help="cpu is ONNX Runtime on the models; default: auto, the engine if it can run",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=5.0,
+        help="how long to measure, of a model and of its kernels; default: 5",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="only write engines and their manifests of the plans that trtexec built",
+    )
+    parser.add_argument(
+        "--check-machine",
+        action="store_true",
+        help="only check that engines can be built here: TensorRT's version, and the GPU",
+    )
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run engines without a manifest, which trtexec built alone; an engine is code",
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run("verify.py", main, sys.argv[1:]))

@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""Read from NVIDIA's sources which options trtexec takes; write runtime/trtexec_options.json.
+
+    git clone --no-checkout --filter=blob:none https://github.com/NVIDIA/TensorRT
+    python scripts/update_trtexec_options.py TensorRT
+
+An option counts where the parser takes it off the command line, because trtexec ends with an error
+when one is left. What only the help or a warning mentions does not count, nor what is taken off
+the command line to be refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from adadm.runtime.cli import run
+from adadm.runtime.errors import EngineError
+from adadm.runtime.files import written_whole
+
+TABLE = Path(__file__).resolve().parent.parent / "runtime" / "trtexec_options.json"
+SOURCE = "samples/common/sampleOptions.cpp"
+
+# The version that targets name, and the release branch. 10.13, 10.13.2 and 10.13.3 take the same
+# options; JetPack 7.0 and 7.1 have the last of them.
+BRANCHES = {
+    "8.5": "8.5",
+    "8.6": "8.6",
+    "10.3": "10.3",
+    "10.13": "10.13.3",
+    "10.16": "10.16",
+    "11.0": "11.0",
+    "11.1": "11.1",
+}
+
+_STRING_OR_COMMENT = re.compile(
+    r"""(R"\(.*?\)"|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|//[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+# The options of trtSafeExec, another program, and those that only a build for safety-critical use
+# has, which is not the default.
+_NOT_OF_TRTEXEC = re.compile(
+    r"^void SafeBuilderOptions::parse\(.*?^\}|^#if ENABLE_UNIFIED_BUILDER$.*?^#endif",
+    re.DOTALL | re.MULTILINE,
+)
+_TAKEN = re.compile(r'\bget\w+\([^;{}"]*"(--\w+)"')
+_REFUSED = re.compile(
+    r"""\bget\w+\([^;{}"]*"(--\w+)",\s*(\w+)\)(?:\)|;\s*if\s*\(\2\))\s*\{?\s*throw\b"""
+)
+
+
+def main(argv: list[str]) -> None:
+    """Read each version of the source and write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "checkout", type=Path, help="a clone of https://github.com/NVIDIA/TensorRT, bare or not"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=TABLE)
+    arguments = parser.parse_args(argv)
+    table = {}
+    for version, branch in BRANCHES.items():
+        commit = _commit(arguments.checkout, f"release/{branch}")
+        source = _git(arguments.checkout, "show", f"{commit}:{SOURCE}")
+        table[version] = {"commit": commit, "options": options_in(source)}
+    with written_whole(arguments.output) as partial:
+        partial.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {arguments.output}")
+
+
+def options_in(source: str) -> list[str]:
+    """The options that trtexec takes, in the order of the alphabet, given `SOURCE`."""
+    parser = _STRING_OR_COMMENT.sub(lambda found: found[1] or " ", source)
+    parser = _NOT_OF_TRTEXEC.sub("", parser)
+    refused = {found[1] for found in _REFUSED.finditer(parser)}
+    return sorted(set(_TAKEN.findall(parser)) - refused)
+
+
+def _commit(checkout: Path, branch: str) -> str:
+    """Of a remote's branch where there is one: a local one can be behind it."""
+    names = (f"refs/heads/{branch}", f"refs/remotes/origin/{branch}")
+    found = _git(checkout, "for-each-ref", "--format=%(objectname)", *names).split()
+    if not found:
+        raise EngineError(
+            f"{checkout} has no branch {branch}: expected a clone of "
+            "https://github.com/NVIDIA/TensorRT with all its branches; run `git fetch` in it"
+        )
+    return found[-1]
+
+
+def _git(checkout: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(checkout), *arguments], capture_output=True, encoding="utf-8"
+    )
+    if done.returncode:
+        raise EngineError(f"git {arguments[0]} in {checkout}: {done.stderr.strip()}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(run("update_trtexec_options.py", main, sys.argv[1:]))

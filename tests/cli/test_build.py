@@ -1,0 +1,391 @@
+"""`adadm build` as a user runs it, with TensorRT for RTX, which needs no GPU to build."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from _support.exports import exported
+from _support.limits import files_at_most
+from adadm.export import Options
+from adadm.runtime import build_engine
+from adadm.runtime.cli import run
+from adadm.runtime.engine_files import read_engine, read_manifest
+from adadm.runtime.files import sha256_of
+from adadm.runtime.tensorrt_api import Profile
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+
+COMMAND = Path(sys.executable).with_name("adadm")
+MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")).parent
+
+
+def adadm(*arguments: str | Path, target: str = "tensorrt-rtx", gpu: str = "SM89") -> int:
+    options = [*map(str, arguments), "--target", target]
+    if target == "tensorrt-rtx":
+        options += ["--compute-capability", gpu]
+    return run("adadm build", build_engine.main, options)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    _, proto, _ = exported("edsr", 2, Options())
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    return path
+
+
+@pytest.mark.parametrize("gpu", ["SM86", "SM89", "SM120"])
+def test_builds_the_bundled_models_for(gpu: str, tmp_path: Path) -> None:
+    for form in ("", ".tile", ".moments"):
+        model = MODELS / f"edsr_adadm_x2{form}.onnx"
+        engine = tmp_path / f"x2{form}.engine"
+        assert adadm(model, "-o", engine, "--opt", "1x64x80", gpu=gpu) == 0
+        plan, manifest = read_engine(engine)
+        assert manifest is not None and len(plan) == manifest.engine_bytes > 1e6
+        assert manifest.model_sha256 == sha256_of(model)
+        assert manifest.compute_capabilities == (gpu,)
+        assert manifest.metadata["adadm.upscale"] == "2"
+        assert manifest.profiles[0]["lr"] == Profile(
+            (1, 3, 48, 60), (1, 3, 64, 80), (1, 3, 80, 100)
+        )
+        assert manifest.activation_bytes and manifest.activation_bytes[0] > 80 * 100 * 3 * 4
+
+
+def test_profiles_of_all_inputs_follow_the_sizes(tmp_path: Path) -> None:
+    engine = tmp_path / "x.engine"
+    sizes = ["--min", "1x20x30", "--opt", "2x40x50", "--max", "3x60x70"]
+    assert adadm(MODELS / "edsr_adadm_x2.moments.onnx", "-o", engine, *sizes) == 0
+    (profile,) = read_manifest(engine).profiles
+    assert {name: shape.optimum for name, shape in profile.items()} == {
+        "lr": (2, 3, 40, 50),
+        "rows_inside": (2, 1, 40, 1),
+        "columns_inside": (2, 1, 1, 50),
+        "std": (2, 8, 1, 1),
+    }
+    assert profile["columns_inside"].minimum == (1, 1, 1, 30)
+    assert profile["rows_inside"].maximum == (3, 1, 60, 1)
+
+
+def test_memory_is_told_for_each_profile(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--opt", "1x32x32", "--opt", "1x128x128"]
+    assert adadm(model, "-o", tmp_path / "x.engine", *sizes) == 0
+    small, large = read_manifest(tmp_path / "x.engine").activation_bytes or ()
+    assert large > 2 * small
+    said = capsys.readouterr().err
+    assert f"profile 0, 1x3x24x24 to 1x3x40x40: {small / 1e6:.1f} MB" in said
+    assert f"profile 1, 1x3x96x96 to 1x3x160x160: {large / 1e6:.1f} MB" in said
+
+
+def test_what_is_up_to_date_is_left(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "x.engine"
+    assert adadm(model, "-o", engine) == 0
+    first = engine.stat().st_mtime_ns
+    assert adadm(model, "-o", engine) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert engine.stat().st_mtime_ns == first
+    assert adadm(model, "-o", engine, "--force") == 0
+    assert engine.stat().st_mtime_ns > first
+
+
+@pytest.mark.parametrize("change", ["weight", "size", "architecture", "workspace", "flipped byte"])
+def test_what_changed_is_built_anew(change: str, model: Path, tmp_path: Path) -> None:
+    engine = tmp_path / "x.engine"
+    assert adadm(model, "-o", engine) == 0
+    before = engine.read_bytes()
+    options, gpu = [], "SM89"
+    if change == "weight":  # the same graph, the same size: one float
+        proto = onnx.load(model)
+        weight = next(i for i in proto.graph.initializer if i.name == "body.0.conv1.weight")
+        values = numpy_helper.to_array(weight).copy()
+        values.flat[7] += 0.5
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        onnx.save(proto, model)
+    elif change == "size":
+        options = ["--opt", "1x200x200"]
+    elif change == "architecture":
+        gpu = "SM86"
+    elif change == "workspace":
+        options = ["--workspace", "512"]
+    else:
+        damaged = bytearray(before)
+        damaged[len(damaged) // 2] ^= 1
+        engine.write_bytes(damaged)
+    written = engine.stat().st_mtime_ns
+    assert adadm(model, "-o", engine, *options, gpu=gpu) == 0
+    assert engine.stat().st_mtime_ns > written
+    plan, manifest = read_engine(engine)
+    assert manifest is not None and manifest.model_sha256 == sha256_of(model)
+    if change in ("weight", "size", "architecture"):
+        assert plan != before
+
+
+def test_a_timing_cache_is_nothing_for_rtx(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(model, "-o", tmp_path / "x.engine", "--timing-cache", tmp_path / "cache") == 1
+    assert "times nothing" in capsys.readouterr().err
+
+
+def test_lines_for_trtexec(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--opt", "1x64x64", "--print-command"]
+    engine = tmp_path / "my x2.engine"
+    assert adadm(model, "-o", engine, *options, target="jetson-orin-jp62") == 0
+    building, timing = capsys.readouterr().out.split("\n\n")
+    for part in ("--stronglyTyped", "--noTF32", "--optShapes=lr:1x3x64x64", "my x2.engine'"):
+        assert part in building
+    for part in ("--useCudaGraph", "--shapes=lr:1x3x64x64", "--loadEngine="):
+        assert part in timing
+    assert not engine.exists()
+
+
+@pytest.mark.parametrize("target", ["jetson-orin-jp62", "tensorrt10"])
+def test_a_target_that_is_not_here_is_explained(
+    target: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(model, "-o", tmp_path / "out" / "x.engine", target=target) == 1
+    said = capsys.readouterr().err
+    expected = "adadm bundle --target jetson-orin-jp62" if "jetson" in target else "pip install"
+    assert expected in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_form_that_the_target_does_not_read_is_explained(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(model, "-o", tmp_path / "x.engine", target="jetson-orin-jp51") == 1
+    assert "--opset 17 --modulator inline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gpu", "said"),
+    [("SM87", "SM87 is not among the GPUs of tensorrt-rtx: SM75"), ("8.9", "8.9 is not among")],
+)
+def test_a_wrong_gpu(
+    gpu: str, said: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(model, "-o", tmp_path / "x.engine", gpu=gpu) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (["--min", "1x300x300", "--opt", "1x200x200"], "in no order"),
+        (["--opt", "1x20x20", "--opt", "1x30x30", "--max", "1x40x40"], "--max is given 1 times"),
+    ],
+)
+def test_wrong_sizes(
+    sizes: list[str],
+    said: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert adadm(model, "-o", tmp_path / "x.engine", *sizes) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["64x64", "1x0x64", "1x64x64x3", "large"])
+def test_sizes_that_are_none_are_usage(text: str, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        adadm(model, "-o", tmp_path / "x.engine", "--opt", text)
+
+
+def test_a_model_of_one_size_has_no_profile(tmp_path: Path) -> None:
+    _, proto, _ = exported("edsr", 2, Options(static=(1, 40, 56)))
+    onnx.save(proto, tmp_path / "static.onnx")
+    assert adadm(tmp_path / "static.onnx", "-o", tmp_path / "x.engine") == 0
+    assert read_manifest(tmp_path / "x.engine").profiles == ()
+    for_orin = ["--print-command"]
+    arguments = (tmp_path / "static.onnx", "-o", tmp_path / "x.engine", *for_orin)
+    assert adadm(*arguments, target="jetson-orin-jp62") == 0
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def outside(path: Path) -> None:
+    proto = onnx.load(path)
+    onnx.save(
+        proto,
+        path,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"weights.bin", b"../etc/pass"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(truncated, "truncated|not an ONNX model"), (outside, r"\.\./etc/pass")]
+)
+def test_a_bad_model(
+    damage: object,
+    said: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(model)  # type: ignore[operator]
+    assert adadm(model, "-o", tmp_path / "out" / "x.engine") == 1
+    found = capsys.readouterr().err
+    assert any(part in found for part in said.replace("\\", "").split("|")), found
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_parser_refuses_is_named_and_the_log_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An INT32 bias, as quantizers write it, which the parser of TensorRT for RTX refuses."""
+    initializers = {
+        "w": np.zeros((4, 3, 3, 3), np.float32),
+        "b": np.zeros(4, np.int32),
+        "scale": np.float32(0.1),
+        "zero": np.int32(0),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("DequantizeLinear", ["b", "scale", "zero"], ["bias"], name="dequant"),
+            helper.make_node("Conv", ["lr", "w", "bias"], ["sr"], name="conv"),
+        ],
+        "int32_bias",
+        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, [1, 4, 6, 6])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.save(proto, tmp_path / "bad.onnx")
+    engine = tmp_path / "out" / "x.engine"
+    assert adadm(tmp_path / "bad.onnx", "-o", engine) == 1
+    assert "node dequant" in capsys.readouterr().err
+    assert [path.name for path in engine.parent.iterdir()] == ["x.engine.log"]
+    assert "dequant" in (engine.parent / "x.engine.log").read_text()
+    assert adadm(MODELS / "edsr_adadm_x2.onnx", "-o", engine) == 0
+    assert not (engine.parent / "x.engine.log").exists()
+
+
+def test_a_folder_that_cannot_be_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert adadm(model, "-o", tmp_path / "file" / "x.engine") == 1
+    assert "file" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_what_was_there(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = tmp_path / "out" / "x.engine"
+    assert adadm(model, "-o", engine) == 0
+    before = {path.name: path.read_bytes() for path in engine.parent.iterdir()}
+    with files_at_most(100_000):
+        assert adadm(model, "-o", engine, "--force") == 1
+    assert "File too large" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in engine.parent.iterdir()} == before
+
+
+def test_unicode_and_spaces(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "größer als zuvor 超解像"
+    folder.mkdir()
+    named = folder / "ein modell ☂.onnx"
+    shutil.copy(model, named)
+    assert adadm(named, "-o", folder / "eine maschine ☂.engine") == 0
+    assert read_manifest(folder / "eine maschine ☂.engine").model == named.name
+
+
+def test_two_builds_at_once(tmp_path: Path) -> None:
+    engine = tmp_path / "out" / "x2.engine"
+    command = [COMMAND, "build", MODELS / "edsr_adadm_x2.onnx", "--target", "tensorrt-rtx"]
+    command += ["-o", engine, "--compute-capability", "SM89"]
+    both = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sorted("wrote" in text for text in said) == [False, True], said
+    read_engine(engine)
+    assert sorted(p.name for p in engine.parent.iterdir()) == ["x2.engine", "x2.engine.json"]
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    """Many profiles for every GPU: a build of half a minute."""
+    engine = tmp_path / "out" / "x4.engine"
+    command = [COMMAND, "build", MODELS / "edsr_adadm_x4.onnx", "--target", "tensorrt-rtx"]
+    command += ["-o", engine]
+    for side in range(64, 124):
+        command += ["--opt", f"1x{side}x{side}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 1
+    assert "adadm build: stopped" in said
+    assert list(engine.parent.iterdir()) == []
+
+
+def test_an_engine_of_trtexec_is_adopted(model: Path, tmp_path: Path) -> None:
+    """With a plan of TensorRT for RTX in the place of trtexec's."""
+    assert adadm(model, "-o", tmp_path / "built.engine") == 0
+    plan = tmp_path / "x.plan"
+    shutil.copy(tmp_path / "built.engine", plan)
+    assert adadm(model, "-o", tmp_path / "x.engine", "--adopt", plan) == 0
+    built, adopted = (read_manifest(tmp_path / f"{name}.engine") for name in ("built", "x"))
+    assert adopted.key == built.key and adopted.engine_sha256 == built.engine_sha256
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_plan_that_is_none_is_not_adopted(
+    content: bytes | None, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = tmp_path / "x.plan"
+    if content is not None:
+        plan.write_bytes(content)
+    assert adadm(model, "-o", tmp_path / "x.engine", "--adopt", plan) == 1
+    assert "x.plan" in capsys.readouterr().err
+    assert not (tmp_path / "x.engine").exists()
+
+
+def test_the_ledger_of_a_lowered_model_comes_along(tmp_path: Path) -> None:
+    """And another model's does not."""
+    proto = onnx.load(MODELS / "edsr_adadm_x2.onnx")
+    noted = {
+        "precision": "fp16",
+        "target": "tensorrt-rtx",
+        "images_sha256": "5e" * 32,
+        "budget_db": 0.005,
+        "int8": [],
+    }
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "adadm.quantization", json.dumps(noted)
+    onnx.save(proto, tmp_path / "x.onnx")
+    report = {**noted, "calibration": {"images_sha256": "5e" * 32}, "lost_db": 0.0003}
+    for digest, expected in (("5e" * 32, report), ("7a" * 32, None)):
+        report["calibration"] = {"images_sha256": digest}
+        (tmp_path / "x.json").write_text(json.dumps(report))
+        engine = tmp_path / "x.engine"
+        assert adadm(tmp_path / "x.onnx", "-o", engine, "--force") == 0
+        manifest = read_manifest(engine)
+        assert manifest.ledger == expected
+        assert (manifest.precision, manifest.calibration_sha256) == ("fp16", "5e" * 32)

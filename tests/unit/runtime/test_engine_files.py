@@ -1,0 +1,540 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from _support.limits import files_at_most
+from adadm.runtime.engine_files import (
+    Manifest,
+    check_machine,
+    locked,
+    manifest_path,
+    read_engine,
+    read_manifest,
+    up_to_date,
+    write_engine,
+)
+from adadm.runtime.errors import EngineError
+from adadm.runtime.tensorrt_api import Profile
+
+PLAN = bytes(range(256)) * 8
+PROFILES = (
+    {"lr": Profile((1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 256, 512)), "std": Profile((), (), ())},
+    {"lr": Profile((1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 64, 64))},
+)
+MANIFEST = Manifest(
+    engine_sha256=hashlib.sha256(PLAN).hexdigest(),
+    engine_bytes=len(PLAN),
+    model="größe x2.onnx",
+    model_sha256="1" * 64,
+    calibration_sha256="2" * 64,
+    target="jetson-orin-jp62",
+    precision="int8",
+    flavour="tensorrt",
+    tensorrt="10.3.0",
+    compute_capabilities=("SM87", "SM89"),
+    profiles=PROFILES,
+    flags={"workspace_bytes": 1 << 40, "tf32": False, "float32_layers": ["a", "é"], "x": 0.1},
+    activation_bytes=(3, 4),
+    metadata={"adadm.upscale": "2", "ä": "ö"},
+    ledger={"stages": [{"name": "INT8", "psnr_y_db": 31.25}]},
+)
+LEAST = replace(MANIFEST, calibration_sha256=None, profiles=(), activation_bytes=None, ledger=None)
+
+
+def manifest_of(plan: bytes) -> Manifest:
+    digest = hashlib.sha256(plan).hexdigest()
+    return replace(MANIFEST, engine_sha256=digest, engine_bytes=len(plan))
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    """One that is written."""
+    path = tmp_path / "ein Gerät" / "x2 (größer).engine"
+    write_engine(path, PLAN, MANIFEST)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("manifest", [MANIFEST, LEAST], ids=["full", "least"])
+def test_a_manifest_comes_back(manifest: Manifest, tmp_path: Path) -> None:
+    as_text = json.dumps(manifest.as_json())
+    assert Manifest.from_json(json.loads(as_text), tmp_path) == manifest
+    assert Manifest.from_json(manifest.as_json(), tmp_path) == manifest
+
+
+def test_the_digest_of_a_manifest_is_that_of_the_rest() -> None:
+    content = MANIFEST.as_json()
+    assert content["format"] == 1
+    digest = content.pop("sha256")
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Manifest)])
+def test_a_missing_field_is_named(name: str) -> None:
+    content = MANIFEST.as_json()
+    del content[name]
+    with pytest.raises(
+        EngineError, match=rf"^m\.json: {name} is missing, expected .*; build the engine again"
+    ):
+        Manifest.from_json(content, Path("m.json"))
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("engine_sha256", 1),
+    ("engine_bytes", "1"),
+    ("engine_bytes", True),
+    ("engine_bytes", 1.0),
+    ("model", None),
+    ("model_sha256", ["1"]),
+    ("calibration_sha256", 2),
+    ("target", {}),
+    ("precision", None),
+    ("flavour", "cuda"),
+    ("flavour", ["rtx"]),
+    ("tensorrt", 10.3),
+    ("compute_capabilities", "SM87"),
+    ("compute_capabilities", [87]),
+    ("profiles", {}),
+    ("profiles", [[]]),
+    ("profiles", [{"lr": {}}]),
+    ("profiles", [{"lr": {"minimum": [1], "optimum": [1]}}]),
+    ("profiles", [{"lr": {"minimum": [1], "optimum": [1], "maximum": [1], "more": [1]}}]),
+    ("profiles", [{"lr": {"minimum": [1], "optimum": [1], "maximum": [1.5]}}]),
+    ("profiles", [{"lr": {"minimum": [1], "optimum": [1], "maximum": None}}]),
+    ("flags", []),
+    ("flags", None),
+    ("activation_bytes", 3),
+    ("activation_bytes", [None]),
+    ("metadata", {"a": 1}),
+    ("ledger", "none"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_field_of_a_wrong_type_is_named(name: str, value: Any) -> None:
+    content = {**MANIFEST.as_json(), name: value}
+    with pytest.raises(
+        EngineError, match=rf"^m\.json: {name} is .*, expected .*; build the engine again"
+    ):
+        Manifest.from_json(content, Path("m.json"))
+
+
+@pytest.mark.parametrize("found", [2, 0, "1", None, True, 1.0])
+def test_another_format_is_refused(found: Any) -> None:
+    content = {**MANIFEST.as_json(), "format": found}
+    message = re.escape(f"m.json: format is {found!r}, expected 1; build the engine again")
+    with pytest.raises(EngineError, match=f"^{message}"):
+        Manifest.from_json(content, Path("m.json"))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"target": "jetson-orin-jp60"},
+        {"flags": {"tf32": True}},
+        {"engine_sha256": "0" * 64},
+        {"more": 1},
+        {"sha256": "0" * 64},
+        {"sha256": None},
+    ],
+)
+def test_an_edited_manifest_is_noticed(engine: Path, edit: dict[str, Any]) -> None:
+    path = manifest_path(engine)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    with pytest.raises(
+        EngineError, match=r"engine\.json was edited or is damaged: sha256 is .*; build the engine"
+    ):
+        read_engine(engine)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"PNG", b"9" * 9999, b"[" * 99999, b'{"format":1}'[:-1]],
+    ids=str,
+)
+def test_a_manifest_that_is_no_json_is_refused(engine: Path, content: bytes) -> None:
+    manifest_path(engine).write_bytes(content)
+    with pytest.raises(EngineError, match=r"engine\.json cannot be read as JSON: .*; build the"):
+        read_manifest(engine)
+
+
+def test_a_manifest_that_nests_deeply_is_refused_as_any_other(engine: Path) -> None:
+    text = json.dumps(MANIFEST.as_json())
+    for depth in range(500, 1500):  # where reading it stops to work, and writing it before that
+        nested = text.replace('"tf32": false', '"tf32": ' + "[" * depth + "]" * depth)
+        assert nested != text
+        manifest_path(engine).write_text(nested)
+        with pytest.raises(EngineError, match=r"json (was edited|cannot be read as JSON)"):
+            read_manifest(engine)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "1", '"text"', "{}"])
+def test_json_that_is_no_manifest_is_refused(engine: Path, content: str) -> None:
+    manifest_path(engine).write_text(content)
+    with pytest.raises(EngineError, match=r"engine\.json: format is None, expected 1; build the"):
+        read_manifest(engine)
+
+
+IN_KEY: dict[str, Any] = {
+    "model_sha256": "3" * 64,
+    "calibration_sha256": None,
+    "target": "tensorrt10",
+    "precision": "fp16",
+    "flavour": "rtx",
+    "tensorrt": "10.3.1",
+    "compute_capabilities": ("SM87",),
+    "profiles": PROFILES[:1],
+    "flags": {**MANIFEST.flags, "tf32": True},
+}
+NOT_IN_KEY: dict[str, Any] = {
+    "engine_sha256": "0" * 64,
+    "engine_bytes": 1,
+    "model": "other.onnx",
+    "activation_bytes": None,
+    "metadata": {},
+    "ledger": None,
+}
+
+
+def test_the_key_is_of_what_an_engine_is_made_from() -> None:
+    assert IN_KEY.keys() | NOT_IN_KEY.keys() == {field.name for field in fields(Manifest)}
+    changed = {replace(MANIFEST, **{name: value}).key for name, value in IN_KEY.items()}
+    assert len(changed | {MANIFEST.key}) == len(IN_KEY) + 1
+    larger = Profile((1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 512, 512))
+    assert replace(MANIFEST, profiles=({"lr": larger}, PROFILES[1])).key != MANIFEST.key
+    assert replace(MANIFEST, profiles=PROFILES[::-1]).key != MANIFEST.key
+    for name, value in NOT_IN_KEY.items():
+        assert replace(MANIFEST, **{name: value}).key == MANIFEST.key
+
+
+def test_the_key_does_not_depend_on_order_or_on_a_trip_through_the_file(engine: Path) -> None:
+    reordered = replace(
+        MANIFEST,
+        flags=dict(reversed(MANIFEST.flags.items())) | {"float32_layers": ("a", "é")},
+        profiles=tuple(dict(reversed(profile.items())) for profile in PROFILES),
+    )
+    assert reordered.key == MANIFEST.key == read_manifest(engine).key
+
+
+# The two files
+
+
+def test_an_engine_comes_back(engine: Path) -> None:
+    assert names(engine.parent) == ["x2 (größer).engine", "x2 (größer).engine.json"]
+    for trust in (False, True):
+        assert read_engine(engine, trust) == (PLAN, MANIFEST)
+    assert read_manifest(engine) == MANIFEST
+
+
+def test_the_same_content_is_the_same_bytes(engine: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.engine"
+    reordered = replace(MANIFEST, flags=dict(reversed(MANIFEST.flags.items())))
+    write_engine(again, PLAN, reordered)
+    assert manifest_path(again).read_bytes() == manifest_path(engine).read_bytes()
+    assert manifest_path(again).name == "again.engine.json"
+
+
+@pytest.mark.parametrize("trust", [False, True])
+@pytest.mark.parametrize("place", [0, 1000, len(PLAN) - 1])
+def test_a_flipped_bit_is_noticed(engine: Path, place: int, trust: bool) -> None:
+    damaged = bytearray(PLAN)
+    damaged[place] ^= 1
+    engine.write_bytes(damaged)
+    found = hashlib.sha256(damaged).hexdigest()
+    with pytest.raises(
+        EngineError,
+        match=rf"\.engine is damaged, or .*\.engine\.json is another engine's: .* 2048 bytes of "
+        rf"sha256 {found}, expected 2048 of {MANIFEST.engine_sha256}; build the engine again",
+    ):
+        read_engine(engine, trust)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_the_manifest_of_another_engine_is_refused(engine: Path, trust: bool) -> None:
+    other = engine.with_name("other.engine")
+    write_engine(other, b"other", manifest_of(b"other"))
+    manifest_path(other).replace(manifest_path(engine))
+    with pytest.raises(EngineError, match=r"is another engine's: .* expected 5 of"):
+        read_engine(engine, trust)
+
+
+def test_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"/no\.engine cannot be read: No such file .*; build it with `adadm"
+    ):
+        read_engine(tmp_path / "no.engine", trust=True)
+    with pytest.raises(EngineError, match="cannot be read: Is a directory"):
+        read_engine(tmp_path)
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_an_empty_engine_is_refused(engine: Path, trust: bool) -> None:
+    write_engine(engine, b"", manifest_of(b""))  # even where the two agree
+    with pytest.raises(EngineError, match=r"\.engine is empty, expected an engine; build"):
+        read_engine(engine, trust)
+
+
+def test_an_engine_without_a_manifest_needs_trust(engine: Path) -> None:
+    manifest_path(engine).unlink()
+    with pytest.raises(
+        EngineError, match=r"has no manifest x2 .*\.engine\.json .*`adadm build`, or pass --trust"
+    ):
+        read_engine(engine)
+    assert read_engine(engine, trust=True) == (PLAN, None)
+
+
+def test_trust_does_not_excuse_a_damaged_manifest(engine: Path) -> None:
+    manifest_path(engine).write_bytes(b"{")
+    with pytest.raises(EngineError, match="cannot be read as JSON"):
+        read_engine(engine, trust=True)
+
+
+def test_up_to_date_is_an_engine_that_is_whole_and_of_this_key(engine: Path) -> None:
+    assert up_to_date(engine, MANIFEST.key) == MANIFEST
+    assert up_to_date(engine, LEAST.key) is None
+    assert up_to_date(engine.with_name("no.engine"), MANIFEST.key) is None
+    text = manifest_path(engine).read_text()
+    manifest_path(engine).write_text(text.replace("int8", "fp16"))
+    assert up_to_date(engine, MANIFEST.key) is None
+    manifest_path(engine).unlink()
+    assert up_to_date(engine, MANIFEST.key) is None
+    manifest_path(engine).write_text(text)
+    assert up_to_date(engine, MANIFEST.key) == MANIFEST
+    engine.write_bytes(PLAN[:-1])
+    assert up_to_date(engine, MANIFEST.key) is None
+
+
+@pytest.mark.parametrize("part", ["engine", "manifest"])
+def test_a_folder_in_the_way_stops_both_files(tmp_path: Path, part: str) -> None:
+    engine = tmp_path / "a.engine"
+    in_the_way = engine if part == "engine" else manifest_path(engine)
+    in_the_way.mkdir()
+    with pytest.raises(IsADirectoryError, match=re.escape(repr(str(in_the_way)))):
+        write_engine(engine, PLAN, MANIFEST)
+    assert names(tmp_path) == [in_the_way.name]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        named = re.escape(repr(str(folder)))
+        with pytest.raises(OSError, match=named):
+            write_engine(folder / "a.engine", PLAN, MANIFEST)
+        with pytest.raises(OSError, match=named), locked(folder / "a.engine", lambda: None):
+            pass
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("plan", [PLAN * 2, b"small"], ids=["plan", "manifest"])
+@pytest.mark.parametrize("old", [False, True])
+def test_where_no_more_can_be_written_nothing_changes(
+    tmp_path: Path, plan: bytes, old: bool
+) -> None:
+    """The limit of a process, as a full disk needs the right to mount one: see below."""
+    engine = tmp_path / "a.engine"
+    if old:
+        write_engine(engine, PLAN, MANIFEST)
+    limit = len(PLAN) if plan != b"small" else 100
+    with (
+        files_at_most(limit),
+        pytest.raises(OSError, match=re.escape(f"File too large: {str(engine)!r}")),
+    ):
+        write_engine(engine, plan, manifest_of(plan))
+    assert names(tmp_path) == (["a.engine", "a.engine.json"] if old else [])
+    if old:
+        assert read_engine(engine) == (PLAN, MANIFEST)
+
+
+def run(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """A process of its own; with what this module has imported and defined."""
+    start = f"""
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("here", {__file__!r})
+here = importlib.util.module_from_spec(spec)
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+spec.loader.exec_module(here)
+globals().update(vars(here))
+engine = Path(sys.argv[1])
+"""
+    return subprocess.Popen(
+        [*options.pop("before", []), sys.executable, "-c", start + script, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def test_on_a_full_disk_nothing_changes(tmp_path: Path) -> None:
+    mounting = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=64k none '{tmp_path}'"
+    try:
+        subprocess.run([*mounting, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a disk of a size cannot be mounted here")
+    script = """
+write_engine(engine, PLAN, MANIFEST)
+for new in (engine, engine.with_name("new.engine")):
+    try:
+        write_engine(new, PLAN * 99, manifest_of(PLAN * 99))
+    except OSError as error:
+        print(errno.errorcode[error.errno], error.filename == str(new))
+print(names(engine.parent), read_engine(engine) == (PLAN, MANIFEST))
+"""
+    before = [*mounting, f'{mount} && exec "$@"', "sh"]
+    process = run(script, tmp_path / "a.engine", before=before)
+    out, err = process.communicate(timeout=60)
+    assert out.splitlines() == [
+        "ENOSPC True",
+        "ENOSPC True",
+        "['a.engine', 'a.engine.json'] True",
+    ], err
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_crash_between_the_two_files_leaves_nothing_that_passes(
+    tmp_path: Path, old: bool
+) -> None:
+    engine = tmp_path / "a.engine"
+    if old:
+        write_engine(engine, PLAN, MANIFEST)
+    script = """
+renamed = 0
+def crash_at_the_second(event, arguments):
+    global renamed
+    renamed += event == "os.rename"
+    if renamed == 2:
+        os._exit(9)
+sys.addaudithook(crash_at_the_second)
+write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
+"""
+    process = run(script, engine)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 9, err
+    assert read_manifest(engine).target == "tensorrt10"  # it was between the two
+    for trust in (False, True):
+        with pytest.raises(EngineError, match="is damaged, or" if old else "cannot be read: No"):
+            read_engine(engine, trust)
+    assert up_to_date(engine, MANIFEST.key) is None
+    write_engine(engine, b"new", manifest_of(b"new"))
+    assert read_engine(engine) == (b"new", manifest_of(b"new"))
+
+
+# The lock
+
+HOLD = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's &
+with locked(engine, lambda: print("waits", flush=True)):
+    print("holds", flush=True)
+    sys.stdin.readline()
+print("done", flush=True)
+"""
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def wait_until_it_is_blocked(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 30
+    while not re.search(rf"-> FLOCK .* {process.pid} ", Path("/proc/locks").read_text()):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+
+
+def test_the_second_of_two_builds_waits_for_the_first(tmp_path: Path) -> None:
+    folder = tmp_path / "made by the first"
+    with run(HOLD, folder / "a.engine") as first:
+        assert said(first) == "holds"
+        with run(HOLD, folder / "b.engine") as second:
+            assert said(second) == "waits"
+            wait_until_it_is_blocked(second)
+            out, err = first.communicate("\n", timeout=60)
+            assert (out, err) == ("done\n", "")
+            assert said(second) == "holds"
+            out, err = second.communicate("\n", timeout=60)
+            assert (out, err) == ("done\n", "")
+    assert names(folder) == []
+
+
+def test_a_wait_can_be_interrupted_and_leaves_the_lock_alone(tmp_path: Path) -> None:
+    engine = tmp_path / "a.engine"
+    with run(HOLD, engine) as holding:
+        assert said(holding) == "holds"
+        with run(HOLD, engine) as waiting:
+            assert said(waiting) == "waits"
+            wait_until_it_is_blocked(waiting)
+            waiting.send_signal(signal.SIGINT)
+            out, err = waiting.communicate(timeout=60)
+            assert not out and err.rstrip().endswith("KeyboardInterrupt")
+        with run(HOLD, engine) as third:
+            assert said(third) == "waits"  # still
+            holding.kill()  # a process that is gone holds nothing
+            assert said(third) == "holds"
+            third.communicate("\n", timeout=60)
+    assert names(tmp_path) == []
+
+
+def test_a_lock_ends_with_the_build_however_it_ends(tmp_path: Path) -> None:
+    def must_not_wait() -> None:  # for ever, as it would wait for itself
+        raise AssertionError("the folder is still locked")
+
+    def build(engine: Path, error: BaseException) -> None:
+        with locked(engine, must_not_wait):
+            raise error
+
+    for error in (EngineError("refused"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
+        with pytest.raises(type(error)):
+            build(tmp_path / "a.engine", error)
+    with (
+        locked(tmp_path / "a.engine", must_not_wait),
+        locked(tmp_path / "other folder" / "a.engine", must_not_wait),
+    ):
+        write_engine(tmp_path / "a.engine", PLAN, MANIFEST)
+    assert read_engine(tmp_path / "a.engine") == (PLAN, MANIFEST)
+
+
+# The machine
+
+
+def test_an_engine_fits_the_machine_that_it_was_built_for() -> None:
+    check_machine(MANIFEST, "tensorrt", "10.3.0", "SM87")
+    check_machine(MANIFEST, "tensorrt", "10.3.0", "SM89")
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "capability", "message"),
+    [
+        ("tensorrt", "10.3.1", "SM87", "by TensorRT 10.3.0, and here is TensorRT 10.3.1: .*build"),
+        ("rtx", "10.3.0", "SM87", "by TensorRT 10.3.0, and here is TensorRT for RTX 10.3.0: "),
+        ("tensorrt", "10.3.0", "SM86", "was built for SM87 or SM89, and the GPU here is SM86; b"),
+        ("tensorrt", "10.3.0", "SM8", "was built for SM87 or SM89, and the GPU here is SM8; b"),
+        ("tensorrt", "10.3.0", None, "needs a GPU of SM87 or SM89, and no GPU is found here; run"),
+    ],
+)
+def test_an_engine_of_another_machine_is_refused(
+    flavour: Literal["tensorrt", "rtx"], version: str, capability: str | None, message: str
+) -> None:
+    with pytest.raises(EngineError, match=f"the engine of größe x2.onnx .*{message}"):
+        check_machine(MANIFEST, flavour, version, capability)

@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adadm.runtime.errors import EngineError
+from adadm.runtime.onnx_file import read_onnx
+from adadm.runtime.session import TensorSpec
+
+BUNDLED = sorted(
+    (Path(str(found)) for found in files("adadm.runtime.models").iterdir()), key=lambda p: p.name
+)
+BUNDLED = [path for path in BUNDLED if path.suffix == ".onnx"]
+bundled = pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
+
+REFUSED = "is no ONNX model, or not the whole of one: .*; copy or export it again$"
+
+
+@pytest.fixture
+def onnx() -> Any:
+    return pytest.importorskip("onnx", reason="onnx is not installed")
+
+
+# A writer of the wire format, so that these tests run where a device runs them: without onnx.
+
+
+def varint(value: int) -> bytes:
+    """As protobuf writes it: 7 bits a byte, negative numbers in 64 bits."""
+    value &= (1 << 64) - 1
+    low = bytearray()
+    while value > 0x7F:
+        low.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*low, value])
+
+
+def field(number: int, value: int | bytes | str) -> bytes:
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    content = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(content)) + content
+
+
+def pair(key: str, value: str) -> bytes:
+    return field(1, key) + field(2, value)
+
+
+def value_info(name: str, element: int, *dims: int | str | None) -> bytes:
+    listed = b"".join(
+        field(1, b"" if dim is None else field(1 if isinstance(dim, int) else 2, dim))
+        for dim in dims
+    )
+    tensor = field(1, element) + field(2, listed)
+    return field(1, name) + field(2, field(1, tensor))
+
+
+VERSION = field(1, 10)
+OPSET = field(8, field(1, "") + field(2, 17))
+IN, OUT = field(11, value_info("lr", 1, "N", 3)), field(12, value_info("sr", 1, "N", 3))
+METADATA = field(14, pair("adadm.upscale", "2"))
+MODEL = VERSION + field(7, IN + OUT) + OPSET + METADATA
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tmp_path / "m.onnx"
+
+
+def test_a_model_is_read_without_the_onnx_package(model: Path) -> None:
+    model.write_bytes(MODEL)
+    found = read_onnx(str(model))
+    assert found.path == model and found.content == MODEL
+    assert found.sha256 == hashlib.sha256(MODEL).hexdigest()
+    assert found.metadata == {"adadm.upscale": "2"}
+    assert found.inputs == [TensorSpec("lr", ("N", 3), np.dtype(np.float32))]
+    assert found.outputs == [TensorSpec("sr", ("N", 3), np.dtype(np.float32))]
+    assert found.opset == 17 and not found.has_functions
+
+
+def compare(onnx: Any, path: Path) -> None:
+    """With what the onnx package reads."""
+    proto = onnx.load(path)
+    found = read_onnx(path)
+    assert found.content == path.read_bytes()
+    assert found.metadata == {entry.key: entry.value for entry in proto.metadata_props}
+    (opset,) = (i.version for i in proto.opset_import if i.domain in ("", "ai.onnx"))
+    assert (found.opset, found.has_functions) == (opset, len(proto.functions) > 0)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    fed = [value for value in proto.graph.input if value.name not in constants]
+    for ours, theirs in ((found.inputs, fed), (found.outputs, proto.graph.output)):
+        assert [spec.name for spec in ours] == [value.name for value in theirs]
+        for spec, value in zip(ours, theirs, strict=True):
+            tensor = value.type.tensor_type
+            assert spec.dtype == onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            assert spec.shape == tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+                for dim in tensor.shape.dim
+            )
+
+
+@bundled
+def test_the_bundled_models_are_read_as_onnx_reads_them(onnx: Any, path: Path) -> None:
+    compare(onnx, path)
+    assert read_onnx(path).has_functions  # or the comparison shows less than it seems
+
+
+def test_all_types_and_kinds_of_dimension_are_read_as_onnx_reads_them(
+    onnx: Any, model: Path
+) -> None:
+    types = ["FLOAT16", "FLOAT", "UINT8", "INT8", "INT32", "INT64", "BOOL"]
+    shapes = [[], [0], [1, 3], ["N", 3, None, None], ["größe", 2**40], [None], [127, 128, 300]]
+    values = [
+        onnx.helper.make_tensor_value_info(f"in {name} é", getattr(onnx.TensorProto, name), shape)
+        for name, shape in zip(types, shapes, strict=True)
+    ]
+    nodes = [onnx.helper.make_node("Identity", [v.name], [f"out {v.name}"]) for v in values]
+    outs = [
+        onnx.helper.make_tensor_value_info(
+            f"out {v.name}",
+            v.type.tensor_type.elem_type,
+            shape,
+        )
+        for v, shape in zip(values, shapes, strict=True)
+    ]
+    weight = onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32), "weight")
+    listed = onnx.helper.make_tensor_value_info("weight", onnx.TensorProto.FLOAT, [6])
+    graph = onnx.helper.make_graph(nodes, "all", [listed, *values], outs, [weight])
+    opsets = [onnx.helper.make_opsetid("other", 300), onnx.helper.make_opsetid("ai.onnx", 19)]
+    proto = onnx.helper.make_model(graph, opset_imports=opsets)
+    onnx.helper.set_model_props(proto, {"größe": "ä" * 300, "empty": "", "line": "a\nb"})
+    onnx.save(proto, model)
+    compare(onnx, model)
+
+
+def branching(onnx: Any, inside: Any, in_function: Any) -> Any:
+    """A model with a tensor in a branch, and one in the body of a function."""
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node("Constant", [], [name], value=inside)],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, kind, [2])],
+        )
+        for name in ("then_branch", "else_branch")
+    }
+    nodes = [
+        helper.make_node("If", ["choice"], ["chosen"], **branches),
+        helper.make_node("Shift", ["chosen"], ["sr"], domain="adadm"),
+    ]
+    body = [
+        helper.make_node("Constant", [], ["by"], value=in_function),
+        helper.make_node("Add", ["x", "by"], ["y"]),
+    ]
+    opset = helper.make_opsetid("", 17)
+    function = helper.make_function("adadm", "Shift", ["x"], ["y"], body, [opset])
+    graph = helper.make_graph(
+        nodes,
+        "branching",
+        [helper.make_tensor_value_info("choice", onnx.TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("sr", kind, [2])],
+    )
+    imports = [opset, helper.make_opsetid("adadm", 1)]
+    proto = helper.make_model(graph, opset_imports=imports, functions=[function])
+    onnx.checker.check_model(proto)
+    return proto
+
+
+def weight(onnx: Any, name: str, location: str | None = None) -> Any:
+    tensor = onnx.numpy_helper.from_array(np.zeros(2, np.float32), name)
+    if location:
+        onnx.external_data_helper.set_external_data(tensor, location)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+    return tensor
+
+
+def test_subgraphs_and_functions_are_read_as_onnx_reads_them(onnx: Any, model: Path) -> None:
+    onnx.save(branching(onnx, weight(onnx, "a"), weight(onnx, "b")), model)
+    compare(onnx, model)
+    assert read_onnx(model).has_functions
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../../x", "/etc/passwd"])
+def test_weights_in_another_file_are_refused(onnx: Any, model: Path, location: str) -> None:
+    clean, kept = weight(onnx, "a"), weight(onnx, "kept", location)
+    in_graph = branching(onnx, clean, clean)
+    in_graph.graph.initializer.append(kept)
+    in_branch, in_body = (branching(onnx, clean, clean) for _ in range(2))
+    for attribute in in_branch.graph.node[0].attribute:
+        attribute.g.node[0].attribute[0].t.CopyFrom(kept)
+    in_body.functions[0].node[0].attribute[0].t.CopyFrom(kept)
+    for proto in (in_graph, in_branch, in_body):
+        model.write_bytes(proto.SerializeToString())
+        with pytest.raises(
+            EngineError, match=f"m.onnx keeps the tensor kept in another file, {location};"
+        ):
+            read_onnx(model)
+
+
+def test_the_remedy_for_weights_in_another_file_works(onnx: Any, model: Path) -> None:
+    proto = branching(onnx, weight(onnx, "a"), weight(onnx, "b"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(999, np.float32), "big"))
+    onnx.save(proto, model, save_as_external_data=True, size_threshold=0, location="big.bin")
+    with pytest.raises(EngineError, match=r"another file, big.bin; .* one file: ") as refusal:
+        read_onnx(model)
+    exec(str(refusal.value).split("one file: ")[1], {"onnx": onnx})
+    compare(onnx, model)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "found"),
+    [
+        (field(14, 1), "\\(not named\\)"),
+        (field(13, pair("location", "../../x")), "../../x"),  # though it is not said to be external
+        (field(13, pair("offset", "0")) + field(14, 1 << 32 | 1), "\\(not named\\)"),
+    ],
+)
+def test_half_a_reference_to_another_file_is_refused(
+    model: Path, tensor: bytes, found: str
+) -> None:
+    sparse = field(15, field(1, tensor))
+    for graph in (field(5, tensor), sparse):
+        model.write_bytes(VERSION + field(7, IN + OUT + graph) + OPSET)
+        with pytest.raises(EngineError, match=rf"\(unnamed\) in another file, {found};"):
+            read_onnx(model)
+
+
+def borders(content: bytes) -> Iterator[int]:
+    """Where the top-level fields begin; told by the writer above, not by the reader under test."""
+    at = 0
+    while at < len(content):
+        yield at
+        numbers = []
+        for _ in range(2):  # the tag, then a number or a length
+            shift = value = 0
+            while True:
+                byte = content[at]
+                at += 1
+                value |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+            numbers.append(value)
+        at += numbers[1] if numbers[0] & 7 == 2 else 0
+
+
+@bundled
+def test_a_bundled_model_that_was_cut_off_is_refused(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    at_borders = list(borders(content))
+    assert len(at_borders) > 20  # the metadata, among others
+    tail = range(len(content) - 40, len(content))
+    chance = random.Random(0)
+    anywhere = [chance.randrange(len(content)) for _ in range(40)]
+    cut = tmp_path / path.name
+    for length in [*range(40), *at_borders, *(b + 1 for b in at_borders), *tail, *anywhere]:
+        cut.write_bytes(content[:length])
+        with pytest.raises(EngineError, match=REFUSED):
+            read_onnx(cut)
+
+
+def test_every_cut_of_a_small_model_is_refused_or_loses_metadata_alone(model: Path) -> None:
+    model.write_bytes(MODEL)
+    whole = read_onnx(model)
+    without = len(MODEL) - len(METADATA)
+    for length in range(len(MODEL)):
+        model.write_bytes(MODEL[:length])
+        if length == without:  # the format cannot tell; the docstring says so
+            found = read_onnx(model)
+            assert not found.metadata and found.sha256 != whole.sha256
+            assert (found.inputs, found.outputs) == (whole.inputs, whole.outputs)
+            continue
+        with pytest.raises(EngineError, match=REFUSED):
+            read_onnx(model)
+
+
+def test_foreign_bytes_are_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 7), (1, 2, 3)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("An engine is built from an ONNX model.\n" * 9)
+    (tmp_path / "a.html").write_text("<html>Not found</html>")
+    (tmp_path / "zeros").write_bytes(bytes(4096))
+    for seed in range(500):
+        content = random.Random(seed).randbytes(1 + seed * 4)
+        (tmp_path / f"random {seed}").write_bytes(content)
+    for path in tmp_path.iterdir():
+        with pytest.raises(EngineError, match=f"^{tmp_path}/{path.name} {REFUSED}"):
+            read_onnx(path)
+
+
+def test_what_passes_of_damaged_bytes_is_read_as_onnx_reads_it(onnx: Any, model: Path) -> None:
+    refused = 0
+    for place in range(len(MODEL)):
+        for bit in range(8):
+            damaged = bytearray(MODEL)
+            damaged[place] ^= 1 << bit
+            model.write_bytes(damaged)
+            try:
+                read_onnx(model)
+            except EngineError:
+                refused += 1
+            else:
+                compare(onnx, model)
+    assert len(MODEL) < refused < 8 * len(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it has no ir_version"),
+        (field(7, IN + OUT) + OPSET, "it has no ir_version"),
+        (VERSION + OPSET, "it has no graph"),
+        (VERSION + field(7, IN + OUT), r"the opsets \[\] of the default domain"),
+        (MODEL + OPSET, r"the opsets \[17, 17\] of the default domain"),
+        (
+            VERSION + field(7, IN + OUT) + field(8, pair("adadm", "")),
+            r"the opsets \[\] of the default domain",
+        ),
+        (VERSION + field(7, IN + OUT) + field(8, field(1, "")), r"the opsets \[0\]"),
+        (VERSION + field(7, IN) + OPSET, "its graph has no outputs"),
+        (MODEL + MODEL, "field 1 is not a single number"),
+        (MODEL + field(7, IN + OUT), "field 7 is there 2 times"),
+        (MODEL + METADATA, "metadata of the same name twice"),
+        (MODEL + field(14, b"\x0a\x02\xff\xfe"), "can't decode byte 0xff"),
+        (field(1, "10") + MODEL[len(VERSION) :], "field 1 is not a single number"),
+        (VERSION + field(7, 3) + OPSET, "field 7 is a number, expected bytes"),
+        (MODEL + b"\x0b", "number 1 and wire type 3"),
+        (MODEL + b"\x07", "number 0 and wire type 7"),
+        (MODEL + varint(1 << 32 | 7 << 3 | 2) + b"\0", "number 536870919 and wire type 2"),
+        (MODEL + b"\xff" * 12, "a number of more than 10 bytes"),
+        (MODEL + b"\xff", "it ends within a number"),
+        (MODEL + b"\xa9\x06" + bytes(7), "field 101 has 8 bytes, 7 are left"),
+        (MODEL + b"\xad\x06" + bytes(3), "field 101 has 4 bytes, 3 are left"),
+        (MODEL + field(101, b"1234")[:-1], "field 101 has 4 bytes, 3 are left"),
+        (
+            VERSION
+            + field(7, IN + OUT + field(1, field(4, "Modulate") + field(7, "adadm")))
+            + OPSET,
+            "it lacks the body of adadm::Modulate",
+        ),
+    ],
+)
+def test_what_is_no_whole_model_is_refused(model: Path, content: bytes, reason: str) -> None:
+    model.write_bytes(content)
+    with pytest.raises(EngineError, match=reason) as refusal:
+        read_onnx(model)
+    assert str(refusal.value).startswith(f"{model} is no ONNX model, or not the whole of one: ")
+
+
+def test_unknown_fields_of_each_wire_type_are_passed_over(model: Path) -> None:
+    foreign = b"\xa8\x06\x01" + b"\xa9\x06" + bytes(8) + b"\xad\x06" + bytes(4) + field(102, "more")
+    model.write_bytes(foreign + MODEL + foreign)
+    assert read_onnx(model).opset == 17
+
+
+def test_a_custom_operator_of_another_domain_needs_no_body(model: Path) -> None:
+    node = field(1, field(4, "Other") + field(7, "com.example"))
+    model.write_bytes(VERSION + field(7, IN + OUT + node) + OPSET)
+    assert not read_onnx(model).has_functions
+
+
+def test_a_negative_dimension_is_free(model: Path) -> None:
+    out = field(12, value_info("sr", 10, -1, 0, ""))
+    model.write_bytes(VERSION + field(7, out) + OPSET)
+    (spec,) = read_onnx(model).outputs
+    assert spec == TensorSpec("sr", (None, 0, None), np.dtype(np.float16))
+
+
+def test_graphs_may_nest_deeper_than_python_calls(model: Path) -> None:
+    graph = field(5, field(13, pair("location", "../../x")))
+    for _ in range(3000):
+        graph = field(1, field(5, field(6, graph)))
+    model.write_bytes(VERSION + field(7, IN + OUT + graph) + OPSET)
+    with pytest.raises(EngineError, match=r"in another file, \.\./\.\./x"):
+        read_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("element", "name"),
+    [
+        (16, "bfloat16"),
+        (11, "float64"),
+        (8, "string"),
+        (0, "undefined"),
+        (23, "float4e2m1"),
+        (99, "of the unknown type 99"),
+        (-1, "of the unknown type -1"),
+    ],
+)
+def test_other_element_types_are_named(model: Path, element: int, name: str) -> None:
+    model.write_bytes(VERSION + field(7, OUT + field(11, value_info("lr", element, 2))) + OPSET)
+    with pytest.raises(
+        EngineError, match=rf"m.onnx: the input lr is {name}, expected one of float16, .*; cast"
+    ):
+        read_onnx(model)
+
+
+def test_the_names_of_the_element_types_are_those_of_onnx(onnx: Any, model: Path) -> None:
+    words = {"FLOAT": "float32", "DOUBLE": "float64"}
+    known = {"FLOAT16", "FLOAT", "UINT8", "INT8", "INT32", "INT64", "BOOL"}
+    for name, number in onnx.TensorProto.DataType.items():
+        if name in known or number > 23:
+            continue
+        model.write_bytes(VERSION + field(7, field(12, value_info("y", number, 2))) + OPSET)
+        word = words.get(name, name.lower())
+        with pytest.raises(EngineError, match=rf"the output y is {word}, expected"):
+            read_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (b"", "no tensor"),
+        (field(2, field(4, b"")), "no tensor"),  # a sequence
+        (field(2, field(1, field(1, 1))), "a tensor without a shape"),
+    ],
+)
+def test_an_output_without_a_rank_is_refused(model: Path, kind: bytes, found: str) -> None:
+    model.write_bytes(VERSION + field(7, IN + field(12, field(1, "sr") + kind)) + OPSET)
+    with pytest.raises(
+        EngineError, match=rf"the output sr is {found}, expected a tensor of known rank; give"
+    ):
+        read_onnx(model)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        EngineError, match=r"/no\.onnx cannot be read: No such file .*; expected an ONNX model"
+    ):
+        read_onnx(tmp_path / "no.onnx")
+    with pytest.raises(EngineError, match=rf"^{tmp_path} cannot be read: Is a directory"):
+        read_onnx(tmp_path)

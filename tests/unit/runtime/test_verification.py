@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from _support.bundles import ASKED_DB, bundled, edit_manifest, sign, smooth, write_bundle
+from adadm.runtime import verify as command
+from adadm.runtime.bundle_files import Bundle, Reference
+from adadm.runtime.errors import EngineError, ParityError
+from adadm.runtime.outcomes import Times, compared
+from adadm.runtime.verification import Verification, verify
+
+FORMS = ("whole", "tile", "moments")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "bundle"
+    return write_bundle(folder, {form: bundled(form) for form in FORMS})
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "bundle")
+
+
+def _verified(folder: Path) -> Verification:
+    return verify(Bundle.open(folder), "auto", 0.01, lambda step: None)
+
+
+def _alter_weights(model: Path, value: bytes) -> None:
+    """A hundred of them, in the middle of the file, which is all weights."""
+    content = bytearray(model.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = value * 400
+    model.write_bytes(content)
+
+
+def _strictly(text: str) -> Any:
+    """JSON as the standard has it, without NaN and infinities."""
+
+    def refuse(token: str) -> None:
+        raise AssertionError(token)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
+    steps: list[str] = []
+    found = verify(Bundle.open(folder), "auto", 0.2, steps.append)
+    assert found.passed
+    assert found.backend == "cpu"
+    assert found.reason.endswith("model.engine is not there, which build.sh makes")
+    ran = [(outcome.reference.name, outcome.reference.form) for outcome in found.outcomes]
+    assert ran == [("waves", "whole"), ("other", "whole"), ("waves", "tile"), ("waves", "moments")]
+    assert [list(outcome.comparisons) for outcome in found.outcomes[1:]] == [
+        ["sr"],
+        ["sr"],
+        ["moments"],
+    ]
+    assert found.diagnosis is None
+    assert "running other, whole" in steps
+    assert found.latency is not None
+    assert found.latency.reference == "waves"
+    assert found.latency.kernels_ms is None
+    times = found.latency.end_to_end_ms
+    assert 0 < times.min <= times.median <= times.p90 <= times.p99 <= times.max
+    assert times.count > 1
+
+
+def test_the_time_to_measure_is_kept(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    begun = time.perf_counter()
+    latency = verify(bundle, "cpu", 1.0, lambda step: None).latency
+    assert latency is not None
+    total_ms = latency.end_to_end_ms.mean * latency.end_to_end_ms.count
+    assert 500 < total_ms < (time.perf_counter() - begun) * 1e3
+
+
+def test_what_goes_back_to_the_host(folder: Path) -> None:
+    found = _verified(folder)
+    content = _strictly(json.dumps(found.as_json(), allow_nan=False))
+    assert (content["format"], content["passed"], content["backend"]) == (1, True, "cpu")
+    assert (content["target"], content["precision"]) == ("tensorrt-rtx", "float32")
+    assert content["reason"] == found.reason
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("MANIFEST.json", "model.onnx", "model.tile.onnx", "model.moments.onnx")
+    }
+    engines = ("model.engine", "model.tile.engine", "model.moments.engine")
+    assert content["sha256"] == {**digests, **dict.fromkeys(engines)}
+    first = content["references"][0]
+    assert (first["name"], first["form"], first["passed"]) == ("waves", "whole", True)
+    assert first["outputs"]["sr"]["asked_psnr_db"] == ASKED_DB
+    assert first["outputs"]["sr"]["border_px"] == 8
+    assert first["outputs"]["sr"]["shape"] == [1, 3, 96, 112]
+    assert content["latency"]["end_to_end_ms"]["count"] >= 1
+    assert content["device"]["versions"]["numpy"] == np.__version__
+
+
+def test_altered_weights_fail_and_the_rest_is_compared(folder: Path) -> None:
+    _alter_weights(folder / "model.onnx", b"A")  # floats of 12
+    found = _verified(folder)
+    assert not found.passed
+    assert found.changed_files == ("model.onnx",)
+    failed = [bool(outcome.failures) for outcome in found.outcomes]
+    assert failed == [True, True, False, False]
+    comparison = found.outcomes[0].comparisons["sr"]
+    assert comparison is not None and comparison.psnr_db < ASKED_DB
+    assert f"dB; asked {ASKED_DB} dB" in found.outcomes[0].failures[0]
+    assert found.diagnosis == "it cannot be localized: the model has no modulators"
+
+
+def test_numbers_tell_where_digests_do_not(folder: Path) -> None:
+    _alter_weights(folder / "model.onnx", b"A")
+    sign(folder)
+    found = _verified(folder)
+    assert found.changed_files == ()
+    assert not found.passed
+
+
+def test_nan_is_a_failure_and_no_exception(folder: Path) -> None:
+    _alter_weights(folder / "model.onnx", b"\xff")
+    found = _verified(folder)
+    assert found.outcomes[0].comparisons == {"sr": None}
+    assert "sr: the found output has nan at" in found.outcomes[0].failures[0]
+    content = _strictly(json.dumps(found.as_json(), allow_nan=False))
+    assert content["references"][0]["outputs"] == {"sr": {"asked_psnr_db": ASKED_DB}}
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+def _damage_metadata(path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b'{"blocks"') == 1
+    path.write_bytes(content.replace(b'{"blocks"', b'{"bl\xffcks"'))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "failed", "message"),
+    [
+        ("model.onnx", Path.unlink, ["waves whole", "other whole"], r"model\.onnx"),
+        ("model.onnx", _shorten, ["waves whole", "other whole"], "cannot load"),
+        ("model.onnx", _damage_metadata, ["waves whole", "other whole"], "0xff"),
+        ("reference/whole.other.npz", Path.unlink, ["other whole"], "No such file"),
+        ("reference/whole.waves.npz", _flip, ["waves whole"], r"is damaged.*copy the bundle again"),
+        ("reference/tile.waves.npz", _shorten, ["waves tile"], "not a zip file"),
+    ],
+)
+def test_damage_fails_what_it_concerns(
+    folder: Path, name: str, damage: Callable[[Path], None], failed: list[str], message: str
+) -> None:
+    damage(folder / name)
+    found = _verified(folder)
+    assert found.changed_files == (name,)
+    wrong = [outcome for outcome in found.outcomes if outcome.failures]
+    assert [f"{o.reference.name} {o.reference.form}" for o in wrong] == failed
+    assert all(outcome.comparisons == {} for outcome in wrong)
+    assert re.search(message, wrong[0].failures[0])
+
+
+def test_a_file_that_is_not_run_fails_too(folder: Path) -> None:
+    (folder / "README.md").write_text("hello")
+    sign(folder)
+    (folder / "README.md").write_text("hallo")
+    found = _verified(folder)
+    assert found.changed_files == ("README.md",)
+    assert not any(outcome.failures for outcome in found.outcomes)
+    assert not found.passed
+
+
+def test_a_missing_engine_is_no_reason_to_run_something_else(folder: Path) -> None:
+    found = verify(Bundle.open(folder), "engine", 0.01, lambda step: None)
+    assert not found.passed
+    assert (found.backend, found.reason) == ("engine", "asked for")
+    assert len(found.outcomes) == 4
+    assert all("engine cannot be read: No such file" in o.failures[0] for o in found.outcomes)
+
+
+def test_a_broken_engine_is_not_passed_over(folder: Path) -> None:
+    (folder / "model.engine").write_bytes(b"plan")
+    found = _verified(folder)
+    assert not found.passed
+    assert found.backend == "engine"
+    assert "has no manifest model.engine.json beside it" in found.reason
+
+
+def _reference(**psnr_db: float) -> Reference:
+    return Reference("case", "whole", "case.npz", {"lr": (1, 3, 8, 10)}, psnr_db)
+
+
+def test_the_border_of_images_is_that_of_planes() -> None:
+    lr, expected = (np.full((1, *size, 3), 200, np.uint8) for size in ((8, 10), (24, 30)))
+    found = expected.copy()
+    found[0, 20, 29] = 190  # an edge of the image, and no edge of (W, 3)
+    (comparison,) = compared(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
+        0
+    ].values()
+    assert comparison is not None
+    assert (comparison.border_px, comparison.worst_at) == (12, (0, 0, 20, 29))
+    lr = expected = np.full((1, 40, 40, 3), 200, np.uint8)
+    found = np.full((1, 40, 40, 3), 190, np.uint8)
+    found[:, 4:-4, 4:-4] = 197
+    (comparison,) = compared(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
+        0
+    ].values()
+    assert comparison is not None
+    assert (comparison.border_error, comparison.interior_error) == (10, 3)
+
+
+def test_moments_are_no_images() -> None:
+    lr = smooth(8, 10)
+    expected = np.arange(24, dtype=np.float32).reshape(1, 8, 3)
+    found = expected.copy()
+    found[0, 7, 2] -= 0.023 * np.sqrt(24, dtype=np.float32)  # 60 dB of the peak of 23
+    for asked, failures in ((59.9, 0), (60.1, 1)):
+        comparisons, failed = compared(
+            _reference(moments=asked), {"moments": found}, {"lr": lr, "moments": expected}
+        )
+        assert len(failed) == failures
+        assert comparisons["moments"] is not None
+        assert comparisons["moments"].psnr_db == pytest.approx(60, abs=0.01)
+
+
+def test_outputs_of_other_names_or_shapes_fail() -> None:
+    sr = smooth(8, 10)
+    expected = {"lr": sr, "sr": sr}
+    comparisons, failures = compared(_reference(sr=20), {"hr": sr}, expected)
+    assert comparisons == {"sr": None}
+    assert failures == ["outputs are ['hr'], expected ['sr']"]
+    comparisons, failures = compared(_reference(sr=20), {"sr": sr[:, :, 1:]}, expected)
+    assert comparisons == {"sr": None}
+    assert failures == ["sr: found float32 (1, 3, 7, 10), expected float32 (1, 3, 8, 10)"]
+
+
+def test_an_error_against_zeros_fails() -> None:
+    zeros = np.zeros((1, 3, 8, 10), np.float32)
+    expected = {"lr": zeros, "sr": zeros}
+    assert compared(_reference(sr=90), {"sr": zeros}, expected)[1] == []
+    assert len(compared(_reference(sr=90), {"sr": zeros + 1}, expected)[1]) == 1
+
+
+def test_percentiles_are_those_of_the_runs() -> None:
+    times = Times.of([*range(1, 101), 1000.0])
+    assert (times.count, times.median, times.p90, times.p99) == (101, 51, 91, 100)
+    assert (times.min, times.max) == (1, 1000)
+    assert times.mean == pytest.approx(6050 / 101)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "adadm.runtime.verify", *arguments]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_the_command_passes(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    done = _run(str(folder), "--json", str(out), "--seconds", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "moments" in done.stdout and "inf" in done.stdout
+    assert "latency of waves, end to end: median" in done.stdout
+    verdict = done.stdout.splitlines()[-1]
+    assert verdict.startswith("passed on cpu: ")
+    assert verdict.endswith("which build.sh makes")
+    assert "running waves, whole" in done.stderr
+    assert _strictly(out.read_text())["passed"] is True
+
+
+def test_the_command_fails_and_writes_why(folder: Path, tmp_path: Path) -> None:
+    _alter_weights(folder / "model.onnx", b"A")
+    out = tmp_path / "result.json"
+    done = _run(str(folder), "--json", str(out), "--seconds", "0.1", "--backend", "cpu")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "FAILED on cpu: asked for"
+    assert "does not pass on cpu:\n  model.onnx is missing or not as it was shipped" in done.stderr
+    assert "waves, whole: sr (1, 3, 96, 112): largest error" in done.stderr
+    content = _strictly(out.read_text())
+    assert content["passed"] is False
+    assert content["changed_files"] == ["model.onnx"]
+
+
+def test_names_are_shown_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    references = json.loads((folder / "MANIFEST.json").read_text())["references"]
+    edit_manifest(folder, references=[{**r, "name": "[red]"} for r in references])
+    command.main([str(folder), "--seconds", "0.01"])
+    assert capsys.readouterr().out.count("[red]") == 5
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "five"])
+def test_a_time_that_cannot_be_is_refused(
+    folder: Path, seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main([str(folder), f"--seconds={seconds}"])
+    assert f"'{seconds}' is no number of seconds above 0" in capsys.readouterr().err
+
+
+def test_nothing_to_record(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"none of model\.engine\.plan, model\.tile\.engine\.pl"):
+        command.main([str(folder), "--record"])
+
+
+def test_a_result_file_that_is_a_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        command.main([str(folder), "--seconds", "0.01", "--json", str(tmp_path)])
+
+
+def test_the_error_has_every_reason(folder: Path) -> None:
+    (folder / "reference" / "tile.waves.npz").unlink()
+    with pytest.raises(ParityError, match=r"tile\.waves\.npz is missing(.|\n)*waves, tile: .*npz"):
+        command.main([str(folder), "--seconds", "0.01"])
+
+
+def test_a_result_without_a_run_has_no_latency(folder: Path) -> None:
+    (folder / "reference" / "whole.waves.npz").unlink()
+    found = _verified(folder)
+    assert found.latency is None
+    assert _strictly(json.dumps(found.as_json()))["latency"] is None
+    assert not replace(found, changed_files=()).passed
