@@ -154,7 +154,8 @@ def _rows(form: str, recipe: Recipe, deployed: Deployed, memories: tuple[int, ..
 def _memory_line(whole: Recipe, needed: int | None) -> str:
     target = whole.target
     how = (
-        "They are what the builder of TensorRT for RTX plans for the nearest GPU that it knows"
+        "Activations are what the builder of TensorRT for RTX plans for the nearest GPU that it\n"
+        "knows"
         + (", in float32, which is the most" if target.typing == "weak" else "")
         + ": the builder on the device may choose otherwise."
     )
@@ -164,7 +165,7 @@ def _memory_line(whole: Recipe, needed: int | None) -> str:
         return how
     least, most = target.memory_gib
     fits = "fits" if needed < least * _GIB / 2 else "DOES NOT FIT, or hardly: give a smaller --max"
-    return f"{how} Boards have {least} to {most} GiB for CPU and GPU: on the smallest, it {fits}."
+    return f"{how}\nBoards have {least} to {most} GiB for CPU and GPU: on the smallest, it {fits}."
 
 
 def _usual_shapes(recipe: Recipe) -> dict[str, Shape]:

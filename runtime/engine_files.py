@@ -189,8 +189,9 @@ def read_manifest(engine: Path) -> Manifest:
     except FileNotFoundError as error:
         raise EngineError(
             f"{engine} has no manifest {path.name} beside it, and a plan is code: expected one "
-            "that was built here. Build it with `adadm build`, or pass --trust if you know where "
-            "it comes from"
+            "that was built here. Build it with `adadm build`; if trtexec built it here, give it "
+            "a manifest with `adadm build --adopt`; or trust it (open_session(..., trust=True), "
+            "verify.py --trust)"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(f"{path} cannot be read as JSON: {error}; {_AGAIN}") from error

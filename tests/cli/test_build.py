@@ -212,9 +212,8 @@ def test_a_model_of_one_size_has_no_profile(tmp_path: Path) -> None:
     onnx.save(proto, tmp_path / "static.onnx")
     assert adadm(tmp_path / "static.onnx", "-o", tmp_path / "x.engine") == 0
     assert read_manifest(tmp_path / "x.engine").profiles == ()
-    for_orin = ["--print-command"]
-    arguments = (tmp_path / "static.onnx", "-o", tmp_path / "x.engine", *for_orin)
-    assert adadm(*arguments, target="jetson-orin-jp62") == 0
+    arguments = (tmp_path / "static.onnx", "-o", tmp_path / "x.engine")
+    assert adadm(*arguments, "--print-command", target="jetson-orin-jp62") == 0
 
 
 def truncated(path: Path) -> None:
@@ -313,8 +312,8 @@ def test_unicode_and_spaces(model: Path, tmp_path: Path) -> None:
 
 def test_two_builds_at_once(tmp_path: Path) -> None:
     engine = tmp_path / "out" / "x2.engine"
-    command = [COMMAND, "build", MODELS / "edsr_adadm_x2.onnx", "--target", "tensorrt-rtx"]
-    command += ["-o", engine, "--compute-capability", "SM89"]
+    command = [str(COMMAND), "build", str(MODELS / "edsr_adadm_x2.onnx"), "-o", str(engine)]
+    command += ["--target", "tensorrt-rtx", "--compute-capability", "SM89"]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -329,8 +328,8 @@ def test_two_builds_at_once(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     """Many profiles for every GPU: a build of half a minute."""
     engine = tmp_path / "out" / "x4.engine"
-    command = [COMMAND, "build", MODELS / "edsr_adadm_x4.onnx", "--target", "tensorrt-rtx"]
-    command += ["-o", engine]
+    command = [str(COMMAND), "build", str(MODELS / "edsr_adadm_x4.onnx"), "-o", str(engine)]
+    command += ["--target", "tensorrt-rtx"]
     for side in range(64, 124):
         command += ["--opt", f"1x{side}x{side}"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

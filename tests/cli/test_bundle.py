@@ -314,7 +314,12 @@ def test_a_python_with_nothing_installed_verifies_it(tmp_path: Path) -> None:
     assert run("adadm bundle", bundle.main, words) == 0
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
-    command = [bare / "bin" / "python", bundled / "verify.py", "--json", tmp_path / "r.json"]
+    command = [
+        str(bare / "bin" / "python"),
+        str(bundled / "verify.py"),
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "r.json").read_text())["passed"]

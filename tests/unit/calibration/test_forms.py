@@ -22,6 +22,7 @@ from adadm.export import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError, ExportError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.recipes import FLOAT32_LAYERS
 from adadm.runtime.targets import TARGETS, Target
 
 ORIN, OLD, CPU = (TARGETS[name] for name in ("jetson-orin-jp62", "jetson-orin-jp51", "cpu"))

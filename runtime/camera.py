@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Upscale a camera, a video or a folder of frames: an example to copy from.
+
+Capture, inference and writing overlap. SOURCE is a folder of images, or what OpenCV opens: the
+number of a camera, /dev/video0, a video file, rtsp://..., or a GStreamer pipeline (with " ! " in
+it), such as this one for a camera of a Jetson:
+
+  nvarguscamerasrc ! video/x-raw(memory:NVMM),width=960,height=540 ! nvvidconv !
+  video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1
+
+Of a live source the newest frame is run, and what there is no time for is dropped; of files every
+frame is run. The loop ends with the source, or by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import queue
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, takewhile
+
+import numpy as np
+from rich.console import Console
+
+from adadm.runtime.backends import BACKENDS, open_session
+from adadm.runtime.cli import run
+from adadm.runtime.errors import ImageError, SessionError
+from adadm.runtime.frames import Frame, Frames, Write, open_sink, open_source
+from adadm.runtime.images import EXTENSIONS
+from adadm.runtime.model_files import path_of
+from adadm.runtime.session import Session
+
+__all__ = ["Figures", "main", "newest", "read_ahead", "upscale_frames"]
+
+_WARM_UP = 3  # the first runs of an engine, which set it up
+
+
+@dataclass
+class Figures:
+    """What is measured.
+
+    Attributes:
+        seconds: from the start to the last result.
+        times_ms: from capture to result, and of the inference alone, of the last frames.
+    """
+
+    frames: int = 0
+    dropped: int = 0
+    seconds: float = 0.0
+    times_ms: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=10_000))
+
+    def __str__(self) -> str:
+        rate = self.frames / self.seconds if self.seconds else 0.0
+        counts = f"{self.frames} frames, {self.dropped} dropped"
+        return f"{counts}, {self.seconds:.2f} s, {rate:.2f} frames per second"
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, upscale, and print what was measured."""
+    options = _parse(argv)
+    figures, stop = Figures(), threading.Event()
+    source = open_source(options.source, options.output, options.format)
+    with closing(source.frames), open_session(path_of(options.model), options.backend) as session:
+        if session.metadata.get("adadm.io") != "uint8":
+            raise SessionError(
+                f"{options.model} does not read images of 8 bits, as frames are; make one that "
+                "does with adadm export --io uint8 or adadm quantize --io uint8"
+            )
+        with Console(stderr=True).status("warming up") as line:
+            first = next(source.frames, None)
+            if first is None:
+                raise ImageError(f"{options.source} gives no frame")
+            for _ in range(_WARM_UP):
+                sr = session.run_shared({"lr": first.image[None]})["sr"]
+            for number in (signal.SIGINT, signal.SIGTERM):  # so that a video is completed
+                signal.signal(number, lambda *_: stop.set())
+            every = chain([replace(first, captured=time.perf_counter())], source.frames)
+            rate, size = options.rate or source.rate, sr.shape[1:3]
+            with (
+                open_sink(options.output, options.format, rate, size) as write,
+                closing(newest(every, figures) if source.is_live else read_ahead(every)) as frames,
+            ):
+                wanted = takewhile(lambda _: not stop.is_set(), islice(frames, options.frames))
+                for _ in upscale_frames(session, wanted, write, figures):
+                    line.update(f"{figures}, {figures.times_ms[-1][0]:.1f} ms")
+    print(figures)
+    medians, p99s = np.percentile(figures.times_ms or [(math.nan, math.nan)], (50, 99), axis=0)
+    for name, median, p99 in zip(("capture to result", "inference"), medians, p99s, strict=True):
+        print(f"{name}: median {median:.2f} ms, 99th percentile {p99:.2f} ms")
+
+
+def upscale_frames(
+    session: Session, frames: Iterable[Frame], write: Write, figures: Figures
+) -> Iterator[None]:
+    """Run each frame while the result of the one before is written in a thread.
+
+    Yields:
+        None after each, when the figures are those up to it.
+
+    Raises:
+        ImageError: a frame has another size than the first.
+        SessionError: the session cannot run it.
+    """
+    start, expected = time.perf_counter(), ""
+    written: Future[object] | None = None
+    with ThreadPoolExecutor(1, "sink") as sink:
+        for frame in frames:
+            size = f"{frame.image.shape[1]}x{frame.image.shape[0]} px"
+            expected = expected or size
+            if size != expected:
+                raise ImageError(
+                    f"{frame.name} has {size}, and the first frame has {expected}; give frames of "
+                    "one size"
+                )
+            started = time.perf_counter()
+            sr = session.run_shared({"lr": frame.image[None]})["sr"][0]
+            ended = time.perf_counter()
+            figures.frames, figures.seconds = figures.frames + 1, ended - start
+            figures.times_ms.append(((ended - frame.captured) * 1e3, (ended - started) * 1e3))
+            if written is not None:
+                written.result()
+            # A copy, because the next run overwrites what this one returned.
+            written = sink.submit(write, replace(frame, image=sr.copy()))
+            yield
+        if written is not None:
+            written.result()
+
+
+def read_ahead(frames: Iterator[Frame]) -> Frames:
+    """Every frame, each read while the one before is used."""
+    with ThreadPoolExecutor(1, "capture") as thread:
+        upcoming = thread.submit(next, frames, None)
+        while (frame := upcoming.result()) is not None:
+            upcoming = thread.submit(next, frames, None)
+            yield frame
+
+
+def newest(frames: Iterable[Frame], figures: Figures) -> Frames:
+    """Of a live source, the newest frame whenever one is asked for; the others are dropped."""
+    slot: queue.SimpleQueue[tuple[Frame, int] | None] = queue.SimpleQueue()
+    stop = threading.Event()
+
+    def capture() -> None:
+        dropped = 0
+        try:
+            for frame in takewhile(lambda _: not stop.is_set(), frames):
+                with suppress(queue.Empty):
+                    slot.get_nowait()
+                    dropped += 1
+                slot.put((frame, dropped))
+        finally:
+            slot.put(None)
+
+    with ThreadPoolExecutor(1, "capture") as thread:
+        capturing = thread.submit(capture)
+        try:
+            while (taken := slot.get()) is not None:
+                frame, figures.dropped = taken
+                yield frame
+        finally:
+            stop.set()
+        capturing.result()
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", help="a folder, a number, a file, an address or a pipeline")
+    parser.add_argument(
+        "--model", required=True, help="an engine, or an exported model, that reads 8-bit images"
+    )
+    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
+    parser.add_argument(
+        "-o",
+        "--output",
+        help=".mp4, .mkv or .avi, a folder of images, or a GStreamer pipeline; default: none, to "
+        "measure",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
+        default="png",
+        help="of images; default: png",
+    )
+    parser.add_argument(
+        "--rate", type=float, help="of a video, frames a second; default: that of the source"
+    )
+    parser.add_argument("--frames", type=int, metavar="N", help="stop after so many")
+    options = parser.parse_args(argv)
+    if options.frames is not None and options.frames < 1:
+        parser.error(f"--frames is {options.frames}, expected 1 or more")
+    if options.rate is not None and not 0 < options.rate < math.inf:
+        parser.error(f"--rate is {options.rate}, expected a number above 0")
+    options.format = f".{options.format}"
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(run("camera.py", main, sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""Where frames come from and where they go: folders of images, or what OpenCV opens."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from adadm.runtime.batch import find_jobs
+from adadm.runtime.errors import ImageError, require
+from adadm.runtime.files import written_whole
+from adadm.runtime.images import ImageArray, find_images, read_image, write_image
+
+__all__ = ["Frame", "Frames", "Source", "Write", "open_sink", "open_source"]
+
+_CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """RGB (H, W, 3), of a source or upscaled, and the `time.perf_counter()` of its capture."""
+
+    name: str
+    image: ImageArray
+    captured: float
+
+
+Frames = Generator[Frame, None, None]
+Write = Callable[[Frame], object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames, which close the source when they are closed.
+
+    Attributes:
+        is_live: they come at their own pace, whether they are wanted or not.
+        rate: frames a second; 0 where it is not known.
+    """
+
+    frames: Frames
+    is_live: bool
+    rate: float
+
+
+def open_source(source: str, output: str | None, suffix: str) -> Source:
+    """Open a folder of images; or a camera, file, address or GStreamer pipeline with OpenCV.
+
+    Args:
+        output, suffix: as `open_sink` will be given them.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed, and it is no folder.
+        ImageError: it cannot be opened; or a result would replace an image of the folder, or
+            another result.
+    """
+    if os.path.isdir(source):
+        folder = Path(source)
+        if output is None or _is_video(output):
+            paths = find_images([folder])
+        else:
+            paths = [job.source for job in find_jobs([folder], Path(output), suffix)]
+        return Source(_read(folder, paths), is_live=False, rate=0.0)
+    cv2 = require("cv2", "camera")
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, _api(cv2, source))
+    if not capture.isOpened():
+        raise ImageError(
+            f"{source}: no folder, and no camera, video, address or pipeline that OpenCV can open"
+        )
+    is_recorded = os.path.isfile(source) or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+    return Source(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
+
+
+def _read(folder: Path, paths: list[Path]) -> Frames:
+    for path in paths:
+        image = read_image(path)
+        yield Frame(str(path.relative_to(folder)), image, time.perf_counter())
+
+
+def _captured(cv2: ModuleType, capture: Any) -> Frames:
+    """Until there are no more; OpenCV does not tell an end from a camera that is unplugged."""
+    try:
+        for number in count():
+            is_there, bgr = capture.read()
+            captured = time.perf_counter()
+            if not is_there:
+                return
+            yield Frame(f"{number:06}", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), captured)
+    finally:
+        capture.release()
+
+
+@contextmanager
+def open_sink(
+    output: str | None, suffix: str, rate: float, size: tuple[int, int]
+) -> Iterator[Write]:
+    """What writes a frame; for one thread at a time.
+
+    Args:
+        output: a folder, for images with the names of the frames; a file of a video, which appears
+            when it is complete; a GStreamer pipeline; or None, for nowhere.
+        suffix: of images.
+        rate: of a video, frames a second.
+        size: H and W of the frames.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed, and it is no folder.
+        ImageError: a video has no rate, cannot be made, or is not complete in the end.
+    """
+    if output is None:
+        yield lambda _: None
+    elif _is_video(output):
+        with _video(output, rate, size) as write:
+            yield write
+    else:
+        folder = Path(output)
+        yield lambda frame: _write((folder / frame.name).with_suffix(suffix), frame.image)
+
+
+def _write(path: Path, image: ImageArray) -> None:
+    try:
+        write_image(path, image)
+    except OSError as error:  # which does not always name the file
+        raise ImageError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _video(output: str, rate: float, size: tuple[int, int]) -> Iterator[Write]:
+    if not rate > 0:
+        raise ImageError(f"the source of {output} tells no frame rate; give it with --rate")
+    cv2 = require("cv2", "camera")
+    height, width = size
+    is_stream = " ! " in output
+    with nullcontext(output) if is_stream else written_whole(output) as target:
+        codec = 0 if is_stream else cv2.VideoWriter_fourcc(*_CODECS[Path(output).suffix.lower()])
+        writer = cv2.VideoWriter(str(target), _api(cv2, output), codec, rate, (width, height))
+        if not writer.isOpened():
+            raise ImageError(
+                f"{output}: OpenCV cannot write a video of {width}x{height} px at {rate} frames a "
+                "second there; give another kind, or a folder for images"
+            )
+        try:
+            yield lambda frame: writer.write(cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+        finally:
+            writer.release()
+        if not is_stream and not _is_complete(cv2, target):
+            raise ImageError(f"{output} could not be written to its end: is the disk full?")
+
+
+def _is_complete(cv2: ModuleType, path: str | Path) -> bool:
+    """Whether the last frame is there; VideoWriter does not tell that it cannot write."""
+    video = cv2.VideoCapture(str(path))
+    last = video.get(cv2.CAP_PROP_FRAME_COUNT) - 1
+    return bool(last >= 0 and video.set(cv2.CAP_PROP_POS_FRAMES, last) and video.read()[0])
+
+
+def _is_video(output: str) -> bool:
+    return " ! " in output or Path(output).suffix.lower() in _CODECS
+
+
+def _api(cv2: ModuleType, name: str) -> int:
+    if " ! " not in name:
+        return int(cv2.CAP_ANY)
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise ImageError(
+            f"{name}: a GStreamer pipeline, and this OpenCV was built without GStreamer; that of "
+            "JetPack has it, that of PyPI has not"
+        )
+    return int(cv2.CAP_GSTREAMER)

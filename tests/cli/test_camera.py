@@ -1,0 +1,383 @@
+"""`python runtime/camera.py` as a user runs it."""
+
+from __future__ import annotations
+
+import io
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from PIL import Image
+
+from _support.exports import exported
+from _support.limits import files_at_most
+from adadm.export import Options
+from adadm.runtime import Upscaler, camera
+from adadm.runtime.cli import run
+from adadm.runtime.images import read_image, write_image
+
+cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+
+SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "camera.py"
+HEIGHT, WIDTH = 24, 40
+
+Array = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def keep_handlers() -> Iterator[None]:
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    yield
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(("capture", "sink"))]
+
+
+@cache
+def proto(static: bool) -> onnx.ModelProto:
+    size = (1, HEIGHT, WIDTH) if static else None
+    return exported("edsr", 2, Options(io="uint8", static=size))[1]
+
+
+@pytest.fixture
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "images.onnx"
+    onnx.save(proto(static=False), path)
+    return path
+
+
+def upscale(source: str | Path, model: Path, *arguments: str | Path) -> int:
+    given = [str(source), "--model", str(model), "--backend", "cpu", *map(str, arguments)]
+    return run("camera.py", camera.main, given)
+
+
+def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Array:
+    """Smooth, and its brightness tells which it is."""
+    coarse = np.random.default_rng(seed).integers(0, 40, (3, 5, 3), np.uint8)
+    smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return np.array(smooth) + np.uint8(20 * seed)
+
+
+def folder_of(path: Path, count: int) -> Path:
+    for number in range(count):
+        write_image(path / f"frame {number}.png", picture(number))
+    return path
+
+
+def write_video(path: Path, codec: str, rate: float, frames: list[Array]) -> Path:
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, (width, height))
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+    return path
+
+
+def video_of(path: Path, count: int) -> Path:
+    return write_video(path, "MJPG", 12.0, [picture(number) for number in range(count)])
+
+
+def frames_of(path: Path) -> tuple[list[Array], float]:
+    """RGB frames of a video, and its rate."""
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(np.ascontiguousarray(read[1][..., ::-1]))
+    return frames, capture.get(cv2.CAP_PROP_FPS)
+
+
+def expected(frames: list[Array], model: Path) -> list[Array]:
+    with Upscaler(model, "cpu", tile="off") as upscaler:
+        return [upscaler.upscale(frame).astype(np.uint8) for frame in frames]
+
+
+def files(folder: Path) -> list[str]:
+    """All of them, hidden ones too."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_folder_becomes_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], static: bool
+) -> None:
+    onnx.save(proto(static), tmp_path / "model.onnx")
+    source = folder_of(tmp_path / "in", 3)
+    write_image(source / "more" / "last.bmp", picture(3))
+    assert upscale(source, tmp_path / "model.onnx", "-o", tmp_path / "out") == 0
+    names = ["frame 0.png", "frame 1.png", "frame 2.png", "more/last.png"]
+    assert files(tmp_path / "out") == names
+    results = expected([picture(number) for number in range(4)], tmp_path / "model.onnx")
+    for name, result in zip(names, results, strict=True):
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / name), result)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, latency, inference = captured.out.splitlines()
+    assert re.fullmatch(r"4 frames, 0 dropped, [\d.]+ s, [\d.]+ frames per second", first)
+    assert re.fullmatch(r"capture to result: median [\d.]+ ms, 99th percentile [\d.]+ ms", latency)
+    assert re.fullmatch(r"inference: median [\d.]+ ms, 99th percentile [\d.]+ ms", inference)
+
+
+def test_without_an_output_it_measures(model: Path, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", 2)
+    assert upscale(source, model) == 0
+    assert files(tmp_path) == ["in/frame 0.png", "in/frame 1.png"]
+
+
+def test_another_format(model: Path, tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "in", 1)
+    assert upscale(source, model, "-o", tmp_path / "out", "--format", "bmp") == 0
+    (result,) = expected([picture(0)], model)
+    np.testing.assert_array_equal(read_image(tmp_path / "out" / "frame 0.bmp"), result)
+
+
+def test_a_video_becomes_images_in_order(model: Path, tmp_path: Path) -> None:
+    source = video_of(tmp_path / "in.avi", 7)
+    assert upscale(source, model, "-o", tmp_path / "out") == 0
+    frames, _ = frames_of(source)
+    assert files(tmp_path / "out") == [f"{number:06}.png" for number in range(7)]
+    for number, result in enumerate(expected(frames, model)):
+        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{number:06}.png"), result)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("out.avi", "MJPG"), ("new/out.mp4", "mp4v"), ("out.MKV", "mp4v")]
+)
+def test_a_video_becomes_a_video(model: Path, tmp_path: Path, name: str, codec: str) -> None:
+    source = video_of(tmp_path / "in.avi", 9)
+    assert upscale(source, model, "-o", tmp_path / name) == 0
+    assert files(tmp_path) == sorted(["in.avi", name])
+    frames, rate = frames_of(tmp_path / name)
+    assert rate == 12.0
+    results = expected(frames_of(source)[0], model)
+    again, _ = frames_of(write_video(tmp_path / f"again{Path(name).suffix}", codec, 12.0, results))
+    assert len(frames) == 9 and frames[0].shape == (2 * HEIGHT, 2 * WIDTH, 3)
+    np.testing.assert_array_equal(frames, again)
+
+
+def test_a_folder_becomes_a_video_at_a_rate(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder_of(tmp_path / "in", 4)
+    assert upscale(source, model, "-o", tmp_path / "out.avi", "--frames", "3") == 1
+    assert "tells no frame rate; give it with --rate" in capsys.readouterr().err
+    assert upscale(source, model, "-o", tmp_path / "out.avi", "--rate", "30") == 0
+    frames, rate = frames_of(tmp_path / "out.avi")
+    assert (len(frames), rate) == (4, 30.0)
+
+
+def test_it_stops_after_some_frames(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder_of(tmp_path / "in", 2)
+    (source / "no image.png").write_text("")  # which comes after them
+    assert upscale(source, model, "-o", tmp_path / "out", "--frames", "2") == 0
+    assert capsys.readouterr().out.startswith("2 frames, 0 dropped")
+    assert files(tmp_path / "out") == ["frame 0.png", "frame 1.png"]
+    assert upscale(source, model, "-o", tmp_path / "out") == 1
+    assert "no image.png: not a readable image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--frames", "0"], "--frames is 0, expected 1 or more"),
+        (["--rate", "nan"], "--rate is nan, expected a number above 0"),
+        (["--format", "gif"], "invalid choice: 'gif'"),
+    ],
+)
+def test_options_that_make_no_sense(
+    model: Path, capsys: pytest.CaptureFixture[str], option: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        upscale("0", model, *option)
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_of_floats_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert upscale(folder_of(tmp_path / "in", 1), Path("x2")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("camera.py: x2 does not read images of 8 bits, as frames are;")
+    assert "adadm export --io uint8 or adadm quantize --io uint8" in said
+
+
+def test_frames_of_two_sizes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder_of(tmp_path / "in", 1)
+    write_image(source / "larger.png", picture(1, HEIGHT + 2, WIDTH))
+    assert upscale(source, model, "-o", tmp_path / "out.avi", "--rate", "5") == 1
+    said = capsys.readouterr().err
+    assert said == (
+        "camera.py: larger.png has 40x26 px, and the first frame has 40x24 px; give frames of one "
+        "size\n"
+    )
+    assert files(tmp_path) == ["in/frame 0.png", "in/larger.png"]
+
+
+def test_a_size_that_the_model_does_not_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(proto(static=True), tmp_path / "model.onnx")
+    write_image(tmp_path / "in" / "a.png", picture(0, HEIGHT, WIDTH - 2))
+    assert upscale(tmp_path / "in", tmp_path / "model.onnx", "-o", tmp_path / "out") == 1
+    assert "expected uint8 (1, 24, 40, 3)" in capsys.readouterr().err
+    assert files(tmp_path) == ["in/a.png", "model.onnx"]
+
+
+def test_sources_that_are_none(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert upscale(tmp_path / "empty", model) == 1
+    assert "empty: no image in it" in capfd.readouterr().err
+    (tmp_path / "text.avi").write_text("no video")
+    for source in (tmp_path / "nothing", tmp_path / "text.avi", "/dev/video9876", "9876"):
+        assert upscale(source, model) == 1
+        assert f"{source}: no folder, and no camera, video, address or" in capfd.readouterr().err
+    # A video whose frames are missing is one that opens.
+    whole = video_of(tmp_path / "cut.avi", 3).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: whole.index(b"movi") + 4])
+    assert upscale(tmp_path / "cut.avi", model) == 1
+    assert "cut.avi gives no frame" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(
+    cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER), reason="this OpenCV has GStreamer"
+)
+def test_pipelines_need_gstreamer(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = "videotestsrc ! videoconvert ! appsink"
+    source = folder_of(tmp_path / "in", 1)
+    for arguments in ((pipeline, model), (source, model, "--rate", "5", "-o", pipeline)):
+        assert upscale(*arguments) == 1
+        said = capsys.readouterr().err
+        assert f"{pipeline}: a GStreamer pipeline, and this OpenCV was built without" in said
+
+
+def test_without_opencv_the_extra_is_named(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    source = folder_of(tmp_path / "in", 1)
+    assert upscale(source, model, "-o", tmp_path / "out") == 0
+    for arguments in (("0", model), (source, model, "--rate", "5", "-o", tmp_path / "a.mp4")):
+        assert upscale(*arguments) == 1
+        assert "pip install 'adadm-deploy[camera]'" in capsys.readouterr().err
+    assert files(tmp_path) == ["in/frame 0.png", "out/frame 0.png"]
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 4000])
+@pytest.mark.parametrize("name", ["out", "out.avi", "out.mp4", "out.mkv"])
+def test_a_full_disk(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, size_bytes: int
+) -> None:
+    source = folder_of(tmp_path / "in", 12)
+    with files_at_most(size_bytes):
+        assert upscale(source, model, "-o", tmp_path / name, "--rate", "5") == 1
+    said = capfd.readouterr().err
+    assert re.search(rf"camera\.py: .*{re.escape(name)}.* (cannot|could not) be written", said)
+    left = [path for path in files(tmp_path) if not path.startswith("in/")]
+    # Images that did fit are whole; of a video there is nothing.
+    assert left == (["out/frame 0.png"] if (name, size_bytes) == ("out", 4000) else [])
+    for path in left:
+        np.testing.assert_array_equal(read_image(tmp_path / path), expected([picture(0)], model)[0])
+
+
+def test_an_output_that_cannot_be_made(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder_of(tmp_path / "in", 2)
+    (tmp_path / "file").touch()
+    assert upscale(source, model, "-o", tmp_path / "file" / "a.mp4", "--rate", "5") == 1
+    assert upscale(source, model, "-o", tmp_path / "file" / "folder") == 1
+    assert upscale(source, model, "-o", source) == 1
+    assert "would replace a source" in capsys.readouterr().err
+
+
+class Camera(BaseHTTPRequestHandler):
+    """A network camera: numbered frames at its own pace, without an end."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        number = 0
+        try:
+            while True:
+                file = io.BytesIO()
+                Image.fromarray(picture(number % 10)).save(file, "JPEG")
+                jpeg = file.getvalue()
+                head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                self.wfile.write(head.encode() + jpeg + b"\r\n")
+                number += 1
+        except OSError:  # nobody looks any more
+            pass
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_live_source_drops_frames(
+    model: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert upscale(address, model, "-o", tmp_path / "out", "--frames", "20") == 0
+    found = re.match(r"20 frames, (\d+) dropped", capsys.readouterr().out)
+    assert found and int(found[1]) > 0
+    names = files(tmp_path / "out")
+    assert len(names) == 20
+    assert int(names[-1][:6]) == 19 + int(found[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_live_source_and_completes_the_video(
+    model: Path, address: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    target = tmp_path / "out" / "a.avi"
+    target.parent.mkdir()
+    options = ["--model", str(model), "--backend", "cpu", "-o", str(target)]
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), address, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while not any(path.stat().st_size for path in target.parent.iterdir()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert process.returncode == 0, err
+    found = re.match(r"(\d+) frames, \d+ dropped", out)
+    assert found
+    assert files(target.parent) == ["a.avi"]
+    assert len(frames_of(target)[0]) == int(found[1]) > 0
