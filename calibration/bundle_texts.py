@@ -84,8 +84,14 @@ def readme(
     deployed: Mapping[str, Deployed],
     memories: Mapping[str, tuple[int, ...]],
     references: Sequence[Reference],
+    files: Sequence[str],
 ) -> str:
-    """`README.md`: what to do, and what it takes; times are for the reader to fill in."""
+    """`README.md`: what to do, and what it takes; times are for the reader to fill in.
+
+    Args:
+        memories: by form, of each profile; empty where nobody knows.
+        files: what is in the folder.
+    """
     whole = recipes["whole"]
     target = whole.target
     needed = max((size for sizes in memories.values() for size in sizes), default=None)
@@ -104,25 +110,41 @@ def readme(
         trtexec_version=target.tensorrt,
         rows="\n".join(rows),
         memory=_memory_line(whole, needed),
-        python=_PYTHON if target.runs_runtime else _OLD_PYTHON.format(target.python),
+        python=_PYTHON.format(f"{factor_tolerance(references):.2%}")
+        if target.runs_runtime
+        else _OLD_PYTHON.format(target.python),
         least_db=f"{least:g}",
-        factor=f"{factor_tolerance(references):.2%}",
+        files="\n".join(f"| `{name}` | {what} |" for name, what in _FILES.items() if name in files),
         timing=trtexec.shell_line(
             trtexec.timing_command("model.engine", target, _usual_shapes(whole))
         ),
     )
 
 
+_FILES = {
+    "model.factors.patch": "appended to `model.onnx`, it returns the modulation factors too",
+    "model.json": "what quantization cost, stage by stage",
+    "reference": "inputs and outputs, as `.npz` and raw, for `trtexec --loadInputs`",
+    "wheels": "Python packages for this device",
+}
+
 _PYTHON = """\
+Where
+one does not, `verify.py` names the first block that differs, by its modulation factor ({} allowed).
+`result.json` has the figures, latencies, clocks, power mode and versions: send it back.
+
 `verify.py` uses `adadm-deploy` where it is installed, else it unpacks the wheels of this folder to
-`lib/`; nothing is installed, and no network is needed. To install it instead, for `adadm upscale`
-and Python of your own:
+`lib-*`; nothing is installed, and no network is needed. To install it instead, for Python
+of your own:
 
 ```sh
 python3 -m pip install --no-index --find-links wheels 'adadm-deploy[jetson]'
 ```"""
 
 _OLD_PYTHON = """\
+`result.json`
+has the figures: send it back.
+
 This JetPack has Python {}, and `adadm-deploy` needs 3.10: `build.sh` lets trtexec run the
 references, and `verify.py`, which needs Python alone, compares the raw outputs. There is no
 manifest of the engine, and no session of ours."""
@@ -160,7 +182,10 @@ def _memory_line(whole: Recipe, needed: int | None) -> str:
         + ": the builder on the device may choose otherwise."
     )
     if needed is None:
-        return "TensorRT for RTX, which would say how much memory it takes, was not installed."
+        return (
+            "Activations are not known: TensorRT for RTX, which plans them for the nearest GPU\n"
+            "that it knows, was not installed, or cannot build this model for that GPU."
+        )
     if target.memory_gib is None:
         return how
     least, most = target.memory_gib

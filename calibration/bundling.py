@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ from adadm.calibration.bundle_texts import build_script, readme
 from adadm.calibration.deployment import deploy
 from adadm.calibration.references import Reference, factor_tolerance, make_references
 from adadm.calibration.wheels import collect_wheels
+from adadm.runtime.engine_builder import ledger_beside
 from adadm.runtime.errors import EngineError, MissingDependencyError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.model_files import beside
+from adadm.runtime.model_forms import OF_ONE_MODEL
 from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.recipes import Bounds, Recipe, make_recipe
+from adadm.runtime.recipes import Bounds, Recipe, check_lowered, default_bounds, make_recipe
 from adadm.runtime.targets import Target
 from adadm.runtime.tensorrt_api import Profiles, Settings, build_engine
 
@@ -45,24 +48,25 @@ def make_bundle(
     workspace_bytes: int | None = None,
     on_stage: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Make the folder, whole or not at all; what was there before is replaced.
+    """Make the folder, whole or not at all.
 
     Args:
         model: an export, or what `adadm quantize` made; its models for tiles beside it come along.
-        bounds: N, H and W of each profile.
+        bounds: N, H and W of each profile; empty for the default.
+        folder: must not be there, or be empty.
         wheels: fetch the wheels that the device needs.
 
     Returns:
         What MANIFEST.json says.
 
     Raises:
-        EngineError: the model does not fit the target, or there is another folder of that name.
+        EngineError: the model is damaged or does not fit the target, models for tiles beside it
+            are another's, or the folder is taken.
         ExportError: it cannot be brought into the form of the target, or pip fails.
     """
     with _whole_folder(folder) as partial:
         on_stage("bringing the model into the target's form")
-        sources = {form: model if form == "whole" else beside(model, form) for form in _FORMS}
-        deployed = {f: deploy(path, target) for f, path in sources.items() if path.is_file()}
+        deployed = {f: deploy(path, target) for f, path in _sources(model, target).items()}
         recipes = {}
         for form, found in deployed.items():
             path = partial / _name(form)
@@ -72,9 +76,10 @@ def make_bundle(
             )
         if deployed["whole"].factors_patch:
             (partial / _PATCH).write_bytes(deployed["whole"].factors_patch)
-        report = model.with_suffix(".json")
-        if recipes["whole"].quantization is not None and report.is_file():
-            shutil.copy(report, partial / "model.json")
+        report = ledger_beside(model, recipes["whole"].quantization)
+        if report is not None:
+            text = json.dumps(report, indent=2) + "\n"
+            (partial / "model.json").write_text(text, encoding="utf-8")
         on_stage("running the references")
         references = make_references(deployed, _first_bounds(recipes["whole"], bounds))
         _write_references(partial / "reference", references)
@@ -88,7 +93,8 @@ def make_bundle(
         if wheels and target.runs_runtime:
             collect_wheels(target, partial / "wheels", on_stage)
         (partial / "README.md").write_text(
-            readme(recipes, deployed, memories, references), encoding="utf-8"
+            readme(recipes, deployed, memories, references, sorted(os.listdir(partial))),
+            encoding="utf-8",
         )
         on_stage("writing checksums")
         manifest = {
@@ -107,20 +113,34 @@ def make_bundle(
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside, which takes the place of an earlier bundle when all is in it."""
-    taken = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if taken and not (folder / _MANIFEST).is_file():
-        raise EngineError(f"{folder} is there and is no bundle: give another name")
+    """Yield a folder beside, which gets the name when all is in it."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise EngineError(f"{folder} is there, and is no empty folder: give another name")
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield partial
         partial.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sources(model: Path, target: Target) -> dict[str, Path]:
+    """The models that there are, which are whole, of one network, and of the target's form."""
+    paths = {form: model if form == "whole" else beside(model, form) for form in _FORMS}
+    paths = {form: path for form, path in paths.items() if path.is_file()}
+    files = {form: read_onnx(path) for form, path in paths.items()}
+    for path, found in zip(paths.values(), files.values(), strict=True):
+        check_lowered(found, target)
+        for key, differs in OF_ONE_MODEL.items():
+            if found.metadata.get(key) != files["whole"].metadata.get(key):
+                raise EngineError(
+                    f"{path} {differs} than {model}; make both again, with --stats external, or "
+                    "move it elsewhere"
+                )
+    return paths
 
 
 def _name(form: str) -> str:
@@ -130,7 +150,7 @@ def _name(form: str) -> str:
 def _first_bounds(recipe: Recipe, bounds: Sequence[Bounds]) -> Bounds:
     """What the references keep to: the first profile, or the one size that there is."""
     if recipe.profiles:
-        return bounds[0]
+        return [*bounds, default_bounds()][0]
     (lr,) = recipe.model.inputs
     batch, *sides = (size for size in lr.shape if isinstance(size, int))
     height, width = sides[:2] if lr.dtype == np.uint8 else sides[1:]
@@ -159,7 +179,7 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
     stand_ins = tuple(_STAND_INS.get(name, name) for name in capabilities)
     try:
         engine = build_engine(recipe.model.content, recipe.profiles, "rtx", Settings(stand_ins[:1]))
-    except MissingDependencyError:
+    except (MissingDependencyError, EngineError):  # the stand-in may lack what the GPU has
         return ()
     return engine.activation_bytes
 

@@ -26,6 +26,7 @@ from adadm.runtime import cuda_runtime, trtexec
 from adadm.runtime.engine_builder import adopt, build
 from adadm.runtime.engine_files import Manifest, manifest_path
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
+from adadm.runtime.model_files import path_of
 from adadm.runtime.onnx_file import read_onnx
 from adadm.runtime.recipes import Bounds, Recipe, Size, default_bounds, make_recipe
 from adadm.runtime.targets import TARGETS, Target
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     target = TARGETS[arguments.target]
     recipe = make_recipe(
-        read_onnx(arguments.model),
+        read_onnx(path_of(arguments.model)),
         target,
         bounds_of(arguments),
         arguments.compute_capability,
@@ -90,11 +91,13 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
 
 
 def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
-    """What `add_sizes` was given, completed by a small range around the usual sizes.
+    """What `add_sizes` was given, completed by a small range around the usual sizes; or nothing.
 
     Raises:
         EngineError: there are more or fewer of the least or largest sizes than profiles.
     """
+    if not (arguments.opt or arguments.min or arguments.max):
+        return []
     around = [default_bounds(size) for size in arguments.opt] or [default_bounds()]
     lists = {"min": arguments.min, "max": arguments.max}
     for name, sizes in lists.items():
@@ -129,7 +132,7 @@ def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
     """The line that builds, and the one whose times compare with other versions'."""
     lines = [
         trtexec.build_command(
-            str(arguments.model),
+            str(recipe.model.path),
             str(arguments.output),
             recipe.target,
             recipe.precision,
@@ -183,7 +186,7 @@ def _memories(target: Target) -> list[tuple[str, float]]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
-    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("model", metavar="MODEL.onnx", help="or x2, x4: a bundled model")
     parser.add_argument(
         "--target",
         choices=[name for name, target in TARGETS.items() if target.tensorrt],

@@ -53,6 +53,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.wanted = threading.Event()
+        self.is_heard = False
 
     def as_monitor(self, trt: ModuleType, on_progress: OnProgress | None) -> Any:
         """A progress monitor to hand to TensorRT.
@@ -60,7 +61,7 @@ class Stop:
         Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
         The last of the open phases is the innermost.
         """
-        wanted = self.wanted
+        wanted, self.is_heard = self.wanted, True
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
             def __init__(self) -> None:
@@ -120,6 +121,7 @@ def run_stoppable(build: Callable[[], Result], stop: Stop) -> Result:
             wait([future], _WAKE_S)
     except KeyboardInterrupt:
         stop.wanted.set()
-        wait([future], _LAST_STEP_S)
+        if stop.is_heard:
+            wait([future], _LAST_STEP_S)
         raise
     return future.result()

@@ -18,7 +18,7 @@ from adadm.runtime.recipes import Recipe
 from adadm.runtime.targets import Target
 from adadm.runtime.tensorrt_api import build_engine, load
 
-__all__ = ["adopt", "build", "check_machine"]
+__all__ = ["adopt", "build", "check_machine", "ledger_beside"]
 
 
 def build(
@@ -76,13 +76,17 @@ def build(
         except EngineError as error:
             with written_whole(log_path) as partial:
                 partial.write_text("\n".join([*log.lines, str(error)]) + "\n", encoding="utf-8")
-            raise EngineError(f"{recipe.model.path}: {error}\nthe log is {log_path}") from error
+            several = recipe.flavour == "rtx" and len(machine.capabilities) > 1
+            remedy = "; name the GPUs that matter: --compute-capability" if several else ""
+            raise EngineError(
+                f"{recipe.model.path}: {error}\nthe log is {log_path}{remedy}"
+            ) from error
         manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
         write_engine(engine, built.plan, manifest)
         if timing_cache is not None and built.timing_cache is not None:
             with written_whole(timing_cache) as partial:
                 partial.write_bytes(built.timing_cache)
-    log_path.unlink(missing_ok=True)  # of a build that failed before
+        log_path.unlink(missing_ok=True)  # of a build that failed before
     return manifest, True
 
 
@@ -190,13 +194,17 @@ def _manifest(
         },
         activation_bytes=activation_bytes or None,
         metadata=model.metadata,
-        ledger=_ledger(recipe),
+        ledger=ledger_beside(model.path, recipe.quantization),
     )
 
 
-def _ledger(recipe: Recipe) -> dict[str, Any] | None:
-    """What `adadm quantize` wrote beside the model, if it is this model's."""
-    noted, path = recipe.quantization, recipe.model.path.with_suffix(".json")
+def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What `adadm quantize` wrote beside a model, if it is this model's.
+
+    Args:
+        noted: what the model's metadata says of its quantization.
+    """
+    path = model.with_suffix(".json")
     if noted is None or not path.is_file():
         return None
     try:

@@ -11,7 +11,7 @@ from adadm.runtime.model_files import beside, is_engine
 from adadm.runtime.session import Session, SizeRange
 from adadm.runtime.tiling import common_sizes
 
-__all__ = ["CPU_BACKENDS", "Form", "ModelForms"]
+__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "Form", "ModelForms"]
 
 CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
@@ -20,7 +20,7 @@ Form = Literal["whole", "tile", "moments"]
 
 _FOR_TILES: tuple[Form, Form] = ("tile", "moments")
 
-_OF_ONE_MODEL = {
+OF_ONE_MODEL = {
     "adadm.checkpoint_sha256": "was exported from another checkpoint",
     "adadm.quantization": "was lowered differently, or not at all,",
 }
@@ -108,7 +108,7 @@ class ModelForms:
                 "statistic of its own: --passes 1 (seams)"
             )
         session = self.session(form)
-        for key, differs in _OF_ONE_MODEL.items():
+        for key, differs in OF_ONE_MODEL.items():
             if session.metadata.get(key) != self._metadata.get(key):
                 raise TilingError(
                     f"{path} {differs} than {self._model}; make both again, with --stats external"

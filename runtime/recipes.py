@@ -18,6 +18,7 @@ __all__ = [
     "Bounds",
     "Precision",
     "Recipe",
+    "check_lowered",
     "default_bounds",
     "make_recipe",
     "profiles_of",
@@ -68,8 +69,7 @@ class Recipe:
     @property
     def quantization(self) -> dict[str, Any] | None:
         """What `adadm quantize` noted; None for a float32 export."""
-        noted = self.model.metadata.get("adadm.quantization")
-        return None if noted is None else json.loads(noted)
+        return _quantization(self.model)
 
     @property
     def precision(self) -> Precision:
@@ -88,7 +88,7 @@ def default_bounds(optimum: Size = _USUAL) -> Bounds:
 
 
 def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[dict[str, Profile]]:
-    """A profile for each of the bounds; none for inputs of fixed sizes.
+    """A profile for each of the bounds, by default one; none for inputs of fixed sizes.
 
     Raises:
         EngineError: the bounds are in no order, or there are sizes that they do not set.
@@ -97,9 +97,17 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
     if lr is None or len(lr.shape) != 4:
         listed = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
         raise EngineError(f"the model reads {listed}, expected lr of four dimensions")
-    if not any(isinstance(size, str) for spec in inputs for size in spec.shape):
-        return []
     height, width = (1, 2) if lr.shape[3] == 3 else (2, 3)
+    if all(isinstance(size, int) for spec in inputs for size in spec.shape):
+        fixed = (lr.shape[0], lr.shape[height], lr.shape[width])
+        others = {s for b in bounds for s in (b.minimum, b.optimum, b.maximum)} - {fixed}
+        if others:
+            raise EngineError(
+                f"the model takes {fixed} (N, H, W) alone, asked was {sorted(others)[0]}: leave "
+                "the sizes out, or export it without --static"
+            )
+        return []
+    bounds = bounds or [default_bounds()]
 
     def shape(spec: TensorSpec, size: Size) -> tuple[int, ...]:
         sizes = dict(zip((lr.shape[0], lr.shape[height], lr.shape[width]), size, strict=True))
@@ -159,13 +167,8 @@ def make_recipe(
 
 
 def _check_form(recipe: Recipe) -> None:
-    model, target, noted = recipe.model, recipe.target, recipe.quantization
-    made_for = TARGETS.get(noted["target"]) if noted else None
-    if made_for and _form(made_for) != _form(target):
-        raise EngineError(
-            f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), {target.name} "
-            f"reads another form ({_named(target)}): adadm quantize --target {target.name}"
-        )
+    model, target = recipe.model, recipe.target
+    check_lowered(model, target)
     problems = []
     if model.opset > target.opset:
         problems.append(f"it has opset {model.opset}, at most {target.opset} is understood")
@@ -177,6 +180,26 @@ def _check_form(recipe: Recipe) -> None:
             f"--opset {target.opset}{'' if target.functions else ' --modulator inline'}, or let "
             "adadm bundle bring it into that form"
         )
+
+
+def check_lowered(model: OnnxFile, target: Target) -> None:
+    """Refuse a model that `adadm quantize` made for targets of another form.
+
+    Raises:
+        EngineError: it did.
+    """
+    noted = _quantization(model)
+    made_for = TARGETS.get(noted["target"]) if noted else None
+    if made_for and _form(made_for) != _form(target):
+        raise EngineError(
+            f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), {target.name} "
+            f"reads another form ({_named(target)}): adadm quantize --target {target.name}"
+        )
+
+
+def _quantization(model: OnnxFile) -> dict[str, Any] | None:
+    noted = model.metadata.get("adadm.quantization")
+    return None if noted is None else json.loads(noted)
 
 
 def _form(target: Target) -> tuple[Any, ...]:

@@ -176,7 +176,12 @@ def build_engine(
     if settings.compute_capabilities:
         _set_compute_capabilities(trt, config, settings.compute_capabilities)
     if timing_cache is not None:
-        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
+        cache = config.create_timing_cache(timing_cache)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise EngineError(
+                "the timing cache is damaged, or of another GPU or TensorRT: delete it, or name "
+                "another file"
+            )
 
     stop = Stop()
     if hasattr(trt, "IProgressMonitor"):
@@ -190,12 +195,12 @@ def build_engine(
     notes = parsed.log.messages
     listed = next((note for note in notes if note.startswith(_LAYERS)), None)
     memory = [re.match(rf"{_ACTIVATIONS} (\d+)", note) for note in notes]
-    cache = config.get_timing_cache() if timing_cache is not None else None
+    timed = config.get_timing_cache() if timing_cache is not None else None
     return Engine(
         plan=bytes(engine),
         layers=listed.count("LayerType:") or None if listed else None,
         activation_bytes=tuple(int(found[1]) for found in memory if found),
-        timing_cache=bytes(cache.serialize()) if cache else None,
+        timing_cache=bytes(timed.serialize()) if timed else None,
     )
 
 
@@ -242,5 +247,7 @@ def _creation_flags(trt: ModuleType, weak: bool) -> int:
 
 
 def _described(problem: Any) -> str:
+    if not hasattr(problem, "node_name"):  # 8.x
+        return f"node {problem.node()} of the graph: {problem.desc()}"
     name, operator = problem.node_name(), problem.node_operator()
     return f"node {name or '(unnamed)'} ({operator or 'no operator'}): {problem.desc()}"

@@ -145,8 +145,8 @@ def _shape_ranges(profiles: Profiles, target: Target, options: frozenset[str]) -
     if len(profiles) > 1 and "--profile" not in options:
         raise EngineError(
             f"trtexec {target.tensorrt} builds engines of one profile, and {len(profiles)} are "
-            f"asked for: run `adadm build` on the device ({target.description}), or build an "
-            "engine for each"
+            "asked for: build an engine for each, or one profile that holds all sizes"
+            + (f"; or run `adadm build` on the device ({target.description})" * target.runs_runtime)
         )
     argv = []
     for index, profile in enumerate(profiles):

@@ -16,17 +16,29 @@ case "$${1-}" in
         exit 2
         ;;
 esac
-cd "$$(dirname "$$0")"
 
-python=$${PYTHON:-python3}
-trtexec=$${TRTEXEC:-}
-if [ -z "$$trtexec" ]; then
-    trtexec=$$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)
-    if [ "$$dry_run" = no ] && [ ! -x "$$trtexec" ]; then
-        echo "build.sh: no trtexec on the path or in /usr/src/tensorrt/bin; set TRTEXEC" >&2
+# A program by its name or path, which is absolute after this; in a dry run it may be missing.
+find_program() {
+    if found=$$(command -v "$$1"); then
+        case "$$found" in
+            /*) echo "$$found" ;;
+            *) echo "$$PWD/$$found" ;;
+        esac
+    elif [ "$$dry_run" = yes ]; then
+        echo "$$1"
+    else
+        echo "build.sh: there is no program $$1; set $$2" >&2
         exit 1
     fi
+}
+
+installed=/usr/src/tensorrt/bin/trtexec # by JetPack, not on the path
+if [ -z "$${TRTEXEC-}" ] && ! command -v trtexec >/dev/null && [ -x "$$installed" ]; then
+    TRTEXEC=$$installed
 fi
+python=$$(find_program "$${PYTHON:-python3}" PYTHON)
+trtexec=$$(find_program "$${TRTEXEC:-trtexec}" TRTEXEC)
+CDPATH='' cd -- "$$(dirname -- "$$0")"
 
 # Run a command, or print it.
 run() {

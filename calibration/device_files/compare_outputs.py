@@ -103,7 +103,9 @@ def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | No
     if not math.isfinite(mean_square):
         raise ValueError("values that are no finite numbers")
     peak = max(abs(value) for value in expected)
-    db = 10 * math.log10(peak * peak / mean_square) if mean_square and peak else None
+    if mean_square and not peak:
+        raise ValueError(f"off by up to {max(errors):.3g} from a reference that is 0")
+    db = 10 * math.log10(peak * peak / mean_square) if mean_square else None
     return db, max(errors)
 
 

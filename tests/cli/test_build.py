@@ -207,13 +207,19 @@ def test_sizes_that_are_none_are_usage(text: str, model: Path, tmp_path: Path) -
         adadm(model, "-o", tmp_path / "x.engine", "--opt", text)
 
 
-def test_a_model_of_one_size_has_no_profile(tmp_path: Path) -> None:
+def test_a_model_of_one_size_has_no_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, proto, _ = exported("edsr", 2, Options(static=(1, 40, 56)))
     onnx.save(proto, tmp_path / "static.onnx")
     assert adadm(tmp_path / "static.onnx", "-o", tmp_path / "x.engine") == 0
     assert read_manifest(tmp_path / "x.engine").profiles == ()
     arguments = (tmp_path / "static.onnx", "-o", tmp_path / "x.engine")
     assert adadm(*arguments, "--print-command", target="jetson-orin-jp62") == 0
+    assert adadm(*arguments, "--opt", "1x40x56", "--min", "1x40x56", "--max", "1x40x56") == 0
+    capsys.readouterr()
+    assert adadm(*arguments, "--opt", "1x64x64") == 1
+    assert "takes (1, 40, 56) (N, H, W) alone" in capsys.readouterr().err
 
 
 def truncated(path: Path) -> None:

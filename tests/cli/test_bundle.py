@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -198,12 +199,12 @@ def test_the_log_of_trtexec_is_kept(folder: Path, tmp_path: Path) -> None:
     assert not (bundled / "outputs").exists()
 
 
-def build(bundled: Path, trtexec: str) -> subprocess.CompletedProcess[str]:
+def build(bundled: Path, trtexec: str, **programs: str) -> subprocess.CompletedProcess[str]:
     """Run build.sh with a program in trtexec's place, as TRTEXEC allows."""
     program = bundled.parent / "program"
     program.write_text(f"#!/bin/sh\n{trtexec}\n")
     program.chmod(0o755)
-    environment = {**os.environ, "TRTEXEC": str(program), "PYTHON": sys.executable}
+    environment = {**os.environ, "TRTEXEC": str(program), "PYTHON": sys.executable, **programs}
     return subprocess.run(
         ["sh", str(bundled / "build.sh")],
         capture_output=True,
@@ -211,6 +212,18 @@ def build(bundled: Path, trtexec: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         check=False,
     )
+
+
+@pytest.mark.parametrize("name", ["TRTEXEC", "PYTHON"])
+@pytest.mark.parametrize("target", [OLD, NEW])
+def test_a_program_that_is_missing_is_named(
+    target: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    bundled = copy_of(folder, tmp_path, target, "fp16")
+    result = build(bundled, "touch built; exit 0", **{name: "/nowhere/program"})
+    assert result.returncode == 1
+    assert f"no program /nowhere/program; set {name}" in result.stderr
+    assert not (bundled / "built").exists()
 
 
 def test_outputs_of_an_older_engine_are_not_taken(folder: Path, tmp_path: Path) -> None:
@@ -276,29 +289,56 @@ def test_a_model_for_another_form(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_bundle_is_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "cat.png").write_bytes(b"dear")
-    assert adadm(FLOAT32, tmp_path / "photos") == 1
-    assert "is no bundle" in capsys.readouterr().err
-    assert (tmp_path / "photos" / "cat.png").read_bytes() == b"dear"
+def test_a_folder_that_is_taken_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bundle's too: engines and results may be in it."""
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "MANIFEST.json").write_text("{}")
+    assert adadm(FLOAT32, tmp_path / "taken") == 1
+    assert "is no empty folder" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["MANIFEST.json"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    assert adadm(FLOAT32, tmp_path / "link") == 0
+    assert (tmp_path / "empty" / "build.sh").is_file()
 
 
-def test_an_earlier_bundle_is_replaced_whole_or_not_at_all(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bundled = copy_of(folder, tmp_path, NEW, "float32")
-    (bundled / "model.engine").write_bytes(b"of before")
-    before = (bundled / "MANIFEST.json").read_bytes()
+def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with files_at_most(100_000):
-        assert adadm(FLOAT32, bundled, NEW, "--max", "1x64x64") == 1
+        assert adadm(FLOAT32, tmp_path / "bundle") == 1
     assert "File too large" in capsys.readouterr().err
-    assert (bundled / "MANIFEST.json").read_bytes() == before
-    assert adadm(FLOAT32, bundled, NEW, "--max", "1x64x64") == 0
-    assert not (bundled / "model.engine").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def outside(path: Path) -> None:
+    proto = onnx.load(path)
+    onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    path.write_bytes(path.read_bytes().replace(b"w.bin", b"../w1"))
+
+
+def another(path: Path) -> None:
+    shutil.copy(MODELS / "edsr_adadm_x4.tile.onnx", path.with_suffix(".tile.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [(truncated, "x.onnx"), (outside, "../w1"), (another, "x.tile.onnx was exported from another")],
+)
+def test_a_bad_model(
+    damage: Callable[[Path], None],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copy(FLOAT32, tmp_path / "x.onnx")
+    damage(tmp_path / "x.onnx")
+    before = sorted(tmp_path.iterdir())
+    assert adadm(tmp_path / "x.onnx", tmp_path / "bundle") == 1
+    assert said in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_twice_the_same(folder: Path, tmp_path: Path) -> None:
@@ -323,7 +363,6 @@ def test_a_python_with_nothing_installed_verifies_it(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "r.json").read_text())["passed"]
-    shutil.rmtree(bundled / "lib")
     wheel = next((bundled / "wheels").glob("rich-*.whl"))
     wheel.write_bytes(wheel.read_bytes()[:-1])
     result = subprocess.run(command, capture_output=True, text=True, check=False)

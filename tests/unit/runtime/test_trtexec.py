@@ -232,7 +232,7 @@ def test_a_shell_reads_the_line_as_it_was() -> None:
 def test_several_profiles_need_tensorrt_10(name: str) -> None:
     version = TARGETS[name].tensorrt
     with pytest.raises(
-        EngineError, match=rf"trtexec {version} .* one profile, and 2 .*adadm build"
+        EngineError, match=rf"trtexec {version} .* one profile, and 2 .*engine for each"
     ):
         build_command("m", "e", TARGETS[name], "fp16", [SMALL, LARGE])
 
