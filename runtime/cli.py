@@ -36,6 +36,11 @@ VERBS = {
     "upscale": Verb(
         "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"
     ),
+    "doctor": Verb(
+        "adadm.runtime.doctor",
+        "cpu",
+        "what works on this machine, and what to do where it does not",
+    ),
 }
 
 DONE, FAILED, USAGE = 0, 1, 2

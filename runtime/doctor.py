@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Say what works on this machine, and what to do where it does not. Also `adadm doctor`.
+
+Each backend runs a bundled model on a small image; installed packages, GPU, targets, memory and
+disks are looked at. Fails if no backend works.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["doctor", *sys.argv[1:]]))
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adadm.runtime.backend_checks import check_backends
+from adadm.runtime.checks import Check
+from adadm.runtime.device_info import device_info
+from adadm.runtime.errors import SessionError
+from adadm.runtime.files import written_whole
+from adadm.runtime.machine_checks import check_disks, check_gpu, check_memory
+from adadm.runtime.model_files import path_of
+from adadm.runtime.onnx_file import read_onnx
+from adadm.runtime.package_checks import check_extras, check_python
+from adadm.runtime.tensorrt_checks import TensorRT, check_jetson, check_targets, check_trtexec
+
+__all__ = ["Examination", "examine", "main"]
+
+_MODEL = "x2"
+_STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """All that was looked at.
+
+    Attributes:
+        info: of the machine, as `device_info` has it.
+        packages: Python, the toolkit, its extras.
+        backends: by name.
+        machine: GPU, targets, memory and disks.
+    """
+
+    info: dict[str, Any]
+    packages: list[Check]
+    backends: dict[str, Check]
+    machine: list[Check]
+
+    @property
+    def checks(self) -> list[Check]:
+        return [*self.packages, *self.backends.values(), *self.machine]
+
+    @property
+    def working(self) -> list[str]:
+        """The backends that run a model."""
+        return [name for name, check in self.backends.items() if check.verdict == "ok"]
+
+    def as_json(self) -> dict[str, Any]:
+        checks = [asdict(check) for check in self.checks]
+        return {"working": self.working, "checks": checks, "device": self.info}
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, look, and print what was found.
+
+    Raises:
+        SessionError: no backend works.
+    """
+    arguments = _parse(argv)
+    with Console(stderr=True).status("looking at the machine") as status:
+        found = examine(status.update)
+    _print(found.checks)
+    if arguments.json is not None:
+        with written_whole(arguments.json) as partial:
+            text = json.dumps(found.as_json(), indent=2, allow_nan=False)
+            partial.write_text(text + "\n", encoding="utf-8")
+    if not found.working:
+        advice = found.backends["cpu"].advice
+        raise SessionError(f"none of {', '.join(found.backends)} works; begin with: {advice}")
+
+
+def examine(
+    on_step: Callable[[str], object] = lambda _: None, root: Path = Path("/")
+) -> Examination:
+    """Look at this machine.
+
+    Args:
+        on_step: called with what is done next.
+        root: where the file system begins.
+    """
+    info = device_info(root)
+    model = read_onnx(path_of(_MODEL))
+    on_step("loading TensorRT")
+    tensorrt = TensorRT.here(model)
+    return Examination(
+        info,
+        [check_python(info), *check_extras()],
+        check_backends(model, info, tensorrt, on_step),
+        [
+            check_gpu(info),
+            check_targets(tensorrt, info),
+            *check_jetson(tensorrt, info),
+            *check_trtexec(tensorrt, root),
+            check_memory(model),
+            *check_disks(model),
+        ],
+    )
+
+
+def _print(checks: list[Check]) -> None:
+    table = Table("what", "verdict", "found, and what to do", box=SIMPLE_HEAD)
+    for check in checks:
+        style = _STYLES[check.verdict]
+        found = Text(check.found)
+        if check.advice is not None:
+            found.append(f"\n-> {check.advice}", style="bold")
+        table.add_row(Text(check.name), Text(check.verdict, style), found)
+    Console(highlight=False).print(table)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm doctor", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was found")
+    return parser.parse_args(argv)
