@@ -11,13 +11,13 @@ import time
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from _support.exports import exported
 from _support.limits import files_at_most
+from _support.refused import int32_bias
 from adadm.export import Options
 from adadm.runtime import build_engine
 from adadm.runtime.cli import run
@@ -259,25 +259,7 @@ def test_a_bad_model(
 def test_what_the_parser_refuses_is_named_and_the_log_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An INT32 bias, as quantizers write it, which the parser of TensorRT for RTX refuses."""
-    initializers = {
-        "w": np.zeros((4, 3, 3, 3), np.float32),
-        "b": np.zeros(4, np.int32),
-        "scale": np.float32(0.1),
-        "zero": np.int32(0),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("DequantizeLinear", ["b", "scale", "zero"], ["bias"], name="dequant"),
-            helper.make_node("Conv", ["lr", "w", "bias"], ["sr"], name="conv"),
-        ],
-        "int32_bias",
-        [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("sr", TensorProto.FLOAT, [1, 4, 6, 6])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
-    )
-    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    onnx.save(proto, tmp_path / "bad.onnx")
+    onnx.save(int32_bias(), tmp_path / "bad.onnx")
     engine = tmp_path / "out" / "x.engine"
     assert adadm(tmp_path / "bad.onnx", "-o", engine) == 1
     assert "node dequant" in capsys.readouterr().err

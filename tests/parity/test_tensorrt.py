@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from _support.exports import exported, exported_tiles
 from _support.profiles import tile_profile
+from _support.refused import int32_bias
 from _support.tails import random_tail, tail_graph
 from adadm.export import Options, collapse_tail
 from adadm.export.assembly import bake_image_io
@@ -125,27 +126,6 @@ def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
     assert (
         after.activation_bytes[0] >= 2 * 4 * 48 * 270 * 480
     )  # the image, before and after shuffling
-
-
-def int32_bias() -> onnx.ModelProto:
-    """A convolution whose bias comes from an INT32 DequantizeLinear, as quantizers write it."""
-    initializers = {
-        "w": np.zeros((4, 3, 3, 3), np.float32),
-        "b": np.zeros(4, np.int32),
-        "scale": np.float32(0.1),
-        "zero": np.int32(0),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node("DequantizeLinear", ["b", "scale", "zero"], ["bias"], name="dequant"),
-            helper.make_node("Conv", ["x", "w", "bias"], ["y"], name="conv"),
-        ],
-        "int32_bias",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 6, 6])],
-        [numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
 
 
 def test_what_should_be_refused_is_refused_by_name() -> None:
