@@ -116,7 +116,7 @@ def readme(
         least_db=f"{least:g}",
         files="\n".join(f"| `{name}` | {what} |" for name, what in _FILES.items() if name in files),
         timing=trtexec.shell_line(
-            trtexec.timing_command("model.engine", target, _usual_shapes(whole))
+            trtexec.timing_command("model.engine", target, whole.usual_shapes)
         ),
     )
 
@@ -191,11 +191,6 @@ def _memory_line(whole: Recipe, needed: int | None) -> str:
     least, most = target.memory_gib
     fits = "fits" if needed < least * _GIB / 2 else "DOES NOT FIT, or hardly: give a smaller --max"
     return f"{how}\nBoards have {least} to {most} GiB for CPU and GPU: on the smallest, it {fits}."
-
-
-def _usual_shapes(recipe: Recipe) -> dict[str, Shape]:
-    usual = recipe.profiles[0] if recipe.profiles else {}
-    return {name: shape.optimum for name, shape in usual.items()}
 
 
 def _logged(log: str, command: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.model_files import beside
 from adadm.runtime.model_forms import OF_ONE_MODEL
 from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.recipes import Bounds, Recipe, check_lowered, default_bounds, make_recipe
+from adadm.runtime.recipes import Bounds, Recipe, check_lowered, make_recipe
 from adadm.runtime.targets import Target
 from adadm.runtime.tensorrt_api import Profiles, Settings, build_engine
 
@@ -81,7 +81,7 @@ def make_bundle(
             text = json.dumps(report, indent=2) + "\n"
             (partial / "model.json").write_text(text, encoding="utf-8")
         on_stage("running the references")
-        references = make_references(deployed, _first_bounds(recipes["whole"], bounds))
+        references = make_references(deployed, recipes["whole"].first_bounds)
         _write_references(partial / "reference", references)
         on_stage("asking TensorRT for RTX what memory it takes")
         memories = {form: _activations(recipe) for form, recipe in recipes.items()}
@@ -145,17 +145,6 @@ def _sources(model: Path, target: Target) -> dict[str, Path]:
 
 def _name(form: str) -> str:
     return str(_MODEL if form == "whole" else beside(_MODEL, form))
-
-
-def _first_bounds(recipe: Recipe, bounds: Sequence[Bounds]) -> Bounds:
-    """What the references keep to: the first profile, or the one size that there is."""
-    if recipe.profiles:
-        return [*bounds, default_bounds()][0]
-    (lr,) = recipe.model.inputs
-    batch, *sides = (size for size in lr.shape if isinstance(size, int))
-    height, width = sides[:2] if lr.dtype == np.uint8 else sides[1:]
-    fixed = (batch, height, width)
-    return Bounds(fixed, fixed, fixed)
 
 
 def _write_references(folder: Path, references: Sequence[Reference]) -> None:

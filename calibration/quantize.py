@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 
 import argparse
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivitie
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.model_files import beside
 from adadm.runtime.targets import TARGETS
 
@@ -149,11 +148,6 @@ def _write(quantized: Quantized, output: Path) -> list[Path]:
     return written
 
 
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "adadm"
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm quantize", description=__doc__)
     parser.add_argument(
@@ -214,7 +208,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cache",
         type=Path,
-        default=_cache(),
+        default=cache_folder(),
         metavar="DIR",
         help="where ranges and losses are kept, named after the content that they come from; "
         "default: %(default)s",

@@ -142,10 +142,8 @@ def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
             arguments.timing_cache and str(arguments.timing_cache),
         )
     ]
-    usual = {
-        name: profile.optimum for first in recipe.profiles[:1] for name, profile in first.items()
-    }
-    lines.append(trtexec.timing_command(str(arguments.output), recipe.target, usual))
+    output = str(arguments.output)
+    lines.append(trtexec.timing_command(output, recipe.target, recipe.usual_shapes))
     return [trtexec.shell_line(line) for line in lines]
 
 

@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sha256_of", "written_whole"]
+__all__ = ["cache_folder", "sha256_of", "written_whole"]
+
+
+def cache_folder() -> Path:
+    """Where results are kept that can be made again, if nothing else is asked."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "adadm"
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from adadm.runtime import cuda_runtime
 from adadm.runtime.checks import Check, any_error_told, first_line
 from adadm.runtime.errors import AdadmError, MissingDependencyError
+from adadm.runtime.files import cache_folder
 from adadm.runtime.memory import free_bytes, memory_models
 from adadm.runtime.onnx_file import OnnxFile
 from adadm.runtime.package_checks import install_command, installed_version, version_numbers
@@ -110,17 +111,12 @@ def check_disks(model: OnnxFile) -> list[Check]:
         ),
         _check_disk(
             "cache",
-            _cache,
+            cache_folder,
             weights,
             f"figures of its calibration, fewer than {name} has weights",
             "export XDG_CACHE_HOME=FOLDER",
         ),
     ]
-
-
-def _cache() -> Path:
-    """What `adadm quantize` takes, if nothing else is asked."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "adadm"
 
 
 def _check_disk(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from adadm.runtime.errors import EngineError
 from adadm.runtime.onnx_file import OnnxFile
 from adadm.runtime.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
-from adadm.runtime.tensorrt_api import Flavour, Profile, Profiles, Settings
+from adadm.runtime.tensorrt_api import Flavour, Profile, Profiles, Settings, Shape
 
 __all__ = [
     "FLOAT32_LAYERS",
@@ -29,6 +29,7 @@ FLOAT32_LAYERS = "adadm.float32_layers"
 
 Precision = Literal["float32", "fp16", "int8"]
 Size = tuple[int, int, int]
+_Length = TypeVar("_Length", bound=int | str | None)
 
 _WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
     "float32": (),
@@ -72,6 +73,22 @@ class Recipe:
         return _quantization(self.model)
 
     @property
+    def usual_shapes(self) -> dict[str, Shape]:
+        """Of each input, for the first profile; empty for a model of one size."""
+        usual = self.profiles[0] if self.profiles else {}
+        return {name: shape.optimum for name, shape in usual.items()}
+
+    @property
+    def first_bounds(self) -> Bounds:
+        """N, H and W of the first profile, or the one size that there is."""
+        if self.profiles:
+            lr = self.profiles[0]["lr"]
+            return Bounds(_size(lr.minimum), _size(lr.optimum), _size(lr.maximum))
+        (shape,) = (spec.shape for spec in self.model.inputs if spec.name == "lr")
+        fixed = _size(tuple(length for length in shape if isinstance(length, int)))
+        return Bounds(fixed, fixed, fixed)
+
+    @property
     def precision(self) -> Precision:
         return cast(Precision, (self.quantization or {}).get("precision", "float32"))
 
@@ -97,9 +114,8 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
     if lr is None or len(lr.shape) != 4:
         listed = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
         raise EngineError(f"the model reads {listed}, expected lr of four dimensions")
-    height, width = (1, 2) if lr.shape[3] == 3 else (2, 3)
     if all(isinstance(size, int) for spec in inputs for size in spec.shape):
-        fixed = (lr.shape[0], lr.shape[height], lr.shape[width])
+        fixed = _size(lr.shape)
         others = {s for b in bounds for s in (b.minimum, b.optimum, b.maximum)} - {fixed}
         if others:
             raise EngineError(
@@ -110,7 +126,7 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
     bounds = bounds or [default_bounds()]
 
     def shape(spec: TensorSpec, size: Size) -> tuple[int, ...]:
-        sizes = dict(zip((lr.shape[0], lr.shape[height], lr.shape[width]), size, strict=True))
+        sizes = dict(zip(_size(lr.shape), size, strict=True))
         for fixed, wanted in sizes.items():
             if isinstance(fixed, int) and fixed != wanted:
                 raise EngineError(f"lr is {lr.shape}, and {wanted} is asked in place of {fixed}")
@@ -135,6 +151,13 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
         }
         for bound in bounds
     ]
+
+
+def _size(shape: tuple[_Length, ...]) -> tuple[_Length, _Length, _Length]:
+    """N, H and W of `lr`: an image (N, H, W, 3), or (N, 3, H, W)."""
+    batch, *rest = shape
+    height, width = rest[:2] if rest[-1] == 3 else rest[1:]
+    return batch, height, width
 
 
 def make_recipe(

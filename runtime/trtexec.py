@@ -187,7 +187,7 @@ def _options(target: Target) -> frozenset[str]:
         raise EngineError(
             f"{target.name} has no trtexec and no engines: ONNX Runtime or OpenVINO run the model"
         )
-    if target.name == "tensorrt-rtx":
+    if target.is_rtx:
         raise EngineError(f"{target.name} has no trtexec: `adadm build` builds the engine here")
     return options_of(target.tensorrt)
 
