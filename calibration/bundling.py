@@ -99,6 +99,7 @@ def make_bundle(
         on_stage("writing checksums")
         manifest = {
             **_manifest(recipes, references),
+            "source_sha256": sha256_of(model),
             "factors_patch": _PATCH if deployed["whole"].factors_patch else None,
         }
         manifest["files"] = {

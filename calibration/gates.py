@@ -2,10 +2,8 @@
 
 A gate is one number: how far a lowered model is from its float32 reference, in grey levels of 255
 as they are shown, so clipped to black and white, before rounding. The photographs are the first of
-the calibration's. The other inputs are drawn: banding, patterns and ringing hide in texture and
-show on what is smooth, flat or sharp. They are greys and the colours of skin, sky, leaves and
-bricks, since networks diverge on saturated colours already in float32; a case where the reference
-itself is far from its input is left out, and named.
+the calibration's, the other inputs are drawn; a case where the reference itself is far from its
+input is left out, and named.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from adadm.calibration.drawn_inputs import RAMPS, edges, flats, ramps
 from adadm.calibration.images import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import Batch, ImageArray, batch_from_image
@@ -29,7 +28,6 @@ __all__ = [
     "Run",
     "check_gates",
     "diverges",
-    "drawn_inputs",
     "measure_gates",
     "shown_levels",
 ]
@@ -58,8 +56,9 @@ is added to each: the power of rounding to 8 bits, below which no error shows. 3
 power; where padding is right, borders are no harder than the rest."""
 
 SHIFT = Gate("mean shift", "levels", 0.5, "a bias or a zero point is off; correct the biases")
-"""Largest mean error of a colour channel over one photograph: 0.5 moves every other pixel by one
-level, a tint of the whole image. A rounding to nearest has a mean of 0."""
+"""Largest mean error of a colour over one photograph, over its pixels at one place of the upscale x
+upscale that come of a pixel, since each place has its channel and its bias: 0.5 moves every other
+one of them by one level, a tint or a pattern. A rounding to nearest has a mean of 0."""
 
 BANDING = Gate("banding", "levels", 4.0, "keep the last convolutions in higher precision")
 """Largest variation of the error, averaged along the bands, within 8 px of the input on a smooth
@@ -79,23 +78,9 @@ RINGING = Gate("ringing", "levels", 10.0, "widen the ranges to hold hard edges")
 
 GATES = (BORDER, SHIFT, BANDING, FLAT_LEVEL, FLAT_STRUCTURE, RINGING)
 
-_BORDER_PX, _BAND_PX, _CHECK_PX = 4, 8, 8
+_BORDER_PX, _BAND_PX = 4, 8
 _ROUNDING_POWER = 1 / 12
 _DIVERGED_LEVELS = 16.0  # of the reference from its input, on average
-
-_RAMPS = {  # from, to, axis
-    "ramp from black to white": ((0, 0, 0), (255, 255, 255), 1),
-    "dark ramp": ((16, 16, 16), (80, 80, 80), 1),
-    "ramp of a sky": ((60, 110, 190), (170, 200, 230), 0),
-    "ramp of skin": ((90, 50, 35), (235, 190, 165), 0),
-}
-_FLATS = {
-    **{f"grey {level}": (level, level, level) for level in (0, 32, 64, 128, 192, 255)},
-    "skin": (225, 180, 160),
-    "sky": (110, 160, 220),
-    "leaves": (90, 120, 60),
-    "bricks": (170, 90, 70),
-}
 
 
 @dataclass(frozen=True)
@@ -171,26 +156,26 @@ def measure_gates(
         CalibrationError: the outputs' shapes differ; the lowered output is not finite where the
             reference is, or the reference's is not for a photograph.
     """
-    pair = _Pair(reference, lowered, rgb_range)
+    pair = _Pair(reference, lowered, rgb_range, upscale)
     edge = upscale * _BORDER_PX
     inside = (..., slice(edge, -edge), slice(edge, -edge))
 
     results = _on_photographs(pair, photographs, inside)
 
-    ramps, left_out = pair.errors(_ramps(*size))
+    errors, left_out = pair.errors(ramps(*size))
     bands = [
-        (_banding(error[inside], _RAMPS[name][2], upscale), name) for name, error in ramps.items()
+        (_banding(error[inside], RAMPS[name][2], upscale), name) for name, error in errors.items()
     ]
     results.append(_worst(BANDING, bands, left_out))
 
-    flats, left_out = pair.errors(_flats(*size))
-    levels = [(float(np.abs(error).max()), name) for name, error in flats.items()]
-    structures = [(float(e[inside].std(axis=(1, 2)).max()), name) for name, e in flats.items()]
+    errors, left_out = pair.errors(flats(*size))
+    levels = [(float(np.abs(error).max()), name) for name, error in errors.items()]
+    structures = [(float(e[inside].std(axis=(1, 2)).max()), name) for name, e in errors.items()]
     results.append(_worst(FLAT_LEVEL, levels, left_out))
     results.append(_worst(FLAT_STRUCTURE, structures, left_out))
 
-    edges, left_out = pair.errors(_edges(*size))
-    ringing = [(float(np.abs(error).max()), name) for name, error in edges.items()]
+    errors, left_out = pair.errors(edges(*size))
+    ringing = [(float(np.abs(error).max()), name) for name, error in errors.items()]
     results.append(_worst(RINGING, ringing, left_out))
     return results
 
@@ -208,9 +193,10 @@ def _on_photographs(
             (float((error**2).sum()) - squares, error.size - inner.size),
             (squares, inner.size),
         ]
+        means = _means_by_place(error, pair.upscale)
         shifts += [
-            (abs(float(mean)), f"{colour} of {photograph.name}")
-            for colour, mean in zip(("red", "green", "blue"), error.mean(axis=(1, 2)), strict=True)
+            (float(np.abs(mean).max()), f"{colour} of {photograph.name}")
+            for colour, mean in zip(("red", "green", "blue"), means, strict=True)
         ]
     at_border, within = power[:, 0] / power[:, 1] + _ROUNDING_POWER
     excess_db = 10 * math.log10(at_border / within)
@@ -222,6 +208,14 @@ def _worst(
 ) -> GateResult:
     figure, where = max(figures, default=(0.0, "nothing to judge by"))
     return GateResult(gate, figure, where, left_out)
+
+
+def _means_by_place(error: Levels, upscale: int) -> Levels:
+    """`error` (3, upscale * H, upscale * W) to means (3, upscale, upscale)."""
+    _, height, width = error.shape
+    shape = (3, height // upscale, upscale, width // upscale, upscale)
+    means: Levels = error.reshape(shape).mean(axis=(1, 3))
+    return means
 
 
 def _banding(error: Levels, axis: int, upscale: int) -> float:
@@ -241,6 +235,7 @@ class _Pair:
     reference: Run
     lowered: Run
     rgb_range: float
+    upscale: int
 
     def error(self, name: str, image: ImageArray) -> Levels:
         """What the lowered model shows minus what the reference shows, (3, H, W)."""
@@ -272,15 +267,6 @@ class _Pair:
         return batch_from_image(image, self.rgb_range)
 
 
-def drawn_inputs(height: int, width: int) -> dict[str, ImageArray]:
-    """All drawn inputs (H, W, 3) by name."""
-    return {
-        **_ramps(height, width),
-        **_flats(height, width),
-        **_edges(height, width),
-    }
-
-
 def diverges(sr: Batch, image: ImageArray, rgb_range: float) -> bool:
     """Whether an output (1, 3, r*H, r*W) is far from its drawn input (H, W, 3), or not finite."""
     upscale = sr.shape[-1] // image.shape[1]
@@ -292,26 +278,3 @@ def shown_levels(sr: Batch, rgb_range: float) -> Levels:
     """An output (1, 3, H, W) in 0..255, clipped to black and white, not rounded: (3, H, W)."""
     levels: Levels = np.clip(sr[0].astype(np.float64) * (255 / rgb_range), 0, 255)
     return levels
-
-
-def _ramps(height: int, width: int) -> dict[str, ImageArray]:
-    drawn = {}
-    for name, (first, last, axis) in _RAMPS.items():
-        share = np.linspace(0, 1, (height, width)[axis])
-        share = np.broadcast_to(share if axis else share[:, None], (height, width))[..., None]
-        drawn[name] = np.rint(share * last + (1 - share) * first).astype(np.uint8)
-    return drawn
-
-
-def _flats(height: int, width: int) -> dict[str, ImageArray]:
-    return {name: np.full((height, width, 3), rgb, np.uint8) for name, rgb in _FLATS.items()}
-
-
-def _edges(height: int, width: int) -> dict[str, ImageArray]:
-    y, x = np.mgrid[:height, :width]
-    drawn = {
-        "vertical edge": 255 * (x >= width // 2),
-        "horizontal edge": 255 * (y >= height // 2),
-        "checkerboard": 64 + 128 * ((x // _CHECK_PX + y // _CHECK_PX) % 2),
-    }
-    return {n: image.astype(np.uint8)[..., None].repeat(3, axis=2) for n, image in drawn.items()}

@@ -110,6 +110,11 @@ class CalibrationImages:
         described = f"upscale {upscale}, tile {tile}, {' '.join(self._chosen)}"
         self.digest = hashlib.sha256(described.encode()).hexdigest()
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """What was chosen, by SHA-256 of its content."""
+        return dict(self._chosen)
+
     def __len__(self) -> int:
         return len(self._chosen)
 

@@ -19,9 +19,23 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import Batch, batch_from_image, image_from_batch
 from adadm.runtime.metrics import psnr_y
 
-__all__ = ["Ledger", "Stage", "StageResult", "measure", "print_ledger", "rounded"]
+__all__ = [
+    "Ledger",
+    "OnOutputs",
+    "Output",
+    "Stage",
+    "StageResult",
+    "measure",
+    "print_ledger",
+    "rounded",
+]
 
 _DIGITS = 6
+
+Output = tuple[Batch, list[Batch]]
+"""`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in order where they are known."""
+
+OnOutputs = Callable[[Photograph, Sequence[Output]], object]
 
 
 @dataclass(frozen=True)
@@ -29,12 +43,11 @@ class Stage:
     """A form of a model.
 
     Attributes:
-        run: a batch (1, 3, H, W) to `sr` and the modulation factors (1, 1, 1, 1) in order; no
-            factors where they are not known.
+        run: of a batch (1, 3, H, W).
     """
 
     name: str
-    run: Callable[[Batch], tuple[Batch, list[Batch]]]
+    run: Callable[[Batch], Output]
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ class StageResult:
     """What a stage shows over all photographs; the first stage is the reference.
 
     Attributes:
-        psnr_y_db: mean PSNR-Y against the originals, of 8-bit images.
+        psnr_y_db: mean PSNR-Y against the originals, of 8-bit images; NaN without originals.
         lost_db: of it, to the stage before; None for the first.
         parity_db: PSNR of the float outputs against the reference's, peak rgb_range; infinite
             when equal, None for the first.
@@ -86,38 +99,38 @@ def measure(
     rgb_range: float,
     upscale: int,
     on_image: Callable[[str], object] = str,
+    on_outputs: OnOutputs = lambda *_: None,
+    originals: bool = True,
 ) -> Ledger:
     """Run each photograph through all stages; no more than one photograph's outputs are held.
 
     Args:
         stages: the first is the reference.
         on_image: called with each photograph's name, for a sign of progress.
+        on_outputs: called with each photograph and what all stages made of it.
+        originals: whether photographs have them; else PSNR-Y is NaN.
 
     Raises:
         CalibrationError: an output is not finite, or equals the original; or the stages differ in
             shape or in how many factors they return.
     """
     tallies = [_Tally() for _ in stages]
+    photographs = 0
     for photograph in images:
+        photographs += 1
         on_image(photograph.name)
         lr = batch_from_image(photograph.lr, rgb_range)
-        reference: tuple[Batch, list[Batch]] | None = None
+        outputs: list[Output] = []
         for stage, tally in zip(stages, tallies, strict=True):
-            found = stage.run(lr)
-            reference = reference or found
-            _check(f"{photograph.name}, {stage.name}", found, reference)
-            sr = image_from_batch(found[0], rgb_range)
-            psnr_y_db = psnr_y(sr, photograph.hr, shave=upscale)
-            if math.isinf(psnr_y_db):
-                raise CalibrationError(
-                    f"{photograph.name}: {stage.name} reproduces it without an error, so that no "
-                    "loss can be told in dB; leave this photograph out"
-                )
-            tally.psnr_y_db.append(psnr_y_db)
-            tally.add(found, reference)
+            outputs.append(found := stage.run(lr))
+            _check(f"{photograph.name}, {stage.name}", found, outputs[0])
+            if originals:
+                tally.psnr_y_db.append(_psnr_y_db(found, photograph, stage, rgb_range, upscale))
+            tally.add(found, outputs[0])
+        on_outputs(photograph, outputs)
     results: list[StageResult] = []
     for stage, tally in zip(stages, tallies, strict=True):
-        db = math.fsum(tally.psnr_y_db) / len(tally.psnr_y_db)
+        db = math.fsum(tally.psnr_y_db) / photographs if originals else math.nan
         mean_square = tally.squares / tally.values
         factor_error, factor_block = (results and tally.worst_factor) or (None, None)
         results.append(
@@ -131,7 +144,7 @@ def measure(
                 factor_block=factor_block,
             )
         )
-    return Ledger(len(tallies[0].psnr_y_db), tuple(results))
+    return Ledger(photographs, tuple(results))
 
 
 def print_ledger(ledger: Ledger, console: Console) -> None:
@@ -146,8 +159,8 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
             factor = f"{stage.factor_error:.1e} in block {stage.factor_block}"
         table.add_row(
             stage.name,
-            f"{stage.psnr_y_db:.3f}",
-            "-" if stage.lost_db is None else f"{stage.lost_db:+.4f}",
+            "-" if math.isnan(stage.psnr_y_db) else f"{stage.psnr_y_db:.3f}",
+            "-" if stage.lost_db is None or math.isnan(stage.lost_db) else f"{stage.lost_db:+.4f}",
             "-" if stage.parity_db is None else f"{stage.parity_db:.1f}",
             f"{stage.largest_error:.2g}",
             factor,
@@ -173,6 +186,18 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
         console.print(f"left out, float32 itself diverges there: {', '.join(left_out)}")
 
 
+def _psnr_y_db(
+    found: Output, photograph: Photograph, stage: Stage, rgb_range: float, upscale: int
+) -> float:
+    psnr_y_db = psnr_y(image_from_batch(found[0], rgb_range), photograph.hr, shave=upscale)
+    if math.isinf(psnr_y_db):
+        raise CalibrationError(
+            f"{photograph.name}: {stage.name} reproduces it without an error, so that no "
+            "loss can be told in dB; leave this photograph out"
+        )
+    return psnr_y_db
+
+
 class _Tally:
     """Sums over photographs, in float64."""
 
@@ -181,7 +206,7 @@ class _Tally:
         self.squares, self.values, self.largest_error = 0.0, 0, 0.0
         self.worst_factor: tuple[float, int] | None = None
 
-    def add(self, found: tuple[Batch, list[Batch]], reference: tuple[Batch, list[Batch]]) -> None:
+    def add(self, found: Output, reference: Output) -> None:
         error = found[0].astype(np.float64) - reference[0]
         self.squares += float((error**2).sum())
         self.values += error.size
@@ -193,9 +218,7 @@ class _Tally:
                 self.worst_factor = relative, block
 
 
-def _check(
-    where: str, found: tuple[Batch, list[Batch]], reference: tuple[Batch, list[Batch]]
-) -> None:
+def _check(where: str, found: Output, reference: Output) -> None:
     (sr, factors), (expected, known) = found, reference
     if sr.shape != expected.shape or (factors and known and len(factors) != len(known)):
         raise CalibrationError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
+from adadm.calibration.drawn_inputs import drawn_size
 from adadm.calibration.forms import Form, check_half, in_target_form
 from adadm.calibration.half import half_ranges, trunk_exponent, wide_values
 from adadm.calibration.images import CalibrationImages
@@ -34,7 +34,6 @@ BUDGETS_DB: Mapping[Precision, float] = {"fp16": 0.005, "int8": 0.02}
 """What may be lost where nothing else is asked, dB of PSNR-Y."""
 
 _OPSET = 19
-_DRAWN_PX = (48, 64)
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ class Lowering:
                 "photographs are measured one by one; fix N to 1, or export without --static"
             )
         self._on_stage, self._on_image = on_stage, on_image
-        enlarged = math.ceil(math.sqrt(source.smallest_area / math.prod(_DRAWN_PX)))
-        height, width = (max(1, enlarged) * side for side in _DRAWN_PX)
-        self.size = request.static[1:] if request.static else (height, width)
+        self.size = request.static[1:] if request.static else drawn_size(source.smallest_area)
         self._half = half = request.target.typing != "float32"
         self.exponent = 0
         self.factor_scales: list[float] = []

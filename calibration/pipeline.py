@@ -241,6 +241,7 @@ def _note(quantized: Quantized) -> None:
         "images_sha256": lowering.images.digest,
         "budget_db": lowering.request.budget_db,
         "int8": quantized.assignment.int8 if quantized.assignment else (),
+        "factor_scales": lowering.factor_scales,
     }
     for model in quantized.models.values():
         entry = model.metadata_props.add()

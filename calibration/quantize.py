@@ -37,7 +37,7 @@ from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.model_files import beside
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["main"]
+__all__ = ["main", "write_models"]
 
 _PHOTOGRAPHS = 32
 
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
         )
     _print(quantized, Console())
     quantized.check()
-    for path in _write(quantized, arguments.output):
+    for path in write_models(quantized, arguments.output):
         print(f"wrote {path}")
 
 
@@ -131,8 +131,8 @@ def _print(quantized: Quantized, console: Console) -> None:
     )
 
 
-def _write(quantized: Quantized, output: Path) -> list[Path]:
-    """All files or none."""
+def write_models(quantized: Quantized, output: Path) -> list[Path]:
+    """Write the models, the report and the plot beside each other: all files or none."""
     report, plot = output.with_suffix(".json"), output.with_suffix(".sensitivity.svg")
     paths = {f: output if f == "whole" else beside(output, f) for f in quantized.models}
     written = [*paths.values(), report]

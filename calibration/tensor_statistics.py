@@ -16,7 +16,8 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.calibration.gates import diverges, drawn_inputs
+from adadm.calibration.drawn_inputs import drawn_inputs
+from adadm.calibration.gates import diverges
 from adadm.calibration.images import CalibrationImages
 from adadm.export.passes import ExposeFactors
 from adadm.export.passes.channels import new_initializer

@@ -33,7 +33,14 @@ from adadm.export.pipeline import Export, export_onnx
 from adadm.runtime.files import written_whole
 from adadm.runtime.model_files import beside
 
-__all__ = ["add_hidden_hyperparameters", "architecture", "main", "print_report", "shape"]
+__all__ = [
+    "add_hidden_hyperparameters",
+    "architecture",
+    "main",
+    "print_report",
+    "shape",
+    "write_export",
+]
 
 
 def main(argv: list[str]) -> None:
@@ -55,22 +62,28 @@ def main(argv: list[str]) -> None:
     )
     with console.status("reading the checkpoint") as status:
         export = export_onnx(checkpoint, options, on_stage=status.update)
+    written = write_export(export, output, arguments.report)
+    print_report(export, Console())
+    for path in written:
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    _warn(export, console)
+
+
+def write_export(export: Export, output: Path, report: Path | None = None) -> list[Path]:
+    """Write the model, those for tiles beside it, and the report: all files or none."""
     models = {output: export.model}
     if export.tiles is not None:
         models |= {
             beside(output, "tile"): export.tiles.tile,
             beside(output, "moments"): export.tiles.moments,
         }
-    with ExitStack() as files:  # all files or none
+    with ExitStack() as files:
         for path, model in models.items():
             onnx.save(model, files.enter_context(written_whole(path)))
-        if arguments.report:
-            report = files.enter_context(written_whole(arguments.report))
-            report.write_text(json.dumps(export.as_json(), indent=2) + "\n", encoding="utf-8")
-    print_report(export, Console())
-    for path in models:
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    _warn(export, console)
+        if report is not None:
+            content = json.dumps(export.as_json(), indent=2) + "\n"
+            files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
+    return list(models)
 
 
 def print_report(export: Export, console: Console) -> None:

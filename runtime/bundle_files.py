@@ -61,6 +61,7 @@ class Bundle:
     Attributes:
         sha256: of the manifest itself.
         adadm: the version that made the bundle.
+        source_sha256: of the model that it was made from, before that was brought into its form.
         tensorrt: the version that the target has.
         models, engines, profiles: by form, of which `whole` is always there.
         workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
@@ -75,6 +76,7 @@ class Bundle:
     folder: Path
     sha256: str
     adadm: str
+    source_sha256: str
     target: Target
     precision: str
     tensorrt: str | None
@@ -117,6 +119,7 @@ class Bundle:
             folder=Path(folder),
             sha256=hashlib.sha256(content).hexdigest(),
             adadm=field("adadm", _text, "a text"),
+            source_sha256=field("source_sha256", _text, "a text"),
             target=field("target", _target, f"one of {', '.join(TARGETS)}"),
             precision=field("precision", _text, "a text"),
             tensorrt=field("tensorrt", _or_none(_text), "a text or null"),

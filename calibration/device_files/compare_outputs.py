@@ -30,7 +30,7 @@ def main() -> int:
     for name in changed:
         print(f"FAILED: {name} is missing or is not as it was shipped")
     results = [compare(found, manifest) for found in manifest["references"]]
-    passed = not changed and all(result["problem"] is None for result in results)
+    passed = not changed and all(result["passed"] for result in results)
     if arguments.json:
         board = Path("/proc/device-tree/model")
         report = {
@@ -48,8 +48,11 @@ def main() -> int:
             },
             "sha256": {
                 name: sha256(HERE / name)
-                for files in (manifest["models"], manifest["engines"])
-                for name in files.values()
+                for name in (
+                    "MANIFEST.json",
+                    *manifest["models"].values(),
+                    *manifest["engines"].values(),
+                )
             },
         }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -61,8 +64,7 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
     """One reference: its dB and largest error by output, and what is wrong with it."""
     case = f"{reference['form']}.{reference['name']}"
     outputs: dict[str, Any] = {}
-    result = {"name": reference["name"], "form": reference["form"], "outputs": outputs}
-    result["problem"] = None
+    failures: list[str] = []
     path = HERE / "outputs" / f"{case}.json"
     engine = HERE / manifest["engines"][reference["form"]]
     try:
@@ -72,15 +74,21 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
         for name, asked_db in reference["psnr_db"].items():
             expected = raw(HERE / "reference" / f"{case}.{name}.bin", found[name]["dimensions"])
             db, largest = apart(found[name]["values"], expected)
-            outputs[name] = {"psnr_db": db, "asked_db": asked_db, "largest": largest}
+            outputs[name] = {"asked_psnr_db": asked_db, "psnr_db": db, "largest_error": largest}
             shown = "equal" if db is None else f"{db:.1f} dB"
             print(f"{case} {name}: {shown}, asked {asked_db} dB, largest error {largest:.3g}")
             if db is not None and db < asked_db:
                 raise ValueError(f"{name} is {db:.1f} dB from the reference, asked {asked_db} dB")
     except (OSError, ValueError, KeyError, TypeError) as error:  # nan is no number in JSON
-        result["problem"] = f"{type(error).__name__}: {error}"
-        print(f"FAILED: {case}: {result['problem']}")
-    return result
+        failures.append(f"{type(error).__name__}: {error}")
+        print(f"FAILED: {case}: {failures[0]}")
+    return {
+        "name": reference["name"],
+        "form": reference["form"],
+        "passed": not failures,
+        "failures": failures,
+        "outputs": outputs,
+    }
 
 
 def raw(path: Path, dimensions: str) -> Sequence[float]:

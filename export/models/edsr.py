@@ -34,6 +34,9 @@ class EDSR(Network):
         res_scale: constant factor of every residual branch.
         rgb_range: the value of white.
         norm_groups: 0 for batch normalization, else the groups of group normalization.
+
+    Attributes:
+        block: what the body is made of.
     """
 
     architecture: ClassVar[str] = "edsr"
@@ -42,6 +45,8 @@ class EDSR(Network):
         "rgb_range": 255.0,
         "norm_groups": int,
     }
+
+    block: ClassVar[type[ResidualBlock]] = ResidualBlock
 
     def __init__(
         self,
@@ -61,7 +66,7 @@ class EDSR(Network):
             norm_groups=norm_groups,
         )
         self.head = nn.Sequential(convolution(3, features))
-        residual_blocks = [ResidualBlock(features, res_scale, norm_groups) for _ in range(blocks)]
+        residual_blocks = [self.block(features, res_scale, norm_groups) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, convolution(features, features))
         self.tail = linear_tail(upscale, features)
 

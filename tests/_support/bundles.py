@@ -81,6 +81,7 @@ def write_bundle(
     manifest = {
         "format": 1,
         "adadm": "0.1.0",
+        "source_sha256": "0" * 64,
         "target": target,
         "precision": "float32",
         "tensorrt": "1.2",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from _support.exports import exported
 from adadm.calibration import tensor_statistics
-from adadm.calibration.gates import drawn_inputs
+from adadm.calibration.drawn_inputs import drawn_inputs
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.tensor_statistics import collect
 from adadm.export import Options

@@ -1,0 +1,50 @@
+"""The three twins of one EDSR: without normalization, with it, and with it and AdaDM.
+
+They differ in nothing else: each block is built whole and then loses what its twin has not, so that
+with one seed all start from the same convolutions.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from adadm.export.models.blocks import ResidualBlock
+from adadm.export.models.edsr import EDSR
+
+__all__ = ["Normalized", "Plain"]
+
+
+class _Sum(nn.Module):
+    """In the place of a modulator: the residual as it is."""
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return x + residual
+
+
+class _NormalizedBlock(ResidualBlock):
+    def __init__(self, features: int, res_scale: float, norm_groups: int) -> None:
+        super().__init__(features, res_scale, norm_groups)
+        self.phi = _Sum()  # type: ignore[assignment]
+
+
+class _PlainBlock(_NormalizedBlock):
+    def __init__(self, features: int, res_scale: float, norm_groups: int) -> None:
+        super().__init__(features, res_scale, norm_groups)
+        self.norm1, self.norm2 = nn.Identity(), nn.Identity()
+
+
+class Plain(EDSR):
+    """EDSR as it was published in 2017: no normalization."""
+
+    architecture: ClassVar[str] = "deviation.twins:Plain"
+    block: ClassVar[type[ResidualBlock]] = _PlainBlock
+
+
+class Normalized(EDSR):
+    """Batch normalization where AdaDM has it, and no AdaDM."""
+
+    architecture: ClassVar[str] = "deviation.twins:Normalized"
+    block: ClassVar[type[ResidualBlock]] = _NormalizedBlock
