@@ -93,6 +93,7 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
             given,
             on_stage=lambda text: progress.reset(bar, description=text, total=None),
             on_step=lambda done, total, _: progress.update(bar, completed=done, total=total),
+            seconds=arguments.seconds,
         )
     output = arguments.output or model.path.with_suffix(".certificate.json")
     content = bound(certified.content, output, reference, model, arguments.images)
@@ -226,6 +227,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="CERTIFICATE.json", help="default: beside the model"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="to measure the speed; default: 3"
     )
     parser.add_argument("--certificate", type=Path, help="check this one again")
     parser.add_argument(

@@ -27,6 +27,15 @@ VERBS = {
     "quantize": Verb(
         "adadm.calibration.quantize", "quantize", "a network in FP16 or INT8, under a budget in dB"
     ),
+    "validate": Verb(
+        "adadm.calibration.validate", "validate", "a certificate that a model is what it was"
+    ),
+    "inspect": Verb(
+        "adadm.calibration.inspect_network", "quantize", "what of a network will hurt, and where"
+    ),
+    "ship": Verb(
+        "adadm.calibration.ship", "validate", "all of it, from a checkpoint to certified bundles"
+    ),
     "build": Verb(
         "adadm.runtime.build_engine", "rtx", "a TensorRT engine, with a manifest that proves it"
     ),

@@ -67,6 +67,7 @@ def certify(
     given: Mapping[str, float],
     on_stage: Callable[[str], object] = str,
     on_step: OnStep = lambda *_: None,
+    seconds: float = 3.0,
 ) -> Certified:
     """Run both sides on all photographs, and hold the model to its limits.
 
@@ -75,6 +76,7 @@ def certify(
         given: limits that are not the defaults, by name.
         on_stage: called with a few words when a stage begins.
         on_step: called within the long one: how many photographs, of how many, and its name.
+        seconds: for measuring the speed.
 
     Raises:
         CalibrationError: an output is not finite, or an original is met without an error.
@@ -97,7 +99,9 @@ def certify(
         originals=originals,
     )
     on_stage("looking for artefacts")
-    runs = [_image_alone(stages[index]) for index in (0, len(reference.stages))]
+    runs = [
+        _image_alone(stages[index]) for index in (len(reference.stages) - 1, len(reference.stages))
+    ]
     size = model.tile or drawn_size(reference.smallest_area)
     truth, deployed = runs
     gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
@@ -111,7 +115,7 @@ def certify(
         on_stage("comparing each layer")
         comparison = compare_layers(reference.graph, model.graph, feeds)
     on_stage("measuring the speed here")
-    speed = measure_speed(reference, model, feeds[0])
+    speed = measure_speed(reference, model, feeds[0], seconds)
     checks = tuple(_checks(ledger, len(reference.stages), seen, reference, gates, thresholds))
     crops = [*seen.crops(), *_crops_of_gates(gates, checks, runs, rgb_range, size)]
     content = {

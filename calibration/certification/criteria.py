@@ -16,13 +16,13 @@ from adadm.runtime.errors import CalibrationError
 
 __all__ = [
     "CRITERIA",
+    "KEYS",
     "Check",
     "Criterion",
     "Thresholds",
     "check",
     "check_gate",
     "failures",
-    "key_of",
     "read_thresholds",
 ]
 
@@ -75,14 +75,21 @@ CRITERIA: dict[str, Criterion] = {
 - `parity_db`: PSNR against the reference, peak white. Float32: an error of 1e-5 of white. FP16: as
   much noise as rounding to 8 bits makes. INT8: one grey level, root mean square.
 - `parity_db` is of the worst photograph.
-- `factor_percent`: the largest relative error over all photographs and blocks. A factor is a gain of
-  a residual branch: 1 % of it is some 0.1 % of the trunk.
+- `factor_percent`: the largest relative error over all photographs and blocks. A factor is a gain
+  of a residual branch: 1 % of it is some 0.1 % of the trunk.
 """
 
 
-def key_of(gate: Gate) -> str:
+def _key_of(gate: Gate) -> str:
     """The name of an artefact gate in a file of thresholds."""
     return f"{gate.name} {gate.unit}".lower().replace(" ", "_")
+
+
+KEYS = {
+    **{criterion.name: key for key, criterion in CRITERIA.items()},
+    **{gate.name: _key_of(gate) for gate in GATES},
+}
+"""The name of each check in a file of thresholds."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class Thresholds:
     def of(cls, precision: str, given: Mapping[str, float]) -> Thresholds:
         """The defaults of a precision, but for what is given."""
         limits = {name: found.limits[precision] for name, found in CRITERIA.items()}
-        limits |= {key_of(gate): gate.threshold for gate in GATES}
+        limits |= {KEYS[gate.name]: gate.threshold for gate in GATES}
         return cls({**limits, **given}, given)
 
 
@@ -110,7 +117,7 @@ def read_thresholds(path: Path) -> dict[str, float]:
     Raises:
         CalibrationError: it is none, names a limit that there is not, or one is no number.
     """
-    known = [*CRITERIA, *(key_of(gate) for gate in GATES)]
+    known = list(KEYS.values())
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -174,7 +181,7 @@ def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
     """Hold a gate's figure to its limit here."""
-    gate, limit = result.gate, thresholds.limits[key_of(result.gate)]
+    gate, limit = result.gate, thresholds.limits[KEYS[result.gate.name]]
     return Check(
         gate.name,
         result.figure,

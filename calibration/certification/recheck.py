@@ -11,7 +11,7 @@ from typing import Any
 
 from adadm.calibration.certification.certificate import digest_of, read_certificate
 from adadm.calibration.certification.certify import OnStep, certify
-from adadm.calibration.certification.criteria import CRITERIA, Thresholds
+from adadm.calibration.certification.criteria import KEYS, Thresholds
 from adadm.calibration.certification.deployed_model import load_model
 from adadm.calibration.certification.device_result import certify_device
 from adadm.calibration.certification.reference import load_reference
@@ -29,7 +29,6 @@ _SAME = 1e-3
 _SLACK = {"psnr_y_db": 0.02, "lost_db": 0.02, "parity_db": 2.0}
 """Of figures on another one, dB: where INT8 rounds is chance. Of others: a half, and a bit."""
 _SHARE, _BIT = 0.5, 0.05
-_KEYS = {criterion.name: key for key, criterion in CRITERIA.items()}
 _NOISE_DB = 100.0
 """Above, two figures of parity are both rounding of float32."""
 
@@ -132,8 +131,8 @@ def _inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {figure:g} of {check['limit']:g}, and is said to have " + (
                 "passed" if check["passed"] else "failed"
             )
-        if check["limit"] not in limits.values():
-            yield f"{name} is held to {check['limit']:g}, which is none of the limits"
+        if check["limit"] != limits.get(KEYS.get(name, "")):
+            yield f"{name} is held to {check['limit']:g}, which is not its limit"
     if content["passed"] != all(check["passed"] for check in by_name.values()):
         yield "the verdict is not that of the checks"
 
@@ -191,7 +190,7 @@ def _again(
             f"certificate has {content['images']['digest']}"
         )
     given = content["thresholds"]["given"]
-    return certify(truth, certified, chosen, originals, given, on_stage, on_step).content
+    return certify(truth, certified, chosen, originals, given, on_stage, on_step, 0).content
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -222,7 +221,7 @@ def _figures(
             continue
         for before, now in zip(*rows, strict=True):
             if part == "checks":
-                key = _KEYS.get(before["name"], "")
+                key = KEYS.get(before["name"], "")
                 yield before["name"], key, before["figure"], now["figure"]
                 continue
             for key in keys:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,22 +27,31 @@ _SECTIONS = {
     "subject": "What was certified",
     "checks": "Checks",
     "references": "References",
-    "ledger": "What each stage costs",
+    "ledger": "Cost of each stage",
     "photographs": "Where it differs most",
     "blocks": "Modulation factors",
     "layers": "Error by layer",
     "speed": "Speed and memory",
     "device": "Device and versions",
-    "digests": "Digests, and how to verify again",
+    "digests": "Verify again",
 }
 """In the order of the page; each has a template of that name."""
 
-_STYLES = ("report.css", "sections.css", "crops.css")
-_OPTIONAL = ("place", "reason", "diagnosis", "latency", "references", "ledger", "photographs")
-_SHOWN_PX = 288  # the widest that a crop is enlarged to: what a telephone has beside its margins
+_STYLES = ("report.css", "sections.css", "charts.css", "crops.css", "media.css")
+_ABSENT = {
+    **dict.fromkeys(("checks", "references", "photographs", "blocks", "layers", "speed"), ()),
+    **dict.fromkeys(("place", "reason", "diagnosis", "latency", "ledger", "images")),
+    "result_sha256": None,
+    "file": "FILE.json",
+}
+"""What stands for what only some certificates have."""
+
+_WIDEST_PX = {"wide": 496, "narrow": 288}
+"""A crop is enlarged up to this: two beside each other on the page; one on a telephone."""
+
 _VISIBLE_LEVELS = 64.0  # a quarter of white on mid-grey
 _MID_GREY = 128
-_NOTHING = "–"
+_NOTHING, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -87,6 +97,7 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
         "figure": _figure,
         "fixed": _fixed,
         "percent": _percent,
+        "quoted": shlex.quote,
         "signed": _signed,
         "time": _time,
     }
@@ -94,9 +105,7 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     amplification = _amplification(crops)
     page = environment.get_template("report.html.j2").render(
-        dict.fromkeys(_OPTIONAL)
-        | dict.fromkeys(("checks", "blocks", "layers", "speed"), ())
-        | dict(certificate),
+        {**_ABSENT, **certificate},
         sections=_sections(certificate, crops),
         crops=[_shown(crop, amplification) for crop in crops],
         amplification=amplification,
@@ -120,13 +129,14 @@ def _sections(certificate: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str
 
 
 def _amplification(crops: Sequence[Crop]) -> int:
-    """The power of two that makes the usual difference visible: by the root mean square of all
-    that differ, which a few large ones do not decide alone."""
-    differences = np.concatenate([_difference(crop).ravel() for crop in crops] or [np.zeros(0)])
-    different = differences[differences != 0].astype(np.float64)
-    if not different.size:
+    """The power of two that makes the usual difference visible.
+
+    By the root mean square of all that differ, which a few large ones do not decide alone.
+    """
+    squares = [float(d) ** 2 for crop in crops for d in _difference(crop).flat if d]
+    if not squares:
         return 1
-    usual = math.sqrt(float(np.mean(different**2)))
+    usual = math.sqrt(math.fsum(squares) / len(squares))
     return int(2 ** max(0, math.floor(math.log2(_VISIBLE_LEVELS / usual))))
 
 
@@ -151,7 +161,7 @@ def _shown(crop: Crop, amplification: int) -> dict[str, Any]:
         "reason": crop.reason,
         "width": width,
         "height": height,
-        "enlarged": max(1, _SHOWN_PX // width),
+        "enlarged": {name: max(1, widest // width) for name, widest in _WIDEST_PX.items()},
         "views": {name: _data_uri(view) for name, view in views.items() if view is not None},
     }
 
@@ -171,7 +181,9 @@ def _figure(value: float | None, digits: int = 3) -> str:
     exponent = math.floor(math.log10(abs(value)))
     if exponent < -4:
         mantissa, power = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa} × 10{str(int(power)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+        return f"{mantissa} {_TIMES} 10{str(int(power)).translate(_SUPERSCRIPTS)}".replace(
+            "-", _MINUS
+        )
     return _fixed(value, max(0, digits - 1 - exponent))
 
 
@@ -179,7 +191,7 @@ def _fixed(value: float | None, places: int) -> str:
     """So many decimals; a true minus, and none before what is rounded to zero."""
     if value is None or not math.isfinite(value):
         return _NOTHING
-    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "−")
+    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", _MINUS)
 
 
 def _signed(value: float | None, places: int) -> str:

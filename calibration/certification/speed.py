@@ -20,7 +20,7 @@ _ROUNDS = 3
 
 
 def measure_speed(
-    reference: Reference, model: Model, lr: Batch, seconds: float = 3.0
+    reference: Reference, model: Model, lr: Batch, seconds: float
 ) -> list[dict[str, Any]]:
     """Run both in turns on one input, after a run that does not count.
 

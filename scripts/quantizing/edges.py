@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import onnx_ir as ir
 
-from adadm.calibration.gates import RINGING, drawn_inputs
+from adadm.calibration.drawn_inputs import drawn_inputs
+from adadm.calibration.gates import RINGING
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import batch_from_image
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession

@@ -1,0 +1,1 @@
+"""From a checkpoint to what devices need, in one go that can be resumed."""

@@ -1,0 +1,106 @@
+"""`adadm ship`: the whole line, resumed by content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from _support.scripts import ROOT
+from adadm.calibration import ship, validate
+from adadm.export.photographs import photographs
+from adadm.runtime.cli import run
+from adadm.runtime.files import sha256_of
+
+CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
+
+
+@pytest.fixture
+def originals(tmp_path: Path) -> Path:
+    (tmp_path / "photos").mkdir()
+    for name, photo in photographs().items():
+        Image.fromarray(photo[80:176, 80:176]).save(tmp_path / "photos" / f"{name}.png")
+    return tmp_path / "photos"
+
+
+def adadm(originals: Path, *options: str) -> int:
+    folder = originals.parent
+    words = [str(CHECKPOINT), "--images", str(originals), "-o", str(folder / "out")]
+    return run("adadm ship", ship.main, [*words, "--cache", str(folder / "cache"), *options])
+
+
+def summary(originals: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((originals.parent / "out" / "summary.json").read_text())
+    return rows
+
+
+def test_the_line_for_a_cpu_goes_on_where_it_was(
+    originals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(originals, "--target", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "4 steps done" in said and "certified" in said
+    rows = summary(originals)
+    assert [(row["target"], row["precision"], row["passed"]) for row in rows] == [
+        ("any", "float32", True),
+        ("cpu", "int8", True),
+    ]
+    out = originals.parent / "out"
+    model = out / rows[1]["model"]
+    assert rows[1]["megabytes"] == pytest.approx(model.stat().st_size / 1e6, rel=1e-4)
+    certificate = json.loads(model.with_suffix(".certificate.json").read_text())
+    assert certificate["model"]["sha256"] == sha256_of(model)
+    certified_on = {file["name"] for file in certificate["images"]["files"]}
+    calibrated_on = json.loads(model.with_suffix(".json").read_text())["calibration"]["images"]
+    assert len(certified_on) == 1 and calibrated_on.startswith("3 of 3")  # none is in both
+    checked = ["--certificate", str(model.with_suffix(".certificate.json"))]
+    assert run("adadm validate", validate.main, checked) == 0
+    capsys.readouterr()
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
+    assert adadm(originals, "--target", "cpu") == 0
+    assert "0 steps done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
+
+    model.write_bytes(model.read_bytes()[:-1])
+    assert adadm(originals, "--target", "cpu") == 0  # the model; its certificate holds again
+    assert "1 steps done" in capsys.readouterr().out
+    assert sha256_of(model) == certificate["model"]["sha256"]
+
+
+def test_a_budget_that_cannot_be_kept_is_a_row_that_failed(
+    originals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(originals, "--target", "cpu", "--budget-db", "0") == 1
+    assert "1 of 2 are not certified" in (said := capsys.readouterr().err)
+    assert "cpu int8: " in said
+    float32, int8 = summary(originals)
+    assert float32["passed"] and not int8["passed"]
+    assert int8["model"] is None and int8["problem"]
+
+
+@pytest.mark.slow
+def test_the_line_for_devices(originals: Path) -> None:
+    targets = ("jetson-orin-jp62", "tensorrt10", "jetson-orin-jp51", "tensorrt-rtx")
+    assert adadm(originals, "--no-wheels", "--stats", "external", "--target", *targets) == 0
+    rows = {(row["target"], row["precision"]): row for row in summary(originals)}
+    assert len(rows) == 1 + 2 * len(targets)
+    assert all(row["passed"] for row in rows.values())
+    same = [rows[target, "int8"]["model"] for target in ("jetson-orin-jp62", "tensorrt10")]
+    assert same[0] == same[1] != rows["jetson-orin-jp51", "int8"]["model"]
+    out = originals.parent / "out"
+    for target in targets[:3]:
+        (bundle,) = rows[target, "fp16"]["made"]
+        assert (out / bundle / "MANIFEST.json").is_file()
+    assert [Path(name).suffix for name in rows["tensorrt-rtx", "int8"]["made"]] == [".engine"]
+
+
+def test_photographs_that_are_none(originals: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in originals.iterdir():
+        path.write_bytes(b"no image")
+    assert adadm(originals, "--target", "cpu") == 1
+    assert "photographs are unusable" in capsys.readouterr().err
+    assert not (originals.parent / "out").exists()

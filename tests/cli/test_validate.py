@@ -1,0 +1,419 @@
+"""`adadm validate`: certificates, what changes them, and what they find."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from PIL import Image
+
+from _support.lowered import Precision, lowered_x2
+from _support.scripts import ROOT
+from adadm.calibration import bundle, validate
+from adadm.calibration.certification.certificate import digest_of
+from adadm.calibration.certification.criteria import CRITERIA
+from adadm.export.photographs import photographs
+from adadm.runtime.cli import run
+from adadm.runtime.files import sha256_of
+from adadm.runtime.model_files import path_of
+from adadm.runtime.verify import main as verify_main
+
+CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("validate")
+    (folder / "photos").mkdir()
+    for name in ("astronaut", "coffee"):
+        photo = photographs()[name][60:188, 120:248]
+        Image.fromarray(photo).save(folder / "photos" / f"{name}.png")
+    return folder
+
+
+@functools.cache
+def lowered(folder: Path, precision: Precision) -> Path:
+    return lowered_x2(folder, "tensorrt10", precision)
+
+
+@functools.cache
+def certified(folder: Path) -> Path:
+    """A folder with a certificate and all that it is bound to; what alters it takes a copy."""
+    whole = folder / "whole"
+    shutil.copytree(folder / "photos", whole / "photos")
+    shutil.copy(lowered(folder, "fp16"), whole / "x2.onnx")
+    shutil.copy(CHECKPOINT, whole / "x2.safetensors")
+    assert adadm(whole / "x2.onnx", whole, "--hr") == 0
+    return whole
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(certified(folder), tmp_path / "copy")
+
+
+def adadm(model: Path, whole: Path, *options: str | Path) -> int:
+    words = ["--against", whole / "x2.safetensors", "--images", whole / "photos", *options]
+    return run("adadm validate", validate.main, [str(model), "--seconds", "0", *map(str, words)])
+
+
+def again(whole: Path, *options: str | Path) -> int:
+    words = ["--certificate", whole / "x2.certificate.json", *options]
+    return run("adadm validate", validate.main, [str(word) for word in words])
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None], mend: bool) -> None:
+    """Change a certificate; with a digest that fits, where `mend` is asked for."""
+    content = content_of(path)
+    change(content)
+    if mend:
+        content["sha256"] = digest_of(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_healthy_model_is_certified(folder: Path) -> None:
+    whole = certified(folder)
+    content = content_of(whole / "x2.certificate.json")
+    assert content["passed"] and content["failures"] == [] and content["place"] is None
+    assert content["model"]["sha256"] == sha256_of(whole / "x2.onnx")
+    assert content["reference"]["sha256"] == sha256_of(whole / "x2.safetensors")
+    assert {file["name"]: file["sha256"] for file in content["images"]["files"]} == {
+        path.name: sha256_of(path) for path in (whole / "photos").iterdir()
+    }
+    stages = {stage["name"]: stage for stage in content["ledger"]["stages"]}
+    assert list(stages) == ["PyTorch", "float32 export", "FP16"]
+    assert stages["float32 export"]["parity_db"] > 120 > stages["FP16"]["parity_db"] > 65
+    checks = {check["name"]: check for check in content["checks"]}
+    assert len(checks) == len(CRITERIA) + 6
+    lost_db = stages["PyTorch"]["psnr_y_db"] - stages["FP16"]["psnr_y_db"]
+    assert checks["PSNR-Y lost"]["figure"] == pytest.approx(lost_db, abs=1e-4)
+    worst = min(row["parity_db"] for row in content["photographs"])
+    assert checks["worst parity"]["figure"] == worst
+    assert [block["name"] for block in content["blocks"]] == [f"body.{i}" for i in range(8)]
+    assert all(0 < block["error"] < 0.01 for block in content["blocks"])
+    assert content["device"]["cpu"]["name"] and content["versions"]["torch"]
+    assert content["sha256"] == digest_of(content)
+    page = (whole / "x2.certificate.html").read_text()
+    assert content["model"]["sha256"] in page and "data:image" in page
+
+
+def test_a_certificate_holds_where_all_is_as_it_was(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = copy_of(folder, tmp_path)  # the places in it are relative
+    assert again(moved) == 0
+    assert "holds: certified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["a weight", "a pixel", "a figure"])
+def test_what_is_changed_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    whole = copy_of(folder, tmp_path)
+    if what == "a weight":
+        model = onnx.load(whole / "x2.onnx")
+        weight = next(t for t in model.graph.initializer if "conv1.weight" in t.name)
+        values = numpy_helper.to_array(weight).copy()
+        values.ravel()[7] *= 2
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        onnx.save(model, whole / "x2.onnx")
+        reason = "x2.onnx was changed: its sha256 is"
+    elif what == "a pixel":
+        with Image.open(whole / "photos" / "coffee.png") as opened:
+            pixels = np.asarray(opened).copy()
+        pixels[3, 4, 1] ^= 1
+        Image.fromarray(pixels).save(whole / "photos" / "coffee.png")
+        reason = "coffee.png was changed: its content is not that of"
+    else:
+        edit(
+            whole / "x2.certificate.json",
+            lambda content: content["checks"][0].update(figure=0.00001),
+            mend=False,
+        )
+        reason = "it was changed since it was written: its content has the digest"
+    assert again(whole) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_a_changed_figure_is_found_with_a_digest_that_fits(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = copy_of(folder, tmp_path)
+
+    def better(content: dict[str, Any]) -> None:
+        content["checks"][1]["figure"] += 6
+        content["photographs"][0]["largest_error"] /= 2
+
+    edit(whole / "x2.certificate.json", better, mend=True)
+    assert again(whole) == 1
+    said = capsys.readouterr().err
+    assert "worst parity is" in said and "measured now:" in said
+    assert "largest_error of" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda c: c["checks"][0].update(limit=1.0),
+            "PSNR-Y lost is held to 1, which is not its limit",
+        ),
+        (
+            lambda c: c["thresholds"]["limits"].update(lost_db=1.0),
+            "the limit lost_db is 1.0, by default it is 0.005",
+        ),
+        (lambda c: c["checks"][2].update(figure=50.0), "and is said to have passed"),
+        (lambda c: c.update(passed=False), "the verdict is not that of the checks"),
+    ],
+)
+def test_what_contradicts_itself_does_not_hold(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], None],
+    reason: str,
+) -> None:
+    whole = copy_of(folder, tmp_path)
+    edit(whole / "x2.certificate.json", change, mend=True)
+    shutil.rmtree(whole / "photos")  # to measure nothing
+    assert again(whole) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_without_photographs_digests_are_compared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = copy_of(folder, tmp_path)
+    (whole / "photos").rename(whole / "elsewhere")
+    assert again(whole) == 0
+    assert "the figures were not measured again" in capsys.readouterr().out
+    (whole / "elsewhere" / "coffee.png").unlink()
+    assert again(whole, "--images", whole / "elsewhere") == 1
+    assert "the photograph coffee.png is missing" in capsys.readouterr().err
+    (whole / "x2.safetensors").unlink()
+    assert again(whole) == 1
+    assert "x2.safetensors is not there" in capsys.readouterr().err
+
+
+def halve_scale(model: onnx.ModelProto) -> None:
+    """Of one layer's weights: its convolution returns half of what it should."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    node = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and "body.3.conv2.weight" in node.input[0]
+    )
+    scale = tensors[node.input[1]]
+    scale.CopyFrom(
+        numpy_helper.from_array((numpy_helper.to_array(scale) / 2).astype(_type(scale)), scale.name)
+    )
+
+
+def move_bias(model: onnx.ModelProto) -> None:
+    """Of one channel of the image, by one grey level."""
+    (bias,) = (
+        tensor
+        for tensor in model.graph.initializer
+        if list(tensor.dims) == [12] and "collapsed" in tensor.name
+    )
+    values = numpy_helper.to_array(bias).copy()
+    values[4] += 1
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+
+def fold_naively(model: onnx.ModelProto) -> None:
+    """The shift before a zero-padded convolution into its bias, as if there were no border."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    add = next(n for n in model.graph.node if n.op_type == "Add" and n.name == "body.2.norm2")
+    conv = next(n for n in model.graph.node if add.output[0] in n.input)
+    weight, bias = (numpy_helper.to_array(tensors[name]) for name in conv.input[1:])
+    shift = numpy_helper.to_array(tensors[add.input[1]]).ravel()
+    folded = (bias + np.einsum("oihw,i->o", weight, shift)).astype(np.float32)
+    tensors[conv.input[2]].CopyFrom(numpy_helper.from_array(folded, conv.input[2]))
+    conv.input[0] = add.input[0]
+    model.graph.node.remove(add)
+
+
+def _type(tensor: onnx.TensorProto) -> Any:
+    return numpy_helper.to_array(tensor).dtype
+
+
+@pytest.mark.parametrize(
+    ("defect", "of", "failing", "place"),
+    [
+        (halve_scale, "int8", "worst parity", "body.3"),
+        (move_bias, "int8", "mean shift", "tail"),
+        (fold_naively, "float32", "worst parity", "body.2"),
+    ],
+)
+def test_a_model_made_worse_fails_and_the_report_points_at_the_place(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    defect: Callable[[onnx.ModelProto], None],
+    of: str,
+    failing: str,
+    place: str,
+) -> None:
+    path = path_of("x2") if of == "float32" else lowered(folder, "int8")
+    model = onnx.load(path)
+    defect(model)
+    onnx.save(model, tmp_path / "worse.onnx")
+    assert adadm(tmp_path / "worse.onnx", certified(folder), "--hr") == 1
+    said = capsys.readouterr().err
+    assert "not certified:" in said and f"{failing} is" in said
+    content = content_of(tmp_path / "worse.certificate.json")
+    assert not content["passed"]
+    assert place in content["place"]["where"]
+    page = (tmp_path / "worse.certificate.html").read_text()
+    assert content["place"]["text"].split(":")[0] in page
+
+
+def test_limits_of_ones_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, limits = certified(folder), tmp_path / "limits.json"
+    limits.write_text('{"parity_db": 99, "mean_shift_levels": 0.4}')
+    options = ("--hr", "--thresholds", limits, "-o", tmp_path / "c.json")
+    assert adadm(whole / "x2.onnx", whole, *options) == 1
+    assert "worst parity is" in (said := capsys.readouterr().err) and "at least 99" in said
+    content = content_of(tmp_path / "c.json")
+    assert content["thresholds"]["given"] == {"parity_db": 99.0, "mean_shift_levels": 0.4}
+    limits.write_text('{"parity": 99}')
+    assert adadm(whole / "x2.onnx", whole, *options) == 1
+    assert "no limit 'parity'; is parity_db meant?" in capsys.readouterr().err
+
+
+def test_inputs_without_originals(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "c.json"
+    assert adadm(path_of("x2"), certified(folder), "-o", output) == 0
+    assert "not measured without originals" in capsys.readouterr().out
+    content = content_of(output)
+    assert "PSNR-Y lost" not in [check["name"] for check in content["checks"]]
+    assert content["ledger"]["stages"][0]["psnr_y_db"] is None
+    assert content["speed"][0]["lr_px"] == [128, 128]  # not reduced
+
+
+def test_another_network_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert adadm(path_of("x4"), certified(folder), "-o", tmp_path / "c.json") == 1
+    said = capsys.readouterr().err
+    assert "is of another network than" in said and "upscale 4, not 2" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_certificate_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x2.certificate.json"
+    assert again(tmp_path) == 1
+    assert "cannot be read as JSON" in capsys.readouterr().err
+    path.write_text('{"format": 1, "kind": "poem"}')
+    assert again(tmp_path) == 1
+    assert "is no certificate of format 1" in capsys.readouterr().err
+
+
+@functools.cache
+def on_device(folder: Path) -> Path:
+    """A bundle, and what a device wrote of it."""
+    output = folder / "device" / "bundle"
+    words = [str(path_of("x2")), "--target", "jetson-orin-jp62", "-o", str(output), "--no-wheels"]
+    assert run("adadm bundle", bundle.main, [*words, "--opt", "1x40x48"]) == 0
+    result = output.parent / "result.json"
+    assert run("verify", verify_main_of(output), ["--json", str(result), "--seconds", "0.1"]) == 0
+    return output.parent
+
+
+def verify_main_of(bundled: Path) -> Callable[[list[str]], None]:
+    return lambda argv: verify_main([str(bundled), *argv])
+
+
+def take_in(device: Path) -> int:
+    words = [str(device / "result.json"), "--against", str(device / "bundle")]
+    return run("adadm validate", validate.main, words)
+
+
+def test_a_devices_result_becomes_its_certificate(folder: Path, tmp_path: Path) -> None:
+    device = shutil.copytree(on_device(folder), tmp_path / "device")
+    assert take_in(device) == 0
+    certificate = device / "result.certificate.json"
+    content = content_of(certificate)
+    assert content["kind"] == "device" and content["passed"]
+    assert content["model"]["source_sha256"] == sha256_of(path_of("x2"))
+    assert content["model"]["checkpoint_sha256"] == sha256_of(CHECKPOINT)
+    assert content["latency"]["end_to_end_ms"]["median"] > 0
+    assert certificate.with_suffix(".html").is_file()
+    words = ["--certificate", str(certificate)]
+    assert run("adadm validate", validate.main, words) == 0
+
+
+def lower_figure(found: dict[str, Any]) -> None:
+    found["references"][0]["outputs"]["sr"]["psnr_db"] = 31.5
+
+
+def leave_out(found: dict[str, Any]) -> None:
+    del found["references"][0]
+
+
+def of_another(found: dict[str, Any]) -> None:
+    found["sha256"]["MANIFEST.json"] = "f" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lower_figure, "whole astronaut: sr is 31.5 dB, asked is"),
+        (leave_out, "whole astronaut: the device did not run it"),
+        (of_another, "it ran another bundle"),
+    ],
+)
+def test_a_devices_figures_are_held_to_the_bundle(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[dict[str, Any]], None],
+    reason: str,
+) -> None:
+    device = shutil.copytree(on_device(folder), tmp_path / "device")
+    result = device / "result.json"
+    found = content_of(result)
+    change(found)
+    result.write_text(json.dumps(found))
+    assert take_in(device) == 1
+    assert reason in capsys.readouterr().err
+    assert not content_of(device / "result.certificate.json")["passed"]
+
+
+def test_a_devices_certificate_is_bound_to_its_result(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device = shutil.copytree(on_device(folder), tmp_path / "device")
+    assert take_in(device) == 0
+    words = ["--certificate", str(device / "result.certificate.json")]
+    edit(
+        device / "result.certificate.json",
+        lambda content: content["latency"]["end_to_end_ms"].update(median=0.1),
+        mend=True,
+    )
+    assert run("adadm validate", validate.main, words) == 1
+    assert "latency is not what result.json" in capsys.readouterr().err
+    result = content_of(device / "result.json")
+    lower_figure(result)
+    (device / "result.json").write_text(json.dumps(result))
+    assert run("adadm validate", validate.main, words) == 1
+    assert "result.json was changed" in capsys.readouterr().err
