@@ -18,6 +18,7 @@ from adadm.calibration.lowering import Lowering
 from adadm.export.operators.modulator import SIGNATURES, modulators
 from adadm.export.passes import ExposeFactors
 from adadm.export.passes.channels import constant_of, new_initializer
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images import batch_from_image
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
@@ -116,11 +117,20 @@ def observe(lowering: Lowering, on_image: OnImage = max) -> list[Content]:
 def observe_deployed(
     subject: Subject, images: CalibrationImages, on_image: OnImage = max
 ) -> list[Content]:
-    """The factors of a file that is folded or lowered, in the units of the network."""
+    """The factors of a file that is folded or lowered, in the units of the network.
+
+    Raises:
+        CalibrationError: it does not show them.
+    """
     run = run_graph(evaluated(subject.path, subject.metadata), subject.metadata)
     factors = []
     for count, photograph in enumerate(images, 1):
         _, found = run(batch_from_image(photograph.lr, subject.rgb_range))
+        if len(found) != len(subject.structure.blocks):
+            raise CalibrationError(
+                f"{subject.path} has its modulators inlined and does not show their factors; "
+                "export it with --modulator function, or give the checkpoint"
+            )
         factors.append([factor.item() for factor in found])
         on_image(count, len(images))
     return [Content(Spread.of(block)) for block in zip(*factors, strict=True)]

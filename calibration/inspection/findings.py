@@ -240,7 +240,7 @@ def _of_shifts(block: Block, content: Content | None) -> Iterator[Finding]:
         if center is None or std is None or decision is None:
             continue
         if decision.form is None and center > KEPT.threshold * std:
-            yield Finding(KEPT, normalization.name, center / std, decision.reason)
+            yield Finding(KEPT, normalization.name, center / std)
         if content is not None and content.trunk is not None:
             std = content.trunk.mean
         if decision.form == ShiftTrunk.form and center > SHIFTED_FAR.threshold * std:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from adadm.calibration.inspection.content import Spread
 from adadm.calibration.inspection.findings import Finding
@@ -19,6 +21,8 @@ from adadm.calibration.inspection.inspection import Inspection
 from adadm.calibration.inspection.structure import NEAR_ZERO, Block, Normalization
 
 __all__ = ["print_inspection"]
+
+_CHECKPOINT = "checkpoint_sha256"
 
 _LONGEST_WHOLE = 16
 """Characters of a name; a longer one is broken where the terminal is narrow."""
@@ -46,23 +50,25 @@ def _print_subject(inspection: Inspection, console: Console) -> None:
     for name, parameter in subject.hyperparameters.items():
         console.print(f"  {name} = {parameter}", highlight=False, markup=False)
     if subject.form:
-        listed = ", ".join(f"{key} {value}" for key, value in subject.form.items())
-        console.print(f"its metadata: {listed}", highlight=False, markup=False)
+        short = {k: v for k, v in subject.form.items() if k != _CHECKPOINT}
+        listed = ", ".join(f"{key} {value}" for key, value in short.items())
+        console.print(f"as its metadata says: {listed}", highlight=False, markup=False)
+        console.print(f"  of the checkpoint {subject.form[_CHECKPOINT]}", highlight=False)
     if subject.is_deployed:
         console.print(
-            "folded: its normalizations are part of the convolutions; its checkpoint tells more",
+            "its normalizations are folded away; the checkpoint tells more",
             highlight=False,
         )
     if subject.is_rescaled:
         console.print(
-            "its trunk was multiplied to fit float16; b is that of the multiplied trunk",
+            "its trunk was multiplied to fit float16, and b is that of the multiplied trunk",
             highlight=False,
         )
 
 
 def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
     trained = any(block.trunk_std is not None for block in blocks)
-    table = _table("Modulators: x + r * exp(w * ln(std(x)) + b)", "block", (b.name for b in blocks))
+    table = _table("block", (block.name for block in blocks))
     for header in ("w", "b", *(("std(x) in training", "factor there") if trained else ())):
         table.add_column(header, justify="right", no_wrap=True)
     for block in blocks:
@@ -70,12 +76,11 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
         if block.trunk_std is not None:
             cells += [f"{block.trunk_std:.3g}", f"{block.usual_factor:.3g}"]
         table.add_row(escape(block.name), *cells)
-    console.print(table)
+    console.print("Modulators: x + r * exp(w * ln(std(x)) + b)", table, highlight=False)
 
 
 def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
-    title = "Normalizations: a = gamma / sqrt(var + eps), t = beta - mean * a"
-    table = _table(title, "name", (found.name for found in normalizations))
+    table = _table("name", (found.name for found in normalizations))
     for header in ("gamma", "< 0", "~ 0", "a", "t"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("folded into", overflow="fold")
@@ -89,9 +94,10 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
             "-" if found.shift is None else _range(found.shift),
             _form(found),
         )
-    console.print(table)
     console.print(
-        f"~ 0: a magnitude of at most {NEAR_ZERO:g} of the median of its normalization",
+        "Normalizations: a = gamma / sqrt(var + eps), t = beta - mean * a; ~ 0: a magnitude of at "
+        f"most {NEAR_ZERO:g} of the median of its normalization",
+        table,
         highlight=False,
     )
 
@@ -110,15 +116,14 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
         console.print(f"batch normalizations, as exported: {listed}", highlight=False)
     for decision in decisions:
         if decision.form is None:
-            text = f"  {decision.node} kept: {decision.reason}"
-            console.print(text, highlight=False, markup=False)
+            text = Text(f"{decision.node} kept: {decision.reason}")
+            console.print(Padding(text, (0, 0, 0, 2)))
 
 
 def _print_contents(inspection: Inspection, console: Console) -> None:
     whole = inspection.contents[0].trunk is not None
     blocks = inspection.subject.structure.blocks
-    title = "Over the photographs: least/mean/largest"
-    table = _table(title, "block", (block.name for block in blocks))
+    table = _table("block", (block.name for block in blocks))
     headers = ("std(x)", "std(r)", "factor") if whole else ("factor",)
     for header in (*headers, "moves"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -128,15 +133,16 @@ def _print_contents(inspection: Inspection, console: Console) -> None:
         spreads = (content.trunk, content.residual, content.factor)
         cells = [_spread(spread) for spread in spreads if spread is not None]
         table.add_row(escape(block.name), *cells, f"{content.factor.ratio:.2f}x")
-    console.print(f"photographs: {inspection.images}", highlight=False, markup=False)
-    console.print(table)
-    console.print("moves: the largest factor to the least", highlight=False)
+    console.print(
+        f"Least/mean/largest over {inspection.images}; moves: the largest factor to the least",
+        table,
+        highlight=False,
+    )
 
 
 def _print_headroom(inspection: Inspection, console: Console) -> None:
-    title = "Room in float16 (below 65504, above 2^-14) and in INT8"
     names = [name or "elsewhere" for name in inspection.headroom]
-    table = _table(title, "block", names)
+    table = _table("block", names)
     for header in ("largest", "room below", "rms above", "INT8 bits"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("of", overflow="fold")
@@ -150,30 +156,32 @@ def _print_headroom(inspection: Inspection, console: Console) -> None:
             "-" if room.bits is None else f"{room.bits:.1f}",
             escape(room.convolution),
         )
-    console.print(table)
     console.print(
-        "INT8 bits: log2 of the std of a convolution's input in steps of its scale",
+        "Room in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
+        "convolution's input in steps of its scale",
+        table,
         highlight=False,
     )
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     if not findings:
-        console.print("findings: none", highlight=False)
+        console.print("Findings: none", highlight=False)
         return
     for rule in dict.fromkeys(finding.rule for finding in findings):
         style = "bold yellow" if rule.severity == "warning" else "bold"
-        console.print(f"[{style}]{rule.severity}: {rule.name}[/] (expected: {rule.expected})")
+        console.print(f"[{style}]{rule.severity}: {rule.name}[/]", highlight=False)
+        lines = [f"expected: {rule.expected}"]
         for finding in findings:
             if finding.rule is rule:
                 detail = f" ({finding.detail})" if finding.detail else ""
-                text = f"  {finding.place}: {finding.figure:.3g}{detail}"
-                console.print(text, highlight=False, markup=False)
-        console.print(f"  -> {rule.advice}", highlight=False, markup=False)
+                lines.append(f"{finding.place}: {finding.figure:.3g}{detail}")
+        for text in (*lines, f"what to do: {rule.advice}"):
+            console.print(Padding(Text(text), (0, 0, 0, 2)))
 
 
-def _table(title: str, first: str, names: Iterable[str]) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", collapse_padding=True)
+def _table(first: str, names: Iterable[str]) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     width = min(max(map(len, names)), _LONGEST_WHOLE)
     table.add_column(first, overflow="fold", min_width=width)
     return table

@@ -14,7 +14,7 @@ from torch import nn
 from adadm.export.models.blocks import ResidualBlock
 from adadm.export.models.edsr import EDSR
 
-__all__ = ["Normalized", "Plain"]
+__all__ = ["TWINS", "Normalized", "Plain"]
 
 
 class _Sum(nn.Module):
@@ -48,3 +48,11 @@ class Normalized(EDSR):
 
     architecture: ClassVar[str] = "deviation.twins:Normalized"
     block: ClassVar[type[ResidualBlock]] = _NormalizedBlock
+
+
+TWINS = {
+    "plain": Plain.architecture,
+    "normalized": Normalized.architecture,
+    "adadm": EDSR.architecture,
+}
+"""How `--arch` names each."""

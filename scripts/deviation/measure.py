@@ -1,0 +1,129 @@
+"""What goes through the residual blocks of a twin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from adadm.calibration.images import CalibrationImages
+from adadm.calibration.ledger import rounded
+from adadm.export.models import Network
+from adadm.export.models.blocks import Modulator, ResidualBlock
+from adadm.export.reference import run_network
+from adadm.runtime.images import (
+    ImageArray,
+    batch_from_image,
+    crop_to_multiple,
+    image_from_batch,
+    reduce,
+)
+from adadm.runtime.metrics import psnr_y
+
+__all__ = ["deviations", "edges", "modulators", "scores"]
+
+_SIDE_PX = 256  # of the originals, from their middle
+
+
+def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
+    """Mean PSNR-Y (dB) over all images of each folder."""
+    found = {}
+    for folder in folders:
+        images = CalibrationImages([folder], network.upscale, count=10**6)
+        db = []
+        for image in images:
+            sr = run_network(network, batch_from_image(image.lr, network.rgb_range))
+            shown = image_from_batch(sr, network.rgb_range)
+            db.append(psnr_y(shown, image.hr, network.upscale))
+        found[folder.name] = round(math.fsum(db) / len(db), 4)
+    return found
+
+
+def deviations(network: Network, originals: Iterable[ImageArray]) -> list[dict[str, float]]:
+    """By block, the mean over photographs of the standard deviations, in the units of rgb_range.
+
+    `trunk` of what enters the block, `normalized` of what its first convolution reads, `residual`
+    of what its last convolution returns (times res_scale), `added` of what is added to the trunk.
+    """
+    sums: list[dict[str, list[float]]] = []
+    for original in originals:
+        with _watching(network) as seen:
+            run_network(network, _batch(network, original))
+        for index, tensors in enumerate(seen):
+            if index == len(sums):
+                sums.append({name: [] for name in tensors})
+            for name, tensor in tensors.items():
+                sums[index][name].append(float(tensor.double().std()))
+    rows: list[dict[str, float]] = rounded(
+        [{name: math.fsum(std) / len(std) for name, std in row.items()} for row in sums]
+    )
+    return rows
+
+
+def edges(network: Network, original: ImageArray, block: int) -> npt.NDArray[np.float32]:
+    """What a block adds, (H, W): the mean magnitude over channels, each less its own mean."""
+    with _watching(network) as seen:
+        run_network(network, _batch(network, original))
+    added = seen[block]["added"][0]
+    strength: npt.NDArray[np.float32] = (
+        (added - added.mean(dim=(1, 2), keepdim=True)).abs().mean(dim=0).numpy()
+    )
+    return strength
+
+
+def modulators(network: Network) -> list[dict[str, float]]:
+    """The learned w and b of each block; none where there are no modulators."""
+    rows: list[dict[str, float]] = rounded(
+        [
+            {"w": float(module.weight.item()), "b": float(module.bias.item())}
+            for module in network.modules()
+            if isinstance(module, Modulator) and module.bias is not None
+        ]
+    )
+    return rows
+
+
+@contextmanager
+def _watching(network: Network) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """The tensors of each residual block, as they pass."""
+    seen: list[dict[str, torch.Tensor]] = []
+    hooks: list[Any] = []
+
+    def entered(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.append({"trunk": inputs[0]})
+
+    def normalized(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
+        seen[-1]["normalized"] = output
+
+    def modulated(
+        _: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+    ) -> None:
+        seen[-1]["residual"] = inputs[1]
+        seen[-1]["added"] = output - inputs[0]
+
+    for block in network.modules():
+        if isinstance(block, ResidualBlock):
+            hooks += [
+                block.register_forward_pre_hook(entered),
+                block.norm1.register_forward_hook(normalized),
+                block.phi.register_forward_hook(modulated),
+            ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _batch(network: Network, original: ImageArray) -> npt.NDArray[np.float32]:
+    height, width = original.shape[:2]
+    top, left = (max(0, (side - _SIDE_PX) // 2) for side in (height, width))
+    middle = original[top : top + _SIDE_PX, left : left + _SIDE_PX]
+    lr = reduce(crop_to_multiple(middle, network.upscale), network.upscale)
+    return batch_from_image(lr, network.rgb_range)

@@ -1,0 +1,150 @@
+"""docs/study.md, from what was measured."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deviation.draw import NAMES
+
+__all__ = ["page"]
+
+_PAPER = {
+    "x2, Urban100": (32.93, 33.12),
+    "x2, Manga109": (39.10, 39.31),
+    "x4, Urban100": (26.64, 26.83),
+    "x4, Manga109": (31.02, 31.24),
+}
+"""EDSR without and with AdaDM, PSNR-Y in dB: Liu, Tang, Wu, 2021."""
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The whole page, in Markdown; every sentence with a figure follows from the figures."""
+    course, twins = results["course"], results["twins"]
+    lines = [
+        "# The deviation of residual features, measured",
+        "",
+        "Written by `scripts/study_deviation.py`; every figure comes from `docs/study.json`.",
+        "",
+        "AdaDM's paper says: normalization shrinks the deviation of residual features, which costs",
+        "a super-resolution network quality; a factor predicted from the deviation restores it, and",
+        "batch normalization then helps. Here three twins of one network are trained alike and",
+        "looked into: without normalization, with batch normalization, and with batch normalization",
+        "and AdaDM. They share the convolutions that they start from, the crops and their order.",
+        "",
+        f"EDSR x{course['upscale']}, {course['blocks']} blocks of {course['features']} features,",
+        f"`res_scale` 0.1, `rgb_range` 255; {course['steps']} steps of {course['batch']} crops of",
+        f"{course['patch']}x{course['patch']} px, L1, Adam, learning rate",
+        f"{course['learning_rate']:g}, half a cosine; seeds {', '.join(map(str, results['seeds']))}.",
+        "That is a small network and a short training: what is shown is an order, not what a",
+        "network can reach.",
+        "",
+        "## Quality",
+        "",
+        "PSNR-Y in dB, mean over seeds, and the standard deviation between them.",
+        "",
+        *_scores(twins),
+        "",
+        *_differences(twins),
+        "",
+        "The paper's own figures, of networks and trainings of the published size, not of this",
+        "code:",
+        "",
+        "| EDSR, PSNR-Y in dB | as published in 2017 | with AdaDM | difference |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {plain:.2f} | {adadm:.2f} | {adadm - plain:+.2f} |"
+            for name, (plain, adadm) in _PAPER.items()
+        ),
+        "",
+        "## Deviation",
+        "",
+        "![Standard deviations by block](images/study_deviation.svg)",
+        "",
+        "Mean over four photographs; the band is the range over the seeds. Left what enters each",
+        "residual block, in the middle what its first convolution reads (after the normalization,",
+        "where there is one), right what the block adds to the trunk, in percent of what enters.",
+        "",
+        *_deviations(twins),
+        "",
+        "![What a middle block adds](images/study_edges.webp)",
+        "",
+        f"What block {course['blocks'] // 2} adds to the trunk, seed {results['seeds'][0]}: the",
+        "mean magnitude over its channels, each less its own mean. Each map is drawn to its own",
+        "largest; the mean in grey levels stands above it.",
+        "",
+        "## What the modulators learned",
+        "",
+        "![w and b by block](images/study_modulators.svg)",
+        "",
+        *_modulators(twins["adadm"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _scores(twins: Mapping[str, Any]) -> list[str]:
+    folders = list(twins["plain"][0]["psnr_y_db"])
+    lines = [f"| | {' | '.join(folders)} |", "|---" * (1 + len(folders)) + "|"]
+    for twin, rows in twins.items():
+        cells = []
+        for folder in folders:
+            db = [row["psnr_y_db"][folder] for row in rows]
+            cells.append(f"{statistics.mean(db):.3f} ± {statistics.stdev(db):.3f}")
+        lines.append(f"| {NAMES[twin]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _differences(twins: Mapping[str, Any]) -> list[str]:
+    """Seed by seed, since twins of one seed start alike."""
+    lines = [
+        "Differences between twins of one seed, dB; in brackets each seed's:",
+        "",
+    ]
+    pairs = (("normalized", "plain"), ("adadm", "plain"), ("adadm", "normalized"))
+    for twin, other in pairs:
+        parts = []
+        for folder in twins["plain"][0]["psnr_y_db"]:
+            apart = [
+                one["psnr_y_db"][folder] - two["psnr_y_db"][folder]
+                for one, two in zip(twins[twin], twins[other], strict=True)
+            ]
+            each = ", ".join(f"{db:+.3f}" for db in apart)
+            parts.append(f"{folder} **{statistics.mean(apart):+.3f}** ({each})")
+        lines.append(f"- {NAMES[twin]} against {NAMES[other]}: {'; '.join(parts)}.")
+    return lines
+
+
+def _deviations(twins: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| geometric mean over blocks and seeds | what enters, levels | what is read | residual | "
+        "what is added | added, % of what enters |",
+        "|---" * 6 + "|",
+    ]
+    for twin, rows in twins.items():
+        blocks = [block for row in rows for block in row["blocks"]]
+        trunk, read, residual, added = (
+            _geometric([block[name] for block in blocks])
+            for name in ("trunk", "normalized", "residual", "added")
+        )
+        lines.append(
+            f"| {NAMES[twin]} | {trunk:.1f} | {read:.2f} | {residual:.3f} | {added:.3f} | "
+            f"{100 * added / trunk:.2f} |"
+        )
+    return lines
+
+
+def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    w, b = ([block[name] for row in rows for block in row["modulators"]] for name in "wb")
+    factors = [block["added"] / block["residual"] for row in rows for block in row["blocks"]]
+    return [
+        f"w is {min(w):.3f} to {max(w):.3f}, {statistics.mean(w):.3f} on average, b {min(b):+.3f}",
+        f"to {max(b):+.3f}; before training the factor is the deviation itself (w 1, b 0). It",
+        f"multiplies the residual by {min(factors):.1f} to {max(factors):.1f}. What that means for",
+        "a deployment, `adadm inspect` says of any checkpoint ([inspect](inspect.md)).",
+    ]
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(math.log(value) for value in values))

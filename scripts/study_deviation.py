@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Train three twins of one network and look at their deviations; write docs/study.md.
+
+    python scripts/study_deviation.py --images PHOTOS --validation MORE --sets Set5 Set14 B100 \
+        --work DIR
+
+What is trained already in DIR is not trained again, and an interrupted training goes on; on two CPU
+cores one takes some four to eight minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from adadm.export import load_checkpoint
+from adadm.export.models import Network
+from adadm.export.photographs import photographs
+from adadm.export.state_dict import read_state_dict
+from adadm.runtime.cli import run
+from adadm.runtime.errors import CheckpointError
+from adadm.runtime.files import written_whole
+from deviation import draw
+from deviation.measure import deviations, edges, modulators, scores
+from deviation.report import page
+from deviation.twins import TWINS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "study.json"
+PAGE = ROOT / "docs" / "study.md"
+PICTURES = ROOT / "docs" / "images"
+
+COURSE: dict[str, Any] = {
+    "blocks": 16,
+    "features": 32,
+    "upscale": 2,
+    "steps": 4000,
+    "batch": 8,
+    "patch": 32,
+    "warmup": 200,
+    "learning_rate": 1e-3,
+}
+SEEDS = (0, 1, 2)
+EDGES_OF = "astronaut"
+
+
+def main(argv: list[str]) -> None:
+    """Train what is missing, measure, then write page and pictures."""
+    arguments = _parse(argv)
+    if arguments.draw:
+        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    else:
+        results, maps = _measured(arguments, Console(stderr=True))
+        with written_whole(RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        draw.edge_maps(photographs((EDGES_OF,))[EDGES_OF], maps, PICTURES / "study_edges.webp")
+    draw.deviations(results["twins"], PICTURES / "study_deviation.svg")
+    draw.modulators(results["twins"]["adadm"], PICTURES / "study_modulators.svg")
+    with written_whole(PAGE) as partial:
+        partial.write_text(page(results), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+def _measured(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Any]:
+    results: dict[str, Any] = {"course": COURSE, "seeds": list(SEEDS), "twins": {}}
+    maps = {}
+    for twin in TWINS:
+        rows = []
+        for seed in SEEDS:
+            network = _trained(twin, seed, arguments)
+            rows.append(
+                {
+                    "seed": seed,
+                    "psnr_y_db": scores(network, arguments.sets),
+                    "blocks": deviations(network, photographs().values()),
+                    "modulators": modulators(network),
+                }
+            )
+            console.print(f"{twin}, seed {seed}: {rows[-1]['psnr_y_db']}")
+            if seed == SEEDS[0]:
+                middle = COURSE["blocks"] // 2
+                maps[twin] = edges(network, photographs((EDGES_OF,))[EDGES_OF], middle)
+        results["twins"][twin] = rows
+    return results, maps
+
+
+def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
+    """A twin of this course, trained now if it is not there."""
+    output = arguments.work / f"{twin}-{seed}.safetensors"
+    arch = TWINS[twin]
+    if not output.is_file():
+        course = {name: COURSE[name] for name in ("upscale", "steps", "batch", "patch", "warmup")}
+        words = ["--arch", arch, "--seed", seed, "-o", output]
+        words += ["--set", f"blocks={COURSE['blocks']}", f"features={COURSE['features']}"]
+        words += ["--learning-rate", COURSE["learning_rate"], "--device", "cpu"]
+        words += [word for name, value in course.items() for word in (f"--{name}", value)]
+        words += ["--validate-every", COURSE["steps"]]
+        words += ["--images", *arguments.images, "--validation", *arguments.validation]
+        command = [sys.executable, ROOT / "scripts" / "train.py", *words]
+        subprocess.run([str(word) for word in command], check=True)
+    _, metadata = read_state_dict(output)
+    settings = metadata.get("training", {})
+    asked = {**COURSE, "training_seed": seed}
+    if wrong := [name for name, value in asked.items() if settings.get(name) != value]:
+        found = ", ".join(f"{name} {settings.get(name)}, not {asked[name]}" for name in wrong)
+        raise CheckpointError(f"{output} is of another course: {found}; remove it")
+    return load_checkpoint(output, arch).network
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="study_deviation.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--draw", action="store_true", help="only write the page and the charts")
+    parser.add_argument("--images", type=Path, nargs="+", help="to train on")
+    parser.add_argument("--validation", type=Path, nargs="+", help="to watch the training")
+    parser.add_argument("--sets", type=Path, nargs="+", help="folders of originals to measure on")
+    parser.add_argument("--work", type=Path, help="where the trained twins are kept")
+    arguments = parser.parse_args(argv)
+    needed = (arguments.images, arguments.validation, arguments.sets, arguments.work)
+    if not arguments.draw and not all(needed):
+        parser.error("--images, --validation, --sets and --work are needed to measure")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(run("study_deviation.py", main, sys.argv[1:]))
