@@ -13,7 +13,7 @@ import numpy.typing as npt
 from adadm.calibration.half import LARGEST_SAFE
 from adadm.calibration.inspection.content import Content
 from adadm.calibration.inspection.headroom import Headroom
-from adadm.calibration.inspection.structure import NEAR_ZERO, Block
+from adadm.calibration.inspection.structure import NEAR_ZERO, OUTSIDE, Block
 from adadm.calibration.inspection.subject import Subject
 from adadm.export.passes.shift_trunk import LARGEST_CENTER_TO_STD, ShiftTrunk
 from adadm.export.state_dict import shown
@@ -78,13 +78,15 @@ LARGE_FACTOR = Rule(
 
 SHIFTED_FAR = Rule(
     "shift far above the deviation",
-    "warning",
+    "note",
     "|t / a| at most {:g} times the std of the trunk",
     8.0,
     "the folded trunk carries it, which takes digits from float16: adadm quantize --precision fp16 "
     "measures what that costs and refuses above --budget-db; adadm export computes in float32",
 )
-"""8 takes 3 of the 11 significant bits of float16 and leaves 8, as many as an image has."""
+"""8 takes up to 3 of the 11 significant bits of float16 and leaves 8, as many as an image has.
+Measured on EDSR x2 with such shifts planted into a quarter of the channels: 80 dB to float32, 76 at
+4 times the std, 72 at 8, 67 at 15."""
 
 KEPT = Rule(
     "normalization that cannot be folded",
@@ -218,7 +220,7 @@ def find(
         magnitude = np.abs(normalization.gamma)
         found += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
     for name, room in (headroom or {}).items():
-        found += _of_headroom(name or "outside the blocks", room)
+        found += _of_headroom(name or OUTSIDE, room)
     return sorted(found, key=lambda finding: RULES.index(finding.rule))
 
 

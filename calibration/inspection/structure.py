@@ -17,13 +17,24 @@ from adadm.export.passes import Decision
 from adadm.export.passes.channels import NotFoldable, affine_of_batch_norm, constant_of, label
 from adadm.export.passes.folding import is_batch_norm, produced_by
 
-__all__ = ["NEAR_ZERO", "Block", "Normalization", "Structure", "block_of", "read_structure"]
+__all__ = [
+    "NEAR_ZERO",
+    "OUTSIDE",
+    "Block",
+    "Normalization",
+    "Structure",
+    "block_of",
+    "read_structure",
+]
 
 Array = npt.NDArray[np.float64]
 
 NEAR_ZERO = 0.01
 """Of the median magnitude of the gammas of one normalization, a gamma below which is near zero: its
 channel adds 40 dB less than a typical one."""
+
+OUTSIDE = "outside the blocks"
+"""Head, tail, and what else belongs to no block."""
 
 _BATCH = "batch normalization"
 _OF_THE_INPUT = {

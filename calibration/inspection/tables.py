@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,14 @@ from rich.text import Text
 from adadm.calibration.inspection.content import Spread
 from adadm.calibration.inspection.findings import Finding
 from adadm.calibration.inspection.inspection import Inspection
-from adadm.calibration.inspection.structure import NEAR_ZERO, Block, Normalization
+from adadm.calibration.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Normalization
 
 __all__ = ["print_inspection"]
 
 _CHECKPOINT = "checkpoint_sha256"
 
-_LONGEST_WHOLE = 16
-"""Characters of a name; a longer one is broken where the terminal is narrow."""
+_NAME_WIDTH = 12
+"""Of the usual names; longer ones are broken where the terminal is narrow."""
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
@@ -68,7 +68,7 @@ def _print_subject(inspection: Inspection, console: Console) -> None:
 
 def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
     trained = any(block.trunk_std is not None for block in blocks)
-    table = _table("block", (block.name for block in blocks))
+    table = _table("block")
     for header in ("w", "b", *(("std(x) in training", "factor there") if trained else ())):
         table.add_column(header, justify="right", no_wrap=True)
     for block in blocks:
@@ -80,7 +80,7 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
 
 
 def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
-    table = _table("name", (found.name for found in normalizations))
+    table = _table("name", least_width=min(_NAME_WIDTH, max(len(n.name) for n in normalizations)))
     for header in ("gamma", "< 0", "~ 0", "a", "t"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("folded into", overflow="fold")
@@ -100,11 +100,16 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
         table,
         highlight=False,
     )
+    for kind in dict.fromkeys(found.kind for found in normalizations if found.scale is None):
+        console.print(
+            f"  {kind} takes its statistics from the input, so that nothing of it can be folded",
+            highlight=False,
+        )
 
 
 def _form(found: Normalization) -> str:
     if found.decision is None:
-        return f"kept, {found.kind}"
+        return "kept"
     return (found.decision.form or "kept").removeprefix("folded into the ")
 
 
@@ -123,7 +128,7 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
 def _print_contents(inspection: Inspection, console: Console) -> None:
     whole = inspection.contents[0].trunk is not None
     blocks = inspection.subject.structure.blocks
-    table = _table("block", (block.name for block in blocks))
+    table = _table("block")
     headers = ("std(x)", "std(r)", "factor") if whole else ("factor",)
     for header in (*headers, "moves"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -141,8 +146,8 @@ def _print_contents(inspection: Inspection, console: Console) -> None:
 
 
 def _print_headroom(inspection: Inspection, console: Console) -> None:
-    names = [name or "elsewhere" for name in inspection.headroom]
-    table = _table("block", names)
+    names = [name or OUTSIDE for name in inspection.headroom]
+    table = _table("block")
     for header in ("largest", "room below", "rms above", "INT8 bits"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("of", overflow="fold")
@@ -180,10 +185,9 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
             console.print(Padding(Text(text), (0, 0, 0, 2)))
 
 
-def _table(first: str, names: Iterable[str]) -> Table:
+def _table(first: str, least_width: int | None = None) -> Table:
     table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    width = min(max(map(len, names)), _LONGEST_WHOLE)
-    table.add_column(first, overflow="fold", min_width=width)
+    table.add_column(first, overflow="fold", min_width=least_width)
     return table
 
 

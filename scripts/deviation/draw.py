@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from PIL import Image
 
 from adadm.runtime.files import written_whole
@@ -48,8 +49,11 @@ def deviations(twins: Mapping[str, Rows], path: Path) -> None:
         for axis, title in zip(axes, titles, strict=True):
             axis.set_title(title, fontsize=9)
             axis.set_xlabel("block")
-            axis.set_yscale("log")
             axis.grid(axis="y", linewidth=0.4, alpha=0.5)
+        for axis in axes[1:]:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes[0].set_ylim(bottom=0)
         axes[0].set_ylabel("standard deviation, grey levels")
         axes[0].figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
