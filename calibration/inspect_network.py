@@ -18,6 +18,7 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 import argparse
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
@@ -49,14 +50,19 @@ def main(argv: list[str]) -> None:
     else:
         inspection = inspect_weights(subject)
     print_inspection(inspection, Console())
-    if arguments.output:
-        draw_inspection(inspection, arguments.output)
-        print(f"wrote {arguments.output}")
-    if arguments.json:
-        with written_whole(arguments.json) as partial:
+    for path in _write(inspection, arguments.output, arguments.json):
+        print(f"wrote {path}")
+
+
+def _write(inspection: Inspection, picture: Path | None, report: Path | None) -> list[Path]:
+    """All files or none."""
+    with ExitStack() as files:
+        if picture is not None:
+            draw_inspection(inspection, files.enter_context(written_whole(picture)))
+        if report is not None:
             content = json.dumps(inspection.as_json(), indent=2) + "\n"
-            partial.write_text(content, encoding="utf-8")
-        print(f"wrote {arguments.json}")
+            files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
+    return [path for path in (picture, report) if path is not None]
 
 
 def _on_images(

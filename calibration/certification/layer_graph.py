@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,16 +18,20 @@ from adadm.export.assembly import inline
 from adadm.export.passes.channels import constant_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.export.passes.folding import produced_by
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["MODULATOR", "LayerGraph", "Modulator", "Piece", "unconverted"]
+__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "LayerGraph", "Modulator", "Piece", "unconverted"]
 
 Array = npt.NDArray[Any]
 
-MODULATOR, _IMAGE = "AdaDMModulate", "Image"
-_LAYERS = ("Add", "BatchNormalization", "Conv")
-_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")
-_IMAGE_RANK = 4
+ADD, CONV, IMAGE, MODULATOR = "Add", "Conv", "Image", "AdaDMModulate"
+"""Kinds of layers, besides others that are called as their operators are."""
+
+_LAYERS = (ADD, "BatchNormalization", CONV)
+_QUANTIZE = "QuantizeLinear"
+_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", _QUANTIZE)
+_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Modulator:
     """An inlined modulator: `result = trunk + residual * factor`, shifted or not.
 
     Attributes:
-        center: what the trunk is shifted by, (C,) or 0.
+        center: what the trunk is shifted by, (C,), or 0.
         inner: the nodes that compute the result.
     """
 
@@ -50,27 +55,30 @@ class Piece:
     """The part of a graph that computes a layer from the layers before it.
 
     Attributes:
-        sources: the names under which it reads what; its feed has others.
-        op_types: of its nodes.
-        halves: whether something is rounded to half precision.
-        scale: of the QuantizeLinear before a convolution; None without.
+        sources: the names under which it finds what it reads.
+        precision: the lowest in it; int8, fp16 or float32.
+        scale: of the INT8 input of a convolution; None without.
     """
 
     sources: tuple[str, ...]
-    halves: bool
+    precision: str
     scale: float | None
-    _session: OnnxRuntimeSession
     _feed: tuple[str, ...]
+    _session: OnnxRuntimeSession
+    _behind_quantizer: OnnxRuntimeSession | None
 
-    def run(self, values: Mapping[str, Array]) -> tuple[Array, float]:
-        """The layer, and the largest magnitude that is quantized before it, 0 without.
-
-        Args:
-            values: by the names of the sources.
-        """
+    def run(self, values: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """The layer, and what the convolution would read if it were not rounded to INT8."""
         feed = {name: values[key] for key, name in zip(self.sources, self._feed, strict=True)}
         result, *quantized = self._session.run(feed).values()
-        return result, max((float(np.abs(value).max()) for value in quantized), default=0.0)
+        return result, quantized[0] if quantized else None
+
+    def run_unrounded(self, quantized: Array) -> Array:
+        """A convolution of what it would read if it were not rounded to INT8."""
+        assert self._behind_quantizer is not None  # else nothing is quantized
+        (read,) = self._behind_quantizer.inputs
+        (result,) = self._behind_quantizer.run({read.name: quantized}).values()
+        return result
 
 
 class LayerGraph:
@@ -79,7 +87,6 @@ class LayerGraph:
     Attributes:
         metadata: of the model.
         input: the name of what it reads.
-        image: what it returns, before a conversion to 8 bits.
         modulators: in graph order.
     """
 
@@ -91,47 +98,50 @@ class LayerGraph:
         self.metadata = dict(model.metadata_props)
         self._graph = model.graph
         self._extractor = onnx.utils.Extractor(ir.to_proto(model))
-        self._constant = set(model.graph.initializers.values())
+        self._constants = set(model.graph.initializers.values())
         for node in model.graph:
-            if node.inputs and all(value in self._constant for value in node.inputs if value):
-                self._constant.update(node.outputs)
+            if node.inputs and all(value in self._constants for value in node.inputs if value):
+                self._constants.update(node.outputs)
         self.modulators = list(self._find_modulators())
         self.input = str(model.graph.inputs[0].name)
-        returned = model.graph.outputs[0]
-        before = {v.name: v for n in model.graph for v in n.outputs}.get(f"{returned.name}.float32")
-        self.image: ir.Value = before or returned
 
+    @functools.cached_property
     def layers(self) -> dict[str, tuple[str, ir.Value]]:
         """Kinds and results of what can be compared, by name, in graph order.
 
         Convolutions, but for the strips of a collapsed tail; normalizations; sums, but for what is
-        only a part of another; modulators; and the image.
+        only a part of another; modulators; and the image, before a conversion to 8 bits.
         """
+        image = self._image()
         modulated = {modulator.result for modulator in self.modulators}
         inner = {node for modulator in self.modulators for node in modulator.inner}
         found = {}
         for node in self._graph:
-            value = node.outputs[0]
-            if value is self.image:
-                found["sr"] = _IMAGE, value
+            value, kind = node.outputs[0], node.op_type
+            if value is image:
+                found["sr"] = IMAGE, value
             elif value in modulated:
                 found[str(value.name)] = MODULATOR, value
             elif (
-                node.op_type in _LAYERS
+                kind in _LAYERS
                 and node not in inner
                 and not is_border_strip(node)
                 and value.shape is not None
-                and len(value.shape) == _IMAGE_RANK
-                and (node.op_type != "Add" or [n.op_type for n in value.consumers()] != ["Add"])
+                and len(value.shape) == _RANK
+                and isinstance(value.shape[1], int)
+                and (kind != ADD or [reader.op_type for reader in value.consumers()] != [ADD])
             ):
-                found[str(value.name)] = node.op_type, value
+                found[str(value.name)] = kind, value
         return found
 
     def piece(self, value: ir.Value, known: Mapping[ir.Value, str]) -> Piece:
         """The part that computes a layer.
 
         Args:
-            known: the layers before it, by name.
+            known: the layers before it, and their names.
+
+        Raises:
+            CalibrationError: it depends on an input that is no image.
         """
         found: dict[ir.Value, str] = {}
         nodes: dict[ir.Node, None] = {}
@@ -142,99 +152,127 @@ class LayerGraph:
             if current in known:
                 found[current] = known[current]
             elif current.is_graph_input():
-                found[current] = self.input
+                found[current] = self._only_input(current)
             elif producer is not None and producer not in nodes:
                 nodes[producer] = None
                 waiting += [read for read in producer.inputs if read is not None]
-        quantize = _quantizer(value)
-        scale = None if quantize is None else float(self.constant(quantize.inputs[1]).item())
-        quantized = [] if quantize is None else quantize.inputs[:1]
-        half = ir.DataType.FLOAT16
+        quantize = self._quantizer(value)
+        scale = behind = None
+        if quantize is not None:
+            convolution, step = value.producer(), self.constant(quantize.inputs[1])
+            assert convolution is not None and step is not None
+            scale, behind = float(step.item()), self._opened(convolution.inputs[:1], [value])
+        half = any(v.dtype == ir.DataType.FLOAT16 for node in nodes for v in node.outputs)
         return Piece(
             sources=tuple(found.values()),
-            halves=any(v.dtype == half for node in nodes for v in node.outputs),
+            precision="int8" if any(map(self._quantizes, nodes)) else "fp16" if half else "float32",
             scale=scale,
-            _session=self._opened([*found], [value, *quantized]),
             _feed=tuple(str(source.name) for source in found),
+            _session=self._opened([*found], [value, *(quantize.inputs[:1] if quantize else ())]),
+            _behind_quantizer=behind,
         )
 
     def constant(self, value: ir.Value | None) -> Array | None:
         """What does not depend on the input, such as dequantized weights; None for what does."""
-        if value is None or value not in self._constant:
+        if value is None or value not in self._constants:
             return None
-        known = constant_of(value)
+        known: Array | None = constant_of(value)
         if known is None:
             (known,) = self._opened([], [value]).run({}).values()
         return known
 
-    def scaled_by(self, node: ir.Node) -> Array | None:
-        """The factors (C,) of a product with one factor a channel."""
-        for value in node.inputs if node.op_type == "Mul" else ():
-            factor = self.constant(value)
-            if factor is not None and factor.ndim == _IMAGE_RANK and factor.size > 1:
-                return factor.reshape(-1)
+    def by_channel(self, node: ir.Node | None, op_type: str) -> tuple[ir.Value, Array] | None:
+        """What an Add or a Mul combines with one constant a channel, and the constants (C,)."""
+        for index in range(2 if node is not None and node.op_type == op_type else 0):
+            assert node is not None
+            value, constants = node.inputs[index], self.constant(node.inputs[1 - index])
+            if value is not None and constants is not None and constants.ndim == _RANK:
+                return value, constants.reshape(-1)
         return None
 
-    def _opened(self, inputs: list[ir.Value], outputs: list[ir.Value | None]) -> OnnxRuntimeSession:
-        sides = [[str(value.name) for value in side if value] for side in (inputs, outputs)]
-        return OnnxRuntimeSession(self._extractor.extract_model(*sides).SerializeToString())
+    def _only_input(self, value: ir.Value) -> str:
+        if value.name != self.input:
+            raise CalibrationError(
+                f"the model reads {value.name} besides the image {self.input}, so that its layers "
+                "cannot be compared; give the model for whole images"
+            )
+        return self.input
+
+    def _image(self) -> ir.Value:
+        """What the model returns, before a conversion to 8 bits (`BakeImageIO`)."""
+        returned = self._graph.outputs[0]
+        computed = (value for node in self._graph for value in node.outputs)
+        return next((v for v in computed if v.name == f"{returned.name}.float32"), returned)
+
+    def _opened(
+        self, inputs: Sequence[ir.Value | None], outputs: Sequence[ir.Value | None]
+    ) -> OnnxRuntimeSession:
+        names = [[str(value.name) for value in side if value] for side in (inputs, outputs)]
+        return OnnxRuntimeSession(self._extractor.extract_model(*names).SerializeToString())
+
+    def _quantizes(self, node: ir.Node) -> bool:
+        return node.op_type == _QUANTIZE and node.inputs[0] not in self._constants
+
+    def _quantizer(self, value: ir.Value) -> ir.Node | None:
+        """The QuantizeLinear through which a convolution reads, if it does."""
+        convolution = produced_by(value, CONV)
+        read = convolution.inputs[0] if convolution is not None else None
+        while read is not None and (node := read.producer()) and node.op_type in _CONVERSIONS:
+            if node.op_type == _QUANTIZE:
+                return node
+            read = node.inputs[0]
+        return None
 
     def _find_modulators(self) -> Iterator[Modulator]:
-        for node in self._graph:
-            for index in range(2 * (node.op_type == "Add")):
-                product = produced_by(unconverted(node.inputs[index]), "Mul")
-                for which in range(2 if product is not None else 0):
-                    exponential = _exponential(product.inputs[which])
-                    if exponential is not None:
-                        yield self._modulator(node, 1 - index, product, 1 - which, exponential)
+        for add in self._graph:
+            for index in range(2 if add.op_type == ADD else 0):
+                summand = add.inputs[index]
+                product = produced_by(unconverted(summand), "Mul") if summand is not None else None
+                for factor in range(2 if product is not None else 0):
+                    assert product is not None
+                    exponential = _exponential(product.inputs[factor])
+                    trunk, residual = add.inputs[1 - index], product.inputs[1 - factor]
+                    if exponential is not None and trunk is not None and residual is not None:
+                        inner = {add, product}
+                        yield self._modulator(trunk, residual, add.outputs[0], exponential, inner)
 
     def _modulator(
-        self, add: ir.Node, other: int, product: ir.Node, residual: int, exponential: ir.Node
+        self,
+        trunk: ir.Value,
+        residual: ir.Value,
+        result: ir.Value,
+        exponential: ir.Node,
+        inner: set[ir.Node],
     ) -> Modulator:
-        trunk, inner = unconverted(add.inputs[other]), {add, product}
-        moved = produced_by(trunk, "Add")
-        if moved is not None:
-            for index in range(2):
-                if self.constant(moved.inputs[1 - index]) is not None:
-                    trunk = unconverted(moved.inputs[index])
-                    inner.add(moved)
+        trunk = unconverted(trunk)
+        moved = trunk.producer()
+        if moved is not None and (summed := self.by_channel(moved, ADD)) is not None:
+            trunk = unconverted(summed[0])
+            inner.add(moved)
         center: Array = np.zeros(1)
         waiting = [exponential]
         while waiting:
             node = waiting.pop()
             inner.add(node)
             for value in node.inputs:
-                known = self.constant(value)
-                if known is not None and known.ndim == _IMAGE_RANK and known.size > 1:
-                    center = known.reshape(-1)
-                producer = value.producer() if value is not None else None
-                if known is None and unconverted(value) is not trunk and producer is not None:
-                    waiting.append(producer)
-        return Modulator(
-            trunk, unconverted(product.inputs[residual]), add.outputs[0], center, frozenset(inner)
-        )
+                constant = self.constant(value)
+                if constant is not None and constant.ndim == _RANK:
+                    center = constant.reshape(-1)
+                elif value is not None and unconverted(value) is not trunk:
+                    producer = value.producer()
+                    waiting += [producer] if producer is not None else []
+        return Modulator(trunk, unconverted(residual), result, center, frozenset(inner))
 
 
-def unconverted(value: ir.Value | None) -> ir.Value | None:
+def unconverted(value: ir.Value) -> ir.Value:
     """What a value was before conversions between types."""
-    while value is not None and (node := value.producer()) and node.op_type in _CONVERSIONS:
+    while (node := value.producer()) and node.op_type in _CONVERSIONS and node.inputs[0]:
         value = node.inputs[0]
     return value
 
 
 def _exponential(value: ir.Value | None) -> ir.Node | None:
     """What computes a factor, before the choice for a std of 0 and conversions."""
-    while (value := unconverted(value)) and (choice := produced_by(value, "Where")):
+    while value is not None and (choice := produced_by(unconverted(value), "Where")):
         value = choice.inputs[1]
-    return produced_by(value, "Exp")
-
-
-def _quantizer(value: ir.Value) -> ir.Node | None:
-    """The QuantizeLinear through which a convolution reads, if it does."""
-    convolution = produced_by(value, "Conv")
-    value = convolution.inputs[0] if convolution is not None else None
-    while value is not None and (node := value.producer()) and node.op_type in _CONVERSIONS:
-        if node.op_type == "QuantizeLinear":
-            return node
-        value = node.inputs[0]
-    return None
+    return produced_by(unconverted(value), "Exp") if value is not None else None

@@ -1,9 +1,10 @@
-"""In which units a deployed model computes what its reference computes."""
+"""In which units a deployed model has what its reference has."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,232 +12,246 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.calibration.certification.layer_graph import MODULATOR, LayerGraph, unconverted
-from adadm.export.passes.folding import produced_by
+from adadm.calibration.certification.layer_graph import (
+    ADD,
+    CONV,
+    LayerGraph,
+    unconverted,
+)
 
 __all__ = ["Unit", "units"]
 
 Array = npt.NDArray[Any]
 
-_FITS = 0.1
+_LARGEST_MISFIT = 0.1
+"""Of weights from a multiple of others, as a share of them; rounding to INT8 leaves 0.02."""
 
 
 @dataclass(frozen=True)
 class Unit:
+    """The candidate has `scale * x + offset` for the reference's `x`; both (C,) or one number.
+
+    A scale is NaN for a channel that tells nothing: it is 0 everywhere, or nothing reads it.
+    """
+
     scale: Array
     offset: Array
 
-    def applied(self, values: Array) -> Array:
-        if (self.scale != 1).any():
-            values = values * _spread(np.nan_to_num(self.scale, nan=1.0))
-        return values + _spread(self.offset) if self.offset.any() else values
+    def to_candidate(self, values: Array) -> Array:
+        """What the reference has (N, C, H, W), as the candidate would have it."""
+        scale = np.nan_to_num(self.scale, nan=1.0)
+        scaled = values * _spread(scale) if (scale != 1).any() else values
+        return scaled + _spread(self.offset) if self.offset.any() else scaled
 
-    def removed(self, values: Array) -> Array:
-        if self.offset.any():
-            values = values - _spread(self.offset)
-        return values / _spread(self.scale) if (self.scale != 1).any() else values
+    def to_reference(self, values: Array) -> Array:
+        """What the candidate has (N, C, H, W), as the reference would have it."""
+        moved = values - _spread(self.offset) if self.offset.any() else values
+        return moved / _spread(self.scale) if (self.scale != 1).any() else moved
 
 
 def units(reference: LayerGraph, candidate: LayerGraph) -> dict[str, Unit]:
-    return _Matching(reference, candidate).units
+    """The units of each layer that both have, by name, in the order of the reference.
+
+    Layers are the same by name and kind. Lowering and folding change units on purpose:
+
+    - What a convolution returns to a ReLU, up to the convolution that reads it, has a scale a
+      channel (`EqualizeChannels`, `FoldBatchNormAfterRelu`). Three things tell it: the rows of the
+      one convolution, the constants between, and the input channels of the other; the median of
+      them is right when one of the three is wrong, which the comparison then finds there. Without
+      constants there are two, and of a wrong scale both get half: the block is right, the first of
+      the two convolutions is named.
+    - The trunk, and what is added to it, may be multiplied by one number (`ScaleTrunk`), which
+      `adadm quantize` notes; the weights tell which convolutions are.
+    - The trunk is shifted by the `center` of the modulator that reads it (`ShiftTrunk`), and what
+      is added to a shifted trunk by the opposite.
+
+    Left out is a layer whose units cannot be told: weights that are no multiple of the reference's.
+    """
+    matched = _Matched(reference, candidate)
+    offsets = [_offsets(side) for side in matched.sides]
+    found = {}
+    for name, scale in matched.scales.items():
+        before, after = (side.get(name, np.zeros(1)) for side in offsets)
+        found[name] = Unit(scale, after - np.nan_to_num(scale, nan=1.0) * before)
+    return found
 
 
-class _Matching:
+class _Matched:
+    """The scale of each layer that both graphs have and for which it is known."""
+
     def __init__(self, reference: LayerGraph, candidate: LayerGraph) -> None:
-        self.sides = reference, candidate
-        self.layers = reference.layers(), candidate.layers()
-        self.names = tuple({v: n for n, (_, v) in side.items()} for side in self.layers)
-        self.trunk_scale = _trunk_scale(candidate.metadata) / _trunk_scale(reference.metadata)
+        self.sides = (reference, candidate)
+        self.names = [{v: name for name, (_, v) in side.layers.items()} for side in self.sides]
         self.scales: dict[str, Array] = {}
-        self.chains: dict[str, Array | None] = {}
-        for name, (kind, value) in self.layers[0].items():
-            if self.layers[1].get(name, ("",))[0] == kind:
+        self._trunk = _trunk_scale(candidate.metadata) / _trunk_scale(reference.metadata)
+        self._between: dict[str, Array | None] = {}  # scales of sums after a ReLU
+        for name, (kind, value) in reference.layers.items():
+            if candidate.layers.get(name, ("",))[0] == kind:
                 scale = self._scale(name, kind, value)
                 if scale is not None:
                     self.scales[name] = scale
-        offsets = [self._offsets(index) for index in range(2)]
-        self.units = {}
-        for name, scale in self.scales.items():
-            one, other = (side.get(name, np.zeros(1)) for side in offsets)
-            self.units[name] = Unit(scale, other - np.nan_to_num(scale, nan=1.0) * one)
 
     def _scale(self, name: str, kind: str, value: ir.Value) -> Array | None:
-        if name in self.chains:
-            return self.chains[name]
-        if kind == "Conv":
-            last, reader = _chain(value, self.sides[0])
-            if reader is not None:
-                scale = self._chain_scale(name)
-                if (end := self.names[0].get(last)) is not None:
-                    self.chains[end] = scale
-                return scale
-            if self.trunk_scale == 1:
-                return np.ones(1)
-            ratio = self._rows(name)
-            if ratio is None:
-                return None
-            ratio = np.nanmedian(np.abs(ratio))
-            return np.array([min((1.0, self.trunk_scale), key=lambda s: abs(np.log(ratio / s)))])
-        if kind in (MODULATOR, "Add"):
-            for operand in self._operands(kind, value):
-                if (found := self.names[0].get(operand)) in self.scales:
-                    return self.scales[found]
-        return np.ones(1)
+        if name in self._between:
+            return self._between[name]
+        reference = self.sides[0]
+        if kind == CONV and (ends := _to_next_convolution(reference, value)) is not None:
+            scale = self._scale_by_channel(name)
+            if ends[0] in self.names[0]:
+                self._between[self.names[0][ends[0]]] = scale
+            return scale
+        if self._trunk == 1:
+            return np.ones(1)
+        if kind == CONV:
+            rows = self._by_rows(name)
+            return None if rows is None else self._nearest(float(np.nanmedian(np.abs(rows))))
+        node = value.producer()
+        operands = [m.trunk for m in reference.modulators if m.result is value]
+        if kind == ADD and node is not None:
+            operands += [operand for operand in node.inputs if operand is not None]
+        known = (self.scales.get(self.names[0].get(operand, "")) for operand in operands)
+        return next((scale for scale in known if scale is not None), np.ones(1))
 
-    def _operands(self, kind, value):
-        if kind == MODULATOR:
-            return [m.trunk for m in self.sides[0].modulators if m.result is value]
-        return value.producer().inputs
+    def _nearest(self, ratio: float) -> Array:
+        return np.array([min((1.0, self._trunk), key=lambda s: abs(math.log(ratio / s)))])
 
-    def _chain_scale(self, name: str) -> Array | None:
-        votes = [self._rows(name), self._columns(name), self._constants(name)]
-        known = [vote for vote in votes if vote is not None]
+    def _scale_by_channel(self, name: str) -> Array | None:
+        """The median of what tells it."""
+        ways = (self._by_constants, self._by_rows, self._by_columns)
+        known = [scale for way in ways if (scale := way(name)) is not None]
         if not known:
             return None
-        with np.errstate(all="ignore"):
-            import warnings
+        told = np.stack(known)
+        alive = ~np.isnan(told).all(axis=0)
+        median = np.full(told.shape[1], np.nan)
+        median[alive] = np.nanmedian(told[:, alive], axis=0)
+        return median
 
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return np.nanmedian(np.stack(known), axis=0)
-
-    def _rows(self, name: str) -> Array | None:
-        weights = []
-        for side, layers, names in zip(self.sides, self.layers, self.names):
-            conv = layers[name][1].producer()
-            weight = side.constant(conv.inputs[1])
-            scale = self._input_scale(
-                side, names, conv.inputs[0], self.scales if side is self.sides[1] else None
-            )
-            if weight is None or scale is None or scale.size not in (1, weight.shape[1]):
+    def _by_rows(self, name: str) -> Array | None:
+        """By what the convolution's weights are multiplied."""
+        rows = []
+        for index, side in enumerate(self.sides):
+            convolution = side.layers[name][1].producer()
+            assert convolution is not None and convolution.inputs[0] is not None
+            weight = side.constant(convolution.inputs[1])
+            read = self._scale_read(index, convolution.inputs[0])
+            if weight is None or read is None or read.size not in (1, weight.shape[1]):
                 return None
-            weights.append(
-                (weight * scale.reshape(-1, *(1,) * (weight.ndim - 2))).reshape(len(weight), -1)
-            )
-        return _ratio(*weights)
+            spread = read.reshape((-1,) + (1,) * (weight.ndim - 2))
+            rows.append((weight * spread).reshape(len(weight), -1))
+        return _ratio(*rows)
 
-    def _columns(self, name: str) -> Array | None:
-        weights = []
-        for side, layers in zip(self.sides, self.layers):
-            last, reader = _chain(layers[name][1], side)
-            if reader is None:
-                return None
-            weight = side.constant(reader.inputs[1])
+    def _by_columns(self, name: str) -> Array | None:
+        """By what the weights of the next convolution's input channels are divided."""
+        columns = []
+        for side in self.sides:
+            ends = _to_next_convolution(side, side.layers[name][1])
+            weight = side.constant(ends[1].inputs[1]) if ends is not None else None
             if weight is None:
                 return None
-            weights.append(np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1))
-        found = _ratio(*weights)
-        return None if found is None else 1 / found
+            columns.append(np.moveaxis(weight, 1, 0).reshape(weight.shape[1], -1))
+        return _ratio(*reversed(columns))
 
-    def _constants(self, name: str) -> Array | None:
-        found = []
-        for side, layers in zip(self.sides, self.layers):
-            last, _ = _chain(layers[name][1], side)
-            add = produced_by(last, "Add") if last is not None else None
-            if add is None:
+    def _by_constants(self, name: str) -> Array | None:
+        """By what the constants after the ReLU are multiplied."""
+        constants = []
+        for side in self.sides:
+            ends = _to_next_convolution(side, side.layers[name][1])
+            summed = side.by_channel(ends[0].producer(), ADD) if ends is not None else None
+            if summed is None:
                 return None
-            found.append(
-                next(c.reshape(-1) for c in map(side.constant, add.inputs) if c is not None)
-            )
-        with np.errstate(all="ignore"):
-            ratio = found[1] / found[0]
-        return np.where(np.isfinite(ratio) & (ratio > 0), ratio, np.nan)
+            constants.append(summed[1].reshape(-1, 1))
+        return _ratio(*constants)
 
-    def _input_scale(self, side, names, value, scales) -> Array | None:
-        value = unconverted(value)
-        if value is None:
-            return None
-        if value in names:
-            if scales is None:
-                return np.ones(1)
-            return scales.get(names[value])
+    def _scale_read(self, index: int, value: ir.Value) -> Array | None:
+        """The scale of what a convolution reads, with what stands before it; the reference's is 1.
+
+        Returns:
+            (C,) or one number; None where it cannot be told.
+        """
+        value, side = unconverted(value), self.sides[index]
+        if value in self.names[index]:
+            return np.ones(1) if index == 0 else self.scales.get(self.names[index][value])
         node = value.producer()
         if node is None:
             return np.ones(1)
-        if (factor := side.scaled_by(node)) is not None:
-            rest = next(v for v in node.inputs if side.constant(v) is None)
-            before = self._input_scale(side, names, rest, scales)
-            return None if before is None else before * factor
+        if (product := side.by_channel(node, "Mul")) is not None:
+            before = self._scale_read(index, product[0])
+            return None if before is None else before * product[1]
+        read = [part for part in node.inputs if part is not None]
         if node.op_type == "Relu":
-            return self._input_scale(side, names, node.inputs[0], scales)
-        if node.op_type == "Concat":
-            parts = []
-            for read in node.inputs:
-                scale = self._input_scale(side, names, read, scales)
-                if scale is None:
-                    return None
-                parts.append(np.broadcast_to(scale, read.shape[1]))
-            return np.concatenate(parts)
-        return None
-
-    def _offsets(self, index: int) -> dict[str, Array]:
-        side, names = self.sides[index], self.names[index]
-        found = {names[m.trunk]: m.center for m in side.modulators if m.trunk in names}
-        for name, (kind, value) in self.layers[index].items():
-            if kind == "Add":
-                one, other = (names.get(unconverted(v)) for v in value.producer().inputs)
-                for trunk, rest in ((one, other), (other, one)):
-                    if (
-                        trunk in found
-                        and rest is not None
-                        and rest not in found
-                        and name not in found
-                    ):
-                        found[rest] = -found[trunk]
-                        break
-        return found
-
-
-def _chain(value, side):
-    """conv result -> (end of chain, conv that reads it)"""
-
-    def only(v, op):
-        # sole consumer through conversions
-        while True:
-            uses = list(v.uses())
-            if len(uses) != 1 or v.is_graph_output():
-                return None
-            node = uses[0][0]
-            if node.op_type in ("Cast", "QuantizeLinear", "DequantizeLinear"):
-                v = node.outputs[0]
-                continue
-            return node
-
-    relu = only(value, "Relu")
-    if relu is None or relu.op_type != "Relu":
-        return None, None
-    last = relu.outputs[0]
-    reader = only(last, None)
-    if (
-        reader is not None
-        and reader.op_type == "Add"
-        and any(side.constant(v) is not None for v in reader.inputs)
-    ):
-        last = reader.outputs[0]
-        reader = only(last, None)
-    if reader is None or reader.op_type != "Conv":
-        return None, None
-    return last, reader
-
-
-def _ratio(reference: Array, candidate: Array) -> Array | None:
-    """Least squares ratio by row."""
-    if reference.shape != candidate.shape:
-        return None
-    with np.errstate(all="ignore"):
-        ratio = (reference * candidate).sum(axis=1) / (reference**2).sum(axis=1)
-        rest = np.linalg.norm(candidate - ratio[:, None] * reference, axis=1) / np.linalg.norm(
-            candidate, axis=1
-        )
-    if not np.nanmedian(rest) < _FITS:
-        return None
-    return ratio
-
-
-def _trunk_scale(metadata: Mapping[str, str]) -> float:
-    scales = json.loads(metadata.get("adadm.quantization", "{}")).get("factor_scales", ())
-    return max(scales, key=lambda s: abs(np.log(s)), default=1.0)
+            return self._scale_read(index, read[0])
+        if node.op_type != "Concat":
+            return None
+        parts = [self._scale_read(index, part) for part in read]
+        sizes = [part.shape[1] if part.shape is not None else None for part in read]
+        spread = [
+            np.broadcast_to(part, (size,))
+            for part, size in zip(parts, sizes, strict=True)
+            if part is not None and isinstance(size, int)
+        ]
+        return np.concatenate(spread) if len(spread) == len(read) else None
 
 
 def _spread(values: Array) -> Array:
     return values.astype(np.float32).reshape(1, -1, 1, 1)
+
+
+def _to_next_convolution(side: LayerGraph, value: ir.Value) -> tuple[ir.Value, ir.Node] | None:
+    """Over a ReLU, and what a constant is added to, if nothing else reads what lies between.
+
+    Returns:
+        What the next convolution reads, and it.
+    """
+    relu = _sole_reader(value)
+    if relu is None or relu.op_type != "Relu":
+        return None
+    last, reader = relu.outputs[0], _sole_reader(relu.outputs[0])
+    if reader is not None and side.by_channel(reader, ADD) is not None:
+        last, reader = reader.outputs[0], _sole_reader(reader.outputs[0])
+    return (last, reader) if reader is not None and reader.op_type == CONV else None
+
+
+def _sole_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value, beyond conversions."""
+    while len(value.uses()) == 1 and not value.is_graph_output():
+        ((reader, _),) = value.uses()
+        if unconverted(reader.outputs[0]) is not unconverted(value):
+            return reader
+        value = reader.outputs[0]
+    return None
+
+
+def _ratio(reference: Array, candidate: Array) -> Array | None:
+    """By what the rows of a matrix are multiplied, least squares; NaN for those of zeros."""
+    if reference.shape != candidate.shape:
+        return None
+    power = (reference**2).sum(axis=1)
+    alive = (power > 0) & (candidate**2).any(axis=1)
+    if not alive.any():
+        return None
+    ratio = np.full(len(reference), np.nan)
+    ratio[alive] = (reference * candidate).sum(axis=1)[alive] / power[alive]
+    rest = np.linalg.norm(candidate - ratio[:, None] * reference, axis=1)
+    misfit = np.median(rest[alive] / np.linalg.norm(candidate, axis=1)[alive])
+    return ratio if misfit < _LARGEST_MISFIT else None
+
+
+def _offsets(side: LayerGraph) -> dict[str, Array]:
+    """What is added to layers of one graph, by name; 0 for others."""
+    names = {value: name for name, (_, value) in side.layers.items()}
+    found = {names[m.trunk]: m.center for m in side.modulators if m.trunk in names}
+    for name, (kind, value) in side.layers.items():
+        node = value.producer()
+        if kind == ADD and node is not None and name not in found:
+            read = [names.get(unconverted(v), "") for v in node.inputs if v is not None]
+            for one, other in (read, read[::-1]):
+                if one in found and other and other not in found:
+                    found[other] = -found[one]
+    return found
+
+
+def _trunk_scale(metadata: Mapping[str, str]) -> float:
+    """By what `ScaleTrunk` multiplied the trunk; a factor follows, if the residual does not."""
+    noted = json.loads(metadata.get("adadm.quantization", "{}"))
+    return max(noted.get("factor_scales", ()), key=lambda s: abs(math.log(s)), default=1.0)

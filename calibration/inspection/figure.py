@@ -15,7 +15,6 @@ from adadm.calibration.inspection.findings import FEW_BITS, OVERFLOW
 from adadm.calibration.inspection.inspection import Inspection
 from adadm.calibration.inspection.structure import Normalization
 from adadm.runtime.errors import require
-from adadm.runtime.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,10 +70,8 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
             axis.legend(frameon=False, ncols=3, fontsize=7, loc="upper right")
         for axis in axes.flat[len(panels) :]:
             axis.remove()
-        with written_whole(path) as partial:
-            kind = path.suffix.removeprefix(".")
-            undated = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(partial, format=kind, dpi=150, metadata=undated, facecolor="white")
+        undated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        figure.savefig(path, dpi=150, metadata=undated, facecolor="white")
 
 
 def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:

@@ -56,6 +56,7 @@ class _Sketch:
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.values: dict[fx.Node, ir.Value] = {}
+        self.names: set[str] = set()
         lr = ir.Value(name="lr", shape=ir.Shape(["N", _RGB, "H", "W"]), type=ir.TensorType(_FLOAT))
         self.graph = ir.Graph([lr], [], nodes=[], opset_imports={"": 18, DOMAIN: 1}, name="sketch")
         for node in _Tracer().trace(root).nodes:
@@ -91,16 +92,21 @@ class _Sketch:
         domain: str = "",
         **attributes: Any,
     ) -> ir.Value:
-        node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
+        free, count = name, 0
+        while free in self.names:  # a module that is called again
+            count += 1
+            free = f"{name}.{op_type.lower()}_{count}"
+        self.names.add(free)
+        node = ir.node(op_type, inputs, attributes, domain=domain, name=free)
         result = node.outputs[0]
-        result.name, result.shape = name, ir.Shape(["N", channels, None, None])
+        result.name, result.shape = free, ir.Shape(["N", channels, None, None])
         result.type = ir.TensorType(_FLOAT)
         self.graph.append(node)
         return result
 
     def constant(self, name: str, values: Any) -> ir.Value:
         if name in self.graph.initializers:
-            return self.graph.initializers[name]  # of a module that is called again
+            return self.graph.initializers[name]
         array = values.detach().numpy() if isinstance(values, torch.Tensor) else np.array(values)
         tensor = ir.tensor(array.astype(np.float32), name=name)
         shape = ir.Shape(array.shape)

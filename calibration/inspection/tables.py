@@ -101,10 +101,8 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
         highlight=False,
     )
     for kind in dict.fromkeys(found.kind for found in normalizations if found.scale is None):
-        console.print(
-            f"  {kind} takes its statistics from the input, so that nothing of it can be folded",
-            highlight=False,
-        )
+        text = f"{kind} takes its statistics from the input, so that nothing of it can be folded"
+        console.print(_indented(text))
 
 
 def _form(found: Normalization) -> str:
@@ -121,8 +119,7 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
         console.print(f"batch normalizations, as exported: {listed}", highlight=False)
     for decision in decisions:
         if decision.form is None:
-            text = Text(f"{decision.node} kept: {decision.reason}")
-            console.print(Padding(text, (0, 0, 0, 2)))
+            console.print(_indented(f"{decision.node} kept: {decision.reason}"))
 
 
 def _print_contents(inspection: Inspection, console: Console) -> None:
@@ -132,9 +129,7 @@ def _print_contents(inspection: Inspection, console: Console) -> None:
     headers = ("std(x)", "std(r)", "factor") if whole else ("factor",)
     for header in (*headers, "moves"):
         table.add_column(header, justify="right", no_wrap=True)
-    for block, content in zip(
-        inspection.subject.structure.blocks, inspection.contents, strict=True
-    ):
+    for block, content in zip(blocks, inspection.contents, strict=True):
         spreads = (content.trunk, content.residual, content.factor)
         cells = [_spread(spread) for spread in spreads if spread is not None]
         table.add_row(escape(block.name), *cells, f"{content.factor.ratio:.2f}x")
@@ -182,7 +177,11 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
                 detail = f" ({finding.detail})" if finding.detail else ""
                 lines.append(f"{finding.place}: {finding.figure:.3g}{detail}")
         for text in (*lines, f"what to do: {rule.advice}"):
-            console.print(Padding(Text(text), (0, 0, 0, 2)))
+            console.print(_indented(text))
+
+
+def _indented(text: str) -> Padding:
+    return Padding(Text(text), (0, 0, 0, 2))
 
 
 def _table(first: str, least_width: int | None = None) -> Table:
