@@ -116,7 +116,11 @@ def certify(
         comparison = compare_layers(reference.graph, model.graph, feeds)
     on_stage("measuring the speed here")
     speed = measure_speed(reference, model, feeds[0], seconds)
-    checks = tuple(_checks(ledger, len(reference.stages), seen, reference, gates, thresholds))
+    checks = (
+        *_checks(ledger, len(reference.stages), seen, reference, thresholds),
+        *_layers_at_fault(comparison, thresholds),
+        *(check_gate(gate, thresholds) for gate in gates),
+    )
     crops = [*seen.crops(), *_crops_of_gates(gates, checks, runs, rgb_range, size)]
     content = {
         "kind": "model",
@@ -161,7 +165,6 @@ def _checks(
     model: int,
     seen: Observations,
     reference: Reference,
-    gates: list[GateResult],
     thresholds: Thresholds,
 ) -> list[Check]:
     truth, found = ledger.stages[0], ledger.stages[model:]
@@ -177,7 +180,16 @@ def _checks(
         assert stage.factor_error is not None and stage.factor_block is not None
         where = reference.blocks[stage.factor_block]
         checks.append(check("factor_percent", 100 * stage.factor_error, where, thresholds))
-    return [*checks, *(check_gate(gate, thresholds) for gate in gates)]
+    return checks
+
+
+def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds) -> list[Check]:
+    """None where there are no layers to look at, as in an engine."""
+    if comparison is None:
+        return []
+    found = comparison.first_divergence
+    where = found.where if found else f"{len(comparison.layers)} layers"
+    return [check("layers_at_fault", float(found is not None), where, thresholds)]
 
 
 def _crops_of_gates(

@@ -24,7 +24,9 @@ class LayerErrors:
 
     def __init__(self) -> None:
         self._pixels = self._inner_pixels = 0
-        self._x = self._xx = self._e = self._ee = self._xe = self._inner_ee = np.zeros(1)
+        # Of the signal, the error, their products, and the error away from the border: by channel.
+        self._x: Array = np.zeros(1)
+        self._e = self._xx = self._ee = self._xe = self._inner_ee = self._x
 
     def add(self, expected: Array, found: Array, height: int) -> None:
         """Count images (N, C, H, W).
@@ -32,19 +34,21 @@ class LayerErrors:
         Args:
             height: of the network's input, which tells how wide its border is here.
         """
-        x = expected.astype(np.float64)
-        with np.errstate(invalid="ignore"):  # infinite values make the error no number
-            e = found - x
-        ring = math.ceil(_BORDER_PX * x.shape[2] / height)
-        inner = e[..., ring:-ring, ring:-ring]
-        self._pixels += x[:, 0].size
-        self._inner_pixels += inner[:, 0].size
-        self._x = self._x + x.sum(axis=(0, 2, 3))
-        self._e = self._e + e.sum(axis=(0, 2, 3))
-        self._xx = self._xx + _products(x, x)
-        self._ee = self._ee + _products(e, e)
-        self._xe = self._xe + _products(x, e)
-        self._inner_ee = self._inner_ee + _products(inner, inner)
+        ring = math.ceil(_BORDER_PX * expected.shape[2] / height)
+        sums = []
+        with np.errstate(invalid="ignore"):  # of infinite values the error is no number
+            for channel in range(expected.shape[1]):  # which a cache holds
+                x = expected[:, channel].astype(np.float64)
+                e = found[:, channel] - x
+                inner = e[:, ring:-ring, ring:-ring]
+                products = [_product(*pair) for pair in ((x, x), (e, e), (x, e), (inner, inner))]
+                sums.append((x.sum(), e.sum(), *products))
+        self._pixels += x.size
+        self._inner_pixels += inner.size
+        x_sum, e_sum, xx_sum, ee_sum, xe_sum, inner_ee_sum = np.transpose(sums)
+        self._x, self._e = self._x + x_sum, self._e + e_sum
+        self._xx, self._ee, self._xe = self._xx + xx_sum, self._ee + ee_sum, self._xe + xe_sum
+        self._inner_ee = self._inner_ee + inner_ee_sum
 
     @property
     def snr_db(self) -> float:
@@ -58,13 +62,28 @@ class LayerErrors:
 
     @property
     def interior_db(self) -> float:
-        """The same of the error in the other pixels."""
+        """The same of the error in the other pixels; of all, where there are no others."""
+        if not self._inner_pixels:
+            return self.snr_db
         return self._db(self._inner_ee, self._inner_pixels)
 
     @property
-    def shifts(self) -> Array:
-        """The mean error of each channel (C,)."""
-        return self._e / self._pixels
+    def shifted_channel(self) -> int:
+        """The channel whose mean is off the most."""
+        return int(np.abs(self._e).argmax())
+
+    @property
+    def largest_shift(self) -> float:
+        """By how much; infinite for what is not finite."""
+        shift = abs(float(self._e[self.shifted_channel])) / self._pixels
+        return shift if math.isfinite(shift) else math.inf
+
+    @property
+    def relative_shift(self) -> float:
+        """The same as a share of the std."""
+        if self.std == 0:
+            return math.inf if self.largest_shift else 0.0
+        return self.largest_shift / self.std
 
     @property
     def std(self) -> float:
@@ -73,16 +92,17 @@ class LayerErrors:
 
     @property
     def gain(self) -> float:
-        """By what the signal is multiplied, least squares."""
-        covariance = self._xe - self._x * self._e / self._pixels
-        return 1 + float(covariance.sum() / (self._variance.sum() * self._pixels))
+        """By what the signal is multiplied, least squares; 1 where that says nothing."""
+        power = float(self._variance.sum()) * self._pixels
+        covariance = float((self._xe - self._x * self._e / self._pixels).sum())
+        return 1 + covariance / power if power > 0 and math.isfinite(covariance) else 1.0
 
     @property
     def _variance(self) -> Array:
         return self._xx / self._pixels - (self._x / self._pixels) ** 2
 
     def _db(self, squares: Array, pixels: int) -> float:
-        error = float(squares.mean()) / pixels if pixels else 0.0
+        error = float(squares.mean()) / pixels
         if error <= 0:  # less than 0 is the rounding of a difference
             return math.inf
         if not math.isfinite(error) or self.std == 0:
@@ -90,5 +110,6 @@ class LayerErrors:
         return 20 * math.log10(self.std) - 10 * math.log10(error)
 
 
-def _products(one: Array, other: Array) -> Array:
-    return np.einsum("nchw,nchw->c", one, other)
+def _product(one: Array, other: Array) -> float:
+    """Not by BLAS, whose threads wait for each other where a machine is busy."""
+    return float(np.einsum("nhw,nhw->", one, other))

@@ -255,12 +255,12 @@ class LayerGraph:
             node = waiting.pop()
             inner.add(node)
             for value in node.inputs:
-                constant = self.constant(value)
-                if constant is not None and constant.ndim == _RANK:
-                    center = constant.reshape(-1)
-                elif value is not None and unconverted(value) is not trunk:
-                    producer = value.producer()
-                    waiting += [producer] if producer is not None else []
+                constant, producer = self.constant(value), value.producer() if value else None
+                if constant is not None:
+                    if constant.ndim == _RANK and constant.size > 1:  # else it is its mean
+                        center = constant.reshape(-1)
+                elif value is not None and producer is not None and unconverted(value) is not trunk:
+                    waiting.append(producer)
         return Modulator(trunk, unconverted(residual), result, center, frozenset(inner))
 
 

@@ -1,32 +1,214 @@
 """A deployed model beside its reference, layer by layer."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-import numpy as np, onnx
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from adadm.calibration.certification.divergence import (
+    Divergence,
+    LayerResult,
+    first_divergence,
+)
 from adadm.calibration.certification.layer_errors import LayerErrors
-from adadm.calibration.certification.layer_graph import *
-from adadm.calibration.certification.layer_units import *
+from adadm.calibration.certification.layer_graph import LayerGraph, Piece, unconverted
+from adadm.calibration.certification.layer_units import Unit, units
 from adadm.calibration.certification.running import feed_of
+from adadm.calibration.passes.lower_to_half import MOVES
+from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
 from adadm.runtime.images import Batch
 
-def proto(reference, candidate, feeds):
-    R,C=LayerGraph(reference),LayerGraph(candidate)
-    U=units(R,C); kr,kc={},{}
-    L=[]
-    for n,u in U.items():
-        k,v=R.layers[n]; w=C.layers[n][1]
-        L.append((n,k,u,R.piece(v,kr),C.piece(w,kc),[LayerErrors() for _ in range(3)],[0.0]))
-        kr[v]=n; kc[w]=n
+__all__ = ["Divergence", "LayerComparison", "LayerResult", "compare_layers"]
+
+Array = npt.NDArray[Any]
+
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """What `compare_layers` found.
+
+    Attributes:
+        layers: in the order of the reference.
+        left_out: names of layers of the reference that the candidate does not have, or in units
+            that cannot be told.
+        first_divergence: the first layer that is wrong by itself; None where all are healthy.
+    """
+
+    layers: tuple[LayerResult, ...]
+    left_out: tuple[str, ...]
+    first_divergence: Divergence | None
+
+
+def compare_layers(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Batch]
+) -> LayerComparison:
+    """Compare each layer that both models have.
+
+    Errors accumulate: in INT8 the middle of a healthy model is far off. So each layer of the
+    candidate also runs alone, on what the reference computes as its inputs; what is wrong then is
+    its own. Both models run in pieces, from layer to layer, and only what is still to be read is
+    held.
+
+    Args:
+        reference: of the same network, in float32. Where it has another form than the candidate
+            (`Options`), fewer layers match.
+        candidate: what a device computes, as a float32 graph (`Deployed.evaluated`).
+        feeds: at least one, (1, 3, H, W) in 0..rgb_range.
+
+    Raises:
+        CalibrationError: a model reads more than an image.
+        SessionError: a feed does not fit.
+    """
+    one, other = LayerGraph(reference), LayerGraph(candidate)
+    matched = units(one, other)
+    layers = _layers(one, other, matched)
     for lr in feeds:
-        rv=dict(feed_of(R.input,lr,R.metadata)); fc=feed_of(C.input,lr,C.metadata); cv=dict(fc); h=lr.shape[2]
-        for n,k,u,rp,cp,E,use in L:
-            rv[n],_=rp.run(rv)
-            cv[n],q=cp.run(cv)
-            if q is not None: use[0]=max(use[0],float(np.abs(q).max())/127/cp.scale)
-            iso,q=cp.run({**fc,**{s:U[s].to_candidate(rv[s]) for s in cp.sources if s in U}})
-            ok=np.broadcast_to(np.isfinite(u.scale),rv[n].shape[1])
-            E[0].add(rv[n][:,ok],u.to_reference(cv[n])[:,ok],h)
-            E[1].add(rv[n][:,ok],u.to_reference(iso)[:,ok],h)
-            if q is not None: E[2].add(rv[n][:,ok],u.to_reference(cp.run_unrounded(q))[:,ok],h)
-    return L,[n for n in R.layers if n not in U]
+        _run(one, other, layers, lr)
+    blocks, makers = _blocks(one), _makers(one)
+    to_levels = _WHITE / float(one.metadata["adadm.rgb_range"])
+    results = tuple(
+        _result(layer, one, blocks, to_levels if layer.name in makers else None) for layer in layers
+    )
+    left_out = tuple(name for name in one.layers if name not in matched)
+    return LayerComparison(results, left_out, first_divergence(results))
+
+
+@dataclass
+class _Layer:
+    """A layer of both models, and what is found of it.
+
+    Attributes:
+        reference, candidate: what computes it.
+        last_read: names of what no later layer reads.
+        accumulated, isolated, unrounded: the error of the whole candidate, of this layer, and of
+            this layer without the rounding of its input to INT8.
+        largest_read: magnitude that arrives at an INT8 input.
+    """
+
+    name: str
+    unit: Unit
+    reference: Piece
+    candidate: Piece
+    last_read: frozenset[str] = frozenset()
+    accumulated: LayerErrors = field(default_factory=LayerErrors)
+    isolated: LayerErrors = field(default_factory=LayerErrors)
+    unrounded: LayerErrors = field(default_factory=LayerErrors)
+    largest_read: float = 0.0
+
+    @property
+    def sources(self) -> set[str]:
+        return {*self.reference.sources, *self.candidate.sources}
+
+    def count(self, errors: LayerErrors, expected: Array, found: Array, height: int) -> None:
+        """Add the error of one image, of what the candidate has in its own units."""
+        found = self.unit.to_reference(found)
+        dead = np.isnan(np.broadcast_to(self.unit.scale, expected.shape[1]))
+        if dead.any():
+            expected, found = expected[:, ~dead], found[:, ~dead]
+        errors.add(expected, found, height)
+
+
+def _layers(
+    reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, Unit]
+) -> list[_Layer]:
+    layers: list[_Layer] = []
+    known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
+    for name, unit in matched.items():
+        values = [side.layers[name][1] for side in (reference, candidate)]
+        expected = reference.piece(values[0], known[0])
+        layers.append(_Layer(name, unit, expected, candidate.piece(values[1], known[1])))
+        for before, value in zip(known, values, strict=True):
+            before[value] = name
+    read: set[str] = set()
+    for layer in reversed(layers):
+        layer.last_read = frozenset({layer.name, *layer.sources} - read)
+        read |= layer.sources
+    return layers
+
+
+def _run(reference: LayerGraph, candidate: LayerGraph, layers: Sequence[_Layer], lr: Batch) -> None:
+    """Run both on one image, and each layer of the candidate alone."""
+    feed = feed_of(candidate.input, lr, candidate.metadata)
+    expected: dict[str, Array] = feed_of(reference.input, lr, reference.metadata)
+    found: dict[str, Array] = dict(feed)
+    ideal: dict[str, Array] = dict(feed)  # what the reference computes, in the candidate's units
+    for layer in layers:
+        name, height = layer.name, lr.shape[2]
+        wanted, _ = layer.reference.run(expected)
+        found[name], arriving = layer.candidate.run(found)
+        layer.count(layer.accumulated, wanted, found[name], height)
+        if arriving is not None:
+            layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
+        alone, arriving = layer.candidate.run(ideal)
+        layer.count(layer.isolated, wanted, alone, height)
+        if arriving is not None:
+            unrounded = layer.candidate.run_unrounded(arriving)
+            layer.count(layer.unrounded, wanted, unrounded, height)
+        expected[name], ideal[name] = wanted, layer.unit.to_candidate(wanted)
+        for values in (expected, found, ideal):
+            for done in layer.last_read & values.keys():
+                del values[done]
+
+
+def _result(
+    layer: _Layer, reference: LayerGraph, blocks: Mapping[str, int], to_levels: float | None
+) -> LayerResult:
+    scale = layer.candidate.scale
+    own = layer.isolated if scale is None else layer.unrounded
+    return LayerResult(
+        name=layer.name,
+        kind=reference.layers[layer.name][0],
+        block=blocks.get(layer.name),
+        precision=layer.candidate.precision,
+        snr_db=layer.accumulated.snr_db,
+        isolated_db=layer.isolated.snr_db,
+        parameters_db=own.snr_db,
+        border_db=own.border_db,
+        interior_db=own.interior_db,
+        gain=own.gain,
+        largest_shift=own.relative_shift,
+        shifted_channel=own.shifted_channel,
+        shifted_levels=None if to_levels is None else own.largest_shift * to_levels,
+        range_use=None if scale is None else layer.largest_read / (LARGEST_LEVEL * scale),
+    )
+
+
+def _blocks(graph: LayerGraph) -> dict[str, int]:
+    """To which modulator a layer belongs, by name: what its residual is computed by, and itself."""
+    names = {value: name for name, (_, value) in graph.layers.items()}
+    found: dict[str, int] = {}
+    for index, modulator in enumerate(graph.modulators):
+        seen: set[ir.Value] = {modulator.trunk}
+        waiting = [modulator.residual, modulator.result]
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in names:
+                found.setdefault(names[value], index)
+            producer = value.producer()
+            waiting += [v for v in producer.inputs if v is not None] if producer else []
+    return found
+
+
+def _makers(graph: LayerGraph) -> set[str]:
+    """The layers whose values become pixels as they are."""
+    names = {value: name for name, (_, value) in graph.layers.items()}
+    found: set[str] = set()
+    waiting = [value for value, name in names.items() if name == "sr"]
+    while waiting:
+        value = waiting.pop()
+        found |= {names[value]} if value in names else set()
+        producer = unconverted(value).producer()
+        if producer is not None and producer.op_type in MOVES:
+            waiting += [v for v in producer.inputs if v is not None]
+    return found

@@ -77,8 +77,12 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
 def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:
     """What there is to draw."""
     panels: list[Callable[[Axes, Inspection], None]] = [_draw_modulators]
-    if any(block.normalizations for block in inspection.subject.structure.blocks):
-        panels += [_draw_gammas, _draw_scales]
+    blocks = inspection.subject.structure.blocks
+    normalizations = [found for block in blocks for found in block.normalizations]
+    if normalizations:
+        panels.append(_draw_gammas)
+    if any(_magnitudes(found).size for found in normalizations):
+        panels.append(_draw_scales)
     if inspection.contents:
         panels.append(_draw_factors)
     if inspection.headroom:
@@ -106,13 +110,15 @@ def _draw_gammas(axis: Axes, inspection: Inspection) -> None:
 
 
 def _draw_scales(axis: Axes, inspection: Inspection) -> None:
-    def magnitudes(found: Normalization) -> Array:
-        scale = np.abs(found.scale) if found.scale is not None else np.zeros(0)
-        return scale[scale > 0]
-
-    _draw_normalizations(axis, inspection, magnitudes)
+    _draw_normalizations(axis, inspection, _magnitudes)
     _scale_log(axis)
     axis.set_title("|a| = |gamma| / sqrt(var + eps), least to largest")
+
+
+def _magnitudes(found: Normalization) -> Array:
+    """Of its scales, but for those of 0; none where its statistics are those of the input."""
+    scale = np.zeros(0) if found.scale is None else np.abs(found.scale)
+    return scale[scale > 0]
 
 
 def _draw_normalizations(
@@ -133,7 +139,9 @@ def _draw_normalizations(
             places, least, largest = zip(*drawn, strict=True)
             aside = 0.16 * (index - (len(known) - 1) / 2)
             color = _COLORS[index % len(_COLORS)]
-            axis.vlines(np.add(places, aside), least, largest, color, linewidth=3, label=name)
+            at = np.add(places, aside)
+            axis.vlines(at, least, largest, color, linewidth=3, label=name)
+            axis.plot([*at, *at], [*least, *largest], "_", color=color, markersize=4)
 
 
 def _within(name: str, block: str) -> str:

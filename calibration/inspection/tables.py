@@ -56,7 +56,7 @@ def _print_subject(inspection: Inspection, console: Console) -> None:
         console.print(f"  of the checkpoint {subject.form[_CHECKPOINT]}", highlight=False)
     if subject.is_deployed:
         console.print(
-            "its normalizations are folded away; the checkpoint tells more",
+            "what was folded into convolutions is gone from it; the checkpoint tells more",
             highlight=False,
         )
     if subject.is_rescaled:

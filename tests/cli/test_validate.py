@@ -226,7 +226,7 @@ def move_bias(model: onnx.ModelProto) -> None:
     (bias,) = (
         tensor
         for tensor in model.graph.initializer
-        if list(tensor.dims) == [12] and "collapsed" in tensor.name
+        if list(tensor.dims) == [12] and "collapsed.bias" in tensor.name
     )
     values = numpy_helper.to_array(bias).copy()
     values[4] += 1
@@ -253,9 +253,9 @@ def _type(tensor: onnx.TensorProto) -> Any:
 @pytest.mark.parametrize(
     ("defect", "of", "failing", "place"),
     [
-        (halve_scale, "int8", "worst parity", "body.3"),
-        (move_bias, "int8", "mean shift", "tail"),
-        (fold_naively, "float32", "worst parity", "body.2"),
+        (halve_scale, "int8", "PSNR-Y lost", "body.3.conv2"),
+        (move_bias, "int8", "mean shift", "tail.0.0.collapsed"),
+        (fold_naively, "float32", "worst parity", "body.2.conv2"),
     ],
 )
 def test_a_model_made_worse_fails_and_the_report_points_at_the_place(
