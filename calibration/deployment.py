@@ -21,8 +21,10 @@ from adadm.runtime.targets import Target
 
 __all__ = ["Deployed", "deploy"]
 
-_FACTOR = re.compile(r"typed_factor(_\d+)?|factor_\d+")
-"""Of an inlined modulator, and of an exposed one."""
+_FACTORS = tuple(
+    re.compile(pattern) for pattern in (r"typed_factor(_\d+)?|factor_\d+", r"wide_factor(_\d+)?")
+)
+"""Of an inlined modulator and of an exposed one; the second where all is float32, simplified."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,10 @@ def deploy(path: Path, target: Target) -> Deployed:
 
 def _name_factors(model: ir.Model) -> None:
     """Make outputs of the factors of an inlined graph, named as those of modulators are."""
-    found = [
-        value
-        for node in model.graph
-        for value in node.outputs
-        if _FACTOR.fullmatch(value.name or "")
-    ]
+    values = [value for node in model.graph for value in node.outputs]
+    for pattern in _FACTORS:
+        if found := [value for value in values if pattern.fullmatch(value.name or "")]:
+            break
     for index, value in enumerate(found):
         value.name = f"factor_{index}"
         if not value.is_graph_output():

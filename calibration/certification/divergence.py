@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adadm.calibration.certification.layer_graph import CONV
+from adadm.calibration.certification.layer_graph import CONV, MODULATOR
 
 __all__ = ["Divergence", "LayerResult", "first_divergence"]
 
@@ -62,16 +62,16 @@ class Divergence:
 
     How sure the place is:
 
-    - Weights, their INT8 scale, bias, a modulator's parameters: the layer, whatever precedes and
-      follows, if all its neighbours have units that are known (`units`). Where one of them is left
-      out, the layer named may be the next one after it, in the same block.
-    - A normalization that is folded without regard to padding: the convolution that reads it; that
-      it is the border is measured.
-    - An INT8 range that is too small: the convolution, if it is cut off by over 1.6 times what is
-      usual in the model on the same images. A range of half the size shows as 2 times what it was,
-      which is 0.7 to 1.2 for a healthy layer; so now and then it does not show, on an image that
-      stays far below the range.
-    - Less than the limits is not seen: 10 to 20 dB above what was measured of healthy layers.
+    - Weights, their INT8 scale, a bias, the parameters of a modulator: it is this layer, whatever
+      comes before and after, if the layers around have units that are known. Of one that is left
+      out, the next layer of its block is named.
+    - A normalization folded without regard to padding: the convolution that reads it; that the
+      error is at the border is measured.
+    - An INT8 range that is too small: the convolution that reads through it. Photographs fill the
+      ranges of healthy layers to 0.7 to 1.6, so what counts is 1.6 times what the model's other
+      layers have on the same ones. Of ranges of half their size 1 in 100 is not seen so.
+    - Errors that are smaller than the limits are not seen. The limits leave 9 dB and more to the
+      worst healthy layers, and of a mean 2 times as much.
 
     Attributes:
         where: the name of the layer.
@@ -126,13 +126,7 @@ def _problem(layer: LayerResult, limits: _Limits, layers: Sequence[LayerResult])
     own_db = min(layer.parameters_db, layer.border_db, layer.interior_db)
     levels = layer.shifted_levels or 0.0
     if own_db < (_ROUNDED_INPUT_DB if joined else limits.own_db):
-        others = [
-            other.parameters_db
-            for other in layers
-            if other.precision == layer.precision and math.isfinite(other.parameters_db)
-        ]
-        usual = f", {statistics.median(others):.1f} dB is usual" if others else ""
-        return f"has an SNR of {own_db:.1f} dB by itself{usual}: {_cause(layer, limits)}"
+        return f"has an SNR of {own_db:.1f} dB by itself{_usual(layer, layers)}: {_cause(layer)}"
     if layer.largest_shift > limits.shift or levels > _SHIFTED_LEVELS:
         return f"is off on average: {_shift(layer)}"
     uses = [other.range_use for other in layers if other.range_use is not None]
@@ -150,7 +144,15 @@ def _problem(layer: LayerResult, limits: _Limits, layers: Sequence[LayerResult])
     return None
 
 
-def _cause(layer: LayerResult, limits: _Limits) -> str:
+def _usual(layer: LayerResult, layers: Sequence[LayerResult]) -> str:
+    like = [o.parameters_db for o in layers if o is not layer and o.precision == layer.precision]
+    if not like:
+        return ""
+    usual = statistics.median(like)
+    return ", where others have no error" if usual == math.inf else f", {usual:.1f} dB is usual"
+
+
+def _cause(layer: LayerResult) -> str:
     if math.isinf(layer.parameters_db):
         return "values are infinite or no numbers, or vary where they should not"
     if layer.interior_db - layer.border_db > _BORDER_ALONE_DB:
@@ -159,18 +161,24 @@ def _cause(layer: LayerResult, limits: _Limits) -> str:
             "dB inside); look at its padding, and at how a normalization before it was folded"
         )
     if abs(layer.gain - 1) > _OFF_GAIN:
-        scale = "scale of its weights" if layer.kind == CONV else "parameters"
-        return f"it returns {layer.gain:.2f} times what it should; look at the {scale}"
-    if layer.largest_shift > limits.shift:
+        scale = _parameters(layer, "the scale of its weights")
+        return f"it returns {layer.gain:.2f} times what it should; look at {scale}"
+    if layer.largest_shift > _LIMITS[layer.precision].shift:
         return _shift(layer)
-    return "look at its weights" if layer.kind == CONV else "look at its parameters"
+    return f"look at {_parameters(layer, 'its weights')}"
 
 
 def _shift(layer: LayerResult) -> str:
     levels = layer.shifted_levels
     shown = "" if levels is None else f", {levels:.2f} grey levels"
-    looked = "bias" if layer.kind == CONV else "parameters"
     return (
         f"the mean of channel {layer.shifted_channel} is off by {layer.largest_shift:.2g} times "
-        f"the std of the output{shown}; look at its {looked}"
+        f"the std of its output{shown}; look at {_parameters(layer, 'its bias')}"
     )
+
+
+def _parameters(layer: LayerResult, of_convolution: str) -> str:
+    """What may be wrong in a layer."""
+    if layer.kind == MODULATOR:
+        return "its weight, its bias and its center"
+    return of_convolution if layer.kind == CONV else "its constants"

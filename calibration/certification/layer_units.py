@@ -15,9 +15,11 @@ import onnx_ir as ir
 from adadm.calibration.certification.layer_graph import (
     ADD,
     CONV,
+    MODULATOR,
     LayerGraph,
     unconverted,
 )
+from adadm.export.passes.folding import produced_by
 
 __all__ = ["Unit", "units"]
 
@@ -105,12 +107,14 @@ class _Matched:
         if kind == CONV:
             rows = self._by_rows(name)
             return None if rows is None else self._nearest(float(np.nanmedian(np.abs(rows))))
-        node = value.producer()
-        operands = [m.trunk for m in reference.modulators if m.result is value]
-        if kind == ADD and node is not None:
-            operands += [operand for operand in node.inputs if operand is not None]
-        known = (self.scales.get(self.names[0].get(operand, "")) for operand in operands)
-        return next((scale for scale in known if scale is not None), np.ones(1))
+        waiting = [m.trunk for m in reference.modulators if m.result is value]
+        waiting += _summands(value) if kind == ADD else []
+        while waiting:
+            summand = waiting.pop(0)
+            if (known := self.scales.get(self.names[0].get(summand, ""))) is not None:
+                return known
+            waiting += _summands(summand)
+        return None if kind in (ADD, MODULATOR) else np.ones(1)
 
     def _nearest(self, ratio: float) -> Array:
         return np.array([min((1.0, self._trunk), key=lambda s: abs(math.log(ratio / s)))])
@@ -179,7 +183,7 @@ class _Matched:
             before = self._scale_read(index, product[0])
             return None if before is None else before * product[1]
         read = [part for part in node.inputs if part is not None]
-        if node.op_type == "Relu":
+        if node.op_type in ("Relu", "Transpose"):
             return self._scale_read(index, read[0])
         if node.op_type != "Concat":
             return None
@@ -195,6 +199,11 @@ class _Matched:
 
 def _spread(values: Array) -> Array:
     return values.astype(np.float32).reshape(1, -1, 1, 1)
+
+
+def _summands(value: ir.Value) -> list[ir.Value]:
+    add = produced_by(value, ADD)
+    return [unconverted(v) for v in add.inputs if v is not None] if add is not None else []
 
 
 def _to_next_convolution(side: LayerGraph, value: ir.Value) -> tuple[ir.Value, ir.Node] | None:
@@ -242,9 +251,8 @@ def _offsets(side: LayerGraph) -> dict[str, Array]:
     names = {value: name for name, (_, value) in side.layers.items()}
     found = {names[m.trunk]: m.center for m in side.modulators if m.trunk in names}
     for name, (kind, value) in side.layers.items():
-        node = value.producer()
-        if kind == ADD and node is not None and name not in found:
-            read = [names.get(unconverted(v), "") for v in node.inputs if v is not None]
+        if kind == ADD and name not in found:
+            read = [names.get(summand, "") for summand in _summands(value)]
             for one, other in (read, read[::-1]):
                 if one in found and other and other not in found:
                     found[other] = -found[one]

@@ -577,28 +577,28 @@ def test_what_is_observed_is_kept_for_the_next_run(
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        (("--modulator", "inline"), "export it with --modulator function, or give the che"),
-        (("--static", "2x20x30"), "takes 2 images at a time, and photographs are measured"),
-    ],
-)
-def test_what_photographs_cannot_be_run_through(
-    options: tuple[str, ...],
-    match: str,
-    crops: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_photographs_cannot_be_run_through_two_at_a_time(
+    crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without photographs it can be inspected all the same."""
-    path = exported(tmp_path, *options)
+    path = exported(tmp_path, "--static", "2x20x30")
     assert inspect(path) == 0
     capsys.readouterr()
     assert inspect(path, "--images", crops, "--json", tmp_path / "report.json") == 1
     captured = capsys.readouterr()
-    assert match in captured.err and captured.err.startswith("adadm inspect: ")
+    assert "takes 2 images at a time, and photographs are measured" in captured.err
+    assert captured.err.startswith("adadm inspect: ")
     assert captured.out == "" and not (tmp_path / "report.json").exists()
+
+
+def test_an_inlined_modulator_shows_its_factor(crops: Path, tmp_path: Path) -> None:
+    found = []
+    for modulator in ("function", "inline"):
+        path = exported(tmp_path, "--modulator", modulator)
+        report = tmp_path / f"{modulator}.json"
+        assert inspect(path, "--images", crops, "--json", report) == 0
+        found.append([block["factor"] for block in json.loads(report.read_text())["content"]])
+    assert found[0] and np.allclose(found[0], found[1], rtol=1e-4)
 
 
 def test_an_engine_is_refused_with_what_to_give(

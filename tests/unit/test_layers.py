@@ -52,7 +52,7 @@ def test_every_folder_with_code_or_data_is_packaged() -> None:
     folders = {
         "adadm." + ".".join(path.parent.relative_to(ROOT).parts)
         for layer in LAYERS
-        for pattern in ("*.py", "*.safetensors", "*.onnx")
+        for pattern in ("*.py", "*.safetensors", "*.onnx", "*.j2")
         for path in (ROOT / layer).rglob(pattern)
     }
     assert folders == set(settings["packages"])
