@@ -104,9 +104,9 @@ def _say_photographs(line: Line, console: Console) -> None:
 
 
 def _print_summary(rows: Sequence[Row], console: Console) -> None:
-    table = Table(title="What was made", box=SIMPLE_HEAD)
-    table.add_column("target", overflow="fold")
-    for header in ("precision", "MB", "parity dB", "dB lost", "ms here", ""):
+    table = Table(title="What was made", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("target", no_wrap=True)
+    for header in ("precision", "MB", "parity dB", "dB lost", "speed here", ""):
         right = header not in ("precision", "")
         table.add_column(header, justify="right" if right else "left", no_wrap=True)
     for row in rows:
@@ -120,7 +120,7 @@ def _print_summary(rows: Sequence[Row], console: Console) -> None:
                     ("megabytes", ".2f"),
                     ("parity_db", ".1f"),
                     ("lost_db", "+.4f"),
-                    ("median_ms", ".0f"),
+                    ("speed_to_pytorch", ".2f"),
                 )
             ),
             "certified" if row.passed else "[bold red]FAILED[/bold red]",
@@ -130,8 +130,8 @@ def _print_summary(rows: Sequence[Row], console: Console) -> None:
     if timed:
         size, backend = "x".join(map(str, timed["lr_px"])), timed["name"].split(", ")[-1]
         console.print(
-            f"parity: of the worst photograph. ms here: {backend} of this machine, {size} px, "
-            "which is no device",
+            f"parity: of the worst photograph. speed: backend {backend} of this machine, which is "
+            f"no device, to PyTorch in turns, {size} px",
             highlight=False,
         )
 
@@ -147,6 +147,7 @@ def _figures(row: Row) -> dict[str, float | None]:
         "parity_db": checks.get("worst parity"),
         "lost_db": checks.get("PSNR-Y lost"),
         "median_ms": speed[-1]["median_ms"] if speed else None,
+        "speed_to_pytorch": speed[0]["median_ms"] / speed[-1]["median_ms"] if speed else None,
     }
 
 

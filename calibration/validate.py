@@ -173,7 +173,7 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     for found in checks:
         table.add_row(
             found.name,
-            f"{found.figure:.3g} {found.unit}",
+            f"{found.figure:.3g} {found.unit}".rstrip(),
             f"{'>=' if found.at_least else '<='} {found.limit:.4g}",
             escape(found.where),
             "passed" if found.passed else "[bold red]FAILED[/bold red]",

@@ -171,8 +171,9 @@ class Check:
 
     def __str__(self) -> str:
         asked = "at least" if self.at_least else "at most"
+        figure = f"{self.figure:.4g} {self.unit}".rstrip()
         return (
-            f"{self.name} is {self.figure:.4g} {self.unit} ({self.where}), asked is {asked} "
+            f"{self.name} is {figure} ({self.where}), asked is {asked} "
             f"{self.limit:g}: {self.remedy}"
         )
 

@@ -58,7 +58,9 @@ class LayerErrors:
     @property
     def border_db(self) -> float:
         """The same of the error in the outer two pixels of low resolution."""
-        return self._db(self._ee - self._inner_ee, self._pixels - self._inner_pixels)
+        with np.errstate(invalid="ignore"):
+            outer_ee = self._ee - self._inner_ee
+        return self._db(outer_ee, self._pixels - self._inner_pixels)
 
     @property
     def interior_db(self) -> float:
@@ -94,7 +96,8 @@ class LayerErrors:
     def gain(self) -> float:
         """By what the signal is multiplied, least squares; 1 where that says nothing."""
         power = float(self._variance.sum()) * self._pixels
-        covariance = float((self._xe - self._x * self._e / self._pixels).sum())
+        with np.errstate(invalid="ignore"):
+            covariance = float((self._xe - self._x * self._e / self._pixels).sum())
         return 1 + covariance / power if power > 0 and math.isfinite(covariance) else 1.0
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from adadm.export.passes.folding import produced_by
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "LayerGraph", "Modulator", "Piece", "unconverted"]
+__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "LayerGraph", "Modulator", "unconverted"]
 
 Array = npt.NDArray[Any]
 
@@ -50,37 +50,6 @@ class Modulator:
     inner: frozenset[ir.Node]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """The part of a graph that computes a layer from the layers before it.
-
-    Attributes:
-        sources: the names under which it finds what it reads.
-        precision: the lowest in it; int8, fp16 or float32.
-        scale: of the INT8 input of a convolution; None without.
-    """
-
-    sources: tuple[str, ...]
-    precision: str
-    scale: float | None
-    _feed: tuple[str, ...]
-    _session: OnnxRuntimeSession
-    _behind_quantizer: OnnxRuntimeSession | None
-
-    def run(self, values: Mapping[str, Array]) -> tuple[Array, Array | None]:
-        """The layer, and what the convolution would read if it were not rounded to INT8."""
-        feed = {name: values[key] for key, name in zip(self.sources, self._feed, strict=True)}
-        result, *quantized = self._session.run(feed).values()
-        return result, quantized[0] if quantized else None
-
-    def run_unrounded(self, quantized: Array) -> Array:
-        """A convolution of what it would read if it were not rounded to INT8."""
-        assert self._behind_quantizer is not None  # else nothing is quantized
-        (read,) = self._behind_quantizer.inputs
-        (result,) = self._behind_quantizer.run({read.name: quantized}).values()
-        return result
-
-
 class LayerGraph:
     """A model for whole images, with its functions inlined.
 
@@ -104,6 +73,19 @@ class LayerGraph:
                 self._constants.update(node.outputs)
         self.modulators = list(self._find_modulators())
         self.input = str(model.graph.inputs[0].name)
+
+    @functools.cached_property
+    def _computed(self) -> dict[ir.Value, Array]:
+        """The constants that nodes compute and others read, all at once."""
+        wanted = [
+            value
+            for node in self._graph
+            if node.outputs[0] not in self._constants
+            for value in dict.fromkeys(node.inputs)
+            if value in self._constants and value.producer() is not None
+        ]
+        with self.opened([], dict.fromkeys(wanted)) as session:
+            return dict(zip(dict.fromkeys(wanted), session.run({}).values(), strict=True))
 
     @functools.cached_property
     def layers(self) -> dict[str, tuple[str, ir.Value]]:
@@ -134,52 +116,59 @@ class LayerGraph:
                 found[str(value.name)] = kind, value
         return found
 
-    def piece(self, value: ir.Value, known: Mapping[ir.Value, str]) -> Piece:
-        """The part that computes a layer.
+    def between(
+        self, value: ir.Value, known: Mapping[ir.Value, str]
+    ) -> tuple[dict[ir.Value, str], set[ir.Node]]:
+        """From which layers, and the input, a value is computed, and by which nodes.
 
         Args:
-            known: the layers before it, and their names.
+            known: layers, and their names.
 
         Raises:
             CalibrationError: it depends on an input that is no image.
         """
-        found: dict[ir.Value, str] = {}
-        nodes: dict[ir.Node, None] = {}
+        read: dict[ir.Value, str] = {}
+        nodes: set[ir.Node] = set()
         waiting = [value]
         while waiting:
             current = waiting.pop()
             producer = current.producer()
             if current in known:
-                found[current] = known[current]
+                read[current] = known[current]
             elif current.is_graph_input():
-                found[current] = self._only_input(current)
+                read[current] = self._only_input(current)
             elif producer is not None and producer not in nodes:
-                nodes[producer] = None
-                waiting += [read for read in producer.inputs if read is not None]
-        quantize = self._quantizer(value)
-        scale = behind = None
-        if quantize is not None:
-            convolution, step = value.producer(), self.constant(quantize.inputs[1])
-            assert convolution is not None and step is not None
-            scale, behind = float(step.item()), self._opened(convolution.inputs[:1], [value])
-        half = any(v.dtype == ir.DataType.FLOAT16 for node in nodes for v in node.outputs)
-        return Piece(
-            sources=tuple(found.values()),
-            precision="int8" if any(map(self._quantizes, nodes)) else "fp16" if half else "float32",
-            scale=scale,
-            _feed=tuple(str(source.name) for source in found),
-            _session=self._opened([*found], [value, *(quantize.inputs[:1] if quantize else ())]),
-            _behind_quantizer=behind,
-        )
+                nodes.add(producer)
+                waiting += [v for v in producer.inputs if v is not None]
+        return read, nodes
+
+    def opened(
+        self, inputs: Iterable[ir.Value | None], outputs: Iterable[ir.Value | None]
+    ) -> OnnxRuntimeSession:
+        """The part of the graph between some values."""
+        names = [[str(value.name) for value in side if value] for side in (inputs, outputs)]
+        return OnnxRuntimeSession(self._extractor.extract_model(*names).SerializeToString())
+
+    def quantizer(self, value: ir.Value) -> ir.Node | None:
+        """The QuantizeLinear through which the convolution that computes a value reads."""
+        convolution = produced_by(value, CONV)
+        read = convolution.inputs[0] if convolution is not None else None
+        while read is not None and (node := read.producer()) and node.op_type in _CONVERSIONS:
+            if node.op_type == _QUANTIZE:
+                return node
+            read = node.inputs[0]
+        return None
+
+    def quantizes(self, node: ir.Node) -> bool:
+        """Whether a node rounds what depends on the input to INT8."""
+        return node.op_type == _QUANTIZE and node.inputs[0] not in self._constants
 
     def constant(self, value: ir.Value | None) -> Array | None:
         """What does not depend on the input, such as dequantized weights; None for what does."""
         if value is None or value not in self._constants:
             return None
         known: Array | None = constant_of(value)
-        if known is None:
-            (known,) = self._opened([], [value]).run({}).values()
-        return known
+        return self._computed[value] if known is None else known
 
     def by_channel(self, node: ir.Node | None, op_type: str) -> tuple[ir.Value, Array] | None:
         """What an Add or a Mul combines with one constant a channel, and the constants (C,)."""
@@ -203,25 +192,6 @@ class LayerGraph:
         returned = self._graph.outputs[0]
         computed = (value for node in self._graph for value in node.outputs)
         return next((v for v in computed if v.name == f"{returned.name}.float32"), returned)
-
-    def _opened(
-        self, inputs: Sequence[ir.Value | None], outputs: Sequence[ir.Value | None]
-    ) -> OnnxRuntimeSession:
-        names = [[str(value.name) for value in side if value] for side in (inputs, outputs)]
-        return OnnxRuntimeSession(self._extractor.extract_model(*names).SerializeToString())
-
-    def _quantizes(self, node: ir.Node) -> bool:
-        return node.op_type == _QUANTIZE and node.inputs[0] not in self._constants
-
-    def _quantizer(self, value: ir.Value) -> ir.Node | None:
-        """The QuantizeLinear through which a convolution reads, if it does."""
-        convolution = produced_by(value, CONV)
-        read = convolution.inputs[0] if convolution is not None else None
-        while read is not None and (node := read.producer()) and node.op_type in _CONVERSIONS:
-            if node.op_type == _QUANTIZE:
-                return node
-            read = node.inputs[0]
-        return None
 
     def _find_modulators(self) -> Iterator[Modulator]:
         for add in self._graph:

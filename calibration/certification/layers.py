@@ -17,7 +17,8 @@ from adadm.calibration.certification.divergence import (
     first_divergence,
 )
 from adadm.calibration.certification.layer_errors import LayerErrors
-from adadm.calibration.certification.layer_graph import LayerGraph, Piece, unconverted
+from adadm.calibration.certification.layer_graph import LayerGraph, unconverted
+from adadm.calibration.certification.layer_pieces import Piece
 from adadm.calibration.certification.layer_units import Unit, units
 from adadm.calibration.certification.running import feed_of
 from adadm.calibration.passes.lower_to_half import MOVES
@@ -54,8 +55,8 @@ def compare_layers(
 
     Errors accumulate: in INT8 the middle of a healthy model is far off. So each layer of the
     candidate also runs alone, on what the reference computes as its inputs; what is wrong then is
-    its own. Both models run in pieces, from layer to layer, and only what is still to be read is
-    held.
+    its own. Both models run in pieces, layer by layer, and only what is still to be read is held:
+    of each feed, some ten tensors.
 
     Args:
         reference: of the same network, in float32. Where it has another form than the candidate
@@ -70,8 +71,11 @@ def compare_layers(
     one, other = LayerGraph(reference), LayerGraph(candidate)
     matched = units(one, other)
     layers = _layers(one, other, matched)
-    for lr in feeds:
-        _run(one, other, layers, lr)
+    images = [_Image.of(lr, one, other) for lr in feeds]
+    for layer in layers:
+        with layer.reference, layer.candidate:
+            for image in images:
+                _run(layer, image)
     blocks, makers = _blocks(one), _makers(one)
     to_levels = _WHITE / float(one.metadata["adadm.rgb_range"])
     results = tuple(
@@ -116,6 +120,28 @@ class _Layer:
         errors.add(expected, found, height)
 
 
+@dataclass
+class _Image:
+    """What was computed of one image, and is still to be read.
+
+    Attributes:
+        height: of the image.
+        expected: by the reference, by name.
+        ideal: the same in the candidate's units, and the candidate's input.
+        found: by the candidate.
+    """
+
+    height: int
+    expected: dict[str, Array]
+    ideal: dict[str, Array]
+    found: dict[str, Array]
+
+    @classmethod
+    def of(cls, lr: Batch, reference: LayerGraph, candidate: LayerGraph) -> _Image:
+        feeds = [feed_of(side.input, lr, side.metadata) for side in (reference, candidate)]
+        return cls(lr.shape[2], feeds[0], dict(feeds[1]), feeds[1])
+
+
 def _layers(
     reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, Unit]
 ) -> list[_Layer]:
@@ -123,8 +149,8 @@ def _layers(
     known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
     for name, unit in matched.items():
         values = [side.layers[name][1] for side in (reference, candidate)]
-        expected = reference.piece(values[0], known[0])
-        layers.append(_Layer(name, unit, expected, candidate.piece(values[1], known[1])))
+        expected = Piece(reference, values[0], known[0])
+        layers.append(_Layer(name, unit, expected, Piece(candidate, values[1], known[1])))
         for before, value in zip(known, values, strict=True):
             before[value] = name
     read: set[str] = set()
@@ -134,28 +160,23 @@ def _layers(
     return layers
 
 
-def _run(reference: LayerGraph, candidate: LayerGraph, layers: Sequence[_Layer], lr: Batch) -> None:
-    """Run both on one image, and each layer of the candidate alone."""
-    feed = feed_of(candidate.input, lr, candidate.metadata)
-    expected: dict[str, Array] = feed_of(reference.input, lr, reference.metadata)
-    found: dict[str, Array] = dict(feed)
-    ideal: dict[str, Array] = dict(feed)  # what the reference computes, in the candidate's units
-    for layer in layers:
-        name, height = layer.name, lr.shape[2]
-        wanted, _ = layer.reference.run(expected)
-        found[name], arriving = layer.candidate.run(found)
-        layer.count(layer.accumulated, wanted, found[name], height)
-        if arriving is not None:
-            layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
-        alone, arriving = layer.candidate.run(ideal)
-        layer.count(layer.isolated, wanted, alone, height)
-        if arriving is not None:
-            unrounded = layer.candidate.run_unrounded(arriving)
-            layer.count(layer.unrounded, wanted, unrounded, height)
-        expected[name], ideal[name] = wanted, layer.unit.to_candidate(wanted)
-        for values in (expected, found, ideal):
-            for done in layer.last_read & values.keys():
-                del values[done]
+def _run(layer: _Layer, image: _Image) -> None:
+    """Run a layer of both models, and that of the candidate alone too."""
+    name, piece = layer.name, layer.candidate
+    expected, _ = layer.reference.run(image.expected)
+    found, arriving = piece.run(image.found)
+    layer.count(layer.accumulated, expected, found, image.height)
+    if arriving is not None:
+        layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
+    alone, arriving = piece.run(image.ideal)
+    layer.count(layer.isolated, expected, alone, image.height)
+    if arriving is not None:
+        layer.count(layer.unrounded, expected, piece.run_unrounded(arriving), image.height)
+    image.expected[name], image.found[name] = expected, found
+    image.ideal[name] = layer.unit.to_candidate(expected)
+    for values in (image.expected, image.ideal, image.found):
+        for done in layer.last_read & values.keys():
+            del values[done]
 
 
 def _result(

@@ -597,7 +597,7 @@ def test_an_inlined_modulator_shows_its_factor(crops: Path, tmp_path: Path) -> N
         path = exported(tmp_path, "--modulator", modulator)
         report = tmp_path / f"{modulator}.json"
         assert inspect(path, "--images", crops, "--json", report) == 0
-        found.append([block["factor"] for block in json.loads(report.read_text())["content"]])
+        found.append([b["factor"]["mean"] for b in json.loads(report.read_text())["blocks"]])
     assert found[0] and np.allclose(found[0], found[1], rtol=1e-4)
 
 
