@@ -56,9 +56,8 @@ is added to each: the power of rounding to 8 bits, below which no error shows. 3
 power; where padding is right, borders are no harder than the rest."""
 
 SHIFT = Gate("mean shift", "levels", 0.5, "a bias or a zero point is off; correct the biases")
-"""Largest mean error of a colour over one photograph, over its pixels at one place of the upscale x
-upscale that come of a pixel, since each place has its channel and its bias: 0.5 moves every other
-one of them by one level, a tint or a pattern. A rounding to nearest has a mean of 0."""
+"""Largest mean error of a colour channel over one photograph: 0.5 moves every other pixel by one
+level, a tint of the whole image. A rounding to nearest has a mean of 0."""
 
 BANDING = Gate("banding", "levels", 4.0, "keep the last convolutions in higher precision")
 """Largest variation of the error, averaged along the bands, within 8 px of the input on a smooth
@@ -156,7 +155,7 @@ def measure_gates(
         CalibrationError: the outputs' shapes differ; the lowered output is not finite where the
             reference is, or the reference's is not for a photograph.
     """
-    pair = _Pair(reference, lowered, rgb_range, upscale)
+    pair = _Pair(reference, lowered, rgb_range)
     edge = upscale * _BORDER_PX
     inside = (..., slice(edge, -edge), slice(edge, -edge))
 
@@ -193,10 +192,9 @@ def _on_photographs(
             (float((error**2).sum()) - squares, error.size - inner.size),
             (squares, inner.size),
         ]
-        means = _means_by_place(error, pair.upscale)
         shifts += [
-            (float(np.abs(mean).max()), f"{colour} of {photograph.name}")
-            for colour, mean in zip(("red", "green", "blue"), means, strict=True)
+            (abs(float(mean)), f"{colour} of {photograph.name}")
+            for colour, mean in zip(("red", "green", "blue"), error.mean(axis=(1, 2)), strict=True)
         ]
     at_border, within = power[:, 0] / power[:, 1] + _ROUNDING_POWER
     excess_db = 10 * math.log10(at_border / within)
@@ -208,14 +206,6 @@ def _worst(
 ) -> GateResult:
     figure, where = max(figures, default=(0.0, "nothing to judge by"))
     return GateResult(gate, figure, where, left_out)
-
-
-def _means_by_place(error: Levels, upscale: int) -> Levels:
-    """`error` (3, upscale * H, upscale * W) to means (3, upscale, upscale)."""
-    _, height, width = error.shape
-    shape = (3, height // upscale, upscale, width // upscale, upscale)
-    means: Levels = error.reshape(shape).mean(axis=(1, 3))
-    return means
 
 
 def _banding(error: Levels, axis: int, upscale: int) -> float:
@@ -235,7 +225,6 @@ class _Pair:
     reference: Run
     lowered: Run
     rgb_range: float
-    upscale: int
 
     def error(self, name: str, image: ImageArray) -> Levels:
         """What the lowered model shows minus what the reference shows, (3, H, W)."""

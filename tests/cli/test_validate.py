@@ -222,7 +222,7 @@ def halve_scale(model: onnx.ModelProto) -> None:
 
 
 def move_bias(model: onnx.ModelProto) -> None:
-    """Of one channel of the image, by one grey level."""
+    """Of one channel of the tail, by one grey level: a quarter of the pixels of one colour."""
     (bias,) = (
         tensor
         for tensor in model.graph.initializer
@@ -254,7 +254,7 @@ def _type(tensor: onnx.TensorProto) -> Any:
     ("defect", "of", "failing", "place"),
     [
         (halve_scale, "int8", "PSNR-Y lost", "body.3.conv2"),
-        (move_bias, "int8", "mean shift", "tail.0.0.collapsed"),
+        (move_bias, "int8", "layers at fault", "tail.0.0.collapsed"),
         (fold_naively, "float32", "worst parity", "body.2.conv2"),
     ],
 )

@@ -227,18 +227,6 @@ def test_a_border_below_rounding_passes() -> None:
     assert 0 < gates_of(lowered)["border"].figure < 0.1
 
 
-def test_one_bias_of_the_tail_moved_by_a_level_fails() -> None:
-    """It moves a quarter of the pixels of one colour, and the mean of all by a quarter."""
-    model = load()
-    (bias,) = (t for t in model.graph.initializer if list(t.dims) == [3 * UPSCALE**2])
-    values = numpy_helper.to_array(bias).copy()
-    values[5] += 1  # green, right below
-    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-    result = gates_of(opened(model))["mean shift"]
-    assert not result.passed
-    assert result.figure == pytest.approx(0.98, abs=0.03)  # less where it is clipped
-
-
 def test_a_tint_fails() -> None:
     result = gates_of(tint)["mean shift"]
     assert not result.passed and result.where.startswith("blue of ")
@@ -266,8 +254,7 @@ def test_an_offset_of_flat_images_fails() -> None:
 
 def test_a_pattern_on_flat_images_fails() -> None:
     results = gates_of(pattern)
-    failed = [name for name, result in results.items() if not result.passed]
-    assert failed == ["mean shift", "flat structure"]  # it repeats from pixel to pixel of lr
+    assert [name for name, result in results.items() if not result.passed] == ["flat structure"]
     assert results["flat structure"].figure == pytest.approx(2, abs=1e-3)
 
 
