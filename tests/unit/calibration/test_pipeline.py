@@ -285,7 +285,7 @@ def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
 def test_drawn_inputs_are_as_large_as_the_network_needs(
     source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adadm.calibration.lowering._DRAWN_PX", (16, 20))
+    monkeypatch.setattr("adadm.calibration.drawn_inputs._USUAL_PX", (16, 20))
     assert Lowering(source, images_of(folder), CPU).size == (16, 20)
     needy = replace(source, metadata={**source.metadata, "adadm.smallest_area": "1500"})
     assert Lowering(needy, images_of(folder), CPU).size == (48, 60)
