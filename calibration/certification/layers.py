@@ -94,7 +94,7 @@ class _Layer:
         last_read: names of what no later layer reads.
         accumulated, isolated, unrounded: the error of the whole candidate, of this layer, and of
             this layer without the rounding of its input to INT8.
-        largest_read: magnitude that arrives at an INT8 input.
+        largest_read: magnitude that arrives at its INT8 input when it runs alone.
     """
 
     name: str
@@ -164,13 +164,12 @@ def _run(layer: _Layer, image: _Image) -> None:
     """Run a layer of both models, and that of the candidate alone too."""
     name, piece = layer.name, layer.candidate
     expected, _ = layer.reference.run(image.expected)
-    found, arriving = piece.run(image.found)
+    found, _ = piece.run(image.found)
     layer.count(layer.accumulated, expected, found, image.height)
-    if arriving is not None:
-        layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
     alone, arriving = piece.run(image.ideal)
     layer.count(layer.isolated, expected, alone, image.height)
     if arriving is not None:
+        layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
         layer.count(layer.unrounded, expected, piece.run_unrounded(arriving), image.height)
     image.expected[name], image.found[name] = expected, found
     image.ideal[name] = layer.unit.to_candidate(expected)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from onnx import numpy_helper
 
 from _support.lowered import lowered_x2
 from _support.scripts import ROOT
+from adadm.calibration.certification.divergence import first_divergence
 from adadm.calibration.certification.layers import LayerComparison, compare_layers
 from adadm.calibration.deployment import deploy
 from adadm.calibration.images import CalibrationImages
@@ -107,23 +109,6 @@ def constant(name: str, change: Callable[[Array], Array]) -> Edit:
     return edit
 
 
-def halved(name: str) -> Edit:
-    return constant(name, lambda values: values / 2)
-
-
-def a_grey_level_up(convolution: str) -> Edit:
-    return constant(f"{convolution}.bias", lambda bias: bias + (np.arange(bias.size) == 7))
-
-
-def another_b(modulator: str) -> Edit:
-    def edit(model: onnx.ModelProto) -> None:
-        (node,) = (node for node in model.graph.node if node.name == modulator)
-        (bias,) = (attribute for attribute in node.attribute if attribute.name == "bias")
-        bias.f += 0.1
-
-    return edit
-
-
 BY_ITSELF = r"has an SNR of -?\d+\.\d dB by itself, (\d\d\.\d dB is usual|where others have no err)"
 TEXTS = {
     "half": BY_ITSELF + r".*: it returns 0\.[45]\d times what it should; look at the scale of its",
@@ -135,30 +120,88 @@ TEXTS = {
 }
 
 
+@dataclass(frozen=True)
+class Defect:
+    where: str
+    text: str
+    edit: Edit
+
+
+def half_scale(layer: str) -> Defect:
+    return Defect(layer, "half", constant(f"{layer}.weight.scale", lambda scale: scale / 2))
+
+
+def half_weights(layer: str) -> Defect:
+    return Defect(layer, "half", constant(f"{layer}.weight", lambda weight: weight / 2))
+
+
+def input_scale(layer: str, text: str, factor: float) -> Defect:
+    return Defect(layer, text, constant(f"{layer}.input.scale", lambda scale: scale * factor))
+
+
+def a_grey_level_up(layer: str, text: str = "mean") -> Defect:
+    edit = constant(f"{layer}.bias", lambda bias: bias + (np.arange(bias.size) == 7))
+    return Defect(layer, text, edit)
+
+
+def another_b(layer: str) -> Defect:
+    def edit(model: onnx.ModelProto) -> None:
+        (node,) = (node for node in model.graph.node if node.name == layer)
+        (bias,) = (attribute for attribute in node.attribute if attribute.name == "bias")
+        bias.f += 0.1
+
+    return Defect(layer, "modulator", edit)
+
+
+TAIL = "tail.0.0.collapsed"
+
+
 @pytest.mark.parametrize(
-    ("precision", "where", "edit", "text"),
+    ("precision", "defects"),
     [
-        ("int8", "body.3.conv2", halved("body.3.conv2.weight.scale"), "half"),
-        ("int8", "body.0.conv1", halved("body.0.conv1.weight.scale"), "half"),
-        ("int8", "tail.0.0.collapsed", halved("tail.0.0.collapsed.weight.scale"), "half"),
-        ("int8", "body.4.conv1", halved("body.4.conv1.input.scale"), "cut off"),
-        ("int8", "body.6.conv1", constant("body.6.conv1.input.scale", lambda s: 64 * s), "coarse"),
-        ("int8", "body.3.conv2", a_grey_level_up("body.3.conv2"), "mean"),
-        ("int8", "tail.0.0.collapsed", a_grey_level_up("tail.0.0.collapsed"), "level"),
-        ("int8", "body.4.phi", another_b("body.4.phi"), "modulator"),
-        ("fp16", "body.3.conv1", halved("body.3.conv1.weight"), "half"),
-        ("fp16", "tail.0.0.collapsed", a_grey_level_up("tail.0.0.collapsed"), "level"),
-        ("fp16", "body.0.phi", another_b("body.0.phi"), "modulator"),
-        ("float32", "body.0.conv2", halved("body.0.conv2.weight"), "half"),
-        ("float32", "body.8", a_grey_level_up("body.8"), "mean"),
-        ("float32", "body.7.phi", another_b("body.7.phi"), "modulator"),
+        (
+            "int8",
+            [
+                half_scale("body.0.conv1"),
+                half_scale("body.3.conv2"),
+                another_b("body.4.phi"),
+                half_scale(TAIL),
+            ],
+        ),
+        (
+            "int8",
+            [
+                input_scale("body.4.conv1", "cut off", 0.5),
+                input_scale("body.6.conv1", "coarse", 64),
+                a_grey_level_up(TAIL, "level"),
+            ],
+        ),
+        ("int8", [a_grey_level_up("body.3.conv2"), a_grey_level_up("body.8")]),
+        (
+            "fp16",
+            [
+                another_b("body.0.phi"),
+                half_weights("body.3.conv1"),
+                a_grey_level_up("body.5.conv2"),
+                a_grey_level_up(TAIL, "level"),
+            ],
+        ),
+        (
+            "float32",
+            [
+                half_weights("body.0.conv2"),
+                a_grey_level_up("body.4.conv1"),
+                another_b("body.7.phi"),
+                half_weights("body.8"),
+                a_grey_level_up(TAIL, "level"),
+            ],
+        ),
     ],
+    ids=lambda value: value if isinstance(value, str) else value[0].text,
 )
 def test_what_is_wrong_is_named(
     precision: str,
-    where: str,
-    edit: Edit,
-    text: str,
+    defects: list[Defect],
     models: dict[str, onnx.ModelProto],
     healthy: dict[str, LayerComparison],
     reference: onnx.ModelProto,
@@ -167,20 +210,26 @@ def test_what_is_wrong_is_named(
 ) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(models[precision])
-    edit(model)
+    for defect in defects:
+        defect.edit(model)
     found = compare_layers(reference, evaluated(model, TARGET[precision], folder), feeds)
-    place = found.first_divergence
-    assert place is not None and place.where == where
-    assert place.block == {layer.name: layer.block for layer in found.layers}[where]
-    assert re.match(rf"{re.escape(where)} \(\w+, \w+\) .*{TEXTS[text]}", place.text)
-    # What comes after suffers from it, and has no error of its own.
-    for layer, before in zip(found.layers, healthy[precision].layers, strict=True):
-        if layer.name != where:
-            least = min(before.isolated_db, 60)
-            assert min(layer.isolated_db, 60) == pytest.approx(least, abs=0.5), layer.name
-    index = [layer.name for layer in found.layers].index(where)
-    for layer, before in zip(found.layers[:index], healthy[precision].layers, strict=False):
-        assert layer.snr_db == pytest.approx(before.snr_db, abs=0.5), layer.name
+    before = {layer.name: layer for layer in healthy[precision].layers}
+    # The first is named; without it the second would be, and so on.
+    assert found.first_divergence == first_divergence(found.layers)
+    rest = found.layers
+    for defect in defects:
+        place = first_divergence(rest)
+        assert place is not None and place.where == defect.where
+        assert place.block == before[defect.where].block
+        start = rf"{re.escape(defect.where)} \(\w+, {before[defect.where].precision}\) "
+        assert re.match(start + ".*" + TEXTS[defect.text], place.text)
+        rest = tuple(layer for layer in rest if layer.name != defect.where)
+    assert first_divergence(rest) is None
+    # What is right has no error of its own, though the errors of the others arrive there.
+    for layer in rest:
+        least = min(before[layer.name].isolated_db, 60)
+        assert min(layer.isolated_db, 60) == pytest.approx(least, abs=0.5), layer.name
+    assert found.layers[-1].snr_db < before["sr"].snr_db - 1
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "float32"])
@@ -213,14 +262,10 @@ def test_figures_are_those_of_the_whole_models(
     folder: Path,
 ) -> None:
     candidate = evaluated(models["int8"], "tensorrt10", folder)
-    arriving = "body.5.conv2.input"
-    (quantize,) = (n for n in candidate.graph.node if n.name == f"{arriving}.quantized")
+    tensors = ("body.5.phi", "body.5.norm2")
     sessions = [
-        OnnxRuntimeSession(returning(model, *names).SerializeToString())
-        for model, *names in (
-            (reference, "body.5.phi"),
-            (candidate, "body.5.phi", quantize.input[0]),
-        )
+        OnnxRuntimeSession(returning(model, *tensors).SerializeToString())
+        for model in (reference, candidate)
     ]
     runs = [[session.run({"lr": lr}) for lr in feeds] for session in sessions]
     layers = {layer.name: layer for layer in healthy["int8"].layers}
@@ -231,10 +276,17 @@ def test_figures_are_those_of_the_whole_models(
         noise = ((found - expected) ** 2).mean()
         snr_db = 10 * np.log10(expected.var(axis=(0, 2, 3)).mean() / noise)
         assert layers[name].snr_db == pytest.approx(snr_db, abs=0.05)
-    (scale,) = (i for i in candidate.graph.initializer if i.name == quantize.input[1])
-    largest = max(np.abs(run[quantize.input[0]]).max() for run in runs[1])
-    use = largest / (127 * numpy_helper.to_array(scale))
-    assert layers["body.5.conv2"].range_use == pytest.approx(float(use), rel=1e-3)
+    # What arrives alone is the reference's, with each channel times what its constant is times.
+    scale, after, before = (
+        next(numpy_helper.to_array(i) for i in model.graph.initializer if i.name == name)
+        for model, name in (
+            (candidate, "body.5.conv2.input.scale.float16"),
+            (candidate, "body.5.norm2.shift.float16"),
+            (reference, "body.5.norm2.shift"),
+        )
+    )
+    largest = max(np.abs(run["body.5.norm2"] * after / before).max() for run in runs[0])
+    assert layers["body.5.conv2"].range_use == pytest.approx(largest / (127 * scale), rel=2e-3)
 
 
 def returning(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
@@ -299,15 +351,14 @@ def test_a_naive_fold_is_found_at_the_border(
     assert re.search(at_border, place.text)
 
 
-@pytest.mark.parametrize(("norm", "where"), [("norm1", "conv1"), ("norm2", "conv2")])
 def test_one_naive_fold_is_found_in_its_block(
-    norm: str, where: str, source: Source, reference: onnx.ModelProto, feeds: list[Batch]
+    source: Source, reference: onnx.ModelProto, feeds: list[Batch]
 ) -> None:
-    naive = naively_folded(source.model, f"body.5.{norm}")
+    naive = naively_folded(source.model, "body.5.norm2")
     candidate = assemble(naive, source.metadata, DEFAULTS).model
     found = compare_layers(reference, candidate, feeds)
     assert found.first_divergence is not None
-    assert found.first_divergence.where == f"body.5.{where}"
+    assert found.first_divergence.where == "body.5.conv2"
     assert "at the border" in found.first_divergence.text
 
 
