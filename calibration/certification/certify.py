@@ -238,7 +238,7 @@ def _versions() -> dict[str, str]:
     """Of what computed the figures, besides what `device_info` names."""
     return {
         name: importlib.metadata.version(name)
-        for name in ("torch", "onnx", "onnx-ir", "openvino", "polygraphy")
+        for name in ("torch", "onnx", "onnx-ir", "openvino")
         if importlib.util.find_spec(name.replace("-", "_"))
     }
 

@@ -69,7 +69,7 @@ class Divergence:
       error is at the border is measured.
     - An INT8 range that is too small: the convolution that reads through it. Photographs fill the
       ranges of healthy layers to 0.7 to 1.6, so what counts is 1.6 times what the model's other
-      layers have on the same ones. Of ranges of half their size 1 in 100 is not seen so.
+      layers have on the same ones. Of ranges of half their size 2 in 100 are not seen so.
     - Errors that are smaller than the limits are not seen. The limits leave 6 dB and more to the
       worst healthy layers, and of a mean twice as much.
 

@@ -98,7 +98,7 @@ class _Matched:
             return self._between[name]
         reference = self.sides[0]
         if kind == CONV and (ends := _to_next_convolution(reference, value)) is not None:
-            scale = self._scale_by_channel(name)
+            scale = self._scale_by_channel(name, value)
             if ends[0] in self.names[0]:
                 self._between[self.names[0][ends[0]]] = scale
             return scale
@@ -119,10 +119,11 @@ class _Matched:
     def _nearest(self, ratio: float) -> Array:
         return np.array([min((1.0, self._trunk), key=lambda s: abs(math.log(ratio / s)))])
 
-    def _scale_by_channel(self, name: str) -> Array | None:
+    def _scale_by_channel(self, name: str, value: ir.Value) -> Array | None:
         """The median of what tells it."""
-        ways = (self._by_constants, self._by_rows, self._by_columns)
-        known = [scale for way in ways if (scale := way(name)) is not None]
+        channels = value.shape[1] if value.shape is not None else None
+        ways = (way(name) for way in (self._by_constants, self._by_rows, self._by_columns))
+        known = [scale for scale in ways if scale is not None and scale.size == channels]
         if not known:
             return None
         told = np.stack(known)

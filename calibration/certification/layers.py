@@ -114,9 +114,8 @@ class _Layer:
     def count(self, errors: LayerErrors, expected: Array, found: Array, height: int) -> None:
         """Add the error of one image, of what the candidate has in its own units."""
         found = self.unit.to_reference(found)
-        dead = np.isnan(np.broadcast_to(self.unit.scale, expected.shape[1]))
-        if dead.any():
-            expected, found = expected[:, ~dead], found[:, ~dead]
+        if (dead := np.isnan(self.unit.scale)).any():
+            found = np.where(dead.reshape(1, -1, 1, 1), expected, found)
         errors.add(expected, found, height)
 
 

@@ -11,13 +11,13 @@ from adadm.calibration.certification.layers import compare_layers
 
 
 def two_convolutions(
-    scale: list[float], first: list[float], second: list[float]
+    scale: list[float], first: list[float], second: list[float], seed: int = 0
 ) -> onnx.ModelProto:
     """Convolution, ReLU, convolution; channels of what lies between times `scale`, and errors.
 
     Channel 2 is dead: nothing makes it but a bias, and nothing reads it.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     alive = np.array([1.0, 1, 0, 1])
     between = np.array(scale)
     weights = {
@@ -64,3 +64,13 @@ def test_scales_of_channels_are_taken_out(
     assert (place.where if place is not None else None) == where
     if where is None:
         assert min(layer.isolated_db for layer in found.layers) > 120
+
+
+def test_of_other_weights_the_scale_is_not_guessed() -> None:
+    feed = np.random.default_rng(1).random((1, 3, 9, 7), np.float32)
+    candidate = two_convolutions(RIGHT, RIGHT, RIGHT, seed=1)
+    found = compare_layers(two_convolutions(RIGHT, RIGHT, RIGHT), candidate, [feed])
+    assert found.left_out == ("one",)
+    assert [layer.name for layer in found.layers] == ["other", "sr"]
+    assert found.first_divergence is not None
+    assert found.first_divergence.where == "other"
