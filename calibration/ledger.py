@@ -27,6 +27,7 @@ __all__ = [
     "StageResult",
     "measure",
     "print_ledger",
+    "relative_error",
     "rounded",
 ]
 
@@ -213,7 +214,7 @@ class _Tally:
         self.largest_error = max(self.largest_error, float(np.abs(error).max()))
         for block, pair in enumerate(zip(found[1], reference[1], strict=False)):
             factor, expected = (float(value.item()) for value in pair)
-            relative = abs(factor - expected) / max(abs(expected), float(np.finfo(np.float32).tiny))
+            relative = relative_error(factor, expected)
             if self.worst_factor is None or relative > self.worst_factor[0]:
                 self.worst_factor = relative, block
 
@@ -231,6 +232,11 @@ def _check(where: str, found: Output, reference: Output) -> None:
 
 def _parity_db(mean_square: float, peak: float) -> float:
     return 10 * math.log10(peak**2 / mean_square) if mean_square else math.inf
+
+
+def relative_error(factor: float, expected: float) -> float:
+    """Of a modulation factor, which may be 0."""
+    return abs(factor - expected) / max(abs(expected), float(np.finfo(np.float32).tiny))
 
 
 def rounded(value: Any) -> Any:

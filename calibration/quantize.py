@@ -22,13 +22,13 @@ from pathlib import Path
 
 import onnx
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adadm.calibration.half import print_half_ranges
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.ledger import print_ledger
 from adadm.calibration.lowering import BUDGETS_DB, Request
 from adadm.calibration.pipeline import Quantized, lower
+from adadm.calibration.progress import staged
 from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
@@ -73,33 +73,12 @@ def main(argv: list[str]) -> None:
     for message in images.unusable:
         console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     print(f"calibration: {images}")
-    with _progress(console) as progress:
-        bar = progress.add_task("", total=None, found="")
-        quantized = lower(
-            source,
-            images,
-            request,
-            on_stage=lambda text: progress.reset(bar, description=text, total=None, found=""),
-            on_step=lambda done, total, found: progress.update(
-                bar, completed=done, total=total, found=found
-            ),
-        )
+    with staged(console) as stages:
+        quantized = lower(source, images, request, stages.on_stage, stages.on_step)
     _print(quantized, Console())
     quantized.check()
     for path in write_models(quantized, arguments.output):
         print(f"wrote {path}")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[found]}", style="dim", markup=False),
-        console=console,
-        transient=True,
-    )
 
 
 def _print(quantized: Quantized, console: Console) -> None:

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from adadm.calibration.ledger import rounded
 from adadm.calibration.lowering import BUDGETS_DB
+from adadm.calibration.progress import staged
 from adadm.calibration.shipping.line import Line, Order, Row
-from adadm.calibration.validate import progress_bar
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole
@@ -53,12 +53,7 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     console = Console(stderr=True)
     rows: list[Row] = []
-    with progress_bar(console) as progress:
-        bar = progress.add_task("looking at the photographs", total=None)
-
-        def on_stage(text: str) -> None:
-            progress.reset(bar, description=text, total=None)
-
+    with staged(console, "looking at the photographs") as stages:
         line = Line(
             Order(
                 checkpoint=arguments.checkpoint,
@@ -72,14 +67,14 @@ def main(argv: list[str]) -> None:
                 wheels=arguments.wheels,
                 cache=arguments.cache,
             ),
-            on_stage,
-            lambda done, total, _: progress.update(bar, completed=done, total=total),
+            stages.on_stage,
+            stages.on_step,
         )
-        _say_photographs(line, progress.console)
+        _say_photographs(line, stages.console)
         for row in line.run():
             rows.append(row)
             made = ", ".join(row.made) or (str(row.model) if row.model else "nothing")
-            progress.console.print(f"{row.target} {row.precision}: {made}", highlight=False)
+            stages.console.print(f"{row.target} {row.precision}: {made}", highlight=False)
     _write_summary(rows, arguments.output / "summary.json")
     _print_summary(rows, Console())
     minutes, seconds = divmod(round(time.monotonic() - started), 60)

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from adadm.calibration.network_metadata import NetworkMetadata
 from adadm.export.assembly import DEFAULTS, OPSETS, check_file, identity
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.models import Network
@@ -19,7 +20,7 @@ from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 
-__all__ = ["Source", "load_source"]
+__all__ = ["Source", "load_source", "refuse_checkpoint_options"]
 
 _IDENTITY = (
     "adadm.architecture",
@@ -35,7 +36,7 @@ _OF_A_COLLAPSED_TAIL = ("adadm.tail", "adadm.receptive_field")
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(NetworkMetadata):
     """A network before any fold, as `assemble` takes it.
 
     Attributes:
@@ -52,19 +53,6 @@ class Source:
     network: Network | None
     static: Shape | None
     sha256: str
-
-    @property
-    def upscale(self) -> int:
-        return int(self.metadata["adadm.upscale"])
-
-    @property
-    def rgb_range(self) -> float:
-        return float(self.metadata["adadm.rgb_range"])
-
-    @property
-    def smallest_area(self) -> int:
-        """The least H*W of an input, px."""
-        return int(self.metadata["adadm.smallest_area"])
 
 
 def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float | None) -> Source:
@@ -85,12 +73,7 @@ def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float
         checkpoint = load_checkpoint(path, arch, **given)
         network = checkpoint.network
         return Source(trace(network), identity(checkpoint), network, None, checkpoint.sha256)
-    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if flags := ["--arch"] * (arch != "auto") + flags:
-        raise CalibrationError(
-            f"{path} says itself what its network is; {', '.join(flags)} can be given with a "
-            "checkpoint only"
-        )
+    refuse_checkpoint_options(path, arch, given)
     proto = _read(path)
     model: ir.Model = ir.from_proto(proto)
     metadata = dict(model.metadata_props)
@@ -108,6 +91,20 @@ def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float
         static=(fixed[0], fixed[1], fixed[2]) if fixed else None,
         sha256=sha256_of(path),
     )
+
+
+def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, float | None]) -> None:
+    """Refuse what can be said of a checkpoint only, of a file that says it itself.
+
+    Raises:
+        CalibrationError: something was given.
+    """
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if flags := ["--arch"] * (arch != "auto") + flags:
+        raise CalibrationError(
+            f"{path} says itself what its network is; {', '.join(flags)} can be given with a "
+            "checkpoint only"
+        )
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -24,26 +24,31 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from adadm.calibration.certification.certificate import bound, relative, write_certificate
+from adadm.calibration.certification.certificate import (
+    bound,
+    relative,
+    report_of,
+    write_certificate,
+)
 from adadm.calibration.certification.certify import certify
 from adadm.calibration.certification.criteria import Check, read_thresholds
 from adadm.calibration.certification.deployed_model import load_model
 from adadm.calibration.certification.device_result import certify_device
 from adadm.calibration.certification.recheck import Places, recheck
 from adadm.calibration.certification.reference import load_reference
-from adadm.calibration.certification.report import Crop, write_report
+from adadm.calibration.certification.report import Crop
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.ledger import print_ledger
+from adadm.calibration.progress import staged
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundle_files import MANIFEST
 from adadm.runtime.errors import ParityError
 from adadm.runtime.model_files import BUNDLED, path_of
 
-__all__ = ["main", "print_checks"]
+__all__ = ["main"]
 
 _PHOTOGRAPHS = 32
 
@@ -83,23 +88,22 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
     print(f"photographs: {images}")
     if not arguments.hr:
         print("PSNR-Y is not measured without originals; give those, and --hr")
-    with progress_bar(console) as progress:
-        bar = progress.add_task("", total=None)
+    with staged(console) as stages:
         certified = certify(
             reference,
             model,
             images,
             arguments.hr,
             given,
-            on_stage=lambda text: progress.reset(bar, description=text, total=None),
-            on_step=lambda done, total, _: progress.update(bar, completed=done, total=total),
-            seconds=arguments.seconds,
+            stages.on_stage,
+            stages.on_step,
+            arguments.seconds,
         )
     output = arguments.output or model.path.with_suffix(".certificate.json")
     content = bound(certified.content, output, reference, model, arguments.images)
     printed = Console()
     print_ledger(certified.ledger, printed)
-    print_checks(certified.checks, printed)
+    _print_checks(certified.checks, printed)
     _finish(content, certified.crops, output)
 
 
@@ -114,10 +118,8 @@ def _take_in(arguments: argparse.Namespace) -> None:
 
 def _finish(content: dict[str, Any], crops: Sequence[Crop], output: Path) -> None:
     """Write both files, and fail if the model did."""
-    written = write_certificate(content, output)
-    report = output.with_suffix(".html")
-    write_report({**written, "file": output.name}, crops, report)
-    print(f"wrote {output} and {report}")
+    written = write_certificate(content, crops, output)
+    print(f"wrote {output} and {report_of(output)}")
     if not written["passed"]:
         place = written["place"]
         reasons = [*written["failures"], *([f"the place: {place['text']}"] if place else [])]
@@ -130,15 +132,8 @@ def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
     places = Places(
         Path(arguments.model) if arguments.model else None, arguments.against, arguments.images
     )
-    with progress_bar(Console(stderr=True)) as progress:
-        bar = progress.add_task("reading", total=None)
-        found = recheck(
-            arguments.certificate,
-            places,
-            hidden,
-            on_stage=lambda text: progress.reset(bar, description=text, total=None),
-            on_step=lambda done, total, _: progress.update(bar, completed=done, total=total),
-        )
+    with staged(Console(stderr=True), "reading") as stages:
+        found = recheck(arguments.certificate, places, hidden, stages.on_stage, stages.on_step)
     for note in found.notes:
         print(f"note: {note}")
     if not found.holds:
@@ -152,19 +147,7 @@ def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
     print(f"{arguments.certificate} holds: certified")
 
 
-def progress_bar(console: Console) -> Progress:
-    """Of a task that names its stages, some of which can be counted."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-
-
-def print_checks(checks: Sequence[Check], console: Console) -> None:
+def _print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each figure with its limit."""
     table = Table(title="What is asked", box=SIMPLE_HEAD)
     for header in ("check", "figure", "asked", "worst on", ""):

@@ -15,11 +15,12 @@ from typing import Any
 
 from adadm.calibration.certification.deployed_model import Model
 from adadm.calibration.certification.reference import Reference
+from adadm.calibration.certification.report import Crop, write_report
 from adadm.calibration.ledger import rounded
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of, written_whole
 
-__all__ = ["bound", "digest_of", "read_certificate", "relative", "write_certificate"]
+__all__ = ["bound", "digest_of", "read_certificate", "relative", "report_of", "write_certificate"]
 
 _FORMAT = 1
 _KINDS = ("model", "device")
@@ -44,14 +45,26 @@ def bound(
     return found
 
 
-def write_certificate(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Write a certificate, whole or not at all; returns what was written, digest included."""
+def write_certificate(
+    content: Mapping[str, Any], crops: Sequence[Crop], path: Path
+) -> dict[str, Any]:
+    """Write a certificate and its report, each whole or not at all.
+
+    Returns:
+        What the certificate has, its digest included.
+    """
     ready = rounded({"format": _FORMAT, **content})
     ready["sha256"] = digest_of(ready)
     with written_whole(path) as partial:
         partial.write_text(json.dumps(ready, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_report({**ready, "file": path.name}, crops, report_of(path))
     written: dict[str, Any] = ready
     return written
+
+
+def report_of(path: Path) -> Path:
+    """Where the report of a certificate is."""
+    return path.with_suffix(".html")
 
 
 def read_certificate(path: Path) -> dict[str, Any]:

@@ -29,13 +29,11 @@ from adadm.calibration.certification.speed import measure_speed
 from adadm.calibration.drawn_inputs import drawn_inputs, drawn_size
 from adadm.calibration.gates import GateResult, Run, measure_gates
 from adadm.calibration.images import CalibrationImages
-from adadm.calibration.ledger import Ledger, Stage, measure
+from adadm.calibration.ledger import Ledger, Output, Stage, measure
 from adadm.runtime.device_info import device_info
 from adadm.runtime.images import Batch, ImageArray, batch_from_image, image_from_batch
 
 __all__ = ["Certified", "OnStep", "certify"]
-
-FORMAT = 1
 
 _GATED_PHOTOGRAPHS = 8
 _LOOKED_INTO = 2  # photographs whose layers are compared
@@ -99,11 +97,9 @@ def certify(
         originals=originals,
     )
     on_stage("looking for artefacts")
-    runs = [
-        _image_alone(stages[index]) for index in (len(reference.stages) - 1, len(reference.stages))
-    ]
+    last_reference = len(reference.stages) - 1
+    truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
     size = model.tile or drawn_size(reference.smallest_area)
-    truth, deployed = runs
     gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
     gates = measure_gates(truth, deployed, gated, rgb_range, upscale, size)
     feeds = [
@@ -121,13 +117,14 @@ def certify(
         *_layers_at_fault(comparison, thresholds),
         *(check_gate(gate, thresholds) for gate in gates),
     )
-    crops = [*seen.crops(), *_crops_of_gates(gates, checks, runs, rgb_range, size)]
+    crops = [*seen.crops(), *_crops_of_gates(gates, checks, (truth, deployed), rgb_range, size)]
+    failed = failures(checks)
     content = {
         "kind": "model",
         "adadm": importlib.metadata.version("adadm-deploy"),
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "passed": not failures(checks),
-        "failures": failures(checks),
+        "passed": not failed,
+        "failures": failed,
         "place": _place(comparison),
         "model": _described(model),
         "reference": {
@@ -195,7 +192,7 @@ def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds)
 def _crops_of_gates(
     gates: list[GateResult],
     checks: tuple[Check, ...],
-    runs: list[Run],
+    runs: tuple[Run, Run],
     rgb_range: float,
     size: tuple[int, int],
 ) -> list[Crop]:
@@ -250,7 +247,7 @@ def _image_alone(stage: Stage) -> Run:
 def _in_8_bits(stage: Stage, rgb_range: float) -> Stage:
     """What a model for images returns, of one that does not."""
 
-    def run(lr: Batch) -> tuple[Batch, list[Batch]]:
+    def run(lr: Batch) -> Output:
         sr, factors = stage.run(lr)
         return batch_from_image(image_from_batch(sr, rgb_range), rgb_range), factors
 

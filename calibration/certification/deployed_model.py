@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from adadm.calibration.certification.running import (
     run_session,
 )
 from adadm.calibration.ledger import Output, Stage
+from adadm.calibration.network_metadata import lowering_notes
 from adadm.export.tiles import std_from
 from adadm.runtime.backends import open_session
 from adadm.runtime.engine_files import manifest_path, read_manifest
@@ -68,8 +67,7 @@ class Model:
     @property
     def target(self) -> str | None:
         """What it was lowered for."""
-        noted: dict[str, Any] = json.loads(self.metadata.get("adadm.quantization", "{}"))
-        return noted.get("target")
+        return lowering_notes(self.metadata).get("target")
 
 
 def load_model(path: Path, reference: Reference, backend: str, trust: bool = False) -> Model:
@@ -125,9 +123,7 @@ def load_model(path: Path, reference: Reference, backend: str, trust: bool = Fal
 
 
 def _engine(path: Path, reference: Reference, trust: bool) -> Model:
-    with ExitStack() as failed:
-        session = failed.enter_context(open_session(path, "engine", trust=trust))
-        failed.pop_all()
+    session = open_session(path, "engine", trust=trust)
     metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **session.metadata}
     _check_network(path, metadata, reference)
     beside_it = manifest_path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from adadm.calibration.certification.layer_graph import (
     LayerGraph,
     unconverted,
 )
+from adadm.calibration.network_metadata import lowering_notes
 from adadm.export.passes.folding import produced_by
 
 __all__ = ["Unit", "units"]
@@ -262,5 +262,5 @@ def _offsets(side: LayerGraph) -> dict[str, Array]:
 
 def _trunk_scale(metadata: Mapping[str, str]) -> float:
     """By what `ScaleTrunk` multiplied the trunk; a factor follows, if the residual does not."""
-    noted = json.loads(metadata.get("adadm.quantization", "{}"))
-    return max(noted.get("factor_scales", ()), key=lambda s: abs(math.log(s)), default=1.0)
+    scales = lowering_notes(metadata).get("factor_scales", ())
+    return max(scales, key=lambda s: abs(math.log(s)), default=1.0)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from adadm.calibration.certification.report import Crop
 from adadm.calibration.gates import shown_levels
 from adadm.calibration.images import Photograph
-from adadm.calibration.ledger import Output
+from adadm.calibration.ledger import Output, relative_error
 from adadm.runtime.images import Batch, ImageArray, enlarge, image_from_batch
 from adadm.runtime.metrics import psnr, psnr_y
 
@@ -95,10 +95,7 @@ class Observations:
         for index, name in enumerate(names):
             expected = [factors[index] for factors in self._expected]
             found = [factors[index] for factors in self._found if factors]
-            errors = [
-                abs(a - b) / max(abs(b), float(np.finfo(np.float32).tiny))
-                for a, b in zip(found, expected, strict=False)
-            ]
+            errors = [relative_error(*pair) for pair in zip(found, expected, strict=False)]
             rows.append(
                 {
                     "block": index,

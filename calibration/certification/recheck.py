@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ _SAME = 1e-3
 _SLACK = {"psnr_y_db": 0.02, "lost_db": 0.02, "parity_db": 2.0}
 """Of figures on another one, dB: where INT8 rounds is chance. Of others: a half, and a bit."""
 _SHARE, _BIT = 0.5, 0.05
+_COMPARED = ("psnr_y_db", "lost_db", "parity_db", "largest_error", "factor_error")
 _NOISE_DB = 100.0
 """Above, two figures of parity are both rounding of float32."""
 
@@ -198,6 +198,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str
     same = old["versions"] == new["versions"] and all(
         old["device"][part] == new["device"][part] for part in ("cpu", "gpu", "versions")
     )
+    for part, (rows, now_rows) in _parts(old, new).items():
+        if [row["name"] for row in rows] != [row["name"] for row in now_rows]:
+            yield f"the {part} are not those that are measured now"
     for where, key, before, now in _figures(old, new):
         if not _agree(key, before, now, same):
             yield (
@@ -213,20 +216,26 @@ def _figures(
     old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, float | None, float | None]]:
     """Each figure of both: where it is, its kind, and what it is."""
-    keys = ("psnr_y_db", "lost_db", "parity_db", "largest_error", "factor_error")
-    for part, name in (("checks", "name"), ("stages", "name"), ("photographs", "name")):
-        rows = [(side["ledger"] if part == "stages" else side)[part] for side in (old, new)]
-        if [row[name] for row in rows[0]] != [row[name] for row in rows[1]]:
-            yield f"what {part} there are", "", len(rows[0]), len(rows[1]) + 0.5
-            continue
-        for before, now in zip(*rows, strict=True):
+    for part, sides in _parts(old, new).items():
+        for before, now in zip(*sides, strict=False):
             if part == "checks":
                 key = KEYS.get(before["name"], "")
                 yield before["name"], key, before["figure"], now["figure"]
                 continue
-            for key in keys:
+            for key in _COMPARED:
                 if key in before and not isinstance(before[key], dict):
-                    yield f"{key} of {before[name]}", key, before[key], now[key]
+                    yield f"{key} of {before['name']}", key, before[key], now[key]
+
+
+def _parts(
+    old: Mapping[str, Any], new: Mapping[str, Any]
+) -> dict[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]]:
+    """The rows of both that have names and figures."""
+    return {
+        "checks": (old["checks"], new["checks"]),
+        "stages": (old["ledger"]["stages"], new["ledger"]["stages"]),
+        "photographs": (old["photographs"], new["photographs"]),
+    }
 
 
 def _agree(kind: str, before: float | None, now: float | None, same: bool) -> bool:
@@ -257,7 +266,7 @@ def _device_problems(content: Mapping[str, Any], path: Path, places: Places) -> 
     yield from changed
     if changed:
         return
-    again = json.loads(json.dumps(rounded(certify_device(result, bundle))))
+    again = rounded(certify_device(result, bundle))
     for key in ("passed", "failures", "model", "references", "latency", "device"):
         before = content[key]
         if key == "model":

@@ -16,6 +16,7 @@ from adadm.calibration.certification.running import (
     split_outputs,
 )
 from adadm.calibration.ledger import Stage
+from adadm.calibration.network_metadata import NetworkMetadata
 from adadm.calibration.source import load_source
 from adadm.export.assembly import DEFAULTS, assemble
 from adadm.export.models.blocks import Modulator
@@ -34,7 +35,7 @@ IDENTITY = ("adadm.upscale", "adadm.rgb_range", "adadm.smallest_area", "adadm.ar
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(NetworkMetadata):
     """What a model is held to.
 
     Attributes:
@@ -45,7 +46,6 @@ class Reference:
         graph: in float32, to compare layers with.
         blocks: the names of what is modulated, in order.
         metadata: at least `IDENTITY`.
-        checkpoint_sha256: of the checkpoint that it is, or says that it comes from.
     """
 
     path: Path
@@ -56,19 +56,6 @@ class Reference:
     graph: onnx.ModelProto
     blocks: tuple[str, ...]
     metadata: Mapping[str, str]
-
-    @property
-    def upscale(self) -> int:
-        return int(self.metadata["adadm.upscale"])
-
-    @property
-    def rgb_range(self) -> float:
-        return float(self.metadata["adadm.rgb_range"])
-
-    @property
-    def smallest_area(self) -> int:
-        """The least H*W of an input, px."""
-        return int(self.metadata["adadm.smallest_area"])
 
 
 def load_reference(path: Path, arch: str = "auto", **given: float | None) -> Reference:

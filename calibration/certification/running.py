@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import onnx
 from adadm.calibration.deployment import deploy
 from adadm.calibration.half_evaluator import rounded_to_half
 from adadm.calibration.ledger import Output
+from adadm.calibration.network_metadata import lowering_notes
 from adadm.runtime.images import Batch, batch_from_image, image_from_batch
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.session import Session
@@ -38,12 +38,12 @@ def evaluated(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """A model with its factors as outputs, and what a device rounds rounded."""
     if "adadm.version" not in metadata:  # another tool's
         return rounded_to_half(onnx.load(path))
-    return deploy(path, TARGETS[_noted(metadata).get("target", "cpu")]).evaluated
+    return deploy(path, TARGETS[lowering_notes(metadata).get("target", "cpu")]).evaluated
 
 
 def precision_of(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
     """What was noted when it was lowered, or what the graph shows."""
-    noted = _noted(metadata).get("precision")
+    noted = lowering_notes(metadata).get("precision")
     if noted in ("fp16", "int8"):
         return str(noted)
     if any(node.op_type in _QUANTIZING for node in graph.graph.node):
@@ -55,7 +55,7 @@ def precision_of(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
 
 def run_graph(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> RunWithFactors:
     """A graph on ONNX Runtime, with its factors in the units of the network."""
-    scales = _noted(metadata).get("factor_scales", ())
+    scales = lowering_notes(metadata).get("factor_scales", ())
     session = OnnxRuntimeSession(graph.SerializeToString())
     name = session.inputs[0].name
 
@@ -95,9 +95,3 @@ def _as_batch(sr: Any, metadata: Mapping[str, str]) -> Batch:
     if metadata.get("adadm.io") != "uint8":
         return np.asarray(sr, np.float32)
     return batch_from_image(sr[0], float(metadata["adadm.rgb_range"]))
-
-
-def _noted(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What was written down when the model was lowered."""
-    noted: dict[str, Any] = json.loads(metadata.get("adadm.quantization", "{}"))
-    return noted

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 from adadm.calibration.inspection.sketch import sketch
 from adadm.calibration.inspection.structure import Structure, read_structure
-from adadm.calibration.source import load_source
+from adadm.calibration.network_metadata import NetworkMetadata, lowering_notes
+from adadm.calibration.source import load_source, refuse_checkpoint_options
 from adadm.export.assembly import identity
 from adadm.export.checkpoint import Hyperparameter, load_checkpoint
 from adadm.export.parity import Shape
@@ -25,13 +25,12 @@ from adadm.runtime.onnx_file import read_onnx
 __all__ = ["Subject", "read_subject"]
 
 _CHECKPOINTS = (".pt", ".pth", ".safetensors")
-_LOWERED = "adadm.quantization"
 _FORM = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """What the metadata of an export says, besides its network."""
 
 
 @dataclass(frozen=True)
-class Subject:
+class Subject(NetworkMetadata):
     """A network with AdaDM in a file.
 
     Attributes:
@@ -53,19 +52,6 @@ class Subject:
     static: Shape | None = None
 
     @property
-    def upscale(self) -> int:
-        return int(self.metadata["adadm.upscale"])
-
-    @property
-    def smallest_area(self) -> int:
-        """The least H*W of an input, px."""
-        return int(self.metadata["adadm.smallest_area"])
-
-    @property
-    def rgb_range(self) -> float:
-        return float(self.metadata["adadm.rgb_range"])
-
-    @property
     def is_deployed(self) -> bool:
         """Whether it is folded, so that its normalizations are gone."""
         return self.form.get("fold", "off") != "off"
@@ -73,7 +59,7 @@ class Subject:
     @property
     def is_rescaled(self) -> bool:
         """Whether its trunk was multiplied when it was lowered, and its modulators changed."""
-        return bool(json.loads(self.metadata.get(_LOWERED, "{}")).get("factor_scales"))
+        return bool(lowering_notes(self.metadata).get("factor_scales"))
 
 
 def read_subject(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
@@ -126,12 +112,7 @@ def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> Sub
 
 
 def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
-    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
-    if flags := ["--arch"] * (arch != "auto") + flags:
-        raise CalibrationError(
-            f"{path} says itself what its network is; {', '.join(flags)} can be given with a "
-            "checkpoint only"
-        )
+    refuse_checkpoint_options(path, arch, given)
     found = read_onnx(path)
     metadata = found.metadata
     form = {key: metadata[f"adadm.{key}"] for key in _FORM if f"adadm.{key}" in metadata}
@@ -145,8 +126,7 @@ def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
             f"{path} is the model `{form['stats']}` of tiles, give the one for whole images: the "
             "same name without that word"
         )
-    noted: dict[str, Any] = json.loads(metadata.get(_LOWERED, "{}"))
-    form["precision"] = noted.get("precision", "float32")
+    form["precision"] = lowering_notes(metadata).get("precision", "float32")
     if form["fold"] == "off":
         model = load_source(path).model
         decisions = fold_batch_norm(model.clone())

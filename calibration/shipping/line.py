@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
 from adadm.calibration.bundling import make_bundle
-from adadm.calibration.certification.certificate import bound, write_certificate
+from adadm.calibration.certification.certificate import bound, report_of, write_certificate
 from adadm.calibration.certification.certify import certify
 from adadm.calibration.certification.deployed_model import load_model
 from adadm.calibration.certification.reference import Reference, load_reference
-from adadm.calibration.certification.report import write_report
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import BUDGETS_DB, Precision, Request
 from adadm.calibration.pipeline import lower
@@ -30,7 +29,7 @@ from adadm.runtime.errors import CalibrationError, EngineError, MissingDependenc
 from adadm.runtime.files import sha256_of
 from adadm.runtime.model_files import beside
 from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.recipes import make_recipe
+from adadm.runtime.recipes import Recipe, make_recipe
 from adadm.runtime.targets import Target
 
 __all__ = ["Line", "Order", "Row"]
@@ -59,7 +58,7 @@ class Order:
     hidden: Mapping[str, Any] = field(default_factory=dict)
     photographs: int = 24
     budgets_db: Mapping[Precision, float] = field(default_factory=lambda: dict(BUDGETS_DB))
-    stats: str = "internal"
+    stats: Literal["internal", "external"] = "internal"
     wheels: bool = True
     cache: Path | None = None
 
@@ -168,7 +167,7 @@ class Line:
 
         def make() -> None:
             self._on_stage("export")
-            options = Options(stats=cast(Any, order.stats))
+            options = Options(stats=order.stats)
             checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
             write_export(export_onnx(checkpoint, options, self._on_stage), output)
 
@@ -190,9 +189,7 @@ class Line:
 
         def make() -> None:
             self._on_stage(f"{precision} for {target.name}")
-            request = Request(
-                precision, target, budget_db, stats=cast(Any, order.stats), cache=order.cache
-            )
+            request = Request(precision, target, budget_db, stats=order.stats, cache=order.cache)
             source = load_source(order.checkpoint, **self._hidden)
             quantized = lower(source, self.calibration, request, self._on_stage, self._on_step)
             quantized.check()
@@ -211,7 +208,6 @@ class Line:
 
     def _certify(self, model: Path, limits: Mapping[str, float]) -> Mapping[str, Any]:
         output = model.with_suffix(".certificate.json")
-        report = output.with_suffix(".html")
 
         def make() -> Any:
             self._on_stage(f"certificate of {model.name}")
@@ -229,15 +225,16 @@ class Line:
                 self._on_step,
             )
             content = bound(certified.content, output, reference, deployed, self._photographs)
-            written = write_certificate(content, output)
-            write_report({**written, "file": output.name}, certified.crops, report)
+            written = write_certificate(content, certified.crops, output)
             return {name: written[name] for name in ("passed", "failures", "checks", "speed")}
 
         made_from = self._from(
             model=sha256_of(model), limits=dict(limits), images=self.certification.digest
         )
         name = f"certificate {model.name}"
-        found: Mapping[str, Any] = self.steps.run(name, made_from, [output, report], make)
+        found: Mapping[str, Any] = self.steps.run(
+            name, made_from, [output, report_of(output)], make
+        )
         return found
 
     def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
@@ -250,15 +247,16 @@ class Line:
         except (EngineError, MissingDependencyError, SessionError):
             pass  # on the device, from the bundle
         else:
-            yield self._engine(model, target, precision)
+            yield self._engine(recipe)
         if not target.is_rtx:
             yield self._bundle(model, target, precision)
 
-    def _engine(self, model: Path, target: Target, precision: Precision) -> str:
-        engine = self._order.folder / "engines" / f"{self._name}.{precision}.{target.name}.engine"
+    def _engine(self, recipe: Recipe) -> str:
+        name = f"{self._name}.{recipe.precision}.{recipe.target.name}.engine"
+        engine = self._order.folder / "engines" / name
         engine.parent.mkdir(parents=True, exist_ok=True)
         self._on_stage(f"engine {engine.name}")
-        build(make_recipe(read_onnx(model), target, ()), engine)  # which knows what is up to date
+        build(recipe, engine)  # which knows what is up to date
         return str(engine.relative_to(self._order.folder))
 
     def _bundle(self, model: Path, target: Target, precision: Precision) -> str:

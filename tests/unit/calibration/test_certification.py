@@ -22,6 +22,7 @@ from adadm.calibration.certification.criteria import (
 )
 from adadm.calibration.certification.deployed_model import load_model
 from adadm.calibration.certification.observations import Observations
+from adadm.calibration.certification.recheck import _differences
 from adadm.calibration.certification.reference import load_reference
 from adadm.calibration.gates import GATES
 from adadm.calibration.images import Photograph
@@ -218,3 +219,26 @@ def test_what_cannot_be_a_side_is_refused(tmp_path: Path) -> None:
         load_reference(tmp_path / "bare.onnx")
     with pytest.raises(SessionError, match="no such model"):
         path_of(tmp_path / "missing.onnx")
+
+
+def test_a_row_that_is_missing_is_a_difference_on_any_machine() -> None:
+    """However wide the slack is with which figures are compared there."""
+
+    def content(cpu: str, photographs: list[str]) -> dict[str, object]:
+        rows = [{"name": name, "parity_db": 60.0, "largest_error": 1.0} for name in photographs]
+        device: dict[str, object] = {"cpu": cpu, "gpu": None, "versions": {}}
+        ledger: dict[str, object] = {"stages": []}
+        return {
+            "checks": [],
+            "ledger": ledger,
+            "photographs": rows,
+            "versions": {},
+            "device": device,
+        }
+
+    old = content("one", ["a.png", "b.png"])
+    assert list(_differences(old, content("another", ["a.png", "b.png"]))) == []
+    for names in (["a.png", "c.png"], ["a.png"]):
+        assert list(_differences(old, content("another", names))) == [
+            "the photographs are not those that are measured now"
+        ]
