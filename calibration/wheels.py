@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from adadm.runtime.errors import ExportError
+from adadm.runtime.python_process import python_command
 from adadm.runtime.targets import Target
 
 __all__ = ["collect_wheels", "platforms"]
@@ -75,7 +75,7 @@ def _source() -> Path | None:
 
 
 def _pip(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
+    command = python_command("pip", "--disable-pip-version-check", *arguments)
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         lines = [line for line in result.stderr.splitlines() if not line.startswith("WARNING")]

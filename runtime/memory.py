@@ -1,8 +1,8 @@
 """How much memory an inference takes, and how much there is.
 
-Run as a module, `python -m adadm.runtime.memory MODEL BACKEND HxW...` prints the peak of its own
-process for each size, in the order given, which is from small to large: a process of its own,
-because what the process did before would hide in its peak.
+Run as a module with `MODEL BACKEND HxW...`, it prints the peak of its own process for each size, in
+the order given, which is from small to large: a process of its own, because what the process did
+before would hide in its peak.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 
 from adadm.runtime.errors import SessionError
+from adadm.runtime.python_process import python_command
 
 __all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
 
@@ -109,8 +110,8 @@ def measure_memory(
     """
     source = b"" if not isinstance(model, bytes) else model
     path = "-" if isinstance(model, bytes) else os.fspath(model)
-    command = [sys.executable, "-m", "adadm.runtime.memory", path, backend]
-    command += [f"{height}x{width}" for height, width in sizes]
+    listed = [f"{height}x{width}" for height, width in sizes]
+    command = python_command("adadm.runtime.memory", path, backend, *listed)
     result = subprocess.run(command, input=source, capture_output=True, check=False)
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip().splitlines()

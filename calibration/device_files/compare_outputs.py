@@ -6,13 +6,19 @@ python3 verify.py [--json RESULT.json], after build.sh. Needs Python 3.8 and not
 
 from __future__ import annotations
 
+import sys
+
+if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+    del sys.path[0]  # this folder, in which nothing but this file is code
+
 import argparse
 import hashlib
 import json
 import math
+import os
 import platform
 import struct
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
 
@@ -26,7 +32,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures there")
     arguments = parser.parse_args()
     manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
-    changed = [name for name, digest in manifest["files"].items() if sha256(HERE / name) != digest]
+    if arguments.json:
+        check_output(arguments.json, manifest)
+    changed = [name for name, digest in manifest["files"].items() if sha256(inside(name)) != digest]
     for name in changed:
         print(f"FAILED: {name} is missing or is not as it was shipped")
     results = [compare(found, manifest) for found in manifest["references"]]
@@ -47,7 +55,7 @@ def main() -> int:
                 "python": platform.python_version(),
             },
             "sha256": {
-                name: sha256(HERE / name)
+                name: sha256(inside(name))
                 for name in (
                     "MANIFEST.json",
                     *manifest["models"].values(),
@@ -55,7 +63,10 @@ def main() -> int:
                 )
             },
         }
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        try:
+            write_whole(arguments.json, json.dumps(report, indent=2) + "\n")
+        except OSError as error:
+            sys.exit(f"verify.py: {arguments.json} cannot be written: {error.strerror}")
     print("passed" if passed else "FAILED")
     return 0 if passed else 1
 
@@ -65,14 +76,14 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
     case = f"{reference['form']}.{reference['name']}"
     outputs: dict[str, Any] = {}
     failures: list[str] = []
-    path = HERE / "outputs" / f"{case}.json"
-    engine = HERE / manifest["engines"][reference["form"]]
+    path = inside(f"outputs/{case}.json")
+    engine = inside(manifest["engines"][reference["form"]])
     try:
         if path.stat().st_mtime < engine.stat().st_mtime:
             raise ValueError(f"{path} is older than {engine.name}: run build.sh again")
         found = {output["name"]: output for output in json.loads(path.read_text())}
         for name, asked_db in reference["psnr_db"].items():
-            expected = raw(HERE / "reference" / f"{case}.{name}.bin", found[name]["dimensions"])
+            expected = raw(inside(f"reference/{case}.{name}.bin"), found[name]["dimensions"])
             db, largest = apart(found[name]["values"], expected)
             outputs[name] = {"asked_psnr_db": asked_db, "psnr_db": db, "largest_error": largest}
             shown = "equal" if db is None else f"{db:.1f} dB"
@@ -115,6 +126,35 @@ def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | No
         raise ValueError(f"off by up to {max(errors):.3g} from a reference that is 0")
     db = 10 * math.log10(peak * peak / mean_square) if mean_square else None
     return db, max(errors)
+
+
+def inside(name: str) -> Path:
+    """Where a file of this folder is; no name of the manifest leads out of it."""
+    path = (HERE / name).resolve()
+    if HERE not in path.parents:
+        sys.exit(f"verify.py: MANIFEST.json names {name}, expected a file of this folder")
+    return path
+
+
+def check_output(path: Path, manifest: dict[str, Any]) -> None:
+    """Refuse to write over what is read here."""
+    named = ["MANIFEST.json", *manifest["files"], *manifest["engines"].values()]
+    read = [*map(inside, named), *(HERE / "outputs").glob("*")]
+    if path.exists() and any(file.exists() and file.samefile(path) for file in read):
+        sys.exit(f"verify.py: --json {path} would replace a file that is read; name another file")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A file that is there in full or not at all."""
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.unlink(partial)
 
 
 def sha256(path: Path) -> str | None:

@@ -51,7 +51,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     require("matplotlib", "quantize")
-    from matplotlib import rc_context
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     panels = _panels(inspection)
@@ -60,7 +60,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
     width, height = _PANEL_INCHES
     names = [block.name for block in inspection.subject.structure.blocks]
     step = math.ceil(len(names) / _MOST_NAMES)
-    with rc_context(_STYLE):
+    with style.context(["default", _STYLE]):  # whatever a matplotlibrc in the folder says
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, draw in zip(axes.flat, panels, strict=False):

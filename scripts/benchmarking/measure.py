@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, inliner, numpy_helper
 from rich.console import Console
 
 from adadm.runtime.backends import open_session
+from adadm.runtime.errors import require
 from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 from benchmarking.peers import Files, Worker
 
@@ -143,6 +143,7 @@ def _fastest_s(run: Callable[[], object], rounds: int) -> float:
 def profiled(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
     """Where ONNX Runtime's time goes: milliseconds of each kind of node, the slowest nodes."""
     with tempfile.TemporaryDirectory() as folder:
+        onnxruntime = require("onnxruntime", "cpu")
         options = onnxruntime.SessionOptions()
         options.enable_profiling = True
         options.profile_file_prefix = f"{folder}/profile"

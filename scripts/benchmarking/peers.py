@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -169,6 +170,7 @@ class Worker:
     """
 
     def __init__(self, key: str, files: Files, lr: Array, reference: Path) -> None:
+        os.environ["PYTHONSAFEPATH"] = "1"  # or it finds modules in the working folder
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(

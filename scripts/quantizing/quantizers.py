@@ -20,6 +20,7 @@ from adadm.export.assembly import assemble, identity
 from adadm.export.tracing import trace
 from adadm.runtime.errors import AdadmError, EngineError
 from adadm.runtime.images import Batch, batch_from_image
+from adadm.runtime.python_process import python_command
 from adadm.runtime.tensorrt_api import parse
 from quantizing.networks import Net
 
@@ -82,7 +83,7 @@ def with_model_optimizer(
         "output_path": quantized,
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    _output_of(python, "-m", "modelopt.onnx.quantization", *flags)
+    _output_of(python_command("modelopt.onnx.quantization", *flags, python=python))
     return onnx.load(quantized)
 
 
@@ -92,7 +93,9 @@ def versions(modelopt: Path | None) -> dict[str, str]:
     return {
         "onnxruntime": version("onnxruntime"),
         "tensorrt_rtx": version("tensorrt_rtx"),
-        "modelopt": _output_of(modelopt, "-c", asked).strip() if modelopt else "(left out)",
+        "modelopt": _output_of([str(modelopt), "-I", "-c", asked]).strip()
+        if modelopt
+        else "(left out)",
     }
 
 
@@ -113,10 +116,10 @@ def described(proto: onnx.ModelProto) -> dict[str, Any]:
     }
 
 
-def _output_of(python: Path, *arguments: str) -> str:
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False)
+def _output_of(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise AdadmError(f"{python} failed:\n{done.stderr[-2000:]}")
+        raise AdadmError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 

@@ -1,0 +1,114 @@
+"""`verify.py` of a bundle where adadm-deploy is not installed: it runs the wheels, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A bundle whose wheel, of a version that is nowhere installed, only says that it ran."""
+    folder = tmp_path / "bundle"
+    (folder / "wheels").mkdir(parents=True)
+    wheel = folder / "wheels" / "adadm_deploy-9.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("adadm/runtime/verify.py", "import sys\nmain = lambda argv: 0\n")
+        archive.writestr(
+            "adadm/runtime/cli.py", "def run(*_):\n    print('the wheel ran')\n    return 0\n"
+        )
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    manifest = {"adadm": "9.9", "files": {f"wheels/{wheel.name}": digest}}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    script = resources.files("adadm.calibration.device_files") / "verify.py"
+    shutil.copy(str(script), folder)
+    return folder
+
+
+def command(folder: Path) -> list[str]:
+    return [sys.executable, "-S", str(folder / "verify.py")]  # -S: adadm-deploy is not installed
+
+
+def verify(folder: Path) -> str:
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def library(folder: Path) -> Path:
+    (found,) = folder.glob("lib-*")
+    return found
+
+
+def test_the_wheels_are_unpacked_once(folder: Path) -> None:
+    assert verify(folder) == "the wheel ran\n"
+    made = library(folder)
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    assert verify(folder) == "the wheel ran\n"
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == before
+    assert sorted(folder.iterdir()) == sorted(
+        [made, folder / "MANIFEST.json", folder / "verify.py", folder / "wheels"]
+    )
+
+
+@pytest.mark.parametrize("change", ["edited", "added", "compiled", "linked", "missing", "replaced"])
+def test_what_was_changed_since_is_not_run(folder: Path, tmp_path: Path, change: str) -> None:
+    verify(folder)
+    made = library(folder)
+    evil = "print('something else ran')\n"
+    cli = made / "adadm" / "runtime" / "cli.py"
+    if change == "edited":
+        cli.write_text(evil + cli.read_text())
+    elif change == "added":
+        (made / "hashlib.py").write_text(evil)
+        (made / "json.py").write_text(evil)
+    elif change == "compiled":  # Python takes the bytecode whose source has that size and time
+        (cli.parent / "__pycache__").mkdir()
+        (cli.parent / "__pycache__" / "cli.cpython-311.pyc").write_bytes(b"")
+    elif change == "linked":
+        cli.rename(tmp_path / "cli.py")
+        cli.symlink_to(tmp_path / "cli.py")
+    elif change == "missing":
+        cli.unlink()
+    else:
+        made.rename(tmp_path / "moved")
+        made.symlink_to(tmp_path / "moved")
+        (tmp_path / "moved" / "adadm" / "runtime" / "cli.py").write_text(evil)
+    assert verify(folder) == "the wheel ran\n"
+    assert not library(folder).is_symlink()
+    assert sorted(p.name for p in library(folder).rglob("*.py*")) == ["cli.py", "verify.py"]
+
+
+def test_a_run_that_was_killed_while_unpacking_is_made_good(folder: Path) -> None:
+    verify(folder)
+    library(folder).rename(library(folder).with_suffix(".partial"))
+    next(folder.glob("lib-*.partial/adadm/runtime/*")).unlink()
+    assert verify(folder) == "the wheel ran\n"
+    assert library(folder).suffix == ""
+
+
+def test_several_at_once_all_work(folder: Path) -> None:
+    running = [
+        subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    for process in running:
+        out, err = process.communicate()
+        assert (process.returncode, out) == (0, "the wheel ran\n"), err
+    assert library(folder).is_dir()
+
+
+def test_a_wheel_that_is_another_is_refused(folder: Path) -> None:
+    with zipfile.ZipFile(next((folder / "wheels").iterdir()), "a") as archive:
+        archive.writestr("sitecustomize.py", "print('something else ran')\n")
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "is not the one of MANIFEST.json" in done.stderr
+    assert not list(folder.glob("lib-*"))
