@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from adadm.runtime.telemetry import switch_off_telemetry
+
 if TYPE_CHECKING:
     from adadm.runtime.upscaler import Upscaler
 
 __all__ = ["Upscaler"]
+
+switch_off_telemetry()  # here, since whatever is imported of adadm comes by here first
 
 
 def __getattr__(name: str) -> Any:

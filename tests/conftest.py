@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+import adadm.runtime  # noqa: F401 - before a test imports ONNX Runtime, which would call home
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")

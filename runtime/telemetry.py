@@ -1,0 +1,21 @@
+"""Keep libraries from reporting to their makers; they do it unasked, and silently under CI."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import ModuleType
+from typing import cast
+
+__all__ = ["switch_off_telemetry"]
+
+
+def switch_off_telemetry() -> None:
+    """Switch off what would be sent; only what is imported afterwards can be kept from it.
+
+    ONNX Runtime 1.32 makes an ID of the machine and uploads events unless the variable is set when
+    it is imported (`Privacy.md` in its wheel): `disable_telemetry_events()` comes too late. The
+    Python package of OpenVINO reports that it was imported, if it finds `openvino_telemetry`.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    sys.modules.setdefault("openvino_telemetry", cast("ModuleType", None))  # cannot be imported
