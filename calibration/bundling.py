@@ -22,7 +22,7 @@ from adadm.calibration.references import Reference, factor_tolerance, make_refer
 from adadm.calibration.wheels import collect_wheels
 from adadm.runtime.engine_builder import ledger_beside
 from adadm.runtime.errors import EngineError, MissingDependencyError
-from adadm.runtime.files import sha256_of
+from adadm.runtime.files import flush, naming, sha256_of
 from adadm.runtime.model_files import beside
 from adadm.runtime.model_forms import OF_ONE_MODEL
 from adadm.runtime.onnx_file import read_onnx
@@ -121,7 +121,11 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        yield partial
+        with naming(folder):
+            yield partial
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    flush(path)
         partial.chmod(0o755)
         partial.rename(folder)
     finally:

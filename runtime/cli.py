@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -89,6 +90,7 @@ def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -
     """Run a verb and turn what it raises into an exit code and a message on stderr."""
     try:
         verb(arguments)
+        _flush_output()
     except (AdadmError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
         return FAILED
@@ -96,6 +98,19 @@ def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -
         print(f"{program}: stopped", file=sys.stderr)
         return FAILED
     return DONE
+
+
+def _flush_output() -> None:
+    """Write what was printed, or fail: at the end Python would only warn of what it cannot write.
+
+    Raises:
+        OSError: as on a full disk.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it tries once more
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _help() -> str:

@@ -163,17 +163,11 @@ def write_engine(engine: Path, plan: bytes, manifest: Manifest) -> None:
         OSError: a file cannot be written, or the disk is full.
     """
     text = json.dumps(manifest.as_json(), indent=2, sort_keys=True) + "\n"
-    try:
-        with ExitStack() as files:
-            new_plan = files.enter_context(written_whole(engine))
-            # The last to enter is the first to be renamed.
-            new_manifest = files.enter_context(written_whole(manifest_path(engine)))
-            new_plan.write_bytes(plan)
-            new_manifest.write_text(text, encoding="utf-8")
-    except OSError as error:
-        if error.filename is None:  # of a write
-            raise OSError(error.errno, error.strerror, str(engine)) from error
-        raise
+    with ExitStack() as files:
+        files.enter_context(written_whole(engine)).write_bytes(plan)
+        # The last to enter is the first to be renamed.
+        new_manifest = files.enter_context(written_whole(manifest_path(engine)))
+        new_manifest.write_text(text, encoding="utf-8")
 
 
 def read_manifest(engine: Path) -> Manifest:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["cache_folder", "sha256_of", "written_whole"]
+__all__ = ["cache_folder", "flush", "naming", "sha256_of", "written_whole"]
 
 
 def cache_folder() -> Path:
@@ -22,12 +22,18 @@ def cache_folder() -> Path:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on any failure.
 
+    What the kernel still holds is on the disk before the name is there: some file systems tell
+    only then that the disk is full, and after a power cut the file would be empty.
+
     Args:
         path: the file to write. Its folder is made when missing. The temporary name keeps the
-            suffix, because image libraries choose the format by it.
+            suffix, because image libraries choose the format by it. Libraries that write into a
+            file descriptor by themselves may not look at how much was taken (Pillow does not): let
+            them write into memory.
 
     Raises:
-        OSError: there is a folder of that name, or the file cannot be made.
+        OSError: there is a folder of that name, or the file cannot be made or written. It names
+            the file, also where the failed write does not.
     """
     target = Path(path)
     if target.is_dir():  # now: of several files, others would be there when the renaming fails
@@ -42,13 +48,44 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     partial = Path(name)
     try:
-        yield partial
+        with naming(target):
+            yield partial
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
+        with naming(target):
+            flush(partial)
         partial.replace(target)
+    except OSError as error:
+        if error.filename in (name, partial):
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system that names no file, as of a write, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk.
+
+    Raises:
+        OSError: it cannot get there, as on a full disk.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -120,14 +120,7 @@ def open_sink(
             yield write
     else:
         folder = Path(output)
-        yield lambda frame: _write((folder / frame.name).with_suffix(suffix), frame.image)
-
-
-def _write(path: Path, image: ImageArray) -> None:
-    try:
-        write_image(path, image)
-    except OSError as error:  # which does not always name the file
-        raise ImageError(f"{path} cannot be written: {error}") from error
+        yield lambda frame: write_image((folder / frame.name).with_suffix(suffix), frame.image)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ An *image* here is a uint8 array (H, W, 3), RGB, 0..255. A *batch* is what netwo
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "Pixels",
     "batch_from_image",
     "crop_to_multiple",
+    "encoded",
     "enlarge",
     "find_images",
     "image_from_batch",
@@ -59,10 +61,34 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         raise ImageError(f"{path}: not a readable image ({error})") from error
 
 
-def write_image(path: str | os.PathLike[str], image: ImageArray) -> None:
-    """Write 8-bit RGB (H, W, 3), whole or not at all; the suffix chooses the format."""
+def write_image(path: str | os.PathLike[str], image: ImageArray, **options: Any) -> None:
+    """Write 8-bit RGB (H, W, 3), whole or not at all; the suffix chooses the format.
+
+    Args:
+        options: as Pillow's writer of the format takes them.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
     with written_whole(path) as partial:
-        Image.fromarray(image).save(partial)
+        partial.write_bytes(encoded(image, partial.suffix, **options))
+
+
+def encoded(image: Pixels, suffix: str, **options: Any) -> bytes:
+    """An image as the bytes of a file, by Pillow.
+
+    In memory, since Pillow writes into a file without looking at how much of it was taken: on a
+    full disk the end would be missing, and nobody told.
+
+    Args:
+        image: as `PIL.Image.fromarray` takes it.
+        suffix: `.png` and the like.
+        options: as Pillow's writer of the format takes them.
+    """
+    content = io.BytesIO()
+    kind = Image.registered_extensions()[suffix.lower()]
+    Image.fromarray(image).save(content, kind, **options)
+    return content.getvalue()
 
 
 def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:

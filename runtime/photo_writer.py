@@ -21,11 +21,10 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import Pixels
+from adadm.runtime.images import Pixels, encoded
 from adadm.runtime.photos import Photo
 from adadm.runtime.vips import MM_PER_INCH, load_vips, reason_of
 
@@ -184,10 +183,8 @@ class PhotoWriter:
     def _save(self, image: Any, partial: Path) -> None:
         horizontal, vertical = self._resolution
         if self._format is _BMP:
-            pixels = image.numpy()
-            Image.fromarray(pixels).save(
-                partial, dpi=(horizontal * MM_PER_INCH, vertical * MM_PER_INCH)
-            )
+            dpi = (horizontal * MM_PER_INCH, vertical * MM_PER_INCH)
+            partial.write_bytes(encoded(image.numpy(), ".bmp", dpi=dpi))
             return
         value_types = load_vips().GValue
         image = image.copy(xres=horizontal, yres=vertical)

@@ -20,7 +20,6 @@ from rich.table import Table
 from adadm.export import to_onnx
 from adadm.export.photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.files import written_whole
 from adadm.runtime.images import (
     ImageArray,
     batch_from_image,
@@ -78,8 +77,7 @@ def main(argv: list[str]) -> None:
         }
         strips.append(_strip(panels, DETAILS[name], detail_px=PANEL_PX // 4))
     picture = output / f"comparison_x{upscale}.png"
-    with written_whole(picture) as partial:
-        _stacked(strips).save(partial)
+    write_image(picture, np.asarray(_stacked(strips)))
     Console().print(table)
     print(f"wrote {picture}: look at it")
 

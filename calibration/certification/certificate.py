@@ -48,7 +48,7 @@ def bound(
 def write_certificate(
     content: Mapping[str, Any], crops: Sequence[Crop], path: Path
 ) -> dict[str, Any]:
-    """Write a certificate and its report, each whole or not at all.
+    """Write a certificate and its report: each whole, and no certificate without its report.
 
     Returns:
         What the certificate has, its digest included.
@@ -57,7 +57,7 @@ def write_certificate(
     ready["sha256"] = digest_of(ready)
     with written_whole(path) as partial:
         partial.write_text(json.dumps(ready, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    write_report({**ready, "file": path.name}, crops, report_of(path))
+        write_report({**ready, "file": path.name}, crops, report_of(path))
     written: dict[str, Any] = ready
     return written
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import ImageArray
+from adadm.runtime.images import ImageArray, encoded
 
 __all__ = ["Crop", "write_report"]
 
@@ -167,9 +165,8 @@ def _shown(crop: Crop, amplification: int) -> dict[str, Any]:
 
 
 def _data_uri(image: ImageArray) -> str:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "WEBP", lossless=True, quality=100)
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+    content = encoded(image, ".webp", lossless=True, quality=100)
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
-from PIL import Image
 
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import ImageArray
+from adadm.runtime.images import ImageArray, write_image
 
 __all__ = ["NAMES", "deviations", "edge_maps", "modulators"]
 
@@ -97,8 +96,7 @@ def edge_maps(
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
     plt.close(figure)
-    with written_whole(path) as partial:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(partial, quality=90, method=6)
+    write_image(path, np.ascontiguousarray(pixels), quality=90, method=6)
 
 
 def _band(axis: Axes, twin: str, values: npt.NDArray[np.float64]) -> None:

@@ -303,7 +303,7 @@ class BrokenWriter(PhotoWriter):
             raise broken
 
 
-@pytest.mark.parametrize("error", [ImageError("disk full"), OSError(28, "disk full")])
+@pytest.mark.parametrize("error", [ImageError("disk full"), OSError(28, "full", "disk")])
 def test_a_writer_that_fails_at_the_end_fails_its_image_alone(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:

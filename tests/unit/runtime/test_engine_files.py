@@ -356,7 +356,7 @@ def test_where_no_more_can_be_written_nothing_changes(
     limit = len(PLAN) if plan != b"small" else 100
     with (
         files_at_most(limit),
-        pytest.raises(OSError, match=re.escape(f"File too large: {str(engine)!r}")),
+        pytest.raises(OSError, match=re.escape(f"File too large: '{engine}")),
     ):
         write_engine(engine, plan, manifest_of(plan))
     assert names(tmp_path) == (["a.engine", "a.engine.json"] if old else [])
