@@ -19,6 +19,7 @@ from adadm.export.parity import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
+from adadm.runtime.onnx_file import checked_onnx
 
 __all__ = ["Source", "load_source", "refuse_checkpoint_options"]
 
@@ -65,7 +66,8 @@ def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
-        CalibrationError: the ONNX file cannot be read, or has another form.
+        EngineError: the ONNX file cannot be read.
+        CalibrationError: it has another form.
         ExportError: torch.onnx cannot export the network, or the ONNX checker refuses the file.
     """
     path = Path(path)
@@ -108,10 +110,9 @@ def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, float |
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise CalibrationError(f"{path}: no such file")
+    content = checked_onnx(path)
     try:
-        return onnx.load(path)
+        return onnx.load_from_string(content)
     except Exception as error:  # protobuf's class has no stubs
         raise CalibrationError(
             f"{path} cannot be read as ONNX ({error}); it may be truncated, copy it again"

@@ -66,7 +66,8 @@ def open_session(
     Raises:
         MissingDependencyError: the backend is not installed.
         SessionError: the name is unknown, or the backend refuses the model or lacks its device.
-        EngineError: the engine is not whole, or was made for another machine.
+        EngineError: the engine is not whole, or was made for another machine; or the model is none,
+            or not one for a backend (`checked_onnx`).
     """
     if backend not in ("auto", *BACKENDS):
         raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import SessionError, require
+from adadm.runtime.onnx_file import checked_onnx
 from adadm.runtime.session import Array, Session, TensorSpec
 
 __all__ = ["OnnxRuntimeSession"]
@@ -35,6 +36,7 @@ class OnnxRuntimeSession(Session):
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
+        EngineError: the model is none, or not one for a backend (`checked_onnx`).
         SessionError: ONNX Runtime refuses the model, lacks a provider, or does not use the first.
     """
 
@@ -69,16 +71,17 @@ class OnnxRuntimeSession(Session):
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for library in custom_ops:
             options.register_custom_ops_library(library)
-        source = model if isinstance(model, bytes) else os.fspath(model)
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # and nothing else
+        content = checked_onnx(model, needs_bodies=not custom_ops)
         try:
             self._session = ort.InferenceSession(
-                source,
+                content,
                 options,
                 providers=list(providers),
                 enable_fallback=0,  # or a provider that fails is replaced by the CPU, on stdout
             )
         except Exception as error:  # onnxruntime raises classes that share no narrower base
-            name = "the model" if isinstance(source, bytes) else source
+            name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
         first = providers[0] if isinstance(providers[0], str) else providers[0][0]
         if (used := self._session.get_providers()[0]) != first:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import SessionError, require
+from adadm.runtime.onnx_file import checked_onnx
 from adadm.runtime.openvino_operators import CONVERTERS
 from adadm.runtime.session import Array, Session, TensorSpec
 
@@ -28,6 +29,7 @@ class OpenVINOSession(Session):
 
     Raises:
         MissingDependencyError: openvino is not installed.
+        EngineError: the model is none, or not one for a backend (`checked_onnx`).
         SessionError: OpenVINO refuses the model.
     """
 
@@ -48,15 +50,15 @@ class OpenVINOSession(Session):
         }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads
-        source = model if isinstance(model, bytes) else os.fspath(model)
+        content = checked_onnx(model)
         try:
-            graph = core.read_model(source)
+            graph = core.read_model(content)
             self._compiled = core.compile_model(graph, "CPU", config)
             self._request = self._compiled.create_infer_request()
             self.inputs = [_spec(port) for port in self._compiled.inputs]
             self.outputs = [_spec(port) for port in self._compiled.outputs]
         except RuntimeError as error:
-            name = "the model" if isinstance(source, bytes) else source
+            name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
         self.metadata = _metadata(graph)
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from adadm.runtime.build_monitor import BuilderLog, OnProgress, Stop, run_stoppable
 from adadm.runtime.errors import EngineError, require
+from adadm.runtime.onnx_file import checked_onnx
 
 __all__ = [
     "DEFAULTS",
@@ -121,7 +122,8 @@ def parse(
         log: where messages go.
 
     Raises:
-        EngineError: the parser refuses it; the message names each node and the reason.
+        EngineError: it is no model for a backend (`checked_onnx`), or the parser refuses it; the
+            message names each node and the reason.
     """
     trt = load(flavour)
     log = BuilderLog() if log is None else log
@@ -129,7 +131,7 @@ def parse(
     builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt, weak))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(model):
+    if not parser.parse(checked_onnx(model)):
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
         listed = "\n".join(f"  {_described(problem)}" for problem in problems)
         raise EngineError(

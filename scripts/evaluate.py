@@ -41,6 +41,7 @@ from adadm.runtime.images import (
     reduce,
 )
 from adadm.runtime.metrics import luma, psnr_y
+from adadm.runtime.onnx_file import checked_onnx
 from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
 
 _LEAST_PX = 11
@@ -96,7 +97,9 @@ def main(argv: list[str]) -> None:
 def load_model(path: Path, arch: str = "auto") -> Model:
     """Open an ONNX model on ONNX Runtime, or a checkpoint in PyTorch."""
     if path.suffix == ".onnx":
-        session = OnnxRuntimeSession(rounded_to_half(onnx.load(path)).SerializeToString())
+        session = OnnxRuntimeSession(
+            rounded_to_half(onnx.load_from_string(checked_onnx(path))).SerializeToString()
+        )
         try:
             upscale = int(session.metadata["adadm.upscale"])
             rgb_range = float(session.metadata["adadm.rgb_range"])

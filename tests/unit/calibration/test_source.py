@@ -16,7 +16,7 @@ from _support.networks import random_network
 from adadm.calibration.source import Source, load_source
 from adadm.export import Options, collapse_tail, fold_batch_norm, save_checkpoint
 from adadm.export.assembly import assemble, bake_image_io
-from adadm.runtime.errors import CalibrationError, CheckpointError
+from adadm.runtime.errors import CalibrationError, CheckpointError, EngineError
 
 UNFOLDED = Options(fold="off")
 
@@ -158,13 +158,11 @@ def test_files_of_others_and_damaged_ones_are_refused(
     onnx.save(parser.parse_model(text), foreign)
     with pytest.raises(CalibrationError, match=r"not written by adadm export .*lacks adadm\.arch"):
         load_source(foreign)
-    with pytest.raises(CalibrationError, match="no such file"):
+    with pytest.raises(EngineError, match="No such file"):
         load_source(tmp_path / "missing.onnx")
     path = export(UNFOLDED)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(
-        CalibrationError, match=r"cannot be read as ONNX .*truncated, copy it again"
-    ):
+    with pytest.raises(EngineError, match=r"not the whole of one: .*; copy or export it again"):
         load_source(path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from adadm.runtime.errors import EngineError
-from adadm.runtime.onnx_file import read_onnx
+from adadm.runtime.onnx_file import checked_onnx, read_onnx
 from adadm.runtime.session import TensorSpec
 
 BUNDLED = sorted(
@@ -51,6 +51,10 @@ def field(number: int, value: int | bytes | str) -> bytes:
 
 def pair(key: str, value: str) -> bytes:
     return field(1, key) + field(2, value)
+
+
+def pair_of(domain: str, version: int) -> bytes:
+    return field(1, domain) + field(2, version)
 
 
 def value_info(name: str, element: int, *dims: int | str | None) -> bytes:
@@ -234,6 +238,41 @@ def test_half_a_reference_to_another_file_is_refused(
             read_onnx(model)
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_weights_of_a_training_in_another_file_are_refused(model: Path, at: int) -> None:
+    tensor = field(8, "kept") + field(13, pair("location", "/etc/passwd"))
+    model.write_bytes(MODEL + field(20, field(at, field(5, tensor))))
+    with pytest.raises(EngineError, match="keeps the tensor kept in another file, /etc/passwd"):
+        read_onnx(model)
+
+
+def test_an_engine_inside_a_model_is_refused(model: Path) -> None:
+    """Its TensorRT provider would load it, and an engine is code."""
+    node = field(1, field(4, "EPContext") + field(7, "com.microsoft"))
+    model.write_bytes(VERSION + field(7, IN + OUT + node) + OPSET)
+    with pytest.raises(EngineError, match=r"m.onnx has the engine of another program inside"):
+        read_onnx(model)
+
+
+def test_what_a_backend_may_see_is_the_same_bytes(model: Path) -> None:
+    model.write_bytes(MODEL)
+    assert checked_onnx(model) == checked_onnx(MODEL) == MODEL
+    patch = field(7, field(12, value_info("factor_0", 1, "N")))
+    assert checked_onnx(MODEL + patch) == MODEL + patch
+    call = VERSION + field(7, IN + OUT + field(1, field(4, "Modulate") + field(7, "adadm"))) + OPSET
+    assert checked_onnx(call, needs_bodies=False) == call
+    with pytest.raises(EngineError, match=r"the model is no ONNX model.* lacks the body of adadm"):
+        checked_onnx(call)
+
+
+def test_a_patch_is_checked_like_the_model(model: Path) -> None:
+    """protobuf merges both."""
+    tensor = field(8, "kept") + field(13, pair("location", "*/_ORT_MEM_ADDR_/*"))
+    for patch in (field(7, field(5, tensor)), field(8, pair_of("", 1 << 62))):
+        with pytest.raises(EngineError, match=r"the model (keeps|is no ONNX model)"):
+            checked_onnx(MODEL + patch)
+
+
 def borders(content: bytes) -> Iterator[int]:
     """Where the top-level fields begin; told by the writer above, not by the reader under test."""
     at = 0
@@ -321,10 +360,16 @@ def test_what_passes_of_damaged_bytes_is_read_as_onnx_reads_it(onnx: Any, model:
         (VERSION + field(7, IN + OUT), r"the opsets \[\] of the default domain"),
         (MODEL + OPSET, r"the opsets \[17, 17\] of the default domain"),
         (
-            VERSION + field(7, IN + OUT) + field(8, pair("adadm", "")),
+            VERSION + field(7, IN + OUT) + field(8, field(1, "adadm") + field(2, 1)),
             r"the opsets \[\] of the default domain",
         ),
-        (VERSION + field(7, IN + OUT) + field(8, field(1, "")), r"the opsets \[0\]"),
+        (VERSION + field(7, IN + OUT) + field(8, field(1, "")), "opset 0 of the domain ai.onnx"),
+        *(
+            (VERSION + field(7, IN + OUT) + field(8, pair_of("", version)), f"opset {version} of")
+            for version in (1 << 62, 1001, -5)
+        ),
+        (MODEL + field(8, pair_of("com.microsoft", 1 << 62)), "of the domain com.microsoft"),
+        (MODEL + field(25, field(9, pair_of("", 1 << 62))), "of the domain ai.onnx, expected 1"),
         (VERSION + field(7, IN) + OPSET, "its graph has no outputs"),
         (MODEL + MODEL, "field 1 is not a single number"),
         (MODEL + field(7, IN + OUT), "field 7 is there 2 times"),

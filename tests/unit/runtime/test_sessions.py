@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -229,9 +230,41 @@ def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> No
     if backend == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(SessionError, match=r"cannot load .*broken.onnx"):
+    with pytest.raises(EngineError, match=r"broken.onnx is no ONNX model"):
         open_session(tmp_path / "broken.onnx", backend)
-    with pytest.raises(SessionError, match=r"cannot load .*missing.onnx"):
+    with pytest.raises(EngineError, match=r"missing.onnx cannot be read: No such file"):
         open_session(tmp_path / "missing.onnx", backend)
-    with pytest.raises(SessionError, match="cannot load the model"):
+    with pytest.raises(EngineError, match="the model is no ONNX model"):
         open_session(b"no model", backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "cuda", "tensorrt", "auto"])
+def test_no_backend_sees_a_byte_of_what_is_refused(
+    backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights at an address in memory crash OpenVINO, or read the process; hence in this order."""
+    location = b"*/_ORT_MEM_ADDR_/*"
+    external = b"j" + bytes([len(location) + 12]) + b"\n\x08location\x12"
+    external += bytes([len(location)]) + location
+    tensor = b"*" + bytes([len(external)]) + external
+    hostile = MODEL + b":" + bytes([len(tensor)]) + tensor
+    (tmp_path / "memory.onnx").write_bytes(hostile)
+    for name in ("onnxruntime.InferenceSession", "openvino.Core.read_model"):
+        if importlib.util.find_spec(name.split(".")[0]):
+            monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a backend saw it"))
+    if backend in ("cuda", "tensorrt"):
+        providers = ["CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
+    for model in (tmp_path / "memory.onnx", hostile):
+        with pytest.raises(EngineError, match=r"in another file, \*/_ORT_MEM_ADDR_/\*"):
+            open_session(model, backend)
+
+
+def test_onnx_runtime_takes_nothing_but_onnx() -> None:
+    """What has the mark of its own format, a second one with less checks, is read as ONNX too."""
+    name = b"ORTM" + bytes(4)
+    marked = MODEL[:2] + b"\x12" + bytes([len(name)]) + name + MODEL[2:]
+    assert MODEL[0] == 8 and marked[4:8] == b"ORTM"
+    lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 9, 12)).astype(np.float32)
+    expected = open_session(MODEL).run({"lr": lr})["sr"]
+    np.testing.assert_array_equal(open_session(marked).run({"lr": lr})["sr"], expected)

@@ -160,7 +160,7 @@ def _damage_metadata(path: Path) -> None:
     ("name", "damage", "failed", "message"),
     [
         ("model.onnx", Path.unlink, ["waves whole", "other whole"], r"model\.onnx"),
-        ("model.onnx", _shorten, ["waves whole", "other whole"], "cannot load"),
+        ("model.onnx", _shorten, ["waves whole", "other whole"], "no ONNX model"),
         ("model.onnx", _damage_metadata, ["waves whole", "other whole"], "0xff"),
         ("reference/whole.other.npz", Path.unlink, ["other whole"], "No such file"),
         ("reference/whole.waves.npz", _flip, ["waves whole"], r"is damaged.*copy the bundle again"),
