@@ -22,7 +22,7 @@ import numpy as np
 
 from adadm.runtime.engine_files import read_manifest
 from adadm.runtime.errors import EngineError
-from adadm.runtime.files import sha256_of
+from adadm.runtime.files import path_inside, sha256_of
 from adadm.runtime.session import Array
 from adadm.runtime.targets import TARGETS, Target
 from adadm.runtime.tensorrt_api import Profile, Shape
@@ -265,10 +265,7 @@ def _file_in(folder: Path) -> Callable[[Any], str]:
     """A name that stays in the folder, also where it leads through links."""
 
     def converted(value: Any) -> str:
-        root = folder.resolve()
-        path = (root / _text(value)).resolve()
-        if root not in path.parents:
-            raise ValueError
+        path_inside(folder, value)
         return str(value)
 
     return converted

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["cache_folder", "flush", "naming", "sha256_of", "written_whole"]
+__all__ = ["cache_folder", "flush", "naming", "path_inside", "sha256_of", "written_whole"]
 
 
 def cache_folder() -> Path:
@@ -62,6 +63,21 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def path_inside(folder: Path, name: Any) -> Path:
+    """Where a file of a folder is that others name, such as a manifest that came with it.
+
+    Raises:
+        TypeError: the name is no text.
+        ValueError: it leads out of the folder, by itself or through links.
+    """
+    if type(name) is not str:
+        raise TypeError(f"{name!r} is no name of a file")
+    root = folder.resolve()
+    if root not in (root / name).resolve().parents:
+        raise ValueError(f"{name} is not in {folder}")
+    return folder / name
 
 
 @contextmanager

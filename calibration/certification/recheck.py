@@ -10,17 +10,18 @@ from typing import Any
 
 from adadm.calibration.certification.certificate import digest_of, read_certificate
 from adadm.calibration.certification.certify import OnStep, certify
-from adadm.calibration.certification.criteria import KEYS, Thresholds
+from adadm.calibration.certification.criteria import CRITERIA, KEYS, Thresholds
 from adadm.calibration.certification.deployed_model import load_model
 from adadm.calibration.certification.device_result import certify_device
 from adadm.calibration.certification.reference import load_reference
+from adadm.calibration.gates import GATES
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.ledger import rounded
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images import find_images
 
-__all__ = ["Places", "Recheck", "recheck"]
+__all__ = ["Places", "Recheck", "inconsistencies", "is_certificate_of", "recheck"]
 
 _SAME = 1e-3
 """Of a figure, on the same machine with the same software."""
@@ -78,7 +79,7 @@ def recheck(
         CalibrationError: it is no certificate; or the files are as certified, and cannot be run.
     """
     content = read_certificate(path)
-    problems = list(_inconsistencies(content))
+    problems = list(inconsistencies(content))
     notes: list[str] = []
     if content["kind"] == "device":
         problems += _device_problems(content, path, places)
@@ -109,8 +110,12 @@ def recheck(
     return Recheck(content, tuple(problems), tuple(notes))
 
 
-def _inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the certificate by itself."""
+def inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a certificate by itself.
+
+    Raises:
+        KeyError, TypeError: it lacks what every certificate has.
+    """
     if (found := digest_of(content)) != content.get("sha256"):
         yield (
             f"it was changed since it was written: its content has the digest {found}, the "
@@ -124,6 +129,10 @@ def _inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
         if expected.get(name) != limits.get(name):
             yield f"the limit {name} is {limits.get(name)}, by default it is {expected.get(name)}"
     by_name = {(check["name"]): check for check in content["checks"]}
+    asked = {CRITERIA["parity_db"].name, *(gate.name for gate in GATES)}
+    asked |= {CRITERIA["lost_db"].name} if content["images"]["originals"] else set()
+    for name in sorted(asked - by_name.keys()):
+        yield f"it has no check of {name}"
     for name, check in by_name.items():
         figure = math.inf if check["figure"] is None else check["figure"]
         within = figure >= check["limit"] if check["at_least"] else figure <= check["limit"]
@@ -135,6 +144,32 @@ def _inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is held to {check['limit']:g}, which is not its limit"
     if content["passed"] != all(check["passed"] for check in by_name.values()):
         yield "the verdict is not that of the checks"
+
+
+def is_certificate_of(
+    path: Path, model: str, reference: str, images: str, given: Mapping[str, float]
+) -> bool:
+    """Whether a file is a certificate of these that holds by itself, and has all checks.
+
+    Its figures are not measured again.
+
+    Args:
+        model, reference, images: their digests.
+        given: limits that are not the defaults.
+    """
+    try:
+        found = read_certificate(path)
+        return (
+            found["kind"] == "model"
+            and not any(inconsistencies(found))
+            and {check["name"] for check in found["checks"]} == KEYS.keys()
+            and found["model"]["sha256"] == model
+            and found["reference"]["sha256"] == reference
+            and found["images"]["digest"] == images
+            and found["thresholds"]["given"] == given
+        )
+    except (CalibrationError, LookupError, TypeError, ValueError):
+        return False
 
 
 def _changed(path: Path, sha256: str) -> Iterator[str]:

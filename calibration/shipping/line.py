@@ -10,9 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adadm.calibration.bundling import make_bundle
-from adadm.calibration.certification.certificate import bound, report_of, write_certificate
+from adadm.calibration.certification.certificate import (
+    bound,
+    read_certificate,
+    report_of,
+    write_certificate,
+)
 from adadm.calibration.certification.certify import certify
 from adadm.calibration.certification.deployed_model import load_model
+from adadm.calibration.certification.recheck import is_certificate_of
 from adadm.calibration.certification.reference import Reference, load_reference
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import BUDGETS_DB, Precision, Request
@@ -119,8 +125,9 @@ class Line:
         self._name = order.checkpoint.stem
         self._models = order.folder / "models"
         self._reference: Reference | None = None
-        self.steps = Steps(order.folder / "steps.json")
         self._choose_photographs()
+        kept = [order.checkpoint, *self.calibration.files.values(), *self._photographs]
+        self.steps = Steps(order.folder / "steps.json", kept)
 
     def run(self) -> Iterator[Row]:
         """Make what is not there yet; a row for each target and precision, as it is done.
@@ -209,7 +216,7 @@ class Line:
     def _certify(self, model: Path, limits: Mapping[str, float]) -> Mapping[str, Any]:
         output = model.with_suffix(".certificate.json")
 
-        def make() -> Any:
+        def make() -> None:
             self._on_stage(f"certificate of {model.name}")
             if self._reference is None:
                 self._reference = load_reference(self._order.checkpoint, **self._hidden)
@@ -225,17 +232,17 @@ class Line:
                 self._on_step,
             )
             content = bound(certified.content, output, reference, deployed, self._photographs)
-            written = write_certificate(content, certified.crops, output)
-            return {name: written[name] for name in ("passed", "failures", "checks", "speed")}
+            write_certificate(content, certified.crops, output)
 
         made_from = self._from(
             model=sha256_of(model), limits=dict(limits), images=self.certification.digest
         )
         name = f"certificate {model.name}"
-        found: Mapping[str, Any] = self.steps.run(
-            name, made_from, [output, report_of(output)], make
-        )
-        return found
+        bound_to = (sha256_of(model), self._checkpoint_sha256, self.certification.digest)
+        if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
+            self.steps.forget(name)
+        self.steps.run(name, made_from, [output, report_of(output)], make)
+        return read_certificate(output)
 
     def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
         """The engine where this machine can build it, and the bundle where a device does."""

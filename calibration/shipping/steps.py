@@ -1,13 +1,18 @@
-"""Steps that are not done again while what they come from, and what they made, is the same."""
+"""Steps that are not done again while what they come from, and what they made, is the same.
+
+The record that says so is a file in a folder that others may have written: it decides what is not
+done again, and what is removed. So it names nothing outside of its folder, is believed of nothing
+but digests, and nothing is removed that a step did not make.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adadm.runtime.files import sha256_of, written_whole
+from adadm.runtime.files import path_inside, sha256_of, written_whole
 
 __all__ = ["Steps"]
 
@@ -18,20 +23,23 @@ class Steps:
     """A record of what was made in a folder, and from what.
 
     Args:
-        record: a JSON file in the folder; one that cannot be understood is begun anew.
+        record: a JSON file in the folder; one that cannot be understood, or names a file elsewhere,
+            is begun anew.
+        kept: files that are never removed, whatever the record says.
 
     Attributes:
         done: how many steps had to be done by this object.
     """
 
-    def __init__(self, record: Path) -> None:
+    def __init__(self, record: Path, kept: Iterable[Path] = ()) -> None:
         self._record, self.done = record, 0
+        self._kept = {path.resolve() for path in kept}
         self._known: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
             if content["format"] == _FORMAT:
-                self._known = dict(content["steps"])
-        except (OSError, ValueError, KeyError, TypeError):
+                self._known = {name: self._checked(step) for name, step in content["steps"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass  # there is none, or it is another's: every step is done
 
     def run(
@@ -39,34 +47,45 @@ class Steps:
         name: str,
         made_from: Mapping[str, Any],
         outputs: Sequence[Path],
-        make: Callable[[], Any],
-    ) -> Any:
-        """Do a step, or remember what it returned.
+        make: Callable[[], object],
+    ) -> None:
+        """Do a step, unless its outputs are those that it made from the same.
 
         Args:
             name: of the step, one in the record.
             made_from: all that the outputs depend on, as JSON has it; digests for files.
             outputs: files and folders that the step makes; what was made there before is removed
                 first.
-            make: returns what JSON can hold.
         """
         found = self._known.get(name)
         made_from = json.loads(json.dumps(made_from))
         if found is not None:
             if found["made_from"] == made_from and found["outputs"] == self._digests(outputs):
-                return found["result"]
-            self._remove(found["outputs"])
-        result = json.loads(json.dumps(make()))
+                return
+            self._remove(found["outputs"], outputs)
+        make()
         self.done += 1
-        self._known[name] = {
-            "made_from": made_from,
-            "outputs": self._digests(outputs),
-            "result": result,
-        }
+        self._known[name] = {"made_from": made_from, "outputs": self._digests(outputs)}
         content = {"format": _FORMAT, "steps": self._known}
         with written_whole(self._record) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        return result
+
+    def forget(self, name: str) -> None:
+        """Let a step be done again."""
+        self._known.pop(name, None)
+
+    def _checked(self, step: Any) -> dict[str, Any]:
+        """A step as the record has it.
+
+        Raises:
+            TypeError, ValueError, KeyError: it is none, or names a file elsewhere.
+        """
+        made_from, outputs = step["made_from"], step["outputs"]
+        for name, digest in outputs.items():
+            path_inside(self._record.parent, name)
+            if not isinstance(digest, str):
+                raise TypeError(name)
+        return {"made_from": made_from, "outputs": dict(outputs)}
 
     def _digests(self, outputs: Sequence[Path]) -> dict[str, str]:
         """Of each file, by its name in the folder of the record."""
@@ -79,13 +98,20 @@ class Steps:
         folder = self._record.parent
         return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
-    def _remove(self, outputs: Mapping[str, str]) -> None:
-        """What a step made before, and nothing else; folders that are empty then go too."""
+    def _remove(self, recorded: Mapping[str, str], outputs: Sequence[Path]) -> None:
+        """What a step made before, and nothing else; folders that are empty then go too.
+
+        That is what has the digest that it had then, or lies where the step makes its outputs.
+        """
         folders = set()
-        for name in outputs:
+        for name, digest in recorded.items():
             path = self._record.parent / name
-            path.unlink(missing_ok=True)
-            folders |= {p for p in path.parents if self._record.parent in p.parents}
+            if not path.is_file() or path.resolve() in self._kept:
+                continue
+            of_the_step = any(output == path or output in path.parents for output in outputs)
+            if of_the_step or sha256_of(path) == digest:
+                path.unlink()
+                folders |= {p for p in path.parents if self._record.parent in p.parents}
         for folder in sorted(folders, key=lambda path: -len(path.parts)):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from _support.scripts import ROOT
 from adadm.calibration import ship, validate
+from adadm.calibration.certification.certificate import digest_of
 from adadm.export.photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
@@ -64,6 +65,21 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     assert adadm(originals, "--target", "cpu") == 0
     assert "0 steps done" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
+
+    # A record that says that it is done, and a certificate that says that it passed.
+    path = model.with_suffix(".certificate.json")
+    forged = json.loads(path.read_text())
+    forged["checks"].pop(0)
+    forged["sha256"] = digest_of(forged)
+    path.write_text(json.dumps(forged))
+    record = json.loads((out / "steps.json").read_text())
+    step = record["steps"][f"certificate {model.name}"]
+    step["outputs"][path.relative_to(out).as_posix()] = sha256_of(path)
+    step["result"] = {"passed": True, "failures": [], "checks": [], "speed": []}
+    (out / "steps.json").write_text(json.dumps(record))
+    assert adadm(originals, "--target", "cpu") == 0
+    assert "1 steps done" in capsys.readouterr().out
+    assert json.loads(path.read_text())["checks"] == certificate["checks"]
 
     model.write_bytes(model.read_bytes()[:-1])
     assert adadm(originals, "--target", "cpu") == 0  # the model; its certificate holds again

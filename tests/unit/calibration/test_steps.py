@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adadm.calibration.shipping.steps import Steps
+from adadm.runtime.files import sha256_of
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the one step of the record."""
+    record = json.loads((folder / "steps.json").read_text())
+    change(record["steps"]["make"])
+    (folder / "steps.json").write_text(json.dumps(record))
 
 
 class Making:
@@ -14,12 +24,11 @@ class Making:
     def __init__(self, folder: Path) -> None:
         self.folder, self.times = folder, 0
 
-    def __call__(self) -> dict[str, int]:
+    def __call__(self) -> None:
         self.times += 1
         (self.folder / "out" / "deep").mkdir(parents=True, exist_ok=True)
         (self.folder / "model.bin").write_text(f"model {self.times}")
         (self.folder / "out" / "deep" / "part.bin").write_text("part")
-        return {"times": self.times}
 
 
 @pytest.fixture
@@ -27,15 +36,32 @@ def making(tmp_path: Path) -> Making:
     return Making(tmp_path)
 
 
-def run(making: Making, made_from: str = "a") -> dict[str, int]:
+def run(making: Making, made_from: str = "a") -> int:
+    """Returns how often it was made by now."""
     steps = Steps(making.folder / "steps.json")
     outputs = [making.folder / "model.bin", making.folder / "out"]
-    found: dict[str, int] = steps.run("make", {"from": made_from}, outputs, making)
-    return found
+    steps.run("make", {"from": made_from}, outputs, making)
+    return making.times
 
 
-def test_it_is_done_once_and_its_result_is_remembered(making: Making) -> None:
-    assert [run(making), run(making)] == [{"times": 1}, {"times": 1}]
+def test_it_is_done_once(making: Making) -> None:
+    assert [run(making), run(making)] == [1, 1]
+
+
+def test_it_is_done_again_once_it_is_forgotten(making: Making) -> None:
+    run(making)
+    steps = Steps(making.folder / "steps.json")
+    steps.forget("make")
+    steps.forget("never made")
+    steps.run("make", {"from": "a"}, [making.folder / "model.bin", making.folder / "out"], making)
+    assert making.times == 2
+
+
+def test_records_of_the_version_before_are_read(making: Making) -> None:
+    """They had what the step returned, too."""
+    run(making)
+    edit(making.folder, lambda step: step.update(result={"passed": True}))
+    assert run(making) == 1
 
 
 def change(folder: Path) -> None:
@@ -60,7 +86,7 @@ def test_it_is_done_again_where_its_files_are_not_as_they_were(
 ) -> None:
     run(making)
     damage(making.folder)
-    assert run(making) == {"times": 2}
+    assert run(making) == 2
     assert (making.folder / "out" / "deep" / "part.bin").read_text() == "part"
 
 
@@ -81,4 +107,63 @@ def test_a_step_that_fails_is_not_remembered(making: Making) -> None:
     steps = Steps(making.folder / "steps.json")
     with pytest.raises(KeyboardInterrupt):
         steps.run("make", {"from": "a"}, [], failing)
-    assert run(making) == {"times": 1}
+    assert run(making) == 1
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "{folder}/victim.txt", "out/../../victim.txt"])
+@pytest.mark.parametrize("is_digest_known", [True, False])
+def test_a_record_removes_nothing_outside_its_folder(
+    tmp_path: Path, name: str, is_digest_known: bool
+) -> None:
+    making, victim = Making(tmp_path / "shipped"), tmp_path / "victim.txt"
+    victim.write_text("somebody's")
+    making.folder.mkdir()
+    run(making)
+    digest = sha256_of(victim) if is_digest_known else "0"
+    named = name.format(folder=tmp_path)
+    edit(making.folder, lambda step: step["outputs"].update({named: digest}))
+    assert run(making, "b") == 2
+    assert victim.read_text() == "somebody's"
+
+
+def test_a_record_removes_nothing_through_a_link(tmp_path: Path) -> None:
+    making, victim = Making(tmp_path / "shipped"), tmp_path / "elsewhere" / "victim.txt"
+    victim.parent.mkdir()
+    victim.write_text("somebody's")
+    making.folder.mkdir()
+    run(making)
+    (making.folder / "link").symlink_to(victim.parent)
+    digest = sha256_of(victim)
+    edit(making.folder, lambda step: step["outputs"].update({"link/victim.txt": digest}))
+    run(making, "b")
+    assert victim.read_text() == "somebody's"
+
+
+def test_a_record_removes_no_source_and_no_file_that_no_step_made(making: Making) -> None:
+    source, notes = making.folder / "net.safetensors", making.folder / "notes.txt"
+    source.write_text("weights")
+    notes.write_text("mine")
+    run(making)
+    named = {source.name: sha256_of(source), notes.name: "0"}
+    edit(making.folder, lambda step: step["outputs"].update(named))
+    steps = Steps(making.folder / "steps.json", [source])
+    steps.run("make", {"from": "b"}, [making.folder / "model.bin"], making)
+    assert (source.read_text(), notes.read_text()) == ("weights", "mine")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        None,
+        [],
+        {},
+        {"made_from": {}, "outputs": ["a"]},
+        {"made_from": {}, "outputs": {"a": 1}},
+        {"made_from": {}, "outputs": {"": "0"}},
+    ],
+)
+def test_a_record_of_another_form_is_begun_anew(making: Making, step: object) -> None:
+    run(making)
+    record = {"format": 1, "steps": {"make": step}}
+    (making.folder / "steps.json").write_text(json.dumps(record))
+    assert run(making) == 2

@@ -1,0 +1,95 @@
+"""Whether a certificate is believed without measuring again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adadm.calibration.certification.certificate import digest_of
+from adadm.calibration.certification.criteria import KEYS, Thresholds
+from adadm.calibration.certification.recheck import is_certificate_of
+
+GIVEN = {"lost_db": 0.05}
+MODEL, REFERENCE, IMAGES = "1" * 64, "2" * 64, "3" * 64
+
+
+def certificate() -> dict[str, Any]:
+    """One that passes, and holds by itself."""
+    thresholds = Thresholds.of("int8", GIVEN)
+    checks = []
+    for name, key in KEYS.items():
+        limit = thresholds.limits[key]
+        at_least = key == "parity_db"
+        figure = limit + 1 if at_least else limit / 2
+        row = {"name": name, "figure": figure, "limit": limit, "at_least": at_least}
+        checks.append({**row, "passed": True})
+    return {
+        "format": 1,
+        "kind": "model",
+        "passed": True,
+        "model": {"sha256": MODEL, "precision": "int8"},
+        "reference": {"sha256": REFERENCE},
+        "images": {"digest": IMAGES, "originals": True},
+        "thresholds": {"limits": dict(thresholds.limits), "given": GIVEN},
+        "checks": checks,
+    }
+
+
+def is_believed(tmp_path: Path, content: Any) -> bool:
+    """With the digest that it would have, as whoever edits it can compute that too."""
+    path = tmp_path / "c.json"
+    if isinstance(content, dict):
+        content = {**content, "sha256": digest_of(content)}
+    path.write_text(json.dumps(content))
+    return is_certificate_of(path, MODEL, REFERENCE, IMAGES, GIVEN)
+
+
+def test_one_that_holds_is_believed(tmp_path: Path) -> None:
+    assert is_believed(tmp_path, certificate())
+    failed = certificate()
+    failed["checks"][0].update(figure=9.0, passed=False)
+    assert is_believed(tmp_path, {**failed, "passed": False})
+
+
+def with_lax_limit(c: dict[str, Any]) -> None:
+    c["thresholds"]["limits"]["parity_db"] = c["checks"][1]["limit"] = 0
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda c: c["checks"][0].update(figure=9.0),
+        lambda c: c["checks"][0].update(figure=None),
+        lambda c: c["checks"][0].update(limit=99),
+        lambda c: c["checks"][0].update(passed=False),
+        lambda c: c["checks"].pop(0),
+        lambda c: c["checks"].pop(),
+        lambda c: c.update(checks=[]),
+        lambda c: c.update(passed=False),
+        lambda c: c.update(kind="device"),
+        lambda c: c["thresholds"].update(given={"lost_db": 99}),
+        lambda c: c["model"].update(sha256="0" * 64),
+        lambda c: c["reference"].update(sha256="0" * 64),
+        lambda c: c["images"].update(digest="0" * 64),
+        lambda c: c.pop("thresholds"),
+        lambda c: c.update(model=None),
+        lambda c: c.update(checks=7),
+        with_lax_limit,
+    ],
+)
+def test_one_that_was_edited_is_not(
+    tmp_path: Path, forge: Callable[[dict[str, Any]], object]
+) -> None:
+    content = certificate()
+    forge(content)
+    assert not is_believed(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", [None, [], "passed", {}])
+def test_what_is_no_certificate_is_not(tmp_path: Path, content: object) -> None:
+    assert not is_believed(tmp_path, content)
+    assert not is_certificate_of(tmp_path / "none.json", MODEL, REFERENCE, IMAGES, GIVEN)
