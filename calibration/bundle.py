@@ -15,11 +15,11 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["bundle", *sys.argv[1:]]))
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from adadm.calibration.bundling import make_bundle
+from adadm.runtime.arguments import Paths
 from adadm.runtime.build_engine import add_sizes, bounds_of
 from adadm.runtime.model_files import path_of
 from adadm.runtime.targets import TARGETS
@@ -51,7 +51,10 @@ def main(argv: list[str]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm bundle", description=__doc__)
-    parser.add_argument("model", metavar="MODEL.onnx", help="or x2, x4: a bundled model")
+    paths = Paths()
+    parser.add_argument(
+        "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
+    )
     engines = {n: t for n, t in TARGETS.items() if t.tensorrt is not None and not t.is_rtx}
     parser.add_argument(
         "--target",
@@ -60,7 +63,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="T",
         help="; ".join(f"{name}: {target.description}" for name, target in engines.items()),
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
     add_sizes(parser)
     parser.add_argument(
         "--no-wheels",
@@ -68,4 +71,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="leave the wheels out, which need network now",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    paths.check()
+    return arguments

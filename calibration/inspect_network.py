@@ -34,6 +34,7 @@ from adadm.calibration.inspection.subject import Subject, read_subject
 from adadm.calibration.inspection.tables import print_inspection
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
 
@@ -87,23 +88,28 @@ def _on_images(
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm inspect", description=__doc__)
+    paths = Paths()
     parser.add_argument(
         "source",
-        type=Path,
+        type=paths.read,
         help=".pt, .pth, .safetensors, or .onnx that adadm export or adadm quantize wrote; an "
         "exported one tells the most with --fold off",
     )
     parser.add_argument(
         "--images",
-        type=Path,
+        type=paths.read,
         nargs="+",
         metavar="PATH",
         help="original photographs, files or folders: each is reduced by the network's factor",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="PICTURE", help="draw the figures: .svg or .png"
+        "-o",
+        "--output",
+        type=paths.written,
+        metavar="PICTURE",
+        help="draw the figures: .svg or .png",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the figures")
     parser.add_argument(
         "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
     )
@@ -115,4 +121,5 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             f"the picture is {arguments.output}, expected a name that ends in "
             f"{' or '.join(PICTURES)}"
         )
+    paths.check()
     return arguments

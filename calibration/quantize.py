@@ -32,9 +32,10 @@ from adadm.calibration.progress import staged
 from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
 from adadm.calibration.source import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
+from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
-from adadm.runtime.model_files import beside
+from adadm.runtime.model_files import FOR_TILES, beside
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main", "write_models"]
@@ -112,7 +113,7 @@ def _print(quantized: Quantized, console: Console) -> None:
 
 def write_models(quantized: Quantized, output: Path) -> list[Path]:
     """Write the models, the report and the plot beside each other: all files or none."""
-    report, plot = output.with_suffix(".json"), output.with_suffix(".sensitivity.svg")
+    report, plot = report_of(output), plot_of(output)
     paths = {f: output if f == "whole" else beside(output, f) for f in quantized.models}
     written = [*paths.values(), report]
     with ExitStack() as files:
@@ -127,21 +128,32 @@ def write_models(quantized: Quantized, output: Path) -> list[Path]:
     return written
 
 
+def report_of(output: Path) -> Path:
+    """Where the report of a model is."""
+    return output.with_suffix(".json")
+
+
+def plot_of(output: Path) -> Path:
+    """Where the plot of a model's sensitivities is."""
+    return output.with_suffix(".sensitivity.svg")
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm quantize", description=__doc__)
+    paths = Paths()
     parser.add_argument(
-        "source", type=Path, help=".pt, .pth, .safetensors, or .onnx exported with --fold off"
+        "source", type=paths.read, help=".pt, .pth, .safetensors, or .onnx exported with --fold off"
     )
     parser.add_argument(
         "--images",
-        type=Path,
+        type=paths.read,
         nargs="+",
         required=True,
         metavar="PATH",
         help="original photographs, files or folders: each is reduced by the network's factor",
     )
     parser.add_argument("--precision", choices=("fp16", "int8"), required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.onnx")
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="OUT.onnx")
     parser.add_argument(
         "--target",
         choices=TARGETS,
@@ -186,7 +198,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--cache",
-        type=Path,
+        type=paths.written,
         default=cache_folder(),
         metavar="DIR",
         help="where ranges and losses are kept, named after the content that they come from; "
@@ -200,10 +212,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments.hidden = hidden
     if arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
-    if arguments.output.resolve() == arguments.source.resolve():
-        parser.error(f"the output is the source, {arguments.source}; give another name")
     if arguments.sensitivity and arguments.precision == "fp16":
         parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
+    for_tiles = [beside(arguments.output, form) for form in FOR_TILES]
+    more = [report_of(arguments.output), plot_of(arguments.output)]
+    paths.check(writes=more + (for_tiles if arguments.stats == "external" else []))
     return arguments
 
 

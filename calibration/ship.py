@@ -31,8 +31,9 @@ from rich.table import Table
 from adadm.calibration.ledger import rounded
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.progress import staged
-from adadm.calibration.shipping.line import Line, Order, Row
+from adadm.calibration.shipping.line import Line, Order, Row, made_before
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.targets import TARGETS
@@ -172,10 +173,11 @@ def _write_summary(rows: Sequence[Row], path: Path) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm ship", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
+    paths = Paths()
+    parser.add_argument("checkpoint", type=paths.read, help=".pt, .pth or .safetensors")
     parser.add_argument(
         "--images",
-        type=Path,
+        type=paths.read,
         nargs="+",
         required=True,
         metavar="PATH",
@@ -189,7 +191,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="T",
         help="; ".join(f"{name}: {target.description}" for name, target in TARGETS.items()),
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
     parser.add_argument(
         "--budget-db",
         type=float,
@@ -217,11 +219,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="leave the wheels out of the bundles, which need network now",
     )
-    parser.add_argument("--cache", type=Path, default=cache_folder(), metavar="DIR")
+    parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
     parser.add_argument("--arch", type=architecture, default="auto", help="as `adadm export`")
     hidden = add_hidden_hyperparameters(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.photographs < 1 or not 0 <= arguments.budget_db < float("inf"):
         parser.error("--photographs is 1 or more, --budget-db 0 or more")
+    paths.check(writes=made_before(arguments.output, arguments.checkpoint))
     return arguments

@@ -43,10 +43,11 @@ from adadm.calibration.images import CalibrationImages
 from adadm.calibration.ledger import print_ledger
 from adadm.calibration.progress import staged
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths, check_outputs
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.bundle_files import MANIFEST
+from adadm.runtime.bundle_files import MANIFEST, Bundle
 from adadm.runtime.errors import ParityError
-from adadm.runtime.model_files import BUNDLED, path_of
+from adadm.runtime.model_files import BUNDLED, files_of, path_of
 
 __all__ = ["main"]
 
@@ -99,7 +100,7 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
             stages.on_step,
             arguments.seconds,
         )
-    output = arguments.output or model.path.with_suffix(".certificate.json")
+    output: Path = arguments.output
     content = bound(certified.content, output, reference, model, arguments.images)
     printed = Console()
     print_ledger(certified.ledger, printed)
@@ -108,8 +109,8 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
 
 
 def _take_in(arguments: argparse.Namespace) -> None:
-    result, bundle = Path(arguments.model), arguments.against
-    output = arguments.output or result.with_suffix(".certificate.json")
+    result, bundle, output = Path(arguments.model), arguments.against, arguments.output
+    check_outputs(Bundle.open(bundle).read_files, [output, report_of(output)])
     content = certify_device(result, bundle)
     content["result"] = relative(result, output)
     content["reference"]["file"] = relative(bundle / MANIFEST, output)
@@ -166,8 +167,10 @@ def _print_checks(checks: Sequence[Check], console: Console) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm validate", description=__doc__)
+    paths = Paths()
     parser.add_argument(
         "model",
+        type=paths.model,
         nargs="?",
         metavar="MODEL|ENGINE|RESULT.json",
         help=f"an ONNX model, {', '.join(BUNDLED)} for a bundled one, an engine, or what "
@@ -175,12 +178,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--against",
-        type=Path,
+        type=paths.read,
         metavar="CHECKPOINT|MODEL|BUNDLE",
         help="the network as it was trained; or a model of it; of a RESULT.json its bundle",
     )
     parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="PATH", help="photographs, files or folders"
+        "--images", type=paths.read, nargs="+", metavar="PATH", help="photographs, files or folders"
     )
     parser.add_argument(
         "--hr",
@@ -197,7 +200,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--thresholds",
-        type=Path,
+        type=paths.read,
         metavar="FILE",
         help="limits by name, JSON, of docs/validation.md",
     )
@@ -209,12 +212,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "cpu",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="CERTIFICATE.json", help="default: beside the model"
+        "-o",
+        "--output",
+        type=paths.written,
+        metavar="CERTIFICATE.json",
+        help="default: beside the model",
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, metavar="S", help="to measure the speed; default: 3"
     )
-    parser.add_argument("--certificate", type=Path, help="check this one again")
+    parser.add_argument("--certificate", type=paths.read, help="check this one again")
     parser.add_argument(
         "--trust", action="store_true", help="run an engine without a manifest, which is code"
     )
@@ -233,4 +240,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--photographs is {arguments.photographs}, expected 1 or more")
     if arguments.output and arguments.output.suffix != ".json":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .json")
+    by_default = []
+    if arguments.output is None and arguments.model is not None:
+        by_default = [Path(files_of(arguments.model)[0]).with_suffix(".certificate.json")]
+        arguments.output = by_default[0]
+    if arguments.certificate is None:
+        paths.check(writes=[*by_default, report_of(arguments.output)])
     return arguments

@@ -30,8 +30,9 @@ from adadm.export.checkpoint import load_checkpoint
 from adadm.export.models import ARCHITECTURES
 from adadm.export.parity import LARGEST_RELATIVE_ERROR
 from adadm.export.pipeline import Export, export_onnx
+from adadm.runtime.arguments import Paths
 from adadm.runtime.files import written_whole
-from adadm.runtime.model_files import beside
+from adadm.runtime.model_files import FOR_TILES, beside
 
 __all__ = [
     "add_hidden_hyperparameters",
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, export, write, and print the report."""
     arguments = _parse(argv)
     console = Console(stderr=True)
-    output: Path = arguments.output or arguments.checkpoint.with_suffix(".onnx")
+    output: Path = arguments.output
     given = {name: getattr(arguments, name) for name in arguments.hidden}
     checkpoint = load_checkpoint(arguments.checkpoint, arguments.arch, **given)
     options = Options(
@@ -224,8 +225,11 @@ def add_hidden_hyperparameters(parser: argparse.ArgumentParser) -> list[str]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
-    parser.add_argument("checkpoint", type=Path, help=".pt, .pth or .safetensors")
-    parser.add_argument("-o", "--output", type=Path, help="default: the checkpoint's name, .onnx")
+    paths = Paths()
+    parser.add_argument("checkpoint", type=paths.read, help=".pt, .pth or .safetensors")
+    parser.add_argument(
+        "-o", "--output", type=paths.written, help="default: the checkpoint's name, .onnx"
+    )
     parser.add_argument(
         "--arch",
         type=architecture,
@@ -263,10 +267,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="external: write two more models, NAME.tile.onnx and NAME.moments.onnx, so that an "
         "image can be run in tiles that share the statistics of the modulators; default: internal",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE.json", help="write the report")
+    parser.add_argument(
+        "--report", type=paths.written, metavar="FILE.json", help="write the report"
+    )
     hidden = add_hidden_hyperparameters(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.output and arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
+    by_default = [] if arguments.output else [arguments.checkpoint.with_suffix(".onnx")]
+    arguments.output = arguments.output or by_default[0]
+    for_tiles = [beside(arguments.output, form) for form in FOR_TILES]
+    paths.check(writes=by_default + (for_tiles if arguments.stats == "external" else []))
     return arguments

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from adadm.runtime.errors import AdadmError, ImageError
+from adadm.runtime.arguments import find_clash
+from adadm.runtime.errors import AdadmError, ImageError, OutputError
 from adadm.runtime.images import EXTENSIONS, Pixels, images_in, to_integers
 from adadm.runtime.photo_writer import PhotoWriter
 from adadm.runtime.photos import Photo, open_photo
@@ -62,7 +63,9 @@ class Progress:
 NO_PROGRESS = Progress()
 
 
-def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[Job]:
+def find_jobs(
+    inputs: Sequence[Path], output: Path, suffix: str | None, reads: Sequence[Path] = ()
+) -> list[Job]:
     """Which files are read, and where each result goes.
 
     Args:
@@ -71,10 +74,11 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
         output: an image file where there is one input file and the name has an image's suffix;
             else a folder.
         suffix: of the results; None for that of each source.
+        reads: what is read besides.
 
     Raises:
-        ImageError: a folder holds no image, a result would replace a source, two results would
-            have one name, or the output's name is that of no format.
+        ImageError: a folder holds no image, or the output's name is that of no format.
+        OutputError: a result would replace a source, or two results would have one name.
     """
     inside = output.resolve()
     jobs = []
@@ -94,18 +98,17 @@ def find_jobs(inputs: Sequence[Path], output: Path, suffix: str | None) -> list[
         if not found:
             raise ImageError(f"{given}: no image in it ({', '.join(sorted(EXTENSIONS))})")
         jobs += [Job(path, _target(output, str(path.relative_to(given)), suffix)) for path in found]
-    targets: dict[Path, Path] = {}
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        target = job.target.resolve()
-        if target in sources:
-            raise ImageError(f"{job.target} would replace a source; choose another -o")
-        if target in targets:
-            raise ImageError(
-                f"{targets[target]} and {job.source} would both become {job.target}; upscale them "
-                "into different folders"
-            )
-        targets[target] = job.source
+    sources = [*(job.source for job in jobs), *reads]
+    clash = find_clash(sources, [job.target for job in jobs])
+    if clash is not None:
+        index, is_source, other = clash
+        target = jobs[index].target
+        if is_source:
+            raise OutputError(f"{target} would replace a source; choose another -o")
+        raise OutputError(
+            f"{jobs[other].source} and {jobs[index].source} would both become {target}; upscale "
+            "them into different folders"
+        )
     return jobs
 
 

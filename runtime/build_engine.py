@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from adadm.runtime import cuda_runtime, trtexec
-from adadm.runtime.engine_builder import adopt, build
+from adadm.runtime.arguments import Paths
+from adadm.runtime.engine_builder import adopt, build, log_path
 from adadm.runtime.engine_files import Manifest, manifest_path
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.model_files import path_of
@@ -184,7 +185,10 @@ def _memories(target: Target) -> list[tuple[str, float]]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
-    parser.add_argument("model", metavar="MODEL.onnx", help="or x2, x4: a bundled model")
+    paths = Paths()
+    parser.add_argument(
+        "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
+    )
     parser.add_argument(
         "--target",
         choices=[name for name, target in TARGETS.items() if target.tensorrt],
@@ -192,10 +196,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="T",
         help="; ".join(f"{n}: {t.description}" for n, t in TARGETS.items() if t.tensorrt),
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.engine")
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="OUT.engine")
     add_sizes(parser)
     parser.add_argument(
-        "--timing-cache", type=Path, metavar="FILE", help="what builds have timed, kept for others"
+        "--timing-cache",
+        type=paths.written,
+        metavar="FILE",
+        help="what builds have timed, kept for others",
     )
     parser.add_argument(
         "--compute-capability",
@@ -220,6 +227,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".engine":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .engine")
+    # In place, an engine stays as it is, and gets its manifest.
+    adopted = [] if arguments.adopt in (None, arguments.output) else [arguments.adopt]
+    paths.check(adopted, [manifest_path(arguments.output), log_path(arguments.output)])
     return arguments
 
 

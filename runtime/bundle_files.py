@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from adadm.runtime.engine_files import read_manifest
+from adadm.runtime.engine_files import manifest_path, read_manifest
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import path_inside, sha256_of
 from adadm.runtime.session import Array
@@ -138,6 +138,13 @@ class Bundle:
     def path(self, name: str) -> Path:
         """Where a file of the bundle is."""
         return self.folder / name
+
+    @property
+    def read_files(self) -> list[Path]:
+        """What is read of it: all that was shipped, and the engines that were built."""
+        engines = [self.path(engine) for engine in self.engines.values()]
+        built = [*engines, *map(manifest_path, engines)]
+        return [self.path(MANIFEST), *map(self.path, self.files), *built]
 
     def changed_files(self) -> list[str]:
         """What is not as it was shipped: missing, unreadable or with another digest.

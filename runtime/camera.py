@@ -34,9 +34,9 @@ from rich.console import Console
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
-from adadm.runtime.frames import Frame, Frames, Write, open_sink, open_source
+from adadm.runtime.frames import Frame, Frames, Write, check_frames, open_sink, open_source
 from adadm.runtime.images import EXTENSIONS
-from adadm.runtime.model_files import path_of
+from adadm.runtime.model_files import files_of, path_of
 from adadm.runtime.session import Session
 
 __all__ = ["Figures", "main", "newest", "read_ahead", "upscale_frames"]
@@ -67,6 +67,7 @@ class Figures:
 def main(argv: list[str]) -> None:
     """Parse the command line, upscale, and print what was measured."""
     options = _parse(argv)
+    check_frames(options.source, options.output, options.format, files_of(options.model))
     figures, stop = Figures(), threading.Event()
     source = open_source(options.source, options.output, options.format)
     with closing(source.frames), open_session(path_of(options.model), options.backend) as session:

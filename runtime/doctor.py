@@ -26,13 +26,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adadm.runtime.arguments import Paths
 from adadm.runtime.backend_checks import check_backends
 from adadm.runtime.checks import Check
 from adadm.runtime.device_info import device_info
 from adadm.runtime.errors import SessionError
 from adadm.runtime.files import written_whole
 from adadm.runtime.machine_checks import check_disks, check_gpu, check_memory
-from adadm.runtime.model_files import path_of
+from adadm.runtime.model_files import files_of, path_of
 from adadm.runtime.onnx_file import read_onnx
 from adadm.runtime.package_checks import check_extras, check_python
 from adadm.runtime.tensorrt_checks import TensorRT, check_jetson, check_targets, check_trtexec
@@ -133,5 +134,10 @@ def _print(checks: list[Check]) -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm doctor", description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was found")
-    return parser.parse_args(argv)
+    paths = Paths()
+    parser.add_argument(
+        "--json", type=paths.written, metavar="OUT", help="write all that was found"
+    )
+    arguments = parser.parse_args(argv)
+    paths.check(reads=files_of(_MODEL))
+    return arguments

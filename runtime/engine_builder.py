@@ -18,7 +18,7 @@ from adadm.runtime.recipes import Recipe
 from adadm.runtime.targets import Target
 from adadm.runtime.tensorrt_api import build_engine, load
 
-__all__ = ["adopt", "build", "check_machine", "ledger_beside"]
+__all__ = ["adopt", "build", "check_machine", "ledger_beside", "log_path"]
 
 
 def build(
@@ -54,7 +54,6 @@ def build(
             recipe, settings=replace(recipe.settings, compute_capabilities=machine.capabilities)
         )
     key = _manifest(recipe, machine, b"", ()).key
-    log_path = engine.with_name(engine.name + ".log")
     with locked(engine, on_wait):
         found = None if force else up_to_date(engine, key)
         if found is not None:
@@ -74,20 +73,25 @@ def build(
                 on_progress,
             )
         except EngineError as error:
-            with written_whole(log_path) as partial:
+            with written_whole(log_path(engine)) as partial:
                 partial.write_text("\n".join([*log.lines, str(error)]) + "\n", encoding="utf-8")
             several = recipe.flavour == "rtx" and len(machine.capabilities) > 1
             remedy = "; name the GPUs that matter: --compute-capability" if several else ""
             raise EngineError(
-                f"{recipe.model.path}: {error}\nthe log is {log_path}{remedy}"
+                f"{recipe.model.path}: {error}\nthe log is {log_path(engine)}{remedy}"
             ) from error
         manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
         write_engine(engine, built.plan, manifest)
         if timing_cache is not None and built.timing_cache is not None:
             with written_whole(timing_cache) as partial:
                 partial.write_bytes(built.timing_cache)
-        log_path.unlink(missing_ok=True)  # of a build that failed before
+        log_path(engine).unlink(missing_ok=True)  # of a build that failed before
     return manifest, True
+
+
+def log_path(engine: Path) -> Path:
+    """Where the builder's log is, if it fails."""
+    return engine.with_name(f"{engine.name}.log")
 
 
 def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:

@@ -2,6 +2,7 @@
 
     AdadmError                     anything below; the command line prints it and exits 1
     ├── MissingDependencyError     an optional package is not installed
+    ├── OutputError                an output would replace an input or another output
     ├── ImageError                 an image cannot be read, or has the wrong shape or type
     ├── CheckpointError            a checkpoint cannot be read, or does not fit a network
     ├── ExportError                a network cannot become the ONNX file that was asked for
@@ -29,6 +30,7 @@ __all__ = [
     "ExportError",
     "ImageError",
     "MissingDependencyError",
+    "OutputError",
     "ParityError",
     "SessionError",
     "TilingError",
@@ -48,6 +50,10 @@ class MissingDependencyError(AdadmError):
         super().__init__(
             f"{name} is not installed, and this needs it: pip install 'adadm-deploy[{extra}]'"
         )
+
+
+class OutputError(AdadmError):
+    """An output would replace an input or another output."""
 
 
 class ImageError(AdadmError):

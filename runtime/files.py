@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cache_folder", "flush", "naming", "path_inside", "sha256_of", "written_whole"]
+__all__ = [
+    "cache_folder",
+    "flush",
+    "is_special",
+    "naming",
+    "path_inside",
+    "sha256_of",
+    "written_whole",
+]
 
 
 def cache_folder() -> Path:
@@ -33,12 +41,14 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             them write into memory.
 
     Raises:
-        OSError: there is a folder of that name, or the file cannot be made or written. It names
-            the file, also where the failed write does not.
+        OSError: there is a folder or a device of that name, or the file cannot be made or
+            written. It names the file, also where the failed write does not.
     """
     target = Path(path)
     if target.is_dir():  # now: of several files, others would be there when the renaming fails
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if is_special(target):
+        raise OSError(errno.EINVAL, "It is no regular file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(
@@ -63,6 +73,16 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether a name is that of a device, a pipe, a socket or a stream of this process.
+
+    A file could only take its place: `/dev/null` would be one from then on.
+    """
+    if path.is_symlink() and os.readlink(path).startswith("/proc/"):
+        return True  # /dev/stdout, whatever it leads to
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def path_inside(folder: Path, name: Any) -> Path:

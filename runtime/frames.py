@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -12,12 +13,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from adadm.runtime.arguments import check_outputs
 from adadm.runtime.batch import find_jobs
 from adadm.runtime.errors import ImageError, require
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import ImageArray, find_images, read_image, write_image
+from adadm.runtime.images import EXTENSIONS, ImageArray, find_images, read_image, write_image
 
-__all__ = ["Frame", "Frames", "Source", "Write", "open_sink", "open_source"]
+__all__ = ["Frame", "Frames", "Source", "Write", "check_frames", "open_sink", "open_source"]
 
 _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
 
@@ -49,6 +51,48 @@ class Source:
     rate: float
 
 
+def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[Path] = ()) -> None:
+    """Refuse an output that is the source, or one of its frames.
+
+    Args:
+        output, suffix: as `open_sink` will be given them.
+        reads: what is read besides.
+
+    Raises:
+        OutputError: it is; or a result would replace an image of the folder, or another result.
+        ImageError: the folder has no images.
+    """
+    if output is None:
+        return
+    writes = _files_in(output)
+    if os.path.isdir(source) and not _is_video(output):
+        find_jobs([Path(source)], Path(output), suffix, reads)
+    elif not _is_video(output):  # frames are named by their number
+        there = Path(output).glob(f"*{suffix}")
+        writes += [path for path in there if re.fullmatch(r"\d{6,}", path.stem)]
+    check_outputs([*_files_in(source), *reads], writes)
+
+
+def _files_in(source: str) -> list[Path]:
+    """What OpenCV may read as, or a pipeline may write to: a name, or names within an address.
+
+    Such as `file:film.mkv`, `concat:a.ts|b.ts`, `filesrc location=film.mkv ! ...`, `frame%03d.png`;
+    and of one of numbered images all, as OpenCV goes on with the next.
+    """
+    if source.isdecimal():
+        return []
+    if " ! " in source:
+        return [Path(name.strip("\"'")) for name in re.findall(r'location=("[^"]*"|\S+)', source)]
+    paths = [Path(name) for name in {source, *re.split(r"[:|]", source)} if name]
+    for path in tuple(paths):
+        numbered = re.sub(r"%0?\d*d", "*", path.name)
+        if path.suffix.lower() in EXTENSIONS:
+            numbered = re.sub(r"\d+", "*", numbered)
+        if numbered != path.name:
+            paths += path.parent.glob(numbered)
+    return paths
+
+
 def open_source(source: str, output: str | None, suffix: str) -> Source:
     """Open a folder of images; or a camera, file, address or GStreamer pipeline with OpenCV.
 
@@ -57,8 +101,7 @@ def open_source(source: str, output: str | None, suffix: str) -> Source:
 
     Raises:
         MissingDependencyError: OpenCV is not installed, and it is no folder.
-        ImageError: it cannot be opened; or a result would replace an image of the folder, or
-            another result.
+        ImageError: it cannot be opened.
     """
     if os.path.isdir(source):
         folder = Path(source)

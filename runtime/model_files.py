@@ -7,12 +7,16 @@ from pathlib import Path
 
 from adadm.runtime.errors import SessionError
 
-__all__ = ["BUNDLED", "beside", "is_engine", "path_of"]
+__all__ = ["BUNDLED", "FOR_TILES", "beside", "files_of", "is_engine", "path_of"]
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
 
 
+FOR_TILES = ("tile", "moments")
+"""The forms of a model that lie beside it."""
+
+_FOLDER = Path(__file__).parent / "models"
 _ENGINES = (".engine", ".plan")
 
 
@@ -29,6 +33,17 @@ def beside(model: Path, form: str) -> Path:
     return model.with_suffix(f".{form}{model.suffix if is_engine(model) else '.onnx'}")
 
 
+def files_of(model: str | os.PathLike[str]) -> list[Path]:
+    """The file of a model, and where those are that belong to it, whether they are there or not.
+
+    The models for tiles; what says how it was lowered; and the manifest of an engine.
+    """
+    name = os.fspath(model)
+    path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
+    models = [path, *(beside(path, form) for form in FOR_TILES)]
+    return [*models, path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
+
+
 def path_of(model: str | os.PathLike[str]) -> Path:
     """The file of a model that is named as in `BUNDLED`, or by its path.
 
@@ -37,7 +52,7 @@ def path_of(model: str | os.PathLike[str]) -> Path:
     """
     name = os.fspath(model)
     if name in BUNDLED:
-        return Path(__file__).parent / "models" / BUNDLED[name]
+        return _FOLDER / BUNDLED[name]
     path = Path(name)
     if not path.is_file():
         raise SessionError(

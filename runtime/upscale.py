@@ -36,7 +36,7 @@ from adadm.runtime.backends import BACKENDS
 from adadm.runtime.batch import Job, Outcome, find_jobs, upscale_files
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images import EXTENSIONS
-from adadm.runtime.model_files import BUNDLED
+from adadm.runtime.model_files import BUNDLED, files_of
 from adadm.runtime.shared_statistics import Passes
 from adadm.runtime.tiling import DEFAULT_ACCURACY, Plan, Tile
 from adadm.runtime.upscaler import Upscaler
@@ -54,7 +54,8 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
-    jobs = find_jobs(arguments.input, arguments.output, arguments.format)
+    reads = files_of(arguments.model or f"x{arguments.upscale}")
+    jobs = find_jobs(arguments.input, arguments.output, arguments.format, reads)
     console = Console(stderr=True)
     with (
         Upscaler(

@@ -12,12 +12,12 @@ import json
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adadm.runtime.arguments import Paths
 from adadm.runtime.bundle_files import Bundle
 from adadm.runtime.cli import run
 from adadm.runtime.compare import Comparison
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     """
     arguments = _parse(argv)
     bundle = Bundle.open(arguments.bundle)
+    arguments.paths.check(bundle.read_files)
     if arguments.check_machine:
         check_machine(_recipe(bundle, "whole"))
         return
@@ -147,8 +148,11 @@ def _seconds(text: str) -> float:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="the folder that adadm bundle made")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all that was found")
+    paths = Paths()
+    parser.add_argument("bundle", type=paths.read, help="the folder that adadm bundle made")
+    parser.add_argument(
+        "--json", type=paths.written, metavar="OUT", help="write all that was found"
+    )
     parser.add_argument(
         "--backend",
         choices=("auto", "engine", "cpu"),
@@ -176,7 +180,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="run engines without a manifest, which trtexec built alone; an engine is code",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.paths = paths
+    return arguments
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 
 from adadm.calibration.half_evaluator import rounded_to_half
+from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.files import written_whole
@@ -154,11 +155,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help=".onnx, .safetensors, .pt or .pth")
-    parser.add_argument("folders", type=Path, nargs="+", help="folders of original photographs")
+    paths = Paths()
+    parser.add_argument("model", type=paths.read, help=".onnx, .safetensors, .pt or .pth")
+    parser.add_argument(
+        "folders", type=paths.read, nargs="+", help="folders of original photographs"
+    )
     parser.add_argument("--arch", default="auto", help="of a checkpoint; default: recognised")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores")
-    return parser.parse_args(argv)
+    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the scores")
+    arguments = parser.parse_args(argv)
+    paths.check()
+    return arguments
 
 
 if __name__ == "__main__":

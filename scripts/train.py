@@ -40,6 +40,7 @@ from adadm.export.checkpoint import (
     save_checkpoint,
 )
 from adadm.export.models import ARCHITECTURES, Network
+from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError, ImageError
 from adadm.runtime.files import written_whole
@@ -78,7 +79,7 @@ def main(argv: list[str]) -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
     )
-    resume = arguments.output.with_suffix(".resume")
+    resume = resume_of(arguments.output)
     course = ("arch", "steps", "batch", "patch", "learning_rate", "warmup", "clip", "half")
     settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in course}}
     settings["training_seed"] = arguments.seed
@@ -133,6 +134,11 @@ def main(argv: list[str]) -> None:
     save_checkpoint(arguments.output, network, {"training": {**settings, "images": len(pairs)}})
     resume.unlink(missing_ok=True)
     print(f"wrote {arguments.output}")
+
+
+def resume_of(output: Path) -> Path:
+    """Where a run keeps what it needs to go on."""
+    return output.with_suffix(".resume")
 
 
 def _build(arguments: argparse.Namespace) -> Network:
@@ -278,9 +284,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, nargs="+", required=True, help="files or folders")
-    parser.add_argument("--validation", type=Path, nargs="+", required=True)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="a .safetensors file")
+    paths = Paths()
+    parser.add_argument(
+        "--images", type=paths.read, nargs="+", required=True, help="files or folders"
+    )
+    parser.add_argument("--validation", type=paths.read, nargs="+", required=True)
+    parser.add_argument(
+        "-o", "--output", type=paths.written, required=True, help="a .safetensors file"
+    )
     parser.add_argument(
         "--arch",
         default="edsr",
@@ -298,7 +309,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="hyper-parameters of the network, such as blocks=8 features=48 (default: published)",
     )
     parser.add_argument(
-        "--start-from", type=Path, help="a checkpoint whose fitting tensors are used"
+        "--start-from", type=paths.read, help="a checkpoint whose fitting tensors are used"
     )
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=16)
@@ -318,6 +329,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments.hyperparameters = dict(arguments.hyperparameters)
     if arguments.output.suffix != ".safetensors":
         parser.error(f"the output is {arguments.output}, expected a .safetensors file")
+    paths.check(writes=[resume_of(arguments.output)])
     return arguments
 
 

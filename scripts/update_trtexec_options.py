@@ -18,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import written_whole
@@ -55,11 +56,15 @@ _REFUSED = re.compile(
 def main(argv: list[str]) -> None:
     """Read each version of the source and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    paths = Paths()
     parser.add_argument(
-        "checkout", type=Path, help="a clone of https://github.com/NVIDIA/TensorRT, bare or not"
+        "checkout",
+        type=paths.read,
+        help="a clone of https://github.com/NVIDIA/TensorRT, bare or not",
     )
-    parser.add_argument("-o", "--output", type=Path, default=TABLE)
+    parser.add_argument("-o", "--output", type=paths.written, default=TABLE)
     arguments = parser.parse_args(argv)
+    paths.check()
     table = {}
     for version, branch in BRANCHES.items():
         commit = _commit(arguments.checkout, f"release/{branch}")

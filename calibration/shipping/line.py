@@ -38,10 +38,12 @@ from adadm.runtime.onnx_file import read_onnx
 from adadm.runtime.recipes import Recipe, make_recipe
 from adadm.runtime.targets import Target
 
-__all__ = ["Line", "Order", "Row"]
+__all__ = ["Line", "Order", "Row", "made_before"]
 
 _FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
+_SUFFIXES = (".onnx", ".json", ".html", ".svg")
+"""Of what is written beside each other in the folder of models."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,18 @@ class Row:
     def passed(self) -> bool:
         """Whether there is a model, and it was certified."""
         return self.certificate is not None and bool(self.certificate["passed"])
+
+
+def made_before(folder: Path, checkpoint: Path) -> list[Path]:
+    """The files in a folder that a line for a checkpoint may write again."""
+    models = (folder / "models").glob(f"{checkpoint.stem}.*")
+    return [
+        folder / "steps.json",
+        folder / "summary.json",
+        *(path for path in models if path.suffix in _SUFFIXES),
+        *(folder / "engines").glob(f"{checkpoint.stem}.*"),
+        *(folder / "bundles").rglob("*"),
+    ]
 
 
 class Line:

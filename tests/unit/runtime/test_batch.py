@@ -16,7 +16,7 @@ from PIL import Image
 
 from adadm.runtime import batch, model_forms
 from adadm.runtime.batch import Job, Outcome, Progress, find_jobs, upscale_files
-from adadm.runtime.errors import AdadmError, ImageError, SessionError
+from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionError
 from adadm.runtime.images import Pixels
 from adadm.runtime.photo_writer import PhotoWriter
 from adadm.runtime.photos import Photo, open_photo
@@ -459,11 +459,11 @@ def test_results_never_replace_sources_or_each_other(
         ([folder / "a.png"], tmp_path / "link" / "a.png"),
         ([folder / "sub", other], tmp_path / "in" / "sub"),
     ):
-        with pytest.raises(ImageError, match="would replace a source; choose another -o"):
+        with pytest.raises(OutputError, match="would replace a source; choose another -o"):
             find_jobs(inputs, target, None)
     for inputs, suffix in (([folder, other], None), ([folder], ".webp")):
         with pytest.raises(
-            ImageError, match=r"a\.(png|jpg) and .*a\.png would both become .*/out/a\.(png|webp); "
+            OutputError, match=r"a\.(png|jpg) and .*a\.png would both become .*/out/a\.(png|webp); "
         ):
             find_jobs(inputs, output, suffix)
 

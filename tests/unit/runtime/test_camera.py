@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
-from adadm.runtime.errors import ImageError, SessionError
-from adadm.runtime.frames import Frame, Frames, open_sink, open_source
+from adadm.runtime.errors import ImageError, OutputError, SessionError
+from adadm.runtime.frames import Frame, Frames, check_frames, open_sink, open_source
 from adadm.runtime.images import ImageArray, read_image, write_image
 from adadm.runtime.session import Array, Session, TensorSpec
 
@@ -284,11 +284,11 @@ def test_a_folder_is_read_in_order_with_its_names(tmp_path: Path) -> None:
 
 def test_results_would_replace_a_source_or_each_other(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0))
-    with pytest.raises(ImageError, match="would replace a source; choose another -o"):
-        open_source(str(tmp_path), str(tmp_path), ".png")
+    with pytest.raises(OutputError, match="would replace a source; choose another -o"):
+        check_frames(str(tmp_path), str(tmp_path), ".png")
     write_image(tmp_path / "a.bmp", picture(0))
-    with pytest.raises(ImageError, match=r"would both become .*a\.png"):
-        open_source(str(tmp_path), str(tmp_path / "out"), ".png")
+    with pytest.raises(OutputError, match=r"would both become .*a\.png"):
+        check_frames(str(tmp_path), str(tmp_path / "out"), ".png")
     assert len(list(open_source(str(tmp_path), None, ".png").frames)) == 2
 
 

@@ -1,0 +1,114 @@
+"""The paths of a command line: what a verb reads and what it writes, of which nothing is both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from adadm.runtime.errors import OutputError
+from adadm.runtime.files import is_special
+from adadm.runtime.images import images_in
+from adadm.runtime.model_files import files_of
+
+__all__ = ["Paths", "check_outputs", "find_clash"]
+
+_Identity = tuple[int, int] | str
+
+
+class Paths:
+    """Collects paths while `argparse` reads them: `type=paths.read`, `type=paths.written`.
+
+    paths = Paths()
+    parser.add_argument("source", type=paths.read)
+    parser.add_argument("-o", "--output", type=paths.written)
+    arguments = parser.parse_args(argv)
+    paths.check(writes=[arguments.output.with_suffix(".json")])
+    """
+
+    def __init__(self) -> None:
+        self._reads: list[Path] = []
+        self._writes: list[Path] = []
+
+    def read(self, text: str) -> Path:
+        """The type of an argument that names a file, or a folder of images, that is read."""
+        self._reads.append(Path(text))
+        return Path(text)
+
+    def model(self, text: str) -> str:
+        """The type of one that names a model, which what lies beside it belongs to."""
+        self._reads += files_of(text)
+        return text
+
+    def written(self, text: str) -> Path:
+        """The type of one that names a file, or a folder, that is written."""
+        self._writes.append(Path(text))
+        return Path(text)
+
+    def check(self, reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None:
+        """Refuse to write what is read, and to write anything twice.
+
+        Args:
+            reads, writes: what follows from the arguments, such as a file beside the output.
+
+        Raises:
+            OutputError: as `check_outputs` does.
+        """
+        check_outputs([*self._reads, *reads], [*self._writes, *writes])
+
+
+def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:
+    """Refuse outputs of which one is an input, another output, or no file at all.
+
+    Links to the same file are that file. A folder that is read stands for the images in it; one
+    that is written for nothing, since what is written into it is given by itself.
+
+    Raises:
+        OutputError: one is.
+    """
+    for path in writes:
+        if is_special(path):
+            raise OutputError(f"{path} is no regular file: give the name of a file to write")
+    files = list(reads)
+    if any(path.exists() for path in writes):  # or it could be none of the images in a folder
+        folders = [path for path in files if path.is_dir()]
+        files += [file for folder in folders for file in images_in(folder)]
+    clash = find_clash(files, writes)
+    if clash is None:
+        return
+    index, is_read, other = clash
+    output, same = writes[index], files[other] if is_read else writes[other]
+    named = f"{output}" if str(output) == str(same) else f"{output}, the same file as {same},"
+    if is_read:
+        raise OutputError(f"{named} is read, and writing it would destroy it: give another name")
+    raise OutputError(f"{named} would be written twice: give different names")
+
+
+def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool, int] | None:
+    """The first output that is an input, or an output before it.
+
+    Returns:
+        Its index in `writes`; whether it is an input; and the index of the other in `reads` or in
+        `writes`. None where all differ.
+    """
+    read = {_identity(path): index for index, path in reversed(list(enumerate(reads)))}
+    written: dict[_Identity, int] = {}
+    for index, path in enumerate(writes):
+        if path.is_dir():
+            continue
+        identity = _identity(path)
+        if identity in read:
+            return index, True, read[identity]
+        if identity in written:
+            return index, False, written[identity]
+        written[identity] = index
+    return None
+
+
+def _identity(path: Path) -> _Identity:
+    """What is the same of two names of one file, whether it is there or not."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino

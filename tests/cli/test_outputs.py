@@ -1,0 +1,274 @@
+"""No output of a verb or a script may be an input or another output: nothing is destroyed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from _support.bundles import bundled, write_bundle
+from _support.scripts import ROOT, load_script
+from adadm.runtime import camera, verify
+from adadm.runtime.arguments import Paths
+from adadm.runtime.cli import VERBS, run
+
+LINKS: dict[str, Callable[[str, str], object]] = {
+    "itself": lambda file, link: None,
+    "hard link": os.link,
+    "symbolic link": lambda file, link: os.symlink(os.path.abspath(file), link),
+}
+
+
+class Case(NamedTuple):
+    """A command line in whose place OUT stands the file itself, or a link to it.
+
+    Attributes:
+        read: a file that is read.
+        suffix: that OUT must have.
+    """
+
+    program: str
+    words: str
+    read: str
+    suffix: str = ""
+
+
+CASES = [
+    Case("export", "net.pt -o OUT", "net.pt", ".onnx"),
+    Case("export", "net.pt --report OUT", "net.pt"),
+    Case("quantize", "net.onnx --images photos --precision fp16 -o OUT", "net.onnx", ".onnx"),
+    Case("quantize", "net.pt --images photos --precision fp16 -o x.onnx --cache OUT", "net.pt"),
+    Case("quantize", "n.json --images photos --precision fp16 -o n.onnx", "n.json"),
+    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.onnx", ".json"),
+    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.pt", ".json"),
+    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.json", ".json"),
+    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.tile.onnx", ".json"),
+    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "photos/a.png", ".json"),
+    Case(
+        "validate",
+        "net.onnx --against net.pt --images photos --thresholds t.json -o OUT",
+        *("t.json", ".json"),
+    ),
+    Case("validate", "r.json --against bundle -o OUT", "r.json", ".json"),
+    Case("validate", "r.json --against bundle -o OUT", "bundle/MANIFEST.json", ".json"),
+    Case("validate", "r.json --against bundle -o OUT", "bundle/model.onnx", ".json"),
+    Case("inspect", "net.pt --json OUT", "net.pt"),
+    Case("inspect", "net.pt --images photos -o OUT", "photos/a.png", ".png"),
+    Case("inspect", "net.pt --images photos -o OUT", "net.pt", ".svg"),
+    Case("ship", "net.pt --images photos --target cpu -o OUT", "net.pt"),
+    Case("ship", "net.pt --images photos --target cpu -o o --cache OUT", "photos/a.png"),
+    Case("ship", "shipped/models/s.json --images photos --target cpu -o shipped", "net.pt"),
+    Case("build", "net.onnx --target tensorrt-rtx -o OUT", "net.onnx", ".engine"),
+    Case("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache OUT", "net.onnx"),
+    Case("build", "net.onnx --target tensorrt-rtx -o OUT --adopt plan", "plan", ".engine"),
+    Case("bundle", "net.onnx --target jetson-orin-jp62 -o OUT", "net.onnx"),
+    Case("upscale", "photos/a.png -o OUT --overwrite", "photos/a.png", ".png"),
+    Case("upscale", "photos/a.png -o OUT --overwrite --model net.onnx", "net.onnx", ".png"),
+    Case("doctor", "--json OUT", "MODEL"),
+    Case("camera", "film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
+    Case("camera", "film.mkv --model net.onnx -o OUT", "net.onnx", ".mkv"),
+    Case("camera", "file:film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
+    Case("camera", "file://HERE/film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
+    Case("camera", "concat:other.mkv|film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
+    Case("verify", "bundle --json OUT", "bundle/model.onnx"),
+    Case("verify", "bundle --json OUT", "bundle/MANIFEST.json"),
+    Case("verify", "bundle --json OUT", "bundle/model.engine.json"),
+    Case("evaluate", "net.pt photos --json OUT", "net.pt"),
+    Case("evaluate", "net.pt photos --json OUT", "photos/a.png"),
+    Case("train", "--images photos --validation photos -o OUT", "photos/a.png", ".safetensors"),
+    Case(
+        "train",
+        "--images photos --validation photos --start-from s.safetensors -o OUT",
+        *("s.safetensors", ".safetensors"),
+    ),
+    Case("update_trtexec_options", "net.pt -o OUT", "net.pt"),
+]
+TWICE = [
+    ("export", "net.pt -o x.onnx --report x.onnx"),
+    ("export", "net.pt --report net.onnx"),
+    ("export", "net.pt -o x.onnx --stats external --report x.moments.onnx"),
+    ("quantize", "net.pt --images photos --precision fp16 -o x.onnx --cache x.json"),
+    ("validate", "net.onnx --against net.pt --images photos -o both.json"),
+    ("inspect", "net.pt -o x.svg --json x.svg"),
+    ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine"),
+    ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine.json"),
+    ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine.log"),
+    ("upscale", "photos also -o out"),
+]
+SAID = ("is read, and writing it would destroy it", "would replace a source", "no regular file")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in. Nothing in it is what it says: that is never looked at."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "also", "shipped/models"):
+        Path(name).mkdir(parents=True)
+    for name in (
+        *("net.pt", "net.onnx", "net.tile.onnx", "net.json", "n.json", "t.json", "r.json", "plan"),
+        *("film.mkv", "s.safetensors", "shipped/models/s.json", "both.html"),
+    ):
+        Path(name).write_text(f"what {name} has")
+    os.link("both.html", "both.json")
+    for name in ("photos", "also"):
+        Image.new("RGB", (30, 20), "teal").save(f"{name}/a.png")
+    write_bundle(tmp_path / "bundle", {"whole": bundled()})
+    Path("bundle/model.engine.json").write_text("a manifest")
+    return tmp_path
+
+
+def execute(program: str, words: list[str]) -> int:
+    if program in VERBS:
+        return run(program, importlib.import_module(VERBS[program].module).main, words)
+    module = {"camera": camera, "verify": verify}.get(program) or load_script(program)
+    return run(program, module.main, words)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case.program} {case.words}: {case.read}"
+)
+def test_an_output_that_is_read_is_refused_before_anything_runs(
+    case: Case, link: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = case.read
+    if read == "MODEL":  # that comes with the package: a copy of the file system's entry will do
+        read = str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")
+    name = f"link{case.suffix}"
+    if "OUT" not in case.words and link != "itself":
+        pytest.skip("it follows from the input's name")
+    if link == "itself":
+        if Path(read).suffix != case.suffix and case.suffix:
+            pytest.skip("it must have another suffix")
+        name = read
+    elif link == "hard link" and case.read == "MODEL" and not same_device(read, folder):
+        pytest.skip("it lies on another disk")
+    LINKS[link](read, name)
+    before = contents(folder) | {Path(read): Path(read).read_bytes()}
+    words = [w.replace("HERE", str(folder)).replace("OUT", name) for w in case.words.split()]
+    assert execute(case.program, words) == 1
+    said = capsys.readouterr().err
+    assert any(part in said for part in SAID), said
+    assert contents(folder) | {Path(read): Path(read).read_bytes()} == before
+
+
+def same_device(file: str, folder: Path) -> bool:
+    return os.stat(file).st_dev == folder.stat().st_dev
+
+
+@pytest.mark.parametrize(("program", "words"), TWICE)
+def test_two_outputs_of_one_name_are_refused_before_anything_runs(
+    program: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(folder)
+    assert execute(program, words.split()) == 1
+    said = capsys.readouterr().err
+    assert "would be written twice" in said or "would both become" in said
+    assert contents(folder) == before
+
+
+def test_frames_of_a_sequence_stay(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenCV reads numbered images one after the other, from a pattern or from the first on."""
+    Path("frames").mkdir()
+    for number in range(3):
+        shutil.copy("photos/a.png", f"frames/{number:06}.png")
+    before = contents(folder)
+    for source in ("frames/%06d.png", "frames/000000.png", "frames"):
+        assert execute("camera", [source, "--model", "net.onnx", "-o", "frames"]) == 1
+        said = capsys.readouterr().err
+        assert any(part in said for part in SAID), said
+    assert contents(folder) == before
+
+
+def test_the_sink_of_a_pipeline_is_an_output(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = 'appsrc ! videoconvert ! filesink location="film.mkv"'
+    for source in ("film.mkv", "filesrc location=film.mkv ! decodebin ! appsink"):
+        assert execute("camera", [source, "--model", "net.onnx", "-o", pipeline]) == 1
+        assert "film.mkv is read" in capsys.readouterr().err
+
+
+def test_an_engine_may_be_adopted_in_place(folder: Path) -> None:
+    """As the line that --print-command prints writes it there."""
+    module = importlib.import_module(VERBS["build"].module)
+    shutil.copy("plan", "x.engine")
+    words = ["net.onnx", "--target", "tensorrt-rtx", "-o", "x.engine", "--adopt", "x.engine"]
+    assert module._parse(words).adopt == Path("x.engine")
+
+
+@pytest.mark.parametrize("output", ["MANIFEST.json", "model.onnx", "outputs/whole.a.json"])
+def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
+    folder: Path, output: str
+) -> None:
+    script = resources.files("adadm.calibration.device_files") / "compare_outputs.py"
+    shutil.copy(str(script), "bundle/verify.py")
+    Path("bundle/outputs").mkdir()
+    Path("bundle/outputs/whole.a.json").write_text("{}")
+    before = contents(folder)
+    command = [sys.executable, "bundle/verify.py", "--json", f"bundle/{output}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "would replace a file that is read" in done.stderr
+    assert contents(folder) == before
+
+
+# Options of the future: each that names a file says whether it is read or written.
+
+CHECKED_ELSEWHERE = {
+    ("upscale", "input"),  # find_jobs checks each result against each source
+    ("upscale", "output"),
+    ("build", "adopt"),  # which may be the output
+    ("camera", "source"),  # check_frames knows what an address or a pipeline reads
+    ("camera", "output"),
+    ("camera", "model"),
+    ("upscale", "model"),  # with the sources
+}
+SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
+NO_OUTPUT_TO_NAME = {"benchmark", "demo", "study_deviation", "study_quantization", "study_tiles"}
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Of each program, caught before it reads its arguments."""
+    programs = [*VERBS, "camera", "verify", *sorted(set(SCRIPTS) - NO_OUTPUT_TO_NAME)]
+    for program in programs:
+        caught: list[argparse.ArgumentParser] = []
+
+        def catch(parser: argparse.ArgumentParser, *_: object, into: list = caught) -> None:  # type: ignore[type-arg]
+            into.append(parser)
+            raise SystemExit
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+            with pytest.raises(SystemExit):
+                execute(program, [])
+        yield program, caught[0]
+
+
+def test_every_option_with_a_path_is_checked() -> None:
+    seen = set()
+    for program, parser in parsers():
+        for action in parser._actions:
+            collects = isinstance(getattr(action.type, "__self__", None), Paths)
+            names_a_file = action.type is Path or action.dest in (
+                *("model", "source", "input", "output", "checkpoint", "images", "json", "report"),
+                *("cache", "certificate", "against", "thresholds", "bundle", "adopt"),
+                *("timing_cache", "start_from", "validation", "folders", "checkout"),
+            )
+            if names_a_file and not collects:
+                assert (program, action.dest) in CHECKED_ELSEWHERE, (program, action.dest)
+            seen.add((program, action.dest))
+    assert seen >= CHECKED_ELSEWHERE
