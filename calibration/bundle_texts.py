@@ -41,8 +41,8 @@ def build_script(recipes: Mapping[str, Recipe], references: Sequence[Reference])
             "nothing can compare: bundle a model with --io float32"
         )
     steps = []
-    if target.runs_runtime:
-        steps.append('run "$python" verify.py --check-machine')
+    check = "--check-machine" if target.runs_runtime else "--check-files"
+    steps.append(f'run "$python" verify.py {check}')  # before trtexec sees a byte
     for recipe in recipes.values():
         engine = recipe.model.path.with_suffix(".engine").name
         plan = f"{engine}.plan" if target.runs_runtime else engine

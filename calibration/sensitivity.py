@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from adadm.calibration.drawing import drawing_style
 from adadm.calibration.evaluations import Evaluations, Loss
-from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
 
 __all__ = [
@@ -121,11 +120,6 @@ def draw_sensitivities(
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    require("matplotlib", "quantize")
-    from matplotlib import style
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     names = [sensitivity.convolution.name for sensitivity in sensitivities]
     noises = [sensitivity.alone.noise_db for sensitivity in sensitivities]
     drawable = [noise for noise in noises if 0 < noise < float("inf")] or [1.0]
@@ -133,9 +127,10 @@ def draw_sensitivities(
     widths = [min(max(noise, lowest), highest) for noise in noises]
     colors = [_SPARED if name in spared else _INT8 for name in names]
 
-    ours: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    ours |= {"svg.hashsalt": "adadm", "svg.fonttype": "none"}
-    with style.context(["default", ours]):  # whatever a matplotlibrc in the folder says
+    with drawing_style():
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
         figure = Figure(figsize=(10, 0.17 * len(names) + 1.2), layout="constrained")
         noise_axis, work_axis = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
         noise_axis.barh(range(len(names)), widths, color=colors)

@@ -226,5 +226,5 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments.hidden = hidden
     if arguments.photographs < 1 or not 0 <= arguments.budget_db < float("inf"):
         parser.error("--photographs is 1 or more, --budget-db 0 or more")
-    paths.check(writes=made_before(arguments.output, arguments.checkpoint))
+    paths.check(rewrites=made_before(arguments.output, arguments.checkpoint))
     return arguments

@@ -112,10 +112,9 @@ def save_checkpoint(
         **(notes or {}),
     }
     state = {k: v.contiguous().cpu() for k, v in network.root.state_dict().items()}
+    metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
     with written_whole(path) as partial:
-        safetensors.torch.save_file(
-            state, partial, metadata={METADATA_KEY: json.dumps(description, sort_keys=True)}
-        )
+        partial.write_bytes(safetensors.torch.save(state, metadata))
 
 
 def network_class(arch: str) -> type[Network]:

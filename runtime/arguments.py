@@ -36,7 +36,7 @@ class Paths:
         return Path(text)
 
     def model(self, text: str) -> str:
-        """The type of one that names a model, which what lies beside it belongs to."""
+        """The type of one that names a model, with what lies beside it and belongs to it."""
         self._reads += files_of(text)
         return text
 
@@ -45,16 +45,25 @@ class Paths:
         self._writes.append(Path(text))
         return Path(text)
 
-    def check(self, reads: Iterable[Path] = (), writes: Iterable[Path] = ()) -> None:
+    def check(
+        self,
+        reads: Iterable[Path] = (),
+        writes: Iterable[Path] = (),
+        rewrites: Iterable[Path] = (),
+    ) -> None:
         """Refuse to write what is read, and to write anything twice.
 
         Args:
             reads, writes: what follows from the arguments, such as a file beside the output.
+            rewrites: what is there from before, and may be written again; links among them are
+                as they were left.
 
         Raises:
             OutputError: as `check_outputs` does.
         """
         check_outputs([*self._reads, *reads], [*self._writes, *writes])
+        once = {_identity(path): path for path in rewrites}
+        check_outputs([*self._reads, *reads], list(once.values()))
 
 
 def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:

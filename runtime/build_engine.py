@@ -227,8 +227,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.output.suffix != ".engine":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .engine")
-    # In place, an engine stays as it is, and gets its manifest.
-    adopted = [] if arguments.adopt in (None, arguments.output) else [arguments.adopt]
+    plan = arguments.adopt
+    in_place = plan is not None and plan.absolute() == arguments.output.absolute()  # it stays
+    adopted = [] if plan is None or in_place else [plan]
     paths.check(adopted, [manifest_path(arguments.output), log_path(arguments.output)])
     return arguments
 

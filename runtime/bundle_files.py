@@ -146,12 +146,13 @@ class Bundle:
         built = [*engines, *map(manifest_path, engines)]
         return [self.path(MANIFEST), *map(self.path, self.files), *built]
 
-    def changed_files(self) -> list[str]:
-        """What is not as it was shipped: missing, unreadable or with another digest.
+    def damaged_files(self) -> list[str]:
+        """What was shipped and is missing, unreadable or has another digest."""
+        return sorted(name for name, digest in self.files.items() if self.digest(name) != digest)
 
-        An engine is listed when its manifest says that it was built from another model.
-        """
-        changed = [name for name, digest in self.files.items() if self.digest(name) != digest]
+    def changed_files(self) -> list[str]:
+        """The damaged files, and engines whose manifest says that they are of another model."""
+        changed = self.damaged_files()
         for form, engine in self.engines.items():
             with suppress(EngineError):  # opening the engine says what is wrong
                 built_from = read_manifest(self.path(engine)).model_sha256
@@ -214,6 +215,17 @@ class Bundle:
         shipped |= {self.factors_patch} if self.factors_patch else set()
         if missing := sorted(shipped - self.files.keys()):
             raise EngineError(f"{path}: files has no digest of {', '.join(missing)}; {_AGAIN}")
+        written = [
+            self.path(f"{engine}{suffix}").resolve()
+            for engine in self.engines.values()
+            for suffix in ("", ".json", ".plan")
+        ]
+        read = {self.path(name).resolve() for name in (MANIFEST, *self.files)}
+        if len(set(written)) < len(written) or not read.isdisjoint(written):
+            listed = ", ".join(self.engines.values())
+            raise EngineError(
+                f"{path}: the engines are to be {listed}, expected names of their own; {_AGAIN}"
+            )
 
 
 def _field(

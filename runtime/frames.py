@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 from adadm.runtime.arguments import check_outputs
 from adadm.runtime.batch import find_jobs
@@ -70,20 +71,29 @@ def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[P
     elif not _is_video(output):  # frames are named by their number
         there = Path(output).glob(f"*{suffix}")
         writes += [path for path in there if re.fullmatch(r"\d{6,}", path.stem)]
-    check_outputs([*_files_in(source), *reads], writes)
+    # Of a pipeline, the names that it may make, such as frame%03d.png, are there already.
+    check_outputs([*_files_in(source), *reads], list(dict.fromkeys(writes)))
 
 
 def _files_in(source: str) -> list[Path]:
     """What OpenCV may read as, or a pipeline may write to: a name, or names within an address.
 
     Such as `file:film.mkv`, `concat:a.ts|b.ts`, `filesrc location=film.mkv ! ...`, `frame%03d.png`;
-    and of one of numbered images all, as OpenCV goes on with the next.
+    and of one of numbered images all, as OpenCV goes on with the next. What a list of files names,
+    as an .m3u8 has it, is not looked up.
     """
     if source.isdecimal():
         return []
+    names = [source]
     if " ! " in source:
-        return [Path(name.strip("\"'")) for name in re.findall(r'location=("[^"]*"|\S+)', source)]
-    paths = [Path(name) for name in {source, *re.split(r"[:|]", source)} if name]
+        found = re.findall(r"""\b(?:location|uri)\s*=\s*("[^"]*"|'[^']*'|\S+)""", source)
+        names = [
+            unquote(name.split(":", 1)[1]) if name.startswith("file:") else name
+            for name in (name.strip("\"'") for name in found)
+        ]
+    elif not os.path.exists(source):
+        names += [name for name in re.split(r"[:|]", source) if name]
+    paths = [Path(name) for name in names]
     for path in tuple(paths):
         numbered = re.sub(r"%0?\d*d", "*", path.name)
         if path.suffix.lower() in EXTENSIONS:

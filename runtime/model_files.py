@@ -34,14 +34,15 @@ def beside(model: Path, form: str) -> Path:
 
 
 def files_of(model: str | os.PathLike[str]) -> list[Path]:
-    """The file of a model, and where those are that belong to it, whether they are there or not.
+    """The file of a model, and those beside it that belong to it.
 
     The models for tiles; what says how it was lowered; and the manifest of an engine.
     """
     name = os.fspath(model)
     path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
     models = [path, *(beside(path, form) for form in FOR_TILES)]
-    return [*models, path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
+    more = [path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
+    return [path, *(found for found in (*models[1:], *more) if found.exists())]
 
 
 def path_of(model: str | os.PathLike[str]) -> Path:

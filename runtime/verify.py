@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     bundle = Bundle.open(arguments.bundle)
     arguments.paths.check(bundle.read_files)
     if arguments.check_machine:
-        check_machine(_recipe(bundle, "whole"))
+        _check_machine(bundle)
         return
     if arguments.record:
         _record(bundle)
@@ -60,6 +60,15 @@ def main(argv: list[str]) -> None:
 
 def _say(step: str) -> None:
     print(step, file=sys.stderr)
+
+
+def _check_machine(bundle: Bundle) -> None:
+    """Refuse what trtexec must not build here, of the models and of the machine."""
+    if damaged := bundle.damaged_files():
+        listed = ", ".join(damaged)
+        raise EngineError(f"{listed}: missing or not as shipped; copy the bundle again")
+    for form in bundle.models:
+        check_machine(_recipe(bundle, form))
 
 
 def _record(bundle: Bundle) -> None:
@@ -173,7 +182,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--check-machine",
         action="store_true",
-        help="only check that engines can be built here: TensorRT's version, and the GPU",
+        help="only check that engines can be built here: the files, TensorRT's version, the GPU",
     )
     parser.add_argument(
         "--trust",

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from matplotlib.colors import LogNorm
 from rich.console import Console
 
+from adadm.calibration.drawing import drawing_style
 from adadm.export import to_onnx
 from adadm.export.checkpoint import save_checkpoint
 from adadm.export.photographs import photographs
@@ -165,22 +166,23 @@ def _picture(path: Path) -> None:
         with Upscaler("x2", tile=tile, passes=passes) as upscaler:
             results[title] = upscaler.upscale(photo)
     whole = results.pop(ways[0][0])
-    figure, axes = plt.subplots(1, 3, figsize=(14, 3.4), layout="constrained")
-    axes[0].imshow(whole >> 8)
-    axes[0].set_title(ways[0][0])
-    for axis, (title, image) in zip(axes[1:], results.items(), strict=True):
-        error = np.abs(image.astype(np.float64) - whole).mean(axis=2) / LEVELS
-        height, width = (side - side % BLOCK_PX for side in error.shape)
-        blocks = error[:height, :width].reshape(height // BLOCK_PX, BLOCK_PX, -1, BLOCK_PX)
-        shown = axis.imshow(  # no logarithm of 0, which would be left white
-            blocks.mean(axis=(1, 3)).clip(3e-3), cmap="magma", norm=LogNorm(3e-3, 3)
-        )
-        axis.set_title(f"difference: {title}")
-    for axis in axes:
-        axis.set_axis_off()
-    figure.colorbar(shown, ax=axes, label="grey levels of 255")
-    figure.savefig(path, dpi=90)
-    plt.close(figure)
+    with drawing_style({"font.size": 10, "axes.spines.top": True, "axes.spines.right": True}):
+        figure, axes = plt.subplots(1, 3, figsize=(14, 3.4), layout="constrained")
+        axes[0].imshow(whole >> 8)
+        axes[0].set_title(ways[0][0])
+        for axis, (title, image) in zip(axes[1:], results.items(), strict=True):
+            error = np.abs(image.astype(np.float64) - whole).mean(axis=2) / LEVELS
+            height, width = (side - side % BLOCK_PX for side in error.shape)
+            blocks = error[:height, :width].reshape(height // BLOCK_PX, BLOCK_PX, -1, BLOCK_PX)
+            shown = axis.imshow(  # no logarithm of 0, which would be left white
+                blocks.mean(axis=(1, 3)).clip(3e-3), cmap="magma", norm=LogNorm(3e-3, 3)
+            )
+            axis.set_title(f"difference: {title}")
+        for axis in axes:
+            axis.set_axis_off()
+        figure.colorbar(shown, ax=axes, label="grey levels of 255")
+        figure.savefig(path, dpi=90)
+        plt.close(figure)
 
 
 def _page(results: dict[str, list[dict[str, Any]]]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import inspect
+import io
 import math
 import random
 import sys
@@ -221,18 +222,20 @@ def _save(
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
+    content = io.BytesIO()
+    torch.save(
+        {
+            "step": step,
+            "settings": settings,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "random": (random.getstate(), torch.get_rng_state()),
+        },
+        content,
+    )
     with written_whole(path) as partial:
-        torch.save(
-            {
-                "step": step,
-                "settings": settings,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "random": (random.getstate(), torch.get_rng_state()),
-            },
-            partial,
-        )
+        partial.write_bytes(content.getvalue())
 
 
 def _restore(

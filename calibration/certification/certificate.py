@@ -75,7 +75,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CalibrationError(f"{path}: cannot be read as JSON ({error})") from error
     found = content.get("format") if isinstance(content, dict) else None
     if found != _FORMAT or content.get("kind") not in _KINDS:

@@ -147,7 +147,12 @@ def inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_certificate_of(
-    path: Path, model: str, reference: str, images: str, given: Mapping[str, float]
+    path: Path,
+    model: str,
+    companions: Mapping[str, str],
+    reference: str,
+    images: str,
+    given: Mapping[str, float],
 ) -> bool:
     """Whether a file is a certificate of these that holds by itself, and has all checks.
 
@@ -155,6 +160,7 @@ def is_certificate_of(
 
     Args:
         model, reference, images: their digests.
+        companions: the digests of the files that belong to the model, by their names.
         given: limits that are not the defaults.
     """
     try:
@@ -164,11 +170,12 @@ def is_certificate_of(
             and not any(inconsistencies(found))
             and {check["name"] for check in found["checks"]} == KEYS.keys()
             and found["model"]["sha256"] == model
+            and {Path(k).name: v for k, v in found["model"]["companions"].items()} == companions
             and found["reference"]["sha256"] == reference
             and found["images"]["digest"] == images
-            and found["thresholds"]["given"] == given
+            and found["thresholds"]["given"] == rounded(dict(given))
         )
-    except (CalibrationError, LookupError, TypeError, ValueError):
+    except (CalibrationError, AttributeError, LookupError, TypeError, ValueError):
         return False
 
 

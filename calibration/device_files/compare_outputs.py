@@ -30,6 +30,9 @@ def main() -> int:
     """Compare all references, print a line each, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--check-files", action="store_true", help="only check that all files are as shipped"
+    )
     arguments = parser.parse_args()
     manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
     if arguments.json:
@@ -37,6 +40,8 @@ def main() -> int:
     changed = [name for name, digest in manifest["files"].items() if sha256(inside(name)) != digest]
     for name in changed:
         print(f"FAILED: {name} is missing or is not as it was shipped")
+    if arguments.check_files:
+        return 1 if changed else 0
     results = [compare(found, manifest) for found in manifest["references"]]
     passed = not changed and all(result["passed"] for result in results)
     if arguments.json:
@@ -142,6 +147,9 @@ def check_output(path: Path, manifest: dict[str, Any]) -> None:
     read = [*map(inside, named), *(HERE / "outputs").glob("*")]
     if path.exists() and any(file.exists() and file.samefile(path) for file in read):
         sys.exit(f"verify.py: --json {path} would replace a file that is read; name another file")
+    is_stream = path.is_symlink() and os.readlink(str(path)).startswith("/proc/")
+    if is_stream or (path.exists() and not path.is_file()):
+        sys.exit(f"verify.py: --json {path} is no regular file; name another file")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -150,6 +158,8 @@ def write_whole(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
     finally:

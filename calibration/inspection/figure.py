@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from adadm.calibration.drawing import drawing_style
 from adadm.calibration.inspection.content import Spread
 from adadm.calibration.inspection.findings import FEW_BITS, OVERFLOW
 from adadm.calibration.inspection.inspection import Inspection
 from adadm.calibration.inspection.structure import Normalization
-from adadm.runtime.errors import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +26,6 @@ Array = npt.NDArray[np.float64]
 PICTURES = (".svg", ".png")
 
 _COLORS = ("#4e79a7", "#e15759", "#59a14f", "#f28e2b", "#b07aa1", "#76b7b2")
-_STYLE: Any = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "adadm",
-    "svg.fonttype": "none",
-    "axes.titlelocation": "left",
-}
 _MOST_NAMES = 16
 _PANEL_INCHES = (5.0, 2.5)
 _COLUMNS = 2
@@ -50,17 +42,15 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    require("matplotlib", "quantize")
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
     panels = _panels(inspection)
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = _PANEL_INCHES
     names = [block.name for block in inspection.subject.structure.blocks]
     step = math.ceil(len(names) / _MOST_NAMES)
-    with style.context(["default", _STYLE]):  # whatever a matplotlibrc in the folder says
+    with drawing_style({"axes.titlelocation": "left"}):
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, draw in zip(axes.flat, panels, strict=False):

@@ -249,10 +249,11 @@ class Line:
             write_certificate(content, certified.crops, output)
 
         made_from = self._from(
-            model=sha256_of(model), limits=dict(limits), images=self.certification.digest
+            models=self._digests(model), limits=dict(limits), images=self.certification.digest
         )
         name = f"certificate {model.name}"
-        bound_to = (sha256_of(model), self._checkpoint_sha256, self.certification.digest)
+        whole, *companions = self._digests(model).items()
+        bound_to = (whole[1], dict(companions), self._checkpoint_sha256, self.certification.digest)
         if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, report_of(output)], make)
@@ -288,7 +289,7 @@ class Line:
             make_bundle(model, target, (), folder, self._order.wheels, on_stage=self._on_stage)
 
         made_from = self._from(
-            target=target.name, model=sha256_of(model), wheels=self._order.wheels
+            target=target.name, models=self._digests(model), wheels=self._order.wheels
         )
         self.steps.run(f"bundle {folder.name}", made_from, [folder], make)
         return str(folder.relative_to(self._order.folder))
@@ -300,6 +301,10 @@ class Line:
             "hidden": self._hidden,
             **more,
         }
+
+    def _digests(self, model: Path) -> dict[str, str]:
+        """Of a model and of those for tiles, by their names; the model is the first."""
+        return {path.name: sha256_of(path) for path in self._forms(model)}
 
     def _forms(self, model: Path) -> list[Path]:
         if self._order.stats == "internal":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from adadm.runtime.files import path_inside, sha256_of, written_whole
@@ -82,7 +82,9 @@ class Steps:
         """
         made_from, outputs = step["made_from"], step["outputs"]
         for name, digest in outputs.items():
-            path_inside(self._record.parent, name)
+            parts = PurePosixPath(name).parts
+            if not parts or parts[0] == "/" or ".." in parts:
+                raise ValueError(name)
             if not isinstance(digest, str):
                 raise TypeError(name)
         return {"made_from": made_from, "outputs": dict(outputs)}
@@ -102,10 +104,14 @@ class Steps:
         """What a step made before, and nothing else; folders that are empty then go too.
 
         That is what has the digest that it had then, or lies where the step makes its outputs.
+        What a link leads to elsewhere stays: the step writes over it.
         """
         folders = set()
         for name, digest in recorded.items():
-            path = self._record.parent / name
+            try:
+                path = path_inside(self._record.parent, name)
+            except ValueError:
+                continue
             if not path.is_file() or path.resolve() in self._kept:
                 continue
             of_the_step = any(output == path or output in path.parents for output in outputs)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from adadm.calibration.drawing import drawing_style
 from adadm.runtime.files import written_whole
 from benchmarking.networks import Case
 from benchmarking.peers import CPU_PEERS
@@ -45,8 +45,7 @@ _KIND_OF = {
 
 def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> None:
     """Write every plot whose figures are there."""
-    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-    with mpl.rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
+    with drawing_style({"font.size": 10}):
         measured = [key for key in cases if key in results]
         if measured:
             _save(_latencies(results, cases, measured), folder / "performance_peers.svg")

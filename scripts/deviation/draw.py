@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
+from adadm.calibration.drawing import drawing_style
 from adadm.runtime.files import written_whole
 from adadm.runtime.images import ImageArray, write_image
 
@@ -110,8 +110,7 @@ def _band(axis: Axes, twin: str, values: npt.NDArray[np.float64]) -> None:
 @contextmanager
 def _figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
     """Axes that become an SVG, the same bytes for the same figures."""
-    style: Any = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
+    with drawing_style():
         figure = plt.figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns)
         with written_whole(path) as partial:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import onnx_ir as ir
 
+from adadm.calibration.drawing import drawing_style
 from adadm.calibration.drawn_inputs import drawn_inputs
 from adadm.calibration.gates import RINGING
 from adadm.runtime.files import written_whole
@@ -44,11 +43,10 @@ def _profile(net: Net, model: ir.Model) -> list[float]:
 
 def draw(found: Mapping[str, Sequence[float]], path: Path) -> None:
     """One line a method: how far it is from float32, of what a file would show."""
-    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     shown = {name: np.clip(levels, 0, 255) for name, levels in found.items()}
     float32 = shown.pop(_FLOAT32)
     position = np.linspace(-_REACH_PX, _REACH_PX, len(float32), endpoint=False)
-    with mpl.rc_context({**style, "svg.hashsalt": "adadm", "svg.fonttype": "none"}):
+    with drawing_style({"font.size": 10}):
         figure, axis = plt.subplots(figsize=(9, 3.4))
         axis.axhspan(-RINGING.threshold, RINGING.threshold, color="0.93", label="allowed")
         for name, levels in shown.items():

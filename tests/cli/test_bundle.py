@@ -190,6 +190,21 @@ def test_a_device_that_is_another_builds_nothing(folder: Path, tmp_path: Path) -
     assert "TensorRT" in result.stderr and not (bundled / "built").exists()
 
 
+@pytest.mark.parametrize("target", [OLD, NEW])
+@pytest.mark.parametrize("name", ["model.onnx", "model.tile.onnx", "model.moments.onnx"])
+def test_trtexec_gets_no_model_that_is_not_as_shipped(
+    target: str, name: str, folder: Path, tmp_path: Path
+) -> None:
+    bundled = copy_of(folder, tmp_path, target, "fp16")
+    model = onnx.load(bundled / name)
+    model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+    (bundled / name).write_bytes(model.SerializeToString())
+    result = build(bundled, trtexec="touch built; exit 0")
+    assert result.returncode == 1 and not (bundled / "built").exists()
+    said = result.stdout + result.stderr
+    assert name in said and "as" in said and "shipped" in said
+
+
 def test_the_log_of_trtexec_is_kept(folder: Path, tmp_path: Path) -> None:
     bundled = copy_of(folder, tmp_path, OLD, "int8")
     result = build(bundled, trtexec="echo 'Error: out of memory'; exit 1")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from _support.bundles import bundled, write_bundle
 from _support.scripts import ROOT, load_script
-from adadm.runtime import camera, verify
+from adadm.runtime import camera, frames, verify
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import VERBS, run
 
@@ -194,24 +194,47 @@ def test_frames_of_a_sequence_stay(folder: Path, capsys: pytest.CaptureFixture[s
     assert contents(folder) == before
 
 
-def test_the_sink_of_a_pipeline_is_an_output(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("film.mkv", 'appsrc ! videoconvert ! filesink location="film.mkv"'),
+        ("filesrc location=film.mkv ! decodebin ! appsink", "film.mkv"),
+        ("filesrc location = film.mkv ! decodebin ! appsink", "film.mkv"),
+        ("filesrc location='my film.mkv' ! decodebin ! appsink", "my film.mkv"),
+        ("uridecodebin uri=file://HERE/my%20film.mkv ! appsink", "my film.mkv"),
+        ("multifilesrc location=frames/%06d.png ! pngdec ! appsink", "frames"),
+        ("frames", "appsrc ! pngenc ! multifilesink location=frames/%06d.png"),
+        ("frames/%06d.png", "appsrc ! pngenc ! multifilesink location=frames/%06d.png"),
+    ],
+)
+def test_what_a_pipeline_reads_and_writes_counts(
+    source: str, output: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pipeline = 'appsrc ! videoconvert ! filesink location="film.mkv"'
-    for source in ("film.mkv", "filesrc location=film.mkv ! decodebin ! appsink"):
-        assert execute("camera", [source, "--model", "net.onnx", "-o", pipeline]) == 1
-        assert "film.mkv is read" in capsys.readouterr().err
+    os.link("film.mkv", "my film.mkv")
+    Path("frames").mkdir()
+    shutil.copy("photos/a.png", "frames/000000.png")
+    source = source.replace("HERE", str(folder))
+    assert execute("camera", [source, "--model", "net.onnx", "-o", output]) == 1
+    assert "is read, and writing it would destroy it" in capsys.readouterr().err
+
+
+def test_a_colon_in_the_name_of_a_film_is_no_address(folder: Path) -> None:
+    os.link("film.mkv", "a:b.mkv")
+    frames.check_frames("a:b.mkv", "b.mkv", ".png")
 
 
 def test_an_engine_may_be_adopted_in_place(folder: Path) -> None:
     """As the line that --print-command prints writes it there."""
     module = importlib.import_module(VERBS["build"].module)
     shutil.copy("plan", "x.engine")
-    words = ["net.onnx", "--target", "tensorrt-rtx", "-o", "x.engine", "--adopt", "x.engine"]
-    assert module._parse(words).adopt == Path("x.engine")
+    for plan in ("x.engine", str(folder / "x.engine")):
+        words = ["net.onnx", "--target", "tensorrt-rtx", "-o", "x.engine", "--adopt", plan]
+        assert module._parse(words).adopt == Path(plan)
 
 
-@pytest.mark.parametrize("output", ["MANIFEST.json", "model.onnx", "outputs/whole.a.json"])
+@pytest.mark.parametrize(
+    "output", ["MANIFEST.json", "model.onnx", "outputs/whole.a.json", "pipe", "stream"]
+)
 def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
     folder: Path, output: str
 ) -> None:
@@ -219,11 +242,15 @@ def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
     shutil.copy(str(script), "bundle/verify.py")
     Path("bundle/outputs").mkdir()
     Path("bundle/outputs/whole.a.json").write_text("{}")
+    os.mkfifo("bundle/pipe")
+    os.symlink("/proc/self/fd/1", "bundle/stream")
     before = contents(folder)
     command = [sys.executable, "bundle/verify.py", "--json", f"bundle/{output}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1 and "would replace a file that is read" in done.stderr
+    said = "no regular file" if output in ("pipe", "stream") else "would replace a file that is"
+    assert done.returncode == 1 and said in done.stderr
     assert contents(folder) == before
+    assert Path("bundle/pipe").is_fifo() and Path("bundle/stream").is_symlink()
 
 
 # Options of the future: each that names a file says whether it is read or written.

@@ -12,9 +12,11 @@ import pytest
 from adadm.calibration.certification.certificate import digest_of
 from adadm.calibration.certification.criteria import KEYS, Thresholds
 from adadm.calibration.certification.recheck import is_certificate_of
+from adadm.calibration.ledger import rounded
 
-GIVEN = {"lost_db": 0.05}
+GIVEN = {"lost_db": 1 / 30}
 MODEL, REFERENCE, IMAGES = "1" * 64, "2" * 64, "3" * 64
+TILES = {"x2.tile.onnx": "4" * 64, "x2.moments.onnx": "5" * 64}
 
 
 def certificate() -> dict[str, Any]:
@@ -31,7 +33,11 @@ def certificate() -> dict[str, Any]:
         "format": 1,
         "kind": "model",
         "passed": True,
-        "model": {"sha256": MODEL, "precision": "int8"},
+        "model": {
+            "sha256": MODEL,
+            "precision": "int8",
+            "companions": {f"models/{name}": digest for name, digest in TILES.items()},
+        },
         "reference": {"sha256": REFERENCE},
         "images": {"digest": IMAGES, "originals": True},
         "thresholds": {"limits": dict(thresholds.limits), "given": GIVEN},
@@ -43,9 +49,10 @@ def is_believed(tmp_path: Path, content: Any) -> bool:
     """With the digest that it would have, as whoever edits it can compute that too."""
     path = tmp_path / "c.json"
     if isinstance(content, dict):
+        content = rounded(content)
         content = {**content, "sha256": digest_of(content)}
     path.write_text(json.dumps(content))
-    return is_certificate_of(path, MODEL, REFERENCE, IMAGES, GIVEN)
+    return is_certificate_of(path, MODEL, TILES, REFERENCE, IMAGES, GIVEN)
 
 
 def test_one_that_holds_is_believed(tmp_path: Path) -> None:
@@ -73,6 +80,9 @@ def with_lax_limit(c: dict[str, Any]) -> None:
         lambda c: c.update(kind="device"),
         lambda c: c["thresholds"].update(given={"lost_db": 99}),
         lambda c: c["model"].update(sha256="0" * 64),
+        lambda c: c["model"]["companions"].update({"models/x2.tile.onnx": "0" * 64}),
+        lambda c: c["model"].update(companions={}),
+        lambda c: c["model"].update(companions=[]),
         lambda c: c["reference"].update(sha256="0" * 64),
         lambda c: c["images"].update(digest="0" * 64),
         lambda c: c.pop("thresholds"),
@@ -92,4 +102,6 @@ def test_one_that_was_edited_is_not(
 @pytest.mark.parametrize("content", [None, [], "passed", {}])
 def test_what_is_no_certificate_is_not(tmp_path: Path, content: object) -> None:
     assert not is_believed(tmp_path, content)
-    assert not is_certificate_of(tmp_path / "none.json", MODEL, REFERENCE, IMAGES, GIVEN)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    for name in ("none.json", "deep.json"):
+        assert not is_certificate_of(tmp_path / name, MODEL, TILES, REFERENCE, IMAGES, GIVEN)

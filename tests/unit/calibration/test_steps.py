@@ -151,6 +151,24 @@ def test_a_record_removes_no_source_and_no_file_that_no_step_made(making: Making
     assert (source.read_text(), notes.read_text()) == ("weights", "mine")
 
 
+def test_a_name_that_goes_up_is_no_output_of_the_step(making: Making) -> None:
+    (making.folder / "mine.txt").write_text("mine")
+    run(making)
+    edit(making.folder, lambda step: step["outputs"].update({"out/../mine.txt": "0"}))
+    assert run(making) == 2
+    assert (making.folder / "mine.txt").read_text() == "mine"
+
+
+def test_outputs_may_lie_behind_a_link(tmp_path: Path) -> None:
+    """Models on another disk: the step is remembered, and what it made there is written over."""
+    making = Making(tmp_path / "shipped")
+    (tmp_path / "disk").mkdir()
+    making.folder.mkdir()
+    (making.folder / "out").symlink_to(tmp_path / "disk")
+    assert [run(making), run(making), run(making, "b")] == [1, 1, 2]
+    assert (tmp_path / "disk" / "deep" / "part.bin").read_text() == "part"
+
+
 @pytest.mark.parametrize(
     "step",
     [

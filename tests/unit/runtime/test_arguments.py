@@ -96,6 +96,9 @@ def test_arguments_are_collected_while_they_are_read(file: Path, tmp_path: Path)
 
     model, named = str(tmp_path / "m.onnx"), str(tmp_path / "m.tile.onnx")
     parse(model, "-o", str(tmp_path / "c.json")).check()
+    parse(model, "-o", str(tmp_path / "m.json")).check()  # which is not there
+    for name in ("m.tile.onnx", "m.moments.onnx", "m.json"):
+        (tmp_path / name).write_text("it is there")
     for output in (model, named, str(tmp_path / "m.moments.onnx"), str(tmp_path / "m.json")):
         with pytest.raises(OutputError, match="is read"):
             parse(model, "-o", output).check()
@@ -105,6 +108,12 @@ def test_arguments_are_collected_while_they_are_read(file: Path, tmp_path: Path)
         parse(model, "-o", str(file)).check(writes=[file])
     with pytest.raises(OutputError, match="is read"):
         parse(model, "-o", str(file)).check(reads=[file])
+    links = [tmp_path / "one", tmp_path / "two"]
+    for link in links:
+        os.link(named, link)
+    parse("x2").check(rewrites=links)
+    with pytest.raises(OutputError, match="is read"):
+        parse(model).check(rewrites=links)
     bundled = str(path_of("x2"))
     with pytest.raises(OutputError, match=r"edsr_adadm_x2\.onnx is read"):
         parse("x2", "-o", bundled).check()

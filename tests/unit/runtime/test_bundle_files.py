@@ -175,3 +175,24 @@ def test_a_reference_that_is_not_as_the_manifest_says(folder: Path) -> None:
         bundle.arrays(first)
     sign(folder)
     assert Bundle.open(folder).changed_files() == []
+
+
+@pytest.mark.parametrize(
+    "engine", ["model.onnx", "MANIFEST.json", "reference/whole.waves.npz", "sub/../model.onnx"]
+)
+def test_no_engine_takes_the_place_of_what_was_shipped(folder: Path, engine: str) -> None:
+    """`verify.py --record` writes engines, and removes the plans that they are made of."""
+    (folder / "sub").mkdir()
+    edit_manifest(folder, engines={"whole": engine})
+    with pytest.raises(EngineError, match=r"the engines are to be .*, expected names of their own"):
+        Bundle.open(folder)
+
+
+def test_no_plan_or_manifest_of_an_engine_is_what_was_shipped(folder: Path) -> None:
+    for suffix in (".plan", ".json"):
+        (folder / f"x.engine{suffix}").write_text("shipped")
+    edit_manifest(folder, engines={"whole": "x.engine"})
+    Bundle.open(folder)
+    sign(folder)
+    with pytest.raises(EngineError, match="expected names of their own"):
+        Bundle.open(folder)

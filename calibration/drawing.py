@@ -1,0 +1,38 @@
+"""Matplotlib as every picture here uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+from adadm.runtime.errors import require
+
+__all__ = ["drawing_style"]
+
+
+@contextmanager
+def drawing_style(more: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
+    """The same bytes for the same figures, whatever a `matplotlibrc` says.
+
+    One in the working folder could run LaTeX.
+
+    Args:
+        more: settings of matplotlib by name.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", "quantize")
+    from matplotlib import style
+
+    ours = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "adadm",
+        "svg.fonttype": "none",
+    }
+    with style.context(["default", ours | dict(more)]):
+        yield
