@@ -17,8 +17,8 @@ from adadm.calibration.certification.certificate import (
     write_certificate,
 )
 from adadm.calibration.certification.certify import certify
+from adadm.calibration.certification.consistency import is_certificate_of
 from adadm.calibration.certification.deployed_model import load_model
-from adadm.calibration.certification.recheck import is_certificate_of
 from adadm.calibration.certification.reference import Reference, load_reference
 from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import BUDGETS_DB, Precision, Request

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from adadm.calibration.certification.certificate import digest_of
+from adadm.calibration.certification.consistency import is_certificate_of
 from adadm.calibration.certification.criteria import KEYS, Thresholds
-from adadm.calibration.certification.recheck import is_certificate_of
 from adadm.calibration.ledger import rounded
 
 GIVEN = {"lost_db": 1 / 30}
