@@ -136,7 +136,7 @@ def test_what_should_be_refused_is_refused_by_name() -> None:
 
 
 def test_bytes_that_are_no_model_are_refused() -> None:
-    with pytest.raises(EngineError, match="refuses the model"):
+    with pytest.raises(EngineError, match="is no ONNX model"):
         parse(b"not a model", "rtx")
 
 
