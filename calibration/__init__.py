@@ -9,10 +9,10 @@ quantized.check()
 onnx.save(quantized.models["whole"], "edsr_x2.int8.onnx")
 """
 
-from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import Request
 from adadm.calibration.pipeline import Quantized, lower
-from adadm.calibration.source import Source, load_source
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import Source, load_source
 from adadm.runtime.targets import TARGETS
 
 __all__ = [

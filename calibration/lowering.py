@@ -12,15 +12,15 @@ from typing import Any, Literal
 import onnx
 import onnx_ir as ir
 
-from adadm.calibration.drawn_inputs import drawn_size
-from adadm.calibration.forms import Form, check_half, in_target_form
-from adadm.calibration.half import half_ranges, trunk_exponent, wide_values
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.int8 import choose_ranges, multiply_adds, quantize_convolutions
 from adadm.calibration.passes import ScaleTrunk
-from adadm.calibration.sensitivity import Convolution
-from adadm.calibration.source import Source
-from adadm.calibration.tensor_statistics import TensorStatistics, collect
+from adadm.calibration.quality.drawn_inputs import drawn_size
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.ranges.float16_ranges import half_ranges, trunk_exponent, wide_values
+from adadm.calibration.ranges.int8_ranges import choose_ranges, multiply_adds, quantize_convolutions
+from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
+from adadm.calibration.search.sensitivity import Convolution
+from adadm.calibration.source_network import Source
+from adadm.calibration.target_forms.lowered import Form, check_half, in_target_form
 from adadm.export.assembly import Options, assemble
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError

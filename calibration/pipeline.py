@@ -11,16 +11,16 @@ from typing import Any
 
 import onnx
 
-from adadm.calibration.budget import Assignment, search
-from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
-from adadm.calibration.gates import check_gates, measure_gates
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.ledger import Ledger, measure, rounded
 from adadm.calibration.lowering import Lowering, Request
-from adadm.calibration.sensitivity import OnStep, Sensitivity, measure_sensitivity
-from adadm.calibration.source import Source
+from adadm.calibration.quality.gates import check_gates, measure_gates
+from adadm.calibration.quality.ledger import Ledger, measure, rounded
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.ranges.tensor_statistics import METHOD
+from adadm.calibration.search.budget import Assignment, search
+from adadm.calibration.search.evaluations import Evaluations, Loss, LossMeter
+from adadm.calibration.search.sensitivity import OnStep, Sensitivity, measure_sensitivity
+from adadm.calibration.source_network import Source
 from adadm.calibration.stages import run_of, stages_of
-from adadm.calibration.tensor_statistics import METHOD
 from adadm.runtime.errors import CalibrationError
 
 __all__ = ["Quantized", "lower"]

@@ -23,19 +23,19 @@ from pathlib import Path
 import onnx
 from rich.console import Console
 
-from adadm.calibration.half import print_half_ranges
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.ledger import print_ledger
 from adadm.calibration.lowering import BUDGETS_DB, Request
 from adadm.calibration.pipeline import Quantized, lower
-from adadm.calibration.progress import staged
-from adadm.calibration.sensitivity import draw_sensitivities, print_sensitivities
-from adadm.calibration.source import load_source
+from adadm.calibration.quality.ledger import print_ledger
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.ranges.float16_ranges import print_half_ranges
+from adadm.calibration.search.sensitivity import draw_sensitivities, print_sensitivities
+from adadm.calibration.source_network import load_source
 from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
-from adadm.runtime.model_files import FOR_TILES, beside
+from adadm.runtime.models.bundled import FOR_TILES, beside
+from adadm.runtime.progress import staged
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main", "write_models"]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx
 
-from adadm.calibration.gates import Run
-from adadm.calibration.ledger import Stage
 from adadm.calibration.lowering import Lowering
-from adadm.export.reference import run_with_factors
-from adadm.export.tiles import std_from
-from adadm.runtime.images import Batch
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.calibration.quality.gates import Run
+from adadm.calibration.quality.ledger import Stage
+from adadm.export.proof.pytorch import run_with_factors
+from adadm.export.tile_models import std_from
+from adadm.runtime.images.arrays import Batch
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["run_of", "stages_of"]
 

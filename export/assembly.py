@@ -14,9 +14,9 @@ import onnx_ir.passes.common as common
 import onnxsim
 
 from adadm.export.checkpoint import Checkpoint
-from adadm.export.models import Network
-from adadm.export.opset import set_opset
-from adadm.export.parity import Shape
+from adadm.export.graph.opset import set_opset
+from adadm.export.graph.receptive_field import receptive_field
+from adadm.export.networks import Network
 from adadm.export.passes import (
     BakeImageIO,
     Decision,
@@ -25,8 +25,8 @@ from adadm.export.passes import (
     collapse_tail,
     fold_batch_norm,
 )
-from adadm.export.receptive_field import receptive_field
-from adadm.export.tiles import TileModels, tile_graphs
+from adadm.export.proof.parity import Shape
+from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
 from adadm.runtime.errors import ExportError
 

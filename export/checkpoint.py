@@ -18,8 +18,8 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from adadm.export.models import ARCHITECTURES, Network
-from adadm.export.models.custom import custom_network_class
+from adadm.export.networks import ARCHITECTURES, Network
+from adadm.export.networks.custom import custom_network_class
 from adadm.export.state_dict import METADATA_KEY, read_state_dict, shown
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole

@@ -22,15 +22,15 @@ from adadm.export.assembly import (
     identity,
 )
 from adadm.export.checkpoint import Checkpoint
-from adadm.export.parity import (
+from adadm.export.passes import Decision
+from adadm.export.proof.parity import (
     Accuracy,
     Hashing,
     check_image_io,
     check_parity,
     measure_accuracy,
 )
-from adadm.export.passes import Decision
-from adadm.export.tiles import (
+from adadm.export.tile_models import (
     HaloError,
     TileModels,
     measure_halo,
@@ -38,9 +38,9 @@ from adadm.export.tiles import (
     std_from,
 )
 from adadm.export.tracing import trace
-from adadm.runtime.compare import Comparison
-from adadm.runtime.memory import MemoryModel
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.compare import Comparison
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.upscaling.memory import MemoryModel
 
 __all__ = ["Export", "export_onnx"]
 

@@ -27,12 +27,12 @@ from rich.table import Table
 
 from adadm.export.assembly import OPSETS, Options
 from adadm.export.checkpoint import load_checkpoint
-from adadm.export.models import ARCHITECTURES
-from adadm.export.parity import LARGEST_RELATIVE_ERROR
+from adadm.export.networks import ARCHITECTURES
 from adadm.export.pipeline import Export, export_onnx
+from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
 from adadm.runtime.files import written_whole
-from adadm.runtime.model_files import FOR_TILES, beside
+from adadm.runtime.models.bundled import FOR_TILES, beside
 
 __all__ = [
     "add_hidden_hyperparameters",

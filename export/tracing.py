@@ -14,8 +14,8 @@ import onnx_ir.passes.common as common
 import torch
 from torch import nn
 
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator
 from adadm.export.operators import DOMAIN, DOMAIN_VERSION, update_functions
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import is_modulator

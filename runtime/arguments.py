@@ -8,8 +8,8 @@ from pathlib import Path
 
 from adadm.runtime.errors import OutputError
 from adadm.runtime.files import is_special
-from adadm.runtime.images import images_in
-from adadm.runtime.model_files import files_of
+from adadm.runtime.images.arrays import images_in
+from adadm.runtime.models.bundled import files_of
 
 __all__ = ["Paths", "check_outputs", "find_clash"]
 

@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Callable
 
+from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.errors import MissingDependencyError, SessionError
-from adadm.runtime.model_files import is_engine
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.openvino_session import OpenVINOSession
-from adadm.runtime.session import Session
-from adadm.runtime.tensorrt_session import TensorRTSession
+from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.openvino_session import OpenVINOSession
+from adadm.runtime.sessions.session import Session
 
 __all__ = ["AUTO_ORDER", "BACKENDS", "open_session"]
 

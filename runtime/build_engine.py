@@ -22,14 +22,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from adadm.runtime import cuda_runtime, trtexec
 from adadm.runtime.arguments import Paths
-from adadm.runtime.engine_builder import adopt, build, log_path
-from adadm.runtime.engine_files import Manifest, manifest_path
+from adadm.runtime.engines import cuda_runtime, trtexec
+from adadm.runtime.engines.builder import adopt, build, log_path
+from adadm.runtime.engines.manifest import Manifest, manifest_path
+from adadm.runtime.engines.recipe import Bounds, Recipe, Size, default_bounds, make_recipe
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
-from adadm.runtime.model_files import path_of
-from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.recipes import Bounds, Recipe, Size, default_bounds, make_recipe
+from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import TARGETS, Target
 
 __all__ = ["add_sizes", "bounds_of", "main"]

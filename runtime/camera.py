@@ -34,10 +34,17 @@ from rich.console import Console
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
-from adadm.runtime.frames import Frame, Frames, Write, check_frames, open_sink, open_source
-from adadm.runtime.images import EXTENSIONS
-from adadm.runtime.model_files import files_of, path_of
-from adadm.runtime.session import Session
+from adadm.runtime.images.arrays import EXTENSIONS
+from adadm.runtime.models.bundled import files_of, path_of
+from adadm.runtime.sessions.session import Session
+from adadm.runtime.upscaling.frames import (
+    Frame,
+    Frames,
+    Write,
+    check_frames,
+    open_sink,
+    open_source,
+)
 
 __all__ = ["Figures", "main", "newest", "read_ahead", "upscale_frames"]
 

@@ -29,19 +29,19 @@ VERBS = {
         "adadm.calibration.quantize", "quantize", "a network in FP16 or INT8, under a budget in dB"
     ),
     "validate": Verb(
-        "adadm.calibration.validate", "validate", "a certificate that a model is what it was"
+        "adadm.deployment.validate", "validate", "a certificate that a model is what it was"
     ),
     "inspect": Verb(
-        "adadm.calibration.inspect_network", "quantize", "what of a network will hurt, and where"
+        "adadm.deployment.inspect_network", "quantize", "what of a network will hurt, and where"
     ),
     "ship": Verb(
-        "adadm.calibration.ship", "validate", "all of it, from a checkpoint to certified bundles"
+        "adadm.deployment.ship", "validate", "all of it, from a checkpoint to certified bundles"
     ),
     "build": Verb(
         "adadm.runtime.build_engine", "rtx", "a TensorRT engine, with a manifest that proves it"
     ),
     "bundle": Verb(
-        "adadm.calibration.bundle", "quantize", "a folder that a Jetson builds and checks by itself"
+        "adadm.deployment.bundle", "quantize", "a folder that a Jetson builds and checks by itself"
     ),
     "upscale": Verb(
         "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"

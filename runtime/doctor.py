@@ -27,16 +27,21 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime.arguments import Paths
-from adadm.runtime.backend_checks import check_backends
-from adadm.runtime.checks import Check
-from adadm.runtime.device_info import device_info
+from adadm.runtime.checks.check import Check
+from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.inference import check_backends
+from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
+from adadm.runtime.checks.packages import check_extras, check_python
+from adadm.runtime.checks.tensorrt_install import (
+    TensorRT,
+    check_jetson,
+    check_targets,
+    check_trtexec,
+)
 from adadm.runtime.errors import SessionError
 from adadm.runtime.files import written_whole
-from adadm.runtime.machine_checks import check_disks, check_gpu, check_memory
-from adadm.runtime.model_files import files_of, path_of
-from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.package_checks import check_extras, check_python
-from adadm.runtime.tensorrt_checks import TensorRT, check_jetson, check_targets, check_trtexec
+from adadm.runtime.models.bundled import files_of, path_of
+from adadm.runtime.models.onnx_reader import read_onnx
 
 __all__ = ["Examination", "examine", "main"]
 

@@ -31,16 +31,16 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from adadm.runtime import batch
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.batch import Job, Outcome, find_jobs, upscale_files
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images import EXTENSIONS
-from adadm.runtime.model_files import BUNDLED, files_of
-from adadm.runtime.shared_statistics import Passes
-from adadm.runtime.tiling import DEFAULT_ACCURACY, Plan, Tile
-from adadm.runtime.upscaler import Upscaler
-from adadm.runtime.vips import load_vips
+from adadm.runtime.images.arrays import EXTENSIONS
+from adadm.runtime.images.vips import load_vips
+from adadm.runtime.models.bundled import BUNDLED, files_of
+from adadm.runtime.upscaling import batch
+from adadm.runtime.upscaling.batch import Job, Outcome, find_jobs, upscale_files
+from adadm.runtime.upscaling.shared_std import Passes
+from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Plan, Tile
+from adadm.runtime.upscaling.upscaler import Upscaler
 
 __all__ = ["main"]
 

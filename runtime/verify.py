@@ -18,16 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime.arguments import Paths
-from adadm.runtime.bundle_files import Bundle
+from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.bundles.case_results import Outcome, Times
+from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.cli import run
-from adadm.runtime.compare import Comparison
-from adadm.runtime.engine_builder import adopt, check_machine
+from adadm.runtime.engines.builder import adopt, check_machine
+from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import EngineError, ParityError
 from adadm.runtime.files import written_whole
-from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.outcomes import Outcome, Times
-from adadm.runtime.recipes import Recipe, make_recipe
-from adadm.runtime.verification import Verification, verify
+from adadm.runtime.images.compare import Comparison
+from adadm.runtime.models.onnx_reader import read_onnx
 
 __all__ = ["main"]
 

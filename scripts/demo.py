@@ -18,9 +18,9 @@ from rich.progress import track
 from rich.table import Table
 
 from adadm.export import to_onnx
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.images import (
+from adadm.runtime.images.arrays import (
     ImageArray,
     batch_from_image,
     crop_to_multiple,
@@ -29,8 +29,8 @@ from adadm.runtime.images import (
     reduce,
     write_image,
 )
-from adadm.runtime.metrics import psnr_y
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
 PANEL_PX = 320

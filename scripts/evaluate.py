@@ -25,12 +25,12 @@ from rich.progress import track
 from rich.table import Table
 from skimage.metrics import structural_similarity
 
-from adadm.calibration.half_evaluator import rounded_to_half
+from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import (
+from adadm.runtime.images.arrays import (
     Batch,
     ImageArray,
     batch_from_image,
@@ -41,9 +41,9 @@ from adadm.runtime.images import (
     read_image,
     reduce,
 )
-from adadm.runtime.metrics import luma, psnr_y
-from adadm.runtime.onnx_file import checked_onnx
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.metrics import luma, psnr_y
+from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 _LEAST_PX = 11
 
@@ -109,7 +109,7 @@ def load_model(path: Path, arch: str = "auto") -> Model:
         return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
     from adadm.export import load_checkpoint
-    from adadm.export.reference import run_network
+    from adadm.export.proof.pytorch import run_network
 
     network = load_checkpoint(path, arch).network
     return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))

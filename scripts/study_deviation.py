@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 
 from adadm.export import load_checkpoint
-from adadm.export.models import Network
-from adadm.export.photographs import photographs
+from adadm.export.networks import Network
+from adadm.export.proof.sample_photographs import photographs
 from adadm.export.state_dict import read_state_dict
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError

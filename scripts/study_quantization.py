@@ -21,7 +21,7 @@ import onnx
 import onnx_ir as ir
 from rich.console import Console
 
-from adadm.calibration.images import CalibrationImages, Photograph
+from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
 from quantizing import edges, methods, quantizers

@@ -26,12 +26,12 @@ from rich.console import Console
 from adadm.calibration.drawing import drawing_style
 from adadm.export import to_onnx
 from adadm.export.checkpoint import save_checkpoint
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
-from adadm.runtime.shared_statistics import Passes
-from adadm.runtime.tiling import Tile
-from adadm.runtime.upscaler import Upscaler
+from adadm.runtime.upscaling.shared_std import Passes
+from adadm.runtime.upscaling.tile_plan import Tile
+from adadm.runtime.upscaling.upscaler import Upscaler
 from benchmarking.networks import CASES, random_network
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -40,12 +40,12 @@ from adadm.export.checkpoint import (
     network_class,
     save_checkpoint,
 )
-from adadm.export.models import ARCHITECTURES, Network
+from adadm.export.networks import ARCHITECTURES, Network
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError, ImageError
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import (
+from adadm.runtime.images.arrays import (
     ImageArray,
     batch_from_image,
     crop_to_multiple,
@@ -55,7 +55,7 @@ from adadm.runtime.images import (
     read_image,
     reduce,
 )
-from adadm.runtime.metrics import psnr_y
+from adadm.runtime.images.metrics import psnr_y
 
 console = Console(stderr=True)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Read from NVIDIA's sources which options trtexec takes; write runtime/trtexec_options.json.
+"""Read from NVIDIA's sources which options trtexec takes; write trtexec_options.json.
 
     git clone --no-checkout --filter=blob:none https://github.com/NVIDIA/TensorRT
     python scripts/update_trtexec_options.py TensorRT
@@ -23,7 +23,7 @@ from adadm.runtime.cli import run
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import written_whole
 
-TABLE = Path(__file__).resolve().parent.parent / "runtime" / "trtexec_options.json"
+TABLE = Path(__file__).resolve().parent.parent / "runtime" / "engines" / "trtexec_options.json"
 SOURCE = "samples/common/sampleOptions.cpp"
 
 # The version that targets name, and the release branch. 10.13, 10.13.2 and 10.13.3 take the same

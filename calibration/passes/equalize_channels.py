@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     Affine,
     Leaf,
     NotFoldable,

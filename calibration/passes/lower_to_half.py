@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import defs
 
+from adadm.export.graph.channels import constant_of, new_initializer
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
-from adadm.export.passes.channels import constant_of, new_initializer
 from adadm.runtime.errors import ExportError
 
 __all__ = ["MOVES", "LowerToHalf"]

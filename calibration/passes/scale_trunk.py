@@ -12,10 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.operators import DOMAIN
-from adadm.export.operators.modulator import is_modulator, modulators
-from adadm.export.operators.sparse_attention import ATTENTION_ROUND
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     Affine,
     NotFoldable,
     affine_of_batch_norm,
@@ -27,6 +24,9 @@ from adadm.export.passes.channels import (
     scale_inputs,
     scale_outputs,
 )
+from adadm.export.operators import DOMAIN
+from adadm.export.operators.modulator import is_modulator, modulators
+from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.export.passes.folding import Decision, is_batch_norm
 
 __all__ = ["ScaleTrunk"]

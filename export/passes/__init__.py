@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from adadm.export.graph.channels import label
 from adadm.export.operators import update_functions
 from adadm.export.passes.bake_image_io import BakeImageIO
-from adadm.export.passes.channels import label
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.expose_factors import ExposeFactors
 from adadm.export.passes.externalize_statistics import ExternalizeStatistics

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     NotFoldable,
     bias_of,
     graph_of,

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     Affine,
     NotFoldable,
     affine_of_batch_norm,

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     NotFoldable,
     affine_of_batch_norm,
     label,

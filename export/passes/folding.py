@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from adadm.export.passes.channels import NotFoldable, graph_of, label
+from adadm.export.graph.channels import NotFoldable, graph_of, label
 
 __all__ = ["Decision", "FoldingPass", "is_batch_norm", "produced_by", "replace"]
 

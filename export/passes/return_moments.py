@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from adadm.export.graph.channels import graph_of
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
 from adadm.export.operators.modulator import SIGNATURES, modulators
-from adadm.export.passes.channels import graph_of
 
 __all__ = ["INSIDE", "MOMENTS_OUTPUT", "ReturnMoments"]
 

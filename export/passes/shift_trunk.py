@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.operators.modulator import SIGNATURES, is_modulator
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
@@ -27,6 +26,7 @@ from adadm.export.passes.channels import (
     shift_inputs,
     sole_consumer,
 )
+from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
 
 __all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]

@@ -16,8 +16,8 @@ from torch import nn
 
 from adadm.export import Options, load_checkpoint, save_checkpoint
 from adadm.export.assembly import assemble, identity
-from adadm.export.models import ARCHITECTURES, Network
-from adadm.export.models.blocks import Modulator
+from adadm.export.networks import ARCHITECTURES, Network
+from adadm.export.networks.blocks import Modulator
 from adadm.export.tracing import trace
 from benchmarking.peers import Files
 

@@ -89,7 +89,7 @@ def _check_exported(model: Path) -> None:
 
 
 def _openvino_bf16(model: Path) -> Run:
-    from adadm.runtime.openvino_session import OpenVINOSession
+    from adadm.runtime.sessions.openvino_session import OpenVINOSession
 
     _check_exported(model)
     session = OpenVINOSession(model, precision="bf16")

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter
 
 from adadm.calibration.drawing import drawing_style
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import ImageArray, write_image
+from adadm.runtime.images.arrays import ImageArray, write_image
 
 __all__ = ["NAMES", "deviations", "edge_maps", "modulators"]
 

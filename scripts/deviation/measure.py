@@ -12,19 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.ledger import rounded
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator, ResidualBlock
-from adadm.export.reference import run_network
-from adadm.runtime.images import (
+from adadm.calibration.quality.ledger import rounded
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator, ResidualBlock
+from adadm.export.proof.pytorch import run_network
+from adadm.runtime.images.arrays import (
     ImageArray,
     batch_from_image,
     crop_to_multiple,
     image_from_batch,
     reduce,
 )
-from adadm.runtime.metrics import psnr_y
+from adadm.runtime.images.metrics import psnr_y
 
 __all__ = ["deviations", "edges", "modulators", "scores"]
 

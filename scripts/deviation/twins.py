@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from adadm.export.models.blocks import ResidualBlock
-from adadm.export.models.edsr import EDSR
+from adadm.export.networks.blocks import ResidualBlock
+from adadm.export.networks.edsr import EDSR
 
 __all__ = ["TWINS", "Normalized", "Plain"]
 

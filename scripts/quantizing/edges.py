@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.calibration.drawing import drawing_style
-from adadm.calibration.drawn_inputs import drawn_inputs
-from adadm.calibration.gates import RINGING
+from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.calibration.quality.gates import RINGING
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import batch_from_image
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.arrays import batch_from_image
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from quantizing import methods
 from quantizing.networks import DRAWN_SIZE, Net
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.calibration import int8
-from adadm.calibration.images import Photograph
-from adadm.calibration.int8 import ConvolutionRange
 from adadm.calibration.passes import EqualizeChannels
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL, half_scale
-from adadm.calibration.tensor_statistics import TensorStatistics
+from adadm.calibration.quality.photographs import Photograph
+from adadm.calibration.ranges import int8_ranges as int8
+from adadm.calibration.ranges.int8_ranges import ConvolutionRange
+from adadm.calibration.ranges.tensor_statistics import TensorStatistics
 from quantizing.networks import Net, inputs_of, observed
 from quantizing.ranges import Histogram, entropy, mean_square, percentile
 from quantizing.reconstruction import Moments, reconstruct, weights

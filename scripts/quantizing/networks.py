@@ -13,17 +13,21 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from adadm.calibration.gates import Run, measure_gates
-from adadm.calibration.images import Photograph
-from adadm.calibration.int8 import ConvolutionRange, choose_ranges, quantize_convolutions
-from adadm.calibration.ledger import Stage, measure
-from adadm.calibration.tensor_statistics import TensorStatistics, collect
+from adadm.calibration.quality.gates import Run, measure_gates
+from adadm.calibration.quality.ledger import Stage, measure
+from adadm.calibration.quality.photographs import Photograph
+from adadm.calibration.ranges.int8_ranges import (
+    ConvolutionRange,
+    choose_ranges,
+    quantize_convolutions,
+)
+from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.export import Checkpoint, collapse_tail, fold_batch_norm, load_checkpoint
-from adadm.export.passes.channels import affine_of_batch_norm, label, reached_convolutions
+from adadm.export.graph.channels import affine_of_batch_norm, label, reached_convolutions
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.export.tracing import trace
-from adadm.runtime.images import Batch, batch_from_image
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.arrays import Batch, batch_from_image
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["GATED", "NETWORKS", "Judge", "Net", "inputs_of", "load", "observed"]
 

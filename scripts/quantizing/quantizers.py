@@ -14,14 +14,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from adadm.calibration.images import Photograph
+from adadm.calibration.quality.photographs import Photograph
 from adadm.export import Options
 from adadm.export.assembly import assemble, identity
 from adadm.export.tracing import trace
+from adadm.runtime.engines.tensorrt_api import parse
 from adadm.runtime.errors import AdadmError, EngineError
-from adadm.runtime.images import Batch, batch_from_image
+from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.python_process import python_command
-from adadm.runtime.tensorrt_api import parse
 from quantizing.networks import Net
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     bias_of,
     constant_of,
     label,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Arrays = dict[str, npt.NDArray[Any]]
 

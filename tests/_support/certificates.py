@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from adadm.calibration.certification.report import Crop
-from adadm.calibration.ledger import StageResult
-from adadm.runtime.images import ImageArray
-from adadm.runtime.outcomes import Times
+from adadm.calibration.quality.ledger import StageResult
+from adadm.deployment.certification.report.page import Crop
+from adadm.runtime.bundles.case_results import Times
+from adadm.runtime.images.arrays import ImageArray
 
 __all__ = ["crop", "device_certificate", "flat", "model_certificate"]
 

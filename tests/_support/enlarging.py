@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from _support.networks import random_edsr
-from adadm.calibration.source import load_source
+from adadm.calibration.source_network import load_source
 from adadm.export import Options, save_checkpoint
 from adadm.export.assembly import assemble
-from adadm.export.models import Network
-from adadm.export.models.blocks import ResidualBlock
-from adadm.export.photographs import photographs
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import ResidualBlock
+from adadm.export.proof.sample_photographs import photographs
 
 FEATURES = 8
 

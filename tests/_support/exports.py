@@ -13,9 +13,9 @@ from _support.networks import random_network
 from adadm.export import Checkpoint, Options
 from adadm.export.assembly import assemble, bake_image_io, identity
 from adadm.export.checkpoint import Hyperparameter
-from adadm.export.models import Network
+from adadm.export.networks import Network
 from adadm.export.passes import Decision
-from adadm.export.tiles import TileModels
+from adadm.export.tile_models import TileModels
 from adadm.export.tracing import trace
 
 

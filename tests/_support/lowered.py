@@ -10,11 +10,11 @@ import onnx
 from PIL import Image
 
 from _support.scripts import ROOT
-from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import Lowering, Request
-from adadm.calibration.source import load_source
-from adadm.export.photographs import photographs
-from adadm.runtime.model_files import beside
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import load_source
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.models.bundled import beside
 from adadm.runtime.targets import TARGETS
 
 Precision = Literal["fp16", "int8"]

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from adadm.export.checkpoint import network_class
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator, ResidualBlock
-from adadm.export.models.rdn import ResidualDenseBlock
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator, ResidualBlock
+from adadm.export.networks.rdn import ResidualDenseBlock
 
 SMALL: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 3, "features": 12},

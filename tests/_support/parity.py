@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from adadm.export.models import Network
-from adadm.export.parity import session_with_codes
-from adadm.export.reference import run_with_codes
-from adadm.runtime.compare import Comparison, compare
+from adadm.export.networks import Network
+from adadm.export.proof.parity import session_with_codes
+from adadm.export.proof.pytorch import run_with_codes
+from adadm.runtime.images.compare import Comparison, compare
 
 # Largest error as a share of the expected peak.
 TOLERANCES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from adadm.runtime.tensorrt_api import Profile
+from adadm.runtime.engines.tensorrt_api import Profile
 
 
 def tile_profile(model: onnx.ModelProto, smallest_side: int = 16) -> dict[str, Profile]:

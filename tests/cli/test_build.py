@@ -21,9 +21,9 @@ from _support.refused import int32_bias
 from adadm.export import Options
 from adadm.runtime import build_engine
 from adadm.runtime.cli import run
-from adadm.runtime.engine_files import read_engine, read_manifest
+from adadm.runtime.engines.manifest import read_engine, read_manifest
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.files import sha256_of
-from adadm.runtime.tensorrt_api import Profile
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

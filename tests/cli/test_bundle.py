@@ -21,11 +21,11 @@ from onnx import numpy_helper
 
 from _support.limits import files_at_most
 from _support.lowered import Precision, lowered_x2
-from adadm.calibration import bundle
-from adadm.runtime import trtexec
+from adadm.deployment import bundle
 from adadm.runtime.cli import run
+from adadm.runtime.engines import trtexec
 from adadm.runtime.files import sha256_of
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
 
 MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")).parent
@@ -264,7 +264,8 @@ def test_infinities_of_trtexec_fail(folder: Path, tmp_path: Path) -> None:
 
 def test_the_script_for_old_pythons_is_one() -> None:
     """JetPack 5 has Python 3.8, which is not here."""
-    text = (resources.files("adadm.calibration.device_files") / "compare_outputs.py").read_text()
+    scripts = resources.files("adadm.deployment.bundling.device_files")
+    text = (scripts / "compare_outputs.py").read_text()
     tree = ast.parse(text, feature_version=(3, 8))
     imported = {n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.Import)}
     assert imported <= sys.stdlib_module_names

@@ -25,7 +25,7 @@ from _support.limits import files_at_most
 from adadm.export import Options
 from adadm.runtime import Upscaler, camera
 from adadm.runtime.cli import run
-from adadm.runtime.images import read_image, write_image
+from adadm.runtime.images.arrays import read_image, write_image
 
 cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from _support.scripts import load_script
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.images import read_image
+from adadm.runtime.images.arrays import read_image
 
 demo = load_script("demo")
 

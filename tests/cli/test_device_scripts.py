@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     manifest = {"adadm": "9.9", "files": {f"wheels/{wheel.name}": digest}}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    script = resources.files("adadm.calibration.device_files") / "verify.py"
+    script = resources.files("adadm.deployment.bundling.device_files") / "verify.py"
     shutil.copy(str(script), folder)
     return folder
 

@@ -25,18 +25,23 @@ from packaging.requirements import Requirement
 
 from _support.limits import files_at_most
 from adadm.runtime import doctor
-from adadm.runtime.backend_checks import check_backends
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.checks import Check
+from adadm.runtime.checks.check import Check
+from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.inference import check_backends
+from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
+from adadm.runtime.checks.packages import check_extras, check_python, install_command
+from adadm.runtime.checks.tensorrt_install import (
+    TensorRT,
+    check_jetson,
+    check_targets,
+    check_trtexec,
+)
 from adadm.runtime.cli import run
-from adadm.runtime.device_info import device_info
-from adadm.runtime.machine_checks import check_disks, check_gpu, check_memory
-from adadm.runtime.model_files import path_of
-from adadm.runtime.onnx_file import OnnxFile, read_onnx
-from adadm.runtime.openvino_session import OpenVINOSession
-from adadm.runtime.package_checks import check_extras, check_python, install_command
+from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.onnx_reader import OnnxFile, read_onnx
+from adadm.runtime.sessions.openvino_session import OpenVINOSession
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_checks import TensorRT, check_jetson, check_targets, check_trtexec
 
 COMMAND = Path(sys.executable).with_name("adadm")
 ROOT = Path(__file__).resolve().parents[2]

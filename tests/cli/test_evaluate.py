@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from _support.scripts import ROOT, load_script
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.images import write_image
+from adadm.runtime.images.arrays import write_image
 
 evaluate = load_script("evaluate")
 

@@ -19,14 +19,14 @@ from _support.networks import random_edsr
 from _support.parity import photograph_like
 from adadm.export import assembly, to_onnx
 from adadm.export.checkpoint import network_class
-from adadm.export.models import EDSR
+from adadm.export.networks import EDSR
 from adadm.export.operators.modulator import modulators
 from adadm.export.passes import BakeImageIO, Decision
-from adadm.export.tiles import tile_graphs
+from adadm.export.tile_models import tile_graphs
 from adadm.runtime import Upscaler
 from adadm.runtime.cli import run
-from adadm.runtime.memory import memory_models
-from adadm.runtime.tiling import choose_overlap
+from adadm.runtime.upscaling.memory import memory_models
+from adadm.runtime.upscaling.tile_plan import choose_overlap
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
@@ -370,7 +370,7 @@ def test_an_output_that_cannot_be_written_is_said(
 MEASURED = """
 import resource, sys, time, torch
 from adadm.export import load_checkpoint, export_onnx
-from adadm.export.models import ARCHITECTURES
+from adadm.export.networks import ARCHITECTURES
 from _support.networks import PUBLISHED, make_non_neutral
 torch.manual_seed(0)
 architecture, size = PUBLISHED[sys.argv[2]]
@@ -382,7 +382,7 @@ start = time.perf_counter()
 export = export_onnx(load_checkpoint(sys.argv[1]))
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
 engine = build_engine(export.model.SerializeToString(), [profile], "rtx", Settings(("SM89",)))
 print(len(export.parity), seconds, peak, len(engine.plan))

@@ -32,18 +32,18 @@ from _support.enlarging import (
 from _support.lowered import lowered_x2
 from _support.networks import random_edsr, random_network
 from _support.scripts import ROOT
-from adadm.calibration.drawn_inputs import drawn_inputs
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.inspection.findings import RULES
 from adadm.calibration.lowering import Lowering, Request
-from adadm.calibration.source import load_source
+from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import load_source
 from adadm.calibration.stages import run_of
+from adadm.deployment.inspection.findings import RULES
 from adadm.export import save_checkpoint
 from adadm.export.checkpoint import load_checkpoint
-from adadm.export.models import EDSR, Network
-from adadm.export.models.blocks import Modulator
+from adadm.export.networks import EDSR, Network
+from adadm.export.networks.blocks import Modulator
 from adadm.runtime.cli import main
-from adadm.runtime.images import batch_from_image, read_image, reduce
+from adadm.runtime.images.arrays import batch_from_image, read_image, reduce
 from adadm.runtime.targets import TARGETS
 
 Array = npt.NDArray[np.float64]

@@ -18,9 +18,10 @@ from PIL import Image
 
 from _support.bundles import bundled, write_bundle
 from _support.scripts import ROOT, load_script
-from adadm.runtime import camera, frames, verify
+from adadm.runtime import camera, verify
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import VERBS, run
+from adadm.runtime.upscaling import frames
 
 LINKS: dict[str, Callable[[str, str], object]] = {
     "itself": lambda file, link: None,
@@ -238,7 +239,7 @@ def test_an_engine_may_be_adopted_in_place(folder: Path) -> None:
 def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
     folder: Path, output: str
 ) -> None:
-    script = resources.files("adadm.calibration.device_files") / "compare_outputs.py"
+    script = resources.files("adadm.deployment.bundling.device_files") / "compare_outputs.py"
     shutil.copy(str(script), "bundle/verify.py")
     Path("bundle/outputs").mkdir()
     Path("bundle/outputs/whole.a.json").write_text("{}")

@@ -23,9 +23,9 @@ from _support.exports import exported
 from _support.network_watch import NetworkWatch
 from _support.networks import random_edsr
 from _support.scripts import ROOT
-from adadm.calibration.wheels import _pip
+from adadm.deployment.bundling.wheels import _pip
 from adadm.export import Options, save_checkpoint
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import VERBS
 from adadm.runtime.python_process import python_command
 
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     onnx.save(exported("edsr", 2, Options(io="uint8"))[1], folder / "uint8.onnx")
     write_bundle(folder / "bundle", {"whole": bundled()})
     (folder / "old").mkdir()
-    scripts = resources.files("adadm.calibration.device_files")
+    scripts = resources.files("adadm.deployment.bundling.device_files")
     shutil.copy(str(scripts / "verify.py"), folder / "bundle")
     shutil.copy(str(scripts / "compare_outputs.py"), folder / "old" / "verify.py")
     for place in (folder, folder / "bundle", folder / "old"):

@@ -28,12 +28,12 @@ from _support.enlarging import (
 )
 from _support.limits import files_at_most
 from _support.parity import photograph_like
-from adadm.calibration import gates
-from adadm.export.models import Network
-from adadm.export.reference import run_network
+from adadm.calibration.quality import gates
+from adadm.export.networks import Network
+from adadm.export.proof.pytorch import run_network
 from adadm.runtime.cli import main
-from adadm.runtime.images import batch_from_image, image_from_batch, read_image
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.arrays import batch_from_image, image_from_batch, read_image
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS, Target
 
 Array = npt.NDArray[Any]

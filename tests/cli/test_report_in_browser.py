@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from _support.certificates import crop, device_certificate, flat, model_certificate
-from adadm.calibration.certification.report import Crop, write_report
+from adadm.deployment.certification.report.page import Crop, write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from _support.scripts import ROOT
-from adadm.calibration import ship, validate
-from adadm.calibration.certification.certificate import digest_of
-from adadm.export.photographs import photographs
+from adadm.deployment import ship, validate
+from adadm.deployment.certification.certificate import digest_of
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
 

@@ -10,7 +10,7 @@ import torch
 from _support.scripts import load_script
 from adadm.export import load_checkpoint
 from adadm.runtime.cli import run as run_verb
-from adadm.runtime.images import write_image
+from adadm.runtime.images.arrays import write_image
 
 train = load_script("train")
 SMALL = ["--set", "blocks=1", "features=4"]

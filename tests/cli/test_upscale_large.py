@@ -16,10 +16,10 @@ from PIL import Image
 
 from _support.networks import random_edsr
 from adadm.export import save_checkpoint, to_onnx
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime import Upscaler
-from adadm.runtime.batch import Job, upscale_files
-from adadm.runtime.images import batch_from_image
+from adadm.runtime.images.arrays import batch_from_image
+from adadm.runtime.upscaling.batch import Job, upscale_files
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from adadm.runtime import Upscaler
-from adadm.runtime.batch import Job, upscale_files
+from adadm.runtime.upscaling.batch import Job, upscale_files
 model, source, target, options = sys.argv[1:]
 with Upscaler(model, "cpu", **json.loads(options)) as upscaler:
     upscaler.upscale(np.zeros((300, 300, 3), np.uint8))

@@ -17,13 +17,13 @@ from PIL import Image
 
 from _support.lowered import Precision, lowered_x2
 from _support.scripts import ROOT
-from adadm.calibration import bundle, validate
-from adadm.calibration.certification.certificate import digest_of
-from adadm.calibration.certification.criteria import CRITERIA
-from adadm.export.photographs import photographs
+from adadm.deployment import bundle, validate
+from adadm.deployment.certification.certificate import digest_of
+from adadm.deployment.certification.criteria import CRITERIA
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
-from adadm.runtime.model_files import path_of
+from adadm.runtime.models.bundled import path_of
 from adadm.runtime.verify import main as verify_main
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"

@@ -12,7 +12,7 @@ import pytest
 
 from _support.scripts import ROOT
 
-LAYERS = ("export", "calibration", "runtime")
+LAYERS = ("export", "calibration", "deployment", "runtime")
 
 pytest.importorskip("setuptools", minversion="77")
 

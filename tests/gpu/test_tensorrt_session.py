@@ -17,20 +17,21 @@ import pytest
 from _support.exports import exported
 from _support.parity import assert_parity, photograph_like
 from adadm.export import Options
-from adadm.runtime import Upscaler, cuda_runtime
+from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
-from adadm.runtime.engine_builder import build
-from adadm.runtime.engine_files import read_manifest
-from adadm.runtime.engine_tensors import choose_profile
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.builder import build
+from adadm.runtime.engines.engine_session import TensorRTSession
+from adadm.runtime.engines.manifest import read_manifest
+from adadm.runtime.engines.recipe import Bounds, make_recipe
+from adadm.runtime.engines.tensorrt_api import load
+from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
-from adadm.runtime.images import Pixels
-from adadm.runtime.model_files import beside, path_of
-from adadm.runtime.onnx_file import read_onnx
-from adadm.runtime.recipes import Bounds, make_recipe
-from adadm.runtime.session import TensorSpec
+from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.models.bundled import beside, path_of
+from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.sessions.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
-from adadm.runtime.tensorrt_api import load
-from adadm.runtime.tensorrt_session import TensorRTSession
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ from onnxruntime_extensions import PyCustomOpDef, onnx_op
 from _support.exports import exported
 from _support.parity import assert_parity
 from adadm.export import Options
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 FLOAT = PyCustomOpDef.dt_float
 calls: list[float] = []

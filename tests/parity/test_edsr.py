@@ -16,9 +16,9 @@ from _support.exports import exported
 from _support.networks import random_edsr
 from _support.parity import assert_parity, photograph_like
 from adadm.export import Options, fold_batch_norm
-from adadm.export.reference import run_network, run_with_factors
+from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.export.tracing import trace
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 
 @pytest.mark.parametrize("fold", ["exact", "off"])

@@ -11,14 +11,14 @@ from _support.double import relative_error, run_double
 from _support.parity import TOLERANCES
 from _support.stacks import BLOCKS, GAMMAS, build, stacks
 from adadm.export import fold_batch_norm
-from adadm.export.passes import ExposeFactors
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     Leaf,
     affine_of_batch_norm,
     reached_convolutions,
     scale_inputs,
     shift_inputs,
 )
+from adadm.export.passes import ExposeFactors
 from adadm.export.passes.folding import replace
 
 LR = np.random.default_rng(1).uniform(0, 4, (2, 2, 15, 17))

@@ -12,8 +12,8 @@ from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import CheckpointError
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 SIZES: dict[str, dict[str, float]] = {
     "edsr": {"blocks": 2, "features": 12},

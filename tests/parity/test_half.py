@@ -19,19 +19,19 @@ from _support.exports import exported, exported_tiles
 from _support.networks import make_non_neutral, random_edsr
 from _support.parity import photograph_like
 from _support.profiles import tile_profile
-from adadm.calibration.half_evaluator import rounded_to_half
 from adadm.calibration.passes import LowerToHalf, ScaleTrunk
+from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.export import Options, collapse_tail, fold_batch_norm
 from adadm.export.assembly import bake_image_io
+from adadm.export.graph.opset import set_opset
 from adadm.export.operators import update_functions
-from adadm.export.opset import set_opset
 from adadm.export.passes import ResolveCastLike
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.export.tracing import trace
-from adadm.runtime.images import batch_from_image, crop_to_multiple, image_from_batch, reduce
-from adadm.runtime.metrics import psnr_y
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.images.arrays import batch_from_image, crop_to_multiple, image_from_batch, reduce
+from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[np.float32]
 Form = Callable[[onnx.ModelProto], onnx.ModelProto]

@@ -8,9 +8,9 @@ import pytest
 from _support.exports import exported
 from _support.parity import photograph_like
 from adadm.export import Options
-from adadm.export.parity import check_image_io
-from adadm.runtime.images import batch_from_image, image_from_batch
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.export.proof.parity import check_image_io
+from adadm.runtime.images.arrays import batch_from_image, image_from_batch
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 
 @pytest.mark.parametrize("static", [None, (2, 19, 26)], ids=["dynamic", "static"])

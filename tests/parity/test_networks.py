@@ -15,10 +15,10 @@ from _support.exports import exported
 from _support.networks import CUSTOM, PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
-from adadm.export.models import Network
-from adadm.export.models.sparse_attention import SparseAttention
+from adadm.export.networks import Network
+from adadm.export.networks.sparse_attention import SparseAttention
 from adadm.export.tracing import trace
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}

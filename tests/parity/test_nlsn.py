@@ -15,12 +15,12 @@ from _support.exports import exported
 from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
-from adadm.export.models import NLSN
-from adadm.export.parity import check_parity
-from adadm.export.reference import attention_rounds, run_network
+from adadm.export.networks import NLSN
+from adadm.export.proof.parity import check_parity
+from adadm.export.proof.pytorch import attention_rounds, run_network
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import EngineError, ImageError, ParityError, SessionError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 
 @pytest.mark.parametrize(

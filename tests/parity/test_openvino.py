@@ -14,12 +14,12 @@ from _support.networks import random_network
 from _support.parity import assert_parity, photograph_like
 from adadm.export import Options
 from adadm.export.operators import modulator, sparse_attention
-from adadm.export.parity import session_with_codes
-from adadm.export.reference import run_network, run_with_codes, run_with_factors
+from adadm.export.proof.parity import session_with_codes
+from adadm.export.proof.pytorch import run_network, run_with_codes, run_with_factors
 from adadm.export.tracing import trace
-from adadm.runtime import openvino_operators
 from adadm.runtime.backends import open_session
-from adadm.runtime.openvino_session import OpenVINOSession
+from adadm.runtime.sessions import openvino_operators
+from adadm.runtime.sessions.openvino_session import OpenVINOSession
 
 pytest.importorskip("openvino", reason="openvino is not installed")
 

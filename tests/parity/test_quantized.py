@@ -19,16 +19,16 @@ import pytest
 from PIL import Image
 
 from _support.profiles import tile_profile
-from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import Lowering, Request
-from adadm.calibration.source import load_source
-from adadm.export.photographs import photographs
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import load_source
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.backends import open_session
 from adadm.runtime.cli import main
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.session import Session
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 UPSCALES = (2, 4)

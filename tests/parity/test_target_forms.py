@@ -14,15 +14,15 @@ import pytest
 from onnx import TensorProto
 
 from _support.exports import exported
-from adadm.calibration.forms import Form, in_target_form
 from adadm.calibration.passes import QuantizeConvolutions
+from adadm.calibration.target_forms.lowered import Form, in_target_form
 from adadm.export import Options
-from adadm.export.photographs import photographs
-from adadm.runtime.compare import compare
-from adadm.runtime.images import batch_from_image, reduce
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.images.arrays import batch_from_image, reduce
+from adadm.runtime.images.compare import compare
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
 
 QUANTIZED = ("body.0.conv2", "body.2.conv1")
 SHAPES = {

@@ -17,9 +17,9 @@ from _support.refused import int32_bias
 from _support.tails import random_tail, tail_graph
 from adadm.export import Options, collapse_tail
 from adadm.export.assembly import bake_image_io
-from adadm.export.models.blocks import linear_tail
+from adadm.export.networks.blocks import linear_tail
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine, parse
 from adadm.runtime.errors import EngineError
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine, parse
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

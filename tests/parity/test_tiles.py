@@ -21,17 +21,17 @@ from _support.parity import TOLERANCES, assert_parity, photograph_like
 from _support.profiles import tile_profile
 from adadm.export import Options
 from adadm.export.assembly import bake_image_io
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator
-from adadm.export.parity import session_with_codes
-from adadm.export.reference import run_with_codes
-from adadm.export.tiles import TileModels, std_from
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator
+from adadm.export.proof.parity import session_with_codes
+from adadm.export.proof.pytorch import run_with_codes
+from adadm.export.tile_models import TileModels, std_from
 from adadm.runtime import Upscaler
-from adadm.runtime.model_files import beside
-from adadm.runtime.moments import pooled_std
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Settings, build_engine
-from adadm.runtime.windows import grid
+from adadm.runtime.engines.tensorrt_api import Settings, build_engine
+from adadm.runtime.models.bundled import beside
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.upscaling.moments import pooled_std
+from adadm.runtime.upscaling.windows import grid
 
 Array = npt.NDArray[Any]
 

@@ -10,19 +10,19 @@ import pytest
 
 from _support.parity import assert_parity, run_both
 from adadm.export import Export, export_onnx, load_checkpoint
-from adadm.export.photographs import photographs
-from adadm.export.reference import run_network
-from adadm.runtime.compare import compare
-from adadm.runtime.images import (
+from adadm.export.proof.pytorch import run_network
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.images.arrays import (
     batch_from_image,
     crop_to_multiple,
     enlarge,
     image_from_batch,
     reduce,
 )
-from adadm.runtime.metrics import psnr_y
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.images.compare import compare
+from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
 LARGEST_BYTES = 4e6

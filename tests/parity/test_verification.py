@@ -19,15 +19,15 @@ from _support.bundles import FACTOR_TOLERANCE, bundled, edit_manifest, feeds_of,
 from _support.exports import exported
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors
-from adadm.runtime import cuda_runtime
 from adadm.runtime import verify as command
-from adadm.runtime.bundle_files import Bundle
-from adadm.runtime.diagnosis import diagnose
-from adadm.runtime.engine_files import read_engine
+from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.bundles.diagnosis import diagnose
+from adadm.runtime.bundles.verification import Verification, verify
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.manifest import read_engine
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import MissingDependencyError, SessionError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.tensorrt_api import Profile, Settings, build_engine
-from adadm.runtime.verification import Verification, verify
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 BLOCKS = 8
 

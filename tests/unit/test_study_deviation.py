@@ -12,11 +12,11 @@ import torch
 
 from _support.scripts import load_script
 from adadm.export.checkpoint import build_network, save_checkpoint
-from adadm.export.models import Network
-from adadm.export.models.edsr import EDSR
-from adadm.export.photographs import photographs
+from adadm.export.networks import Network
+from adadm.export.networks.edsr import EDSR
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CheckpointError
-from adadm.runtime.images import batch_from_image, reduce
+from adadm.runtime.images.arrays import batch_from_image, reduce
 from deviation.measure import deviations, edges, modulators, scores
 from deviation.report import page
 from deviation.twins import TWINS, Normalized, Plain

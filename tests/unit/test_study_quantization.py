@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from adadm.calibration.passes import QuantizeConvolutions
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from quantizing import edges, networks, report
 from quantizing.quantizers import described
 from quantizing.ranges import BINS, Histogram, divergence, entropy, mean_square, percentile

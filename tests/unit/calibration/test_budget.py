@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adadm.calibration.budget import Assignment, search
-from adadm.calibration.evaluations import Evaluations, Loss
-from adadm.calibration.sensitivity import Convolution
+from adadm.calibration.search.budget import Assignment, search
+from adadm.calibration.search.evaluations import Evaluations, Loss
+from adadm.calibration.search.sensitivity import Convolution
 from adadm.runtime.errors import CalibrationError
 
 Names = frozenset[str]

@@ -13,25 +13,25 @@ import pytest
 from _support.exports import exported
 from _support.lowered import lowered_x2
 from _support.scripts import ROOT
-from adadm.calibration.certification.criteria import (
+from adadm.calibration.quality.gates import GATES
+from adadm.calibration.quality.photographs import Photograph
+from adadm.deployment.certification.baseline import load_reference
+from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.criteria import (
     CRITERIA,
     KEYS,
     Thresholds,
     check,
     read_thresholds,
 )
-from adadm.calibration.certification.deployed_model import load_model
-from adadm.calibration.certification.observations import Observations
-from adadm.calibration.certification.recheck import _differences
-from adadm.calibration.certification.reference import load_reference
-from adadm.calibration.gates import GATES
-from adadm.calibration.images import Photograph
+from adadm.deployment.certification.observations import Observations
+from adadm.deployment.certification.recheck import _differences
 from adadm.export import Options
-from adadm.export.photographs import photographs
-from adadm.export.reference import run_with_factors
+from adadm.export.proof.pytorch import run_with_factors
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError, SessionError
-from adadm.runtime.images import Batch, batch_from_image, image_from_batch, reduce
-from adadm.runtime.model_files import path_of
+from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch, reduce
+from adadm.runtime.models.bundled import path_of
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
 

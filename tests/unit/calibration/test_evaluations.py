@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adadm.calibration.evaluations import Evaluations, Loss, LossMeter
-from adadm.calibration.gates import Run
-from adadm.calibration.images import Photograph
-from adadm.calibration.ledger import Stage, measure
+from adadm.calibration.quality.gates import Run
+from adadm.calibration.quality.ledger import Stage, measure
+from adadm.calibration.quality.photographs import Photograph
+from adadm.calibration.search.evaluations import Evaluations, Loss, LossMeter
 from adadm.runtime.errors import CalibrationError, ImageError
-from adadm.runtime.images import Batch, ImageArray
+from adadm.runtime.images.arrays import Batch, ImageArray
 
 UPSCALE = 2
 A, B = frozenset("a"), frozenset({"a", "b"})

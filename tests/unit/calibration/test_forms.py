@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 from _support.exports import exported, exported_tiles
 from _support.parity import photograph_like
-from adadm.calibration.forms import in_target_form
 from adadm.calibration.passes import QuantizeConvolutions
+from adadm.calibration.target_forms.lowered import in_target_form
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors
+from adadm.runtime.engines.recipe import FLOAT32_LAYERS
 from adadm.runtime.errors import CalibrationError, ExportError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.recipes import FLOAT32_LAYERS
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS, Target
 
 ORIN, OLD, CPU = (TARGETS[name] for name in ("jetson-orin-jp62", "jetson-orin-jp51", "cpu"))

@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from adadm.calibration.gates import GATES, GateResult, Run, check_gates, measure_gates
-from adadm.calibration.images import Photograph
-from adadm.export.photographs import photographs
+from adadm.calibration.quality.gates import GATES, GateResult, Run, check_gates, measure_gates
+from adadm.calibration.quality.photographs import Photograph
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images import Batch, batch_from_image, reduce
-from adadm.runtime.model_files import path_of
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.arrays import Batch, batch_from_image, reduce
+from adadm.runtime.models.bundled import path_of
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 UPSCALE, WHITE = 2, 255.0
 TAIL_INPUT = "add"  # the trunk's output, which the collapsed tail reads

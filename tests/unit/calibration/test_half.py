@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from _support.exports import exported
-from adadm.calibration.half import (
+from adadm.calibration.ranges.float16_ranges import (
     LARGEST_SAFE,
     half_ranges,
     print_half_ranges,
     trunk_exponent,
     wide_values,
 )
-from adadm.calibration.tensor_statistics import FACTOR, TensorStatistics
+from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export import Options
 from adadm.export.operators.modulator import modulators
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, parser
 
-from adadm.calibration.half_evaluator import rounded_to_half
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Half = npt.NDArray[np.float16]
 

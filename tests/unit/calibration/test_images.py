@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adadm.calibration.images import CalibrationImages
+from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.runtime.errors import CalibrationError, ImageError
-from adadm.runtime.images import ImageArray, read_image, reduce, write_image
+from adadm.runtime.images.arrays import ImageArray, read_image, reduce, write_image
 
 
 def photograph(height: int, width: int, seed: int) -> ImageArray:
@@ -139,6 +139,6 @@ def test_no_more_than_one_is_read_ahead(folder: Path, monkeypatch: pytest.Monkey
         read.append(path)
         return read_image(path)
 
-    monkeypatch.setattr("adadm.calibration.images.read_image", noting)
+    monkeypatch.setattr("adadm.calibration.quality.photographs.read_image", noting)
     for index, _ in enumerate(images):
         assert len(read) == index + 1

@@ -17,7 +17,7 @@ from torch import nn
 from _support.exports import exported
 from _support.networks import random_network
 from _support.scripts import ROOT
-from adadm.calibration.inspection.findings import (
+from adadm.deployment.inspection.findings import (
     FALLING,
     GUESSED,
     KEPT,
@@ -28,12 +28,12 @@ from adadm.calibration.inspection.findings import (
     Rule,
     find,
 )
-from adadm.calibration.inspection.structure import block_of, read_structure
-from adadm.calibration.inspection.subject import Subject, read_subject
+from adadm.deployment.inspection.inspected_file import Subject, read_subject
+from adadm.deployment.inspection.structure import block_of, read_structure
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint, network_class
-from adadm.export.models import EDSR, Network
-from adadm.export.models.blocks import Modulator, ResidualBlock
+from adadm.export.networks import EDSR, Network
+from adadm.export.networks.blocks import Modulator, ResidualBlock
 from adadm.export.tracing import trace
 from adadm.runtime.errors import AdadmError, CalibrationError, CheckpointError, EngineError
 

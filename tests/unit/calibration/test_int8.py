@@ -15,15 +15,15 @@ from torch import nn
 
 from _support.exports import exported
 from _support.parity import photograph_like
-from adadm.calibration.int8 import (
+from adadm.calibration.passes import EqualizeChannels
+from adadm.calibration.ranges.int8_ranges import (
     choose_ranges,
     multiply_adds,
     quantize_convolutions,
 )
-from adadm.calibration.passes import EqualizeChannels
-from adadm.calibration.tensor_statistics import TensorStatistics
+from adadm.calibration.ranges.tensor_statistics import TensorStatistics
 from adadm.export import Options
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[np.float64]
 

@@ -19,26 +19,26 @@ from onnx import numpy_helper
 
 from _support.lowered import lowered_x2
 from _support.scripts import ROOT
-from adadm.calibration.certification.divergence import first_divergence
-from adadm.calibration.certification.layers import LayerComparison, compare_layers
-from adadm.calibration.deployment import deploy
-from adadm.calibration.images import CalibrationImages
 from adadm.calibration.lowering import Lowering, Precision, Request
 from adadm.calibration.passes import ScaleTrunk
-from adadm.calibration.source import Source, load_source
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import Source, load_source
+from adadm.calibration.target_forms.deployed import deploy
+from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
+from adadm.deployment.certification.layers.divergence import first_divergence
 from adadm.export.assembly import DEFAULTS, assemble, bake_image_io
-from adadm.export.passes.channels import (
+from adadm.export.graph.channels import (
     affine_of_batch_norm,
     reached_convolutions,
     scale_inputs,
     shift_inputs,
 )
 from adadm.export.passes.folding import is_batch_norm, replace
-from adadm.export.photographs import photographs
+from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images import Batch, batch_from_image
-from adadm.runtime.model_files import beside
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.images.arrays import Batch, batch_from_image
+from adadm.runtime.models.bundled import beside
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]

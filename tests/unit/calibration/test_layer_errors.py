@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from adadm.calibration.certification.layer_errors import LayerErrors
+from adadm.deployment.certification.layers.errors import LayerErrors
 
 
 def test_errors_by_channel_and_at_the_border() -> None:

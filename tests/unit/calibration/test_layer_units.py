@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from adadm.calibration.certification.layers import compare_layers
+from adadm.deployment.certification.layers.compare import compare_layers
 
 
 def two_convolutions(

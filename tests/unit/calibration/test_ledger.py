@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from adadm.calibration.gates import GATES, GateResult
-from adadm.calibration.images import Photograph
-from adadm.calibration.ledger import (
+from adadm.calibration.quality.gates import GATES, GateResult
+from adadm.calibration.quality.ledger import (
     Ledger,
     Stage,
     StageResult,
     measure,
     print_ledger,
 )
+from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images import Batch, ImageArray, batch_from_image
+from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image
 
 UPSCALE, WHITE = 2, 1.0
 FACTORS = (0.7, 12.5, 3.0)

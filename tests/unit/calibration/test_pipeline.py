@@ -14,16 +14,16 @@ import pytest
 
 from _support.enlarging import enlarging_edsr, write_checkpoint, write_crops
 from adadm.calibration import pipeline
-from adadm.calibration.gates import SHIFT, GateResult
-from adadm.calibration.images import CalibrationImages, Photograph
-from adadm.calibration.ledger import Ledger, Stage, StageResult
 from adadm.calibration.lowering import Lowering, Request
 from adadm.calibration.pipeline import Quantized, lower
-from adadm.calibration.source import Source, load_source
+from adadm.calibration.quality.gates import SHIFT, GateResult
+from adadm.calibration.quality.ledger import Ledger, Stage, StageResult
+from adadm.calibration.quality.photographs import CalibrationImages, Photograph
+from adadm.calibration.source_network import Source, load_source
 from adadm.calibration.stages import run_of, stages_of
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images import batch_from_image, image_from_batch
-from adadm.runtime.metrics import psnr_y
+from adadm.runtime.images.arrays import batch_from_image, image_from_batch
+from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.targets import TARGETS
 
 CPU = Request("int8", TARGETS["cpu"], 0.02)
@@ -285,7 +285,7 @@ def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
 def test_drawn_inputs_are_as_large_as_the_network_needs(
     source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adadm.calibration.drawn_inputs._USUAL_PX", (16, 20))
+    monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
     assert Lowering(source, images_of(folder), CPU).size == (16, 20)
     needy = replace(source, metadata={**source.metadata, "adadm.smallest_area": "1500"})
     assert Lowering(needy, images_of(folder), CPU).size == (48, 60)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from _support.certificates import crop, device_certificate, flat, model_certificate
 from _support.pages import Page
-from adadm.calibration.certification.report import Crop, write_report
+from adadm.deployment.certification.report.page import Crop, write_report
 from adadm.runtime.errors import MissingDependencyError
 
 OPTIONAL = ("checks", "ledger", "photographs", "blocks", "layers", "speed")

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from adadm.calibration.evaluations import Evaluations, Loss
-from adadm.calibration.sensitivity import (
+from adadm.calibration.search.evaluations import Evaluations, Loss
+from adadm.calibration.search.sensitivity import (
     Convolution,
     Sensitivity,
     draw_sensitivities,

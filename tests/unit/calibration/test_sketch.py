@@ -10,11 +10,11 @@ from torch import nn
 
 from _support.networks import CUSTOM, PUBLISHED, random_network
 from _support.scripts import ROOT
-from adadm.calibration.inspection.sketch import sketch
+from adadm.deployment.inspection.sketch import sketch
 from adadm.export.checkpoint import load_checkpoint, network_class
-from adadm.export.models import Network
-from adadm.export.models.blocks import ResidualBlock
-from adadm.export.models.network import StateDict
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import ResidualBlock
+from adadm.export.networks.network import StateDict
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.tracing import trace
 

@@ -13,7 +13,7 @@ import pytest
 from onnx import parser
 
 from _support.networks import random_network
-from adadm.calibration.source import Source, load_source
+from adadm.calibration.source_network import Source, load_source
 from adadm.export import Options, collapse_tail, fold_batch_norm, save_checkpoint
 from adadm.export.assembly import assemble, bake_image_io
 from adadm.runtime.errors import CalibrationError, CheckpointError, EngineError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adadm.calibration.shipping.steps import Steps
+from adadm.deployment.shipping.steps import Steps
 from adadm.runtime.files import sha256_of
 
 

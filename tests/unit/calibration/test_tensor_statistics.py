@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from _support.exports import exported
-from adadm.calibration import tensor_statistics
-from adadm.calibration.drawn_inputs import drawn_inputs
-from adadm.calibration.images import CalibrationImages
-from adadm.calibration.tensor_statistics import collect
+from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.ranges import tensor_statistics
+from adadm.calibration.ranges.tensor_statistics import collect
 from adadm.export import Options
-from adadm.export.reference import run_with_factors
+from adadm.export.proof.pytorch import run_with_factors
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images import batch_from_image
+from adadm.runtime.images.arrays import batch_from_image
 
 DRAWN_PX = (20, 24)
 

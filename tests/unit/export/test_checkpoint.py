@@ -11,7 +11,7 @@ import torch
 
 from _support.networks import random_edsr
 from adadm.export import load_checkpoint, save_checkpoint
-from adadm.export.models import EDSR
+from adadm.export.networks import EDSR
 from adadm.runtime.errors import CheckpointError
 
 State = dict[str, Any]

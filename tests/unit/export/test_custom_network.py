@@ -13,7 +13,7 @@ import torch
 from _support.networks import make_non_neutral, random_network
 from adadm.export import load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
-from adadm.export.models.edsr import EDSR
+from adadm.export.networks.edsr import EDSR
 from adadm.runtime.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,7 +72,7 @@ def test_the_smallest_input_and_the_factor_are_measured() -> None:
 
 
 def test_a_subclass_of_network_is_taken_as_it_is() -> None:
-    assert network_class("adadm.export.models.edsr:EDSR") is EDSR
+    assert network_class("adadm.export.networks.edsr:EDSR") is EDSR
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_subclass_of_network_is_taken_as_it_is() -> None:
         ),
         ("_support.foreign:missing", "_support.foreign has no function or class missing"),
         ("_support.foreign:needs_an_argument", "fails when called without arguments: TypeError"),
-        ("adadm.export.models.network:Network", "does not define all that a Network has"),
+        ("adadm.export.networks.network:Network", "does not define all that a Network has"),
         ("_support.foreign:not_callable", "has no function or class not_callable"),
         ("_support.foreign:returns_a_number", "returned a int, expected a torch.nn.Module"),
         ("_support.foreign:NoSuperResolution", r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected"),

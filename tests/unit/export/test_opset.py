@@ -7,7 +7,7 @@ import onnxruntime as ort
 import pytest
 from onnx import parser
 
-from adadm.export.opset import set_opset
+from adadm.export.graph.opset import set_opset
 from adadm.runtime.errors import ExportError
 
 

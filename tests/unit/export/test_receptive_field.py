@@ -16,9 +16,9 @@ from _support.graphs import CHANNELS, graph
 from _support.networks import random_network
 from _support.tails import random_tail, tail_graph
 from adadm.export import collapse_tail, fold_batch_norm
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator, linear_tail
-from adadm.export.receptive_field import receptive_field
+from adadm.export.graph.receptive_field import receptive_field
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator, linear_tail
 from adadm.export.tracing import trace
 
 Array = npt.NDArray[Any]

@@ -22,11 +22,11 @@ from _support.exports import exported_tiles
 from _support.graphs import graph
 from _support.parity import photograph_like
 from adadm.export import Options
-from adadm.export.models import Network
-from adadm.export.models.blocks import Modulator
-from adadm.export.parity import photograph_batches
-from adadm.export.receptive_field import receptive_field
-from adadm.export.tiles import (
+from adadm.export.graph.receptive_field import receptive_field
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator
+from adadm.export.proof.parity import photograph_batches
+from adadm.export.tile_models import (
     HaloError,
     TileModels,
     measure_halo,
@@ -35,9 +35,9 @@ from adadm.export.tiles import (
     tile_graphs,
 )
 from adadm.runtime.errors import ExportError
-from adadm.runtime.memory import memory_models
-from adadm.runtime.model_files import BUNDLED
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.models.bundled import BUNDLED
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.upscaling.memory import memory_models
 
 MODELS = Path(__file__).resolve().parents[3] / "runtime" / "models"
 BACKENDS = {"cpu": "onnxruntime", "openvino": "openvino"}
@@ -141,7 +141,7 @@ installed = pytest.mark.parametrize(
 
 def peak_of(model: bytes | Path, backend: str, height: int, width: int) -> int:
     """What a process of its own takes for one size, above what it takes without a model."""
-    command = [sys.executable, "-m", "adadm.runtime.memory", str(model), backend]
+    command = [sys.executable, "-m", "adadm.runtime.upscaling.memory", str(model), backend]
     result = subprocess.run(
         [*command, f"{height}x{width}"], capture_output=True, text=True, check=True
     )

@@ -5,7 +5,7 @@ import pytest
 from _support.exports import exported, traced
 from adadm.export import Options
 from adadm.export.assembly import check_file, check_options
-from adadm.export.models import EDSR, NLSN
+from adadm.export.networks import EDSR, NLSN
 from adadm.runtime.errors import ExportError
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from adadm.runtime.arguments import Paths, check_outputs
 from adadm.runtime.errors import OutputError
-from adadm.runtime.model_files import path_of
+from adadm.runtime.models.bundled import path_of
 
 LINKS: dict[str, Callable[[Path, Path], object]] = {
     "hard": lambda link, file: os.link(file, link),

@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adadm.runtime import batch, model_forms
-from adadm.runtime.batch import Job, Outcome, Progress, find_jobs, upscale_files
 from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionError
-from adadm.runtime.images import Pixels
-from adadm.runtime.photo_writer import PhotoWriter
-from adadm.runtime.photos import Photo, open_photo
-from adadm.runtime.session import Array, Session, TensorSpec
-from adadm.runtime.tiling import Plan
-from adadm.runtime.upscaler import Upscaler
+from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.images.photo_reader import Photo, open_photo
+from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.upscaling import batch
+from adadm.runtime.upscaling import variants as model_forms
+from adadm.runtime.upscaling.batch import Job, Outcome, Progress, find_jobs, upscale_files
+from adadm.runtime.upscaling.tile_plan import Plan
+from adadm.runtime.upscaling.upscaler import Upscaler
 
 pytest.importorskip("pyvips", reason="pyvips is not installed")
 

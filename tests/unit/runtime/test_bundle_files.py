@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from _support.bundles import bundled, edit_manifest, sign, write_bundle
-from adadm.runtime.bundle_files import Bundle
+from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import EngineError
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile
 
 
 @pytest.fixture(scope="module")

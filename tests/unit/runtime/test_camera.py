@@ -13,9 +13,9 @@ import pytest
 
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
-from adadm.runtime.frames import Frame, Frames, check_frames, open_sink, open_source
-from adadm.runtime.images import ImageArray, read_image, write_image
-from adadm.runtime.session import Array, Session, TensorSpec
+from adadm.runtime.images.arrays import ImageArray, read_image, write_image
+from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.upscaling.frames import Frame, Frames, check_frames, open_sink, open_source
 
 FOREVER_S = 20
 STAGES = ("capture", "sink")

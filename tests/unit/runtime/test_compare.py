@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from adadm.runtime.compare import compare
 from adadm.runtime.errors import ParityError
+from adadm.runtime.images.compare import compare
 
 EXPECTED = np.random.default_rng(0).uniform(-2, 8, (2, 3, 10, 12)).astype(np.float32)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adadm.runtime import cuda_runtime
+from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import MissingDependencyError, SessionError
 
 needs_bindings = pytest.mark.skipif(

@@ -9,7 +9,7 @@ import onnxruntime
 import psutil
 import pytest
 
-from adadm.runtime.device_info import device_info
+from adadm.runtime.checks.device_info import device_info
 
 _JETSON = {
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",

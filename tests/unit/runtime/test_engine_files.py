@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from _support.limits import files_at_most
-from adadm.runtime.engine_files import (
+from adadm.runtime.engines.manifest import (
     Manifest,
     check_machine,
     locked,
@@ -25,8 +25,8 @@ from adadm.runtime.engine_files import (
     up_to_date,
     write_engine,
 )
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import EngineError
-from adadm.runtime.tensorrt_api import Profile
 
 PLAN = bytes(range(256)) * 8
 PROFILES = (

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from adadm.runtime.engine_tensors import choose_profile
+from adadm.runtime.engines.tensorrt_api import Profile, Shape
+from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import SessionError
-from adadm.runtime.tensorrt_api import Profile, Shape
 
 
 def images(least: int, usual: int, most: int, batch: int = 1) -> dict[str, Profile]:

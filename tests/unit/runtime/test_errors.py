@@ -4,7 +4,8 @@ import importlib.util
 
 import pytest
 
-from adadm.runtime import errors, tensorrt_api
+from adadm.runtime import errors
+from adadm.runtime.engines import tensorrt_api
 from adadm.runtime.errors import AdadmError, MissingDependencyError, require
 
 

@@ -17,9 +17,9 @@ import pyvips
 from _support.limits import files_at_most
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
-from adadm.runtime.images import EXTENSIONS, ImageArray, write_image
-from adadm.runtime.photo_writer import PhotoWriter
-from adadm.runtime.photos import Photo
+from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, write_image
+from adadm.runtime.images.photo_reader import Photo
+from adadm.runtime.images.photo_writer import PhotoWriter
 
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
 

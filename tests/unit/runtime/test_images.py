@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images import (
+from adadm.runtime.images.arrays import (
     batch_from_image,
     crop_to_multiple,
     enlarge,

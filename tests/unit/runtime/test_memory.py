@@ -12,9 +12,9 @@ import numpy as np
 import psutil
 import pytest
 
-from adadm.runtime import memory
 from adadm.runtime.errors import SessionError
-from adadm.runtime.memory import MemoryModel, free_bytes, measure_memory, memory_models
+from adadm.runtime.upscaling import memory
+from adadm.runtime.upscaling.memory import MemoryModel, free_bytes, measure_memory, memory_models
 
 MODEL = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx"))
 UNLIMITED = "9223372036854771712\n"  # how cgroups v1 say it

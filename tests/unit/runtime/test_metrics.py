@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.metrics import luma, psnr, psnr_y
+from adadm.runtime.images.metrics import luma, psnr, psnr_y
 
 COLOURS = np.array(
     [[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [12, 200, 77]]], np.uint8

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adadm.runtime.model_files import BUNDLED, beside, is_engine, path_of
+from adadm.runtime.models.bundled import BUNDLED, beside, is_engine, path_of
 
 
 @pytest.mark.parametrize(

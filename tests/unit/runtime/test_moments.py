@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from adadm.runtime.moments import pooled_std
+from adadm.runtime.upscaling.moments import pooled_std
 
 Values = npt.NDArray[np.float64]
 

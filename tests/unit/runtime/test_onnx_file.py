@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from adadm.runtime.errors import EngineError
-from adadm.runtime.onnx_file import checked_onnx, read_onnx
-from adadm.runtime.session import TensorSpec
+from adadm.runtime.models.onnx_reader import checked_onnx, read_onnx
+from adadm.runtime.sessions.session import TensorSpec
 
 BUNDLED = sorted(
     (Path(str(found)) for found in files("adadm.runtime.models").iterdir()), key=lambda p: p.name

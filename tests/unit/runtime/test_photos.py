@@ -24,11 +24,12 @@ import pyvips
 from PIL import Image, ImageCms, ImageOps
 
 from _support.limits import files_at_most
-from adadm.runtime import photo_writer, photos, vips
 from adadm.runtime.errors import ImageError, MissingDependencyError
-from adadm.runtime.images import Pixels
-from adadm.runtime.photo_writer import PhotoWriter
-from adadm.runtime.photos import Photo, open_photo
+from adadm.runtime.images import photo_reader as photos
+from adadm.runtime.images import photo_writer, vips
+from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.images.photo_reader import Photo, open_photo
+from adadm.runtime.images.photo_writer import PhotoWriter
 
 SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -693,8 +694,8 @@ def test_ctrl_c_while_the_queue_is_full(tmp_path: Path) -> None:
 CTRL_C = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from adadm.runtime.photo_writer import PhotoWriter
-from adadm.runtime.photos import open_photo
+from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.images.photo_reader import open_photo
 photo = open_photo(sys.argv[1])
 with PhotoWriter(sys.argv[2], photo, 1) as writer:
     writer.write(photo.colour(0, 0, 20, 37))
@@ -739,8 +740,8 @@ def test_the_encoder_writes_before_the_last_row_is_given(tmp_path: Path, suffix:
 PEAK = """
 import resource, sys
 import numpy as np
-from adadm.runtime.photo_writer import PhotoWriter
-from adadm.runtime.photos import open_photo
+from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.images.photo_reader import open_photo
 photo = open_photo(sys.argv[1])
 def grow(suffix, upscale):
     rows = np.random.default_rng(0).integers(0, 256, (50, upscale * photo.width, 3), np.uint8)
@@ -777,8 +778,8 @@ def test_vips_warnings_are_no_noise(tmp_path: Path) -> None:
     source.tiffsave(str(tmp_path / "a.tif"), profile="srgb", keep="none")
     script = (
         "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
-        "from adadm.runtime.photo_writer import PhotoWriter\n"
-        "from adadm.runtime.photos import open_photo\n"
+        "from adadm.runtime.images.photo_writer import PhotoWriter\n"
+        "from adadm.runtime.images.photo_reader import open_photo\n"
         "photo = open_photo(sys.argv[1])\n"
         "photo.metadata = {'xmp-data': bytes(100_000)}\n"  # too large for JPEG
         "with PhotoWriter(sys.argv[2], photo, 1) as writer:\n"

@@ -12,8 +12,8 @@ import pytest
 
 from adadm.runtime.backends import AUTO_ORDER, BACKENDS, Model, open_session
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.session import Array, Session, SizeRange, TensorSpec
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Array, Session, SizeRange, TensorSpec
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 

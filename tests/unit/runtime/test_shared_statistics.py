@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from adadm.runtime import shared_statistics
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError
-from adadm.runtime.images import Pixels, batch_from_image
-from adadm.runtime.session import Array, Session, TensorSpec
-from adadm.runtime.shared_statistics import Passes, runs, shared_std
-from adadm.runtime.tiling import Plan, make_plan
+from adadm.runtime.images.arrays import Pixels, batch_from_image
+from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.upscaling import shared_std as shared_statistics
+from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
+from adadm.runtime.upscaling.tile_plan import Plan, make_plan
 
 MODELS = resources.files("adadm.runtime.models")
 

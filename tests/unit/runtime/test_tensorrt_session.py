@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from adadm.runtime import Upscaler, cuda_runtime
+from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
-from adadm.runtime.engine_files import Manifest, write_engine
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.engine_session import TensorRTSession
+from adadm.runtime.engines.manifest import Manifest, write_engine
+from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Settings, build_engine, load
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
-from adadm.runtime.tensorrt_api import Flavour, Profile, Settings, build_engine, load
-from adadm.runtime.tensorrt_session import TensorRTSession
 
 PLAN = bytes(range(256)) * 8
 PROFILE = {"lr": Profile((1, 3, 24, 24), (1, 3, 32, 32), (1, 3, 48, 64))}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from adadm.runtime.errors import TilingError
-from adadm.runtime.memory import MemoryModel
-from adadm.runtime.session import SizeRange
-from adadm.runtime.tiling import (
+from adadm.runtime.sessions.session import SizeRange
+from adadm.runtime.upscaling.memory import MemoryModel
+from adadm.runtime.upscaling.tile_plan import (
     DEFAULT_ACCURACY,
     LargestTile,
     Plan,

@@ -6,17 +6,17 @@ from typing import get_args
 
 import pytest
 
-from adadm.runtime.errors import EngineError
-from adadm.runtime.recipes import Precision
-from adadm.runtime.targets import TARGETS
-from adadm.runtime.tensorrt_api import Profile
-from adadm.runtime.trtexec import (
+from adadm.runtime.engines.recipe import Precision
+from adadm.runtime.engines.tensorrt_api import Profile
+from adadm.runtime.engines.trtexec import (
     build_command,
     options_of,
     output_command,
     shell_line,
     timing_command,
 )
+from adadm.runtime.errors import EngineError
+from adadm.runtime.targets import TARGETS
 
 SMALL = {"lr": Profile((1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 512, 512))}
 LARGE = {"lr": Profile((1, 3, 512, 512), (2, 3, 720, 1280), (4, 3, 1080, 1920))}

@@ -13,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from adadm.runtime import Upscaler, model_forms, upscaler
+from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
-from adadm.runtime.images import Pixels, batch_from_image
-from adadm.runtime.memory import memory_models, process_bytes
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.session import Array, Session, SizeRange, TensorSpec
-from adadm.runtime.shared_statistics import Passes
-from adadm.runtime.source import ArraySource
-from adadm.runtime.tiling import Tile, memory_model
+from adadm.runtime.images.arrays import Pixels, batch_from_image
+from adadm.runtime.images.pixel_source import ArraySource
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Array, Session, SizeRange, TensorSpec
+from adadm.runtime.upscaling import upscaler
+from adadm.runtime.upscaling import variants as model_forms
+from adadm.runtime.upscaling.memory import memory_models, process_bytes
+from adadm.runtime.upscaling.shared_std import Passes
+from adadm.runtime.upscaling.tile_plan import Tile, memory_model
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 

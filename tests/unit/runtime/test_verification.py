@@ -17,10 +17,10 @@ import pytest
 
 from _support.bundles import ASKED_DB, bundled, edit_manifest, sign, smooth, write_bundle
 from adadm.runtime import verify as command
-from adadm.runtime.bundle_files import Bundle, Reference
+from adadm.runtime.bundles.bundle import Bundle, Reference
+from adadm.runtime.bundles.case_results import Times, compared
+from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.errors import EngineError, ParityError
-from adadm.runtime.outcomes import Times, compared
-from adadm.runtime.verification import Verification, verify
 
 FORMS = ("whole", "tile", "moments")
 

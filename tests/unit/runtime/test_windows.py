@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from adadm.runtime.windows import grid, spans
+from adadm.runtime.upscaling.windows import grid, spans
 
 AXES = [
     (length, size, overlap)

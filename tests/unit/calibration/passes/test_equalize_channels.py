@@ -9,7 +9,7 @@ from _support.double import relative_error, run_double
 from _support.graphs import CHANNELS, graph
 from _support.parity import TOLERANCES
 from adadm.calibration.passes import EqualizeChannels
-from adadm.export.passes.channels import weight_of
+from adadm.export.graph.channels import weight_of
 
 PAD = "Conv <pads = [1, 1, 1, 1]>"
 FACTOR = np.array([0.02, 3.0, 40.0])

@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 from _support.exports import traced
 from adadm.calibration.passes import LowerToHalf
 from adadm.export.operators import update_functions
-from adadm.export.tiles import tile_graphs
+from adadm.export.tile_models import tile_graphs
 from adadm.runtime.errors import ExportError
 
 HALF, SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT

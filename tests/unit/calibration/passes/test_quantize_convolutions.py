@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[Any]
 INPUTS, OUTPUTS, GROUPS = 6, 4, 2

@@ -20,7 +20,7 @@ from adadm.export.operators.external_statistics import (
     STANDARD_DEVIATION,
 )
 from adadm.runtime.errors import ExportError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[Any]
 OPSETS = (17, 18, 19, 20)

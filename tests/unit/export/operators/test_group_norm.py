@@ -12,7 +12,7 @@ from onnx import helper
 
 from adadm.export.operators import update_functions
 from adadm.export.operators.group_norm import GROUP_NORM
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 CHANNELS = 6
 

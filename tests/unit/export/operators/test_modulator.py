@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from _support.double import promote
-from adadm.export.models.blocks import Modulator
+from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import SIGNATURES, Signature, modulator_function
 from adadm.runtime.errors import ExportError
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[Any]
 OPSETS = (17, 18, 19, 20)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from adadm.export.models.sparse_attention import AttentionRound
+from adadm.export.networks.sparse_attention import AttentionRound
 from adadm.export.operators import update_functions
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 EMBEDDING, CHANNELS = 5, 11
 Array = npt.NDArray[np.float32]

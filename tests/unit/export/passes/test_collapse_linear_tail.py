@@ -18,10 +18,10 @@ from _support.double import relative_error
 from _support.graphs import graph
 from _support.parity import TOLERANCES
 from _support.tails import features_of, random_tail, run_tail, tail_graph
-from adadm.export.models.blocks import convolution, linear_tail, upsampling_stages
+from adadm.export.networks.blocks import convolution, linear_tail, upsampling_stages
 from adadm.export.passes import collapse_linear_tail, collapse_tail
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
-from adadm.runtime.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 CHANNELS = 12
 SINGLE = 2e-6

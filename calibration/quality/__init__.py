@@ -1,0 +1,1 @@
+"""Photographs, drawn inputs, artefact gates, and the ledger of what each stage costs."""

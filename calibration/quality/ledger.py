@@ -1,0 +1,250 @@
+"""The drift ledger: what each stage on the way to a lowered model costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adadm.calibration.quality.gates import GateResult
+from adadm.calibration.quality.photographs import Photograph
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
+from adadm.runtime.images.metrics import psnr_y
+
+__all__ = [
+    "Ledger",
+    "OnOutputs",
+    "Output",
+    "Stage",
+    "StageResult",
+    "measure",
+    "print_ledger",
+    "relative_error",
+    "rounded",
+]
+
+_DIGITS = 6
+
+Output = tuple[Batch, list[Batch]]
+"""`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in order where they are known."""
+
+OnOutputs = Callable[[Photograph, Sequence[Output]], object]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A form of a model.
+
+    Attributes:
+        run: of a batch (1, 3, H, W).
+    """
+
+    name: str
+    run: Callable[[Batch], Output]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage shows over all photographs; the first stage is the reference.
+
+    Attributes:
+        psnr_y_db: mean PSNR-Y against the originals, of 8-bit images; NaN without originals.
+        lost_db: of it, to the stage before; None for the first.
+        parity_db: PSNR of the float outputs against the reference's, peak rgb_range; infinite
+            when equal, None for the first.
+        largest_error: against the reference's output, grey levels of 255.
+        factor_error: largest relative error of a modulation factor against the reference's; None
+            where either is not known.
+        factor_block: index of the block with that factor.
+    """
+
+    name: str
+    psnr_y_db: float
+    lost_db: float | None
+    parity_db: float | None
+    largest_error: float
+    factor_error: float | None
+    factor_block: int | None
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The stages in order, and the artefact gates of the lowered model for whole images."""
+
+    photographs: int
+    stages: tuple[StageResult, ...]
+    gates: tuple[GateResult, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for the same run: six digits; null for what is infinite."""
+        content = {
+            "photographs": self.photographs,
+            "stages": [asdict(stage) for stage in self.stages],
+            "gates": [gate.as_json() for gate in self.gates],
+        }
+        ready: dict[str, Any] = rounded(content)
+        return ready
+
+
+def measure(
+    stages: Sequence[Stage],
+    images: Iterable[Photograph],
+    rgb_range: float,
+    upscale: int,
+    on_image: Callable[[str], object] = str,
+    on_outputs: OnOutputs = lambda *_: None,
+    originals: bool = True,
+) -> Ledger:
+    """Run each photograph through all stages; no more than one photograph's outputs are held.
+
+    Args:
+        stages: the first is the reference.
+        on_image: called with each photograph's name, for a sign of progress.
+        on_outputs: called with each photograph and what all stages made of it.
+        originals: whether photographs have them; else PSNR-Y is NaN.
+
+    Raises:
+        CalibrationError: an output is not finite, or equals the original; or the stages differ in
+            shape or in how many factors they return.
+    """
+    tallies = [_Tally() for _ in stages]
+    photographs = 0
+    for photograph in images:
+        photographs += 1
+        on_image(photograph.name)
+        lr = batch_from_image(photograph.lr, rgb_range)
+        outputs: list[Output] = []
+        for stage, tally in zip(stages, tallies, strict=True):
+            outputs.append(found := stage.run(lr))
+            _check(f"{photograph.name}, {stage.name}", found, outputs[0])
+            if originals:
+                tally.psnr_y_db.append(_psnr_y_db(found, photograph, stage, rgb_range, upscale))
+            tally.add(found, outputs[0])
+        on_outputs(photograph, outputs)
+    results: list[StageResult] = []
+    for stage, tally in zip(stages, tallies, strict=True):
+        db = math.fsum(tally.psnr_y_db) / photographs if originals else math.nan
+        mean_square = tally.squares / tally.values
+        factor_error, factor_block = (results and tally.worst_factor) or (None, None)
+        results.append(
+            StageResult(
+                name=stage.name,
+                psnr_y_db=db,
+                lost_db=results[-1].psnr_y_db - db if results else None,
+                parity_db=_parity_db(mean_square, rgb_range) if results else None,
+                largest_error=tally.largest_error * 255 / rgb_range,
+                factor_error=factor_error,
+                factor_block=factor_block,
+            )
+        )
+    return Ledger(photographs, tuple(results))
+
+
+def print_ledger(ledger: Ledger, console: Console) -> None:
+    """Print the stages and the gates as tables, which fit 80 columns."""
+    title = f"Drift over {ledger.photographs} photographs: dB, largest errors in grey levels"
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for header in ("stage", "PSNR-Y", "lost", "parity", "error", "factor"):
+        table.add_column(header, justify="left" if header == "stage" else "right", no_wrap=True)
+    for stage in ledger.stages:
+        factor = "-"
+        if stage.factor_error is not None:
+            factor = f"{stage.factor_error:.1e} in block {stage.factor_block}"
+        table.add_row(
+            stage.name,
+            "-" if math.isnan(stage.psnr_y_db) else f"{stage.psnr_y_db:.3f}",
+            "-" if stage.lost_db is None or math.isnan(stage.lost_db) else f"{stage.lost_db:+.4f}",
+            "-" if stage.parity_db is None else f"{stage.parity_db:.1f}",
+            f"{stage.largest_error:.2g}",
+            factor,
+        )
+    console.print(table)
+    if not ledger.gates:
+        return
+    table = Table(title="Artefacts that the lowered model adds", box=SIMPLE_HEAD)
+    for header in ("gate", "figure", "allowed", "worst on", ""):
+        right = header in ("figure", "allowed")
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    for result in ledger.gates:
+        gate = result.gate
+        table.add_row(
+            gate.name,
+            f"{result.figure:.2f} {gate.unit}",
+            f"{gate.threshold:g}",
+            escape(result.where),
+            "passed" if result.passed else "[bold red]FAILED[/bold red]",
+        )
+    console.print(table)
+    if left_out := sorted({name for result in ledger.gates for name in result.left_out}):
+        console.print(f"left out, float32 itself diverges there: {', '.join(left_out)}")
+
+
+def _psnr_y_db(
+    found: Output, photograph: Photograph, stage: Stage, rgb_range: float, upscale: int
+) -> float:
+    psnr_y_db = psnr_y(image_from_batch(found[0], rgb_range), photograph.hr, shave=upscale)
+    if math.isinf(psnr_y_db):
+        raise CalibrationError(
+            f"{photograph.name}: {stage.name} reproduces it without an error, so that no "
+            "loss can be told in dB; leave this photograph out"
+        )
+    return psnr_y_db
+
+
+class _Tally:
+    """Sums over photographs, in float64."""
+
+    def __init__(self) -> None:
+        self.psnr_y_db: list[float] = []
+        self.squares, self.values, self.largest_error = 0.0, 0, 0.0
+        self.worst_factor: tuple[float, int] | None = None
+
+    def add(self, found: Output, reference: Output) -> None:
+        error = found[0].astype(np.float64) - reference[0]
+        self.squares += float((error**2).sum())
+        self.values += error.size
+        self.largest_error = max(self.largest_error, float(np.abs(error).max()))
+        for block, pair in enumerate(zip(found[1], reference[1], strict=False)):
+            factor, expected = (float(value.item()) for value in pair)
+            relative = relative_error(factor, expected)
+            if self.worst_factor is None or relative > self.worst_factor[0]:
+                self.worst_factor = relative, block
+
+
+def _check(where: str, found: Output, reference: Output) -> None:
+    (sr, factors), (expected, known) = found, reference
+    if sr.shape != expected.shape or (factors and known and len(factors) != len(known)):
+        raise CalibrationError(
+            f"{where}: an output of {sr.shape} with {len(factors)} factors, expected "
+            f"{expected.shape} with {len(known)}"
+        )
+    if not all(np.isfinite(array).all() for array in (sr, *factors)):
+        raise CalibrationError(f"{where}: the output or a modulation factor is not finite")
+
+
+def _parity_db(mean_square: float, peak: float) -> float:
+    return 10 * math.log10(peak**2 / mean_square) if mean_square else math.inf
+
+
+def relative_error(factor: float, expected: float) -> float:
+    """Of a modulation factor, which may be 0."""
+    return abs(factor - expected) / max(abs(expected), float(np.finfo(np.float32).tiny))
+
+
+def rounded(value: Any) -> Any:
+    """What is to be JSON, with six digits, and null for what is infinite."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""Ranges of tensors, for INT8 and for float16."""

@@ -1,0 +1,115 @@
+"""What float16 does to the ranges of a graph, and what is done where they do not fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from adadm.calibration.passes.lower_to_half import MOVES
+from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
+from adadm.export.operators.modulator import modulators
+
+__all__ = [
+    "LARGEST_SAFE",
+    "HalfRange",
+    "half_ranges",
+    "print_half_ranges",
+    "trunk_exponent",
+    "wide_values",
+]
+
+_LARGEST = float(np.finfo(np.float16).max)
+_SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
+_MARGIN = 4.0
+
+LARGEST_SAFE = _LARGEST / _MARGIN
+"""A tensor whose magnitude on the calibration images is above may overflow on others."""
+
+_WANTED_PEAK = 2.0**10
+_PRINTED = 5
+
+
+@dataclass(frozen=True)
+class HalfRange:
+    """How far a tensor is from where float16 ends.
+
+    Attributes:
+        peak: largest magnitude.
+        below_overflow: how many times larger it could be.
+        above_underflow: its root mean square in units of 2**-14, below which digits are lost.
+        wide: whether it stays float32.
+    """
+
+    name: str
+    peak: float
+    below_overflow: float
+    above_underflow: float
+    wide: bool
+
+
+def trunk_exponent(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> int:
+    """By which power of two the trunk is to be multiplied to be far from overflow; 0 if it is."""
+    trunk = [value for node in modulators(graph) for value in (node.inputs[0], node.outputs[0])]
+    peaks = [statistics[str(v.name)].peak for v in trunk if v is not None]
+    peak = max(peaks, default=0.0)
+    return math.floor(math.log2(_WANTED_PEAK / peak)) if peak > LARGEST_SAFE else 0
+
+
+def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> set[str]:
+    """The values that must stay float32; for a factor, what its modulator returns."""
+    results = _results_by_factor(graph)
+    computed = {value.name for node in graph for value in node.outputs}
+    found = {name for name, known in statistics.items() if not known.peak <= LARGEST_SAFE}
+    return {results.get(name, name) for name in found} & computed
+
+
+def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
+    """What each modulator returns, by the name of its factor."""
+    return {f"{FACTOR}{i}": str(n.outputs[0].name) for i, n in enumerate(modulators(graph))}
+
+
+def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> list[HalfRange]:
+    """Each tensor's distance from overflow and underflow, the nearest to overflow first.
+
+    Left out is what only moves the values of another.
+    """
+    wide = wide_values(graph, statistics)
+    results = _results_by_factor(graph)
+    moved = {value.name for node in graph if node.op_type in MOVES for value in node.outputs}
+    ranges = [
+        HalfRange(
+            name=name,
+            peak=known.peak,
+            below_overflow=_LARGEST / known.peak if known.peak else math.inf,
+            above_underflow=known.rms / _SMALLEST_NORMAL,
+            wide=results.get(name, name) in wide,
+        )
+        for name, known in statistics.items()
+        if name not in moved
+    ]
+    return sorted(ranges, key=lambda found: (found.below_overflow, found.name))
+
+
+def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
+    """The tensors nearest to overflow, and nearest to underflow."""
+    table = Table(title="Where float16 ends (65504, 6.1e-5)", box=SIMPLE_HEAD)
+    for header in ("tensor", "largest", "below overflow", "rms above underflow", ""):
+        left = header in ("tensor", "")
+        table.add_column(header, justify="left" if left else "right", overflow="fold")
+    low = sorted(ranges, key=lambda found: found.above_underflow)[:_PRINTED]
+    for found in dict.fromkeys([*ranges[:_PRINTED], *low]):
+        table.add_row(
+            found.name,
+            f"{found.peak:.4g}",
+            f"{found.below_overflow:.3g} times",
+            f"{found.above_underflow:.3g} times",
+            "stays float32" if found.wide else "",
+        )
+    console.print(table)

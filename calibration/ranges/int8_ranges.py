@@ -1,0 +1,138 @@
+"""Which INT8 ranges the convolutions of a graph get, from what its tensors hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from adadm.calibration.passes import EqualizeChannels, QuantizeConvolutions
+from adadm.calibration.passes.quantize_convolutions import half_scale
+from adadm.calibration.ranges.tensor_statistics import TensorStatistics
+from adadm.export.graph.channels import NotFoldable, bias_of, label, weight_of
+from adadm.export.passes.collapse_linear_tail import is_border_strip
+
+__all__ = [
+    "COUNTED_AT",
+    "ConvolutionRange",
+    "choose_ranges",
+    "multiply_adds",
+    "quantize_convolutions",
+]
+
+Array = npt.NDArray[np.float64]
+
+COUNTED_AT = (1, 3, 270, 480)
+_SHARE_OF_ACTIVATIONS = 0.9
+"""How much of the unevenness of its channels an input gives up; the weights take the rest."""
+_TYPICAL_WEIGHT = 0.5
+_IMAGE_RANK = 4
+
+
+@dataclass(frozen=True)
+class ConvolutionRange:
+    """How the input of one convolution is quantized.
+
+    Attributes:
+        equalizer: what each channel is multiplied by first, (C,), above 0.
+        scale: of the product, for the whole tensor.
+        mean: of the product, (C,).
+    """
+
+    equalizer: Array
+    scale: float
+    mean: Array
+
+
+def choose_ranges(
+    graph: ir.Graph,
+    statistics: Mapping[str, TensorStatistics],
+    wide: Collection[str] = (),
+) -> dict[str, ConvolutionRange]:
+    """A range for each convolution that can be INT8, by name.
+
+    A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`, so that all nearly fill the one
+    scale of the tensor, at little cost to the weights, which have a scale an output channel. The
+    scale holds the largest magnitude, so that nothing is cut off: docs/quantization.md has the
+    comparison. Left out are the strips at the border of a collapsed tail, convolutions whose
+    parameters are not constant or have no two sides, and those that read or return a value in
+    `wide`.
+
+    The idea of moving range between activations and weights: Xiao et al., "SmoothQuant", 2023.
+    """
+    ranges = {}
+    for node in graph:
+        if node.op_type != "Conv" or node.domain or is_border_strip(node):
+            continue
+        try:
+            weight, _ = weight_of(node), bias_of(node)
+        except NotFoldable:
+            continue
+        value = node.inputs[0]
+        if (
+            weight.ndim != _IMAGE_RANK
+            or value is None
+            or {value.name, node.outputs[0].name} & set(wide)
+        ):
+            continue
+        known = statistics.get(str(value.name))
+        groups = node.attributes.get_int("group", 1)
+        if known is None or known.largest.size != weight.shape[1] * groups:
+            continue
+        equalizer = _equalizer(weight, known.largest, groups)
+        scale = float(half_scale(np.array((known.largest * equalizer).max())))
+        ranges[label(node)] = ConvolutionRange(equalizer, scale, known.mean * equalizer)
+    return ranges
+
+
+def _equalizer(weight: Array, largest: Array, groups: int) -> Array:
+    magnitude = np.abs(weight).max(axis=(2, 3))  # (M, C/group)
+    by_channel = magnitude.reshape(groups, -1, magnitude.shape[1]).max(axis=1).ravel()
+    alive = (largest > 0) & (by_channel > 0)
+    if not alive.any():
+        return np.ones(largest.size)
+    factor = np.ones(largest.size)
+    share = _SHARE_OF_ACTIVATIONS
+    factor[alive] = by_channel[alive] ** (1 - share) / largest[alive] ** share
+    factor[~alive] = factor[alive].min()  # nothing is read there, or nothing comes of it
+    divided = magnitude / np.repeat(factor.reshape(groups, -1), len(weight) // groups, axis=0)
+    rows = divided.max(axis=1)
+    factor *= np.median(rows[rows > 0]) / _TYPICAL_WEIGHT  # far from where float16 ends
+    return factor
+
+
+def quantize_convolutions(
+    model: ir.Model, ranges: Mapping[str, ConvolutionRange], chosen: Collection[str]
+) -> None:
+    """Give the chosen convolutions of a float32 graph INT8 inputs and weights, in place."""
+    used = {name: found for name, found in ranges.items() if name in chosen}
+    EqualizeChannels({name: found.equalizer for name, found in used.items()})(model)
+    QuantizeConvolutions(
+        {name: found.scale for name, found in used.items()},
+        {name: found.mean for name, found in used.items()},
+    )(model)
+
+
+def multiply_adds(model: ir.Model) -> dict[str, int]:
+    """Of each convolution but the strips at the border, by name, for one input of 480x270 px."""
+    counted = model.clone()
+    for node in counted.graph:
+        for value in node.outputs:
+            value.shape = None
+    lr = counted.graph.inputs[0]
+    batch, channels, height, width = COUNTED_AT
+    is_image = lr.dtype == ir.DataType.UINT8
+    lr.shape = ir.Shape((batch, height, width, channels) if is_image else COUNTED_AT)
+    common.ShapeInferencePass()(counted)
+    found = {}
+    for node in counted.graph:
+        if node.op_type == "Conv" and not node.domain and not is_border_strip(node):
+            shape, weight = node.outputs[0].shape, node.inputs[1]
+            assert shape is not None and weight is not None and weight.shape is not None
+            found[label(node)] = math.prod(int(size) for size in (*shape[2:], *weight.shape))
+    return found

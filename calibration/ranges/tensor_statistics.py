@@ -1,0 +1,210 @@
+"""What the tensors of a float32 graph hold, over the calibration images; cached as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.calibration.quality.gates import diverges
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.export.graph.channels import new_initializer
+from adadm.export.passes import ExposeFactors
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import written_whole
+from adadm.runtime.images.arrays import ImageArray, batch_from_image
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = ["FACTOR", "METHOD", "TensorStatistics", "collect"]
+
+Array = npt.NDArray[np.float64]
+
+METHOD = "largest magnitude by channel, of photographs and drawn inputs; mean of photographs; 1"
+"""What the figures are, and the version of how they are computed: part of the cache's key."""
+
+FACTOR = "factor_"
+"""With the index of a modulator, in graph order, the name of its factor among the statistics."""
+
+_LARGEST, _MEAN, _SQUARE = "largest", "mean", "square"
+_IMAGE_RANK = 4
+
+
+@dataclass(frozen=True)
+class TensorStatistics:
+    """One value of the graph, by channel (C,); one entry for what is no (N, C, H, W).
+
+    Attributes:
+        largest: magnitude, over photographs and drawn inputs.
+        mean: over the photographs.
+        square: mean square over the photographs.
+    """
+
+    largest: Array
+    mean: Array
+    square: Array
+
+    @property
+    def peak(self) -> float:
+        """The largest magnitude of all."""
+        return float(self.largest.max())
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square."""
+        return math.sqrt(self.square.mean())
+
+
+def collect(
+    model: onnx.ModelProto,
+    images: CalibrationImages,
+    rgb_range: float,
+    drawn_size: tuple[int, int],
+    cache: Path | None = None,
+    on_image: Callable[[int, int], object] = max,
+) -> dict[str, TensorStatistics]:
+    """Statistics of each float value of a graph, and of each modulator's factor.
+
+    The graph runs on ONNX Runtime with a few reductions beside each value.
+
+    Args:
+        model: float32, (N, 3, H, W) in and out, its modulators nodes; opset 18 or later.
+        drawn_size: height and width of the drawn inputs (`gates.drawn_inputs`), which reach what
+            photographs seldom do: flat black and white, and edges between them.
+        cache: a folder for JSON files, named after the content of model, images and method. A file
+            is written anew after each image, and the next call goes on from there.
+        on_image: called with how many inputs are done, and of how many.
+
+    Raises:
+        CalibrationError: the model's output of a photograph is not finite.
+    """
+    key = hashlib.sha256(
+        "\n".join((METHOD, str(drawn_size), images.digest, _digest(model))).encode()
+    ).hexdigest()
+    file = cache / f"statistics-{key[:32]}.json" if cache else None
+    state = _read(file, key) or _State(key, 0, {})
+    drawn = drawn_inputs(*drawn_size)
+    total = len(drawn) + len(images)
+    on_image(state.done, total)
+    if state.done < total:
+        session = OnnxRuntimeSession(_with_reductions(model).SerializeToString(), lean=True)
+        for index, (name, lr, is_drawn) in enumerate(_inputs(drawn, images)):
+            if index < state.done:
+                continue
+            outputs = session.run({"lr": batch_from_image(lr, rgb_range)})
+            sr = outputs.pop("sr")
+            if is_drawn and diverges(sr, lr, rgb_range):
+                outputs = {}
+            elif not np.isfinite(sr).all():
+                raise CalibrationError(
+                    f"{name}: the float32 model's own output is not finite: it diverges, or its "
+                    "hyper-parameters are not those of its training"
+                )
+            state.add(outputs, is_drawn)
+            if file is not None:
+                _write(file, state)
+            on_image(state.done, total)
+    return state.result(len(images))
+
+
+@dataclass
+class _State:
+    """Sums over the inputs that are done, in JSON's own types."""
+
+    key: str
+    done: int
+    tensors: dict[str, dict[str, list[float]]]
+
+    def add(self, outputs: dict[str, npt.NDArray[Any]], is_drawn: bool) -> None:
+        for output, values in outputs.items():
+            name, _, kind = output.rpartition("::")
+            if is_drawn and kind != _LARGEST:
+                continue
+            new = values.astype(np.float64).ravel()
+            kinds = self.tensors.setdefault(name, {})
+            old = np.array(kinds.get(kind, np.zeros(new.size)))
+            kinds[kind] = (np.maximum(old, new) if kind == _LARGEST else old + new).tolist()
+        self.done += 1
+
+    def result(self, photographs: int) -> dict[str, TensorStatistics]:
+        return {
+            name: TensorStatistics(
+                np.array(kinds[_LARGEST]),
+                np.array(kinds[_MEAN]) / photographs,
+                np.array(kinds[_SQUARE]) / photographs,
+            )
+            for name, kinds in self.tensors.items()
+        }
+
+
+def _inputs(
+    drawn: dict[str, ImageArray], images: CalibrationImages
+) -> Iterator[tuple[str, ImageArray, bool]]:
+    for name, image in drawn.items():
+        yield name, image, True
+    for photograph in images:
+        yield photograph.name, photograph.lr, False
+
+
+def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that returns `NAME::largest`, `NAME::mean`, `NAME::square` of each value too."""
+    observed: ir.Model = ir.from_proto(model)
+    ExposeFactors()(observed)
+    common.ShapeInferencePass()(observed)
+    graph = observed.graph
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    axes = new_initializer(graph, "all_but_channels", np.array([0, 2, 3]), ir.DataType.INT64)
+    del graph.outputs[1:]  # the factors are among the values
+    for value in values:
+        if value.dtype != ir.DataType.FLOAT:
+            continue
+        magnitude = ir.node("Abs", [value])
+        square = ir.node("Mul", [value, value])
+        by_channel = value.shape is not None and len(value.shape) == _IMAGE_RANK
+        nodes = [magnitude, square]
+        for kind, op_type, read in (
+            (_LARGEST, "ReduceMax", magnitude.outputs[0]),
+            (_MEAN, "ReduceMean", value),
+            (_SQUARE, "ReduceMean", square.outputs[0]),
+        ):
+            inputs = [read, axes] if by_channel else [read]
+            node = ir.node(op_type, inputs, {"keepdims": 0})
+            node.outputs[0].name = f"{value.name}::{kind}"
+            node.outputs[0].dtype = ir.DataType.FLOAT
+            nodes.append(node)
+            graph.outputs.append(node.outputs[0])
+        graph.extend(nodes)
+    result: onnx.ModelProto = ir.to_proto(observed)
+    return result
+
+
+def _digest(model: onnx.ModelProto) -> str:
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _read(file: Path | None, key: str) -> _State | None:
+    """What an earlier run left; None where it left nothing, or nothing that can be used."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        state = _State(content["key"], content["done"], content["tensors"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return state if state.key == key else None
+
+
+def _write(file: Path, state: _State) -> None:
+    content = {"method": METHOD, "key": state.key, "done": state.done, "tensors": state.tensors}
+    with written_whole(file) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

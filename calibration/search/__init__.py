@@ -1,0 +1,1 @@
+"""Which convolutions are INT8, under a budget."""

@@ -1,0 +1,194 @@
+"""What an assignment of convolutions to INT8 costs, measured, and remembered on disk.
+
+Two figures, since neither will do alone. What is lost against the originals is what a user asks
+for, but chance moves it by some thousandths of a dB, below zero too. The power of the error that
+lowering adds is never negative, does not depend on such luck, and nearly adds up over convolutions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.calibration.quality.gates import Run, shown_levels
+from adadm.calibration.quality.photographs import Photograph
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import written_whole
+from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
+from adadm.runtime.images.metrics import luma, psnr_y
+
+__all__ = ["Evaluations", "Loss", "LossMeter"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What lowering costs, on Y, as means over photographs; both infinite for a broken model.
+
+    Attributes:
+        lost_db: PSNR-Y of 8-bit images against the originals, float32's minus the lowered model's;
+            below zero by luck.
+        noise_db: 10 log10(1 + mse(lowered, float32) / mse(float32, original)), before rounding:
+            what is lost if the error that lowering adds is uncorrelated with float32's own.
+    """
+
+    lost_db: float
+    noise_db: float
+
+    @property
+    def judged_db(self) -> float:
+        """The larger of the two.
+
+        Where less is lost than the noise costs, the error happens to point towards these
+        originals. It will not towards others, which lose what the noise costs; where more is lost,
+        the error is systematic, and that carries over.
+        """
+        return max(self.lost_db, self.noise_db)
+
+
+class LossMeter:
+    """Measures lowered models against one float32 reference, which is run once.
+
+    All photographs are held, with 8 bytes for each pixel of the reference's outputs.
+
+    Args:
+        reference: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
+
+    Raises:
+        CalibrationError: there is no photograph; on one the reference is not finite, or leaves no
+            error, so that no loss can be told in dB.
+        ImageError: an output has not the size of the original.
+    """
+
+    def __init__(
+        self, reference: Run, photographs: Iterable[Photograph], rgb_range: float, upscale: int
+    ) -> None:
+        self._rgb_range, self._upscale = rgb_range, upscale
+        self._cases: list[_Case] = []
+        for photograph in photographs:
+            sr = reference(batch_from_image(photograph.lr, rgb_range))
+            if not np.isfinite(sr).all():
+                raise CalibrationError(f"{photograph.name}: the float32 output is not finite")
+            psnr_y_db, shown = self._psnr_y(sr, photograph), self._shown(sr)
+            error = _mean_square(shown, self._inner(luma(photograph.hr)))
+            if not error or math.isinf(psnr_y_db):
+                raise CalibrationError(
+                    f"{photograph.name}: float32 reproduces it without an error, so that no loss "
+                    "can be told in dB; leave this photograph out"
+                )
+            self._cases.append(_Case(photograph, psnr_y_db, shown, error))
+        if not self._cases:
+            raise CalibrationError("a loss cannot be measured without photographs")
+
+    def loss_of(self, lowered: Run) -> Loss:
+        """Run a lowered model on each photograph; infinite where an output is not finite."""
+        lost, noise = [], []
+        for case in self._cases:
+            sr = lowered(batch_from_image(case.photograph.lr, self._rgb_range))
+            if not np.isfinite(sr).all():
+                return Loss(math.inf, math.inf)
+            lost.append(case.psnr_y_db - self._psnr_y(sr, case.photograph))
+            added = _mean_square(self._shown(sr), case.shown)
+            noise.append(10 * math.log10(1 + added / case.error))
+        return Loss(*(math.fsum(values) / len(values) for values in (lost, noise)))
+
+    def _psnr_y(self, sr: Batch, photograph: Photograph) -> float:
+        return psnr_y(image_from_batch(sr, self._rgb_range), photograph.hr, self._upscale)
+
+    def _shown(self, sr: Batch) -> npt.NDArray[np.float64]:
+        """Y inside the border that PSNR-Y leaves out, clipped to black and white, not rounded."""
+        return self._inner(luma(shown_levels(sr, self._rgb_range).transpose(1, 2, 0)))
+
+    def _inner(self, plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return plane[self._upscale : -self._upscale, self._upscale : -self._upscale]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A photograph, and what the reference makes of it."""
+
+    photograph: Photograph
+    psnr_y_db: float
+    shown: npt.NDArray[np.float64]
+    error: float
+
+
+def _mean_square(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
+    return float(np.mean((a - b) ** 2))
+
+
+class Evaluations:
+    """Losses by assignment; each is measured once.
+
+    Args:
+        measure: the loss with exactly these convolutions in INT8.
+        store: a JSON file, written whole after each measurement, so that an interrupted search goes
+            on where it was. Choose its name by all that losses depend on: the model, the
+            photographs, the ranges. One that cannot be understood is replaced, with a warning.
+
+    Attributes:
+        measured: how many were measured by this object, not remembered.
+
+    Raises:
+        OSError: the store cannot be read or written.
+    """
+
+    def __init__(
+        self, measure: Callable[[frozenset[str]], Loss], store: Path | None = None
+    ) -> None:
+        self._measure, self._store = measure, store
+        self.measured = 0
+        self._known = _load(store) if store and store.exists() else {}
+
+    def __call__(self, int8: Iterable[str]) -> Loss:
+        """The loss with exactly these convolutions in INT8."""
+        assignment = frozenset(int8)
+        if assignment not in self._known:
+            self._known[assignment] = self._measure(assignment)
+            self.measured += 1
+            self._save()
+        return self._known[assignment]
+
+    def _save(self) -> None:
+        if self._store is None:
+            return
+        lines = ",\n".join(
+            json.dumps(
+                {
+                    "lost_db": _finite(loss.lost_db),
+                    "noise_db": _finite(loss.noise_db),
+                    "int8": sorted(assignment),
+                }
+            )
+            for assignment, loss in self._known.items()
+        )
+        with written_whole(self._store) as partial:
+            partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def _finite(db: float) -> float | None:
+    """JSON has no infinity: it becomes null."""
+    return db if math.isfinite(db) else None
+
+
+def _load(store: Path) -> dict[frozenset[str], Loss]:
+    def db(value: Any) -> float:
+        return math.inf if value is None else float(value)
+
+    try:
+        return {
+            frozenset(row["int8"]): Loss(db(row["lost_db"]), db(row["noise_db"]))
+            for row in json.loads(store.read_text(encoding="utf-8"))
+        }
+    except (ValueError, TypeError, KeyError) as error:
+        _logger.warning("%s holds no evaluations and is started anew (%s)", store, error)
+        return {}

@@ -1,0 +1,144 @@
+"""What is lowered: a network as it was trained, from its checkpoint or from an export of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from adadm.export.assembly import DEFAULTS, OPSETS, check_file, identity
+from adadm.export.checkpoint import load_checkpoint
+from adadm.export.networks import Network
+from adadm.export.operators.modulator import modulators
+from adadm.export.proof.parity import Shape
+from adadm.export.tracing import trace
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import sha256_of
+from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.onnx_reader import checked_onnx
+
+__all__ = ["Source", "load_source", "refuse_checkpoint_options"]
+
+_IDENTITY = (
+    "adadm.architecture",
+    "adadm.upscale",
+    "adadm.rgb_range",
+    "adadm.smallest_area",
+    "adadm.hyperparameters",
+    "adadm.checkpoint_sha256",
+)
+_FORM = ("adadm.fold", "adadm.io", "adadm.stats", "adadm.tail")
+_OF_A_COLLAPSED_TAIL = ("adadm.tail", "adadm.receptive_field")
+"""What cannot be found in a graph again, once its tail is collapsed."""
+
+
+@dataclass(frozen=True)
+class Source(NetworkMetadata):
+    """A network before any fold, as `assemble` takes it.
+
+    Attributes:
+        model: `lr` float32 (N, 3, H, W) to `sr` float32, batch normalization kept, each modulator
+            a node.
+        metadata: what `identity` says of the checkpoint; of a collapsed tail, its form too.
+        network: None where the source is an ONNX file.
+        static: N, H and W where the file fixes them.
+        sha256: of the file.
+    """
+
+    model: ir.Model
+    metadata: Mapping[str, str]
+    network: Network | None
+    static: Shape | None
+    sha256: str
+
+
+def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float | None) -> Source:
+    """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
+
+    Both give the same graph once it is folded and its tail is collapsed.
+
+    Args:
+        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or does not fit a network.
+        EngineError: the ONNX file cannot be read.
+        CalibrationError: it has another form.
+        ExportError: torch.onnx cannot export the network, or the ONNX checker refuses the file.
+    """
+    path = Path(path)
+    if path.suffix != ".onnx":
+        checkpoint = load_checkpoint(path, arch, **given)
+        network = checkpoint.network
+        return Source(trace(network), identity(checkpoint), network, None, checkpoint.sha256)
+    refuse_checkpoint_options(path, arch, given)
+    proto = _read(path)
+    model: ir.Model = ir.from_proto(proto)
+    metadata = dict(model.metadata_props)
+    _check_form(path, model, metadata)
+    check_file(proto, model.opset_imports[""])
+    model.metadata_props.clear()
+    known = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if metadata["adadm.tail"] == "collapsed" else ()))
+    sizes = model.graph.inputs[0].shape
+    assert sizes is not None  # the checker saw it
+    fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
+    return Source(
+        model=model,
+        metadata={key: metadata[key] for key in known},
+        network=None,
+        static=(fixed[0], fixed[1], fixed[2]) if fixed else None,
+        sha256=sha256_of(path),
+    )
+
+
+def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, float | None]) -> None:
+    """Refuse what can be said of a checkpoint only, of a file that says it itself.
+
+    Raises:
+        CalibrationError: something was given.
+    """
+    flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if flags := ["--arch"] * (arch != "auto") + flags:
+        raise CalibrationError(
+            f"{path} says itself what its network is; {', '.join(flags)} can be given with a "
+            "checkpoint only"
+        )
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    content = checked_onnx(path)
+    try:
+        return onnx.load_from_string(content)
+    except Exception as error:  # protobuf's class has no stubs
+        raise CalibrationError(
+            f"{path} cannot be read as ONNX ({error}); it may be truncated, copy it again"
+        ) from error
+
+
+def _check_form(path: Path, model: ir.Model, metadata: Mapping[str, str]) -> None:
+    """Refuse what is not the graph that `adadm export --fold off` writes."""
+    if missing := sorted({*_IDENTITY, *_FORM} - metadata.keys()):
+        raise CalibrationError(
+            f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
+            "give the checkpoint, or an export of it with --fold off"
+        )
+    opset = model.opset_imports.get("")
+    stats = metadata["adadm.stats"]
+    outputs = [str(value.name) for value in model.graph.outputs]
+    problems = {
+        "--fold off": metadata["adadm.fold"] != "off" and "its batch normalization is folded",
+        "--stats internal": stats != "internal" and f"it is the model `{stats}` of tiles",
+        "--io float32": metadata["adadm.io"] != "float32" and "it reads uint8 images",
+        "--modulator function": not any(modulators(model.graph)) and "its modulators are inlined",
+        f"--opset {DEFAULTS.opset}": opset not in OPSETS and f"it has opset {opset}",
+        "no --factors": outputs != ["sr"] and f"it returns {', '.join(outputs)}",
+    }
+    if found := {remedy: problem for remedy, problem in problems.items() if problem}:
+        raise CalibrationError(
+            f"{path}: {'; '.join(map(str, found.values()))}. Export it again with "
+            f"{', '.join(found)}, or give the checkpoint"
+        )

@@ -1,0 +1,1 @@
+"""A lowered network in the form that a target reads."""

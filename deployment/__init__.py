@@ -1,0 +1,1 @@
+"""Prove, inspect, bundle and ship what was exported and lowered."""

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Make a folder from which a device without network builds engines, and proves them.
+
+Also `adadm bundle`. The folder has the model in the form of the target's TensorRT, the script that
+builds it, references to compare with, and the wheels that the device needs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["bundle", *sys.argv[1:]]))
+
+import argparse
+
+from rich.console import Console
+
+from adadm.deployment.bundling.make_bundle import make_bundle
+from adadm.runtime.arguments import Paths
+from adadm.runtime.build_engine import add_sizes, bounds_of
+from adadm.runtime.models.bundled import path_of
+from adadm.runtime.targets import TARGETS
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, make the folder, and say what is in it."""
+    arguments = _parse(argv)
+    console = Console(stderr=True)
+    with console.status("") as status:
+        manifest = make_bundle(
+            path_of(arguments.model),
+            TARGETS[arguments.target],
+            bounds_of(arguments),
+            arguments.output,
+            wheels=arguments.wheels,
+            workspace_bytes=arguments.workspace,
+            on_stage=status.update,
+        )
+    size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
+    print(
+        f"wrote {arguments.output}: {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB, "
+        f"{manifest['precision']} for {TARGETS[arguments.target].description}"
+    )
+    print("on the device: sh build.sh && python3 verify.py --json result.json")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm bundle", description=__doc__)
+    paths = Paths()
+    parser.add_argument(
+        "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
+    )
+    engines = {n: t for n, t in TARGETS.items() if t.tensorrt is not None and not t.is_rtx}
+    parser.add_argument(
+        "--target",
+        choices=engines,
+        required=True,
+        metavar="T",
+        help="; ".join(f"{name}: {target.description}" for name, target in engines.items()),
+    )
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
+    add_sizes(parser)
+    parser.add_argument(
+        "--no-wheels",
+        dest="wheels",
+        action="store_false",
+        help="leave the wheels out, which need network now",
+    )
+    arguments = parser.parse_args(argv)
+    paths.check()
+    return arguments

@@ -1,0 +1,1 @@
+"""Folders from which a device without network builds engines and proves them."""

@@ -1,0 +1,216 @@
+"""A folder that a device without network builds its engines from, and checks them with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import onnx
+
+from adadm.calibration.target_forms.deployed import deploy
+from adadm.deployment.bundling.references import Reference, factor_tolerance, make_references
+from adadm.deployment.bundling.texts import build_script, readme
+from adadm.deployment.bundling.wheels import collect_wheels
+from adadm.runtime.engines.builder import ledger_beside
+from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_recipe
+from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
+from adadm.runtime.errors import EngineError, MissingDependencyError
+from adadm.runtime.files import flush, naming, sha256_of
+from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.targets import Target
+from adadm.runtime.upscaling.variants import OF_ONE_MODEL
+
+__all__ = ["make_bundle"]
+
+_FORMAT = 1
+_MANIFEST, _MODEL, _PATCH = "MANIFEST.json", Path("model.onnx"), "model.factors.patch"
+_FORMS = ("whole", "tile", "moments")
+_STAND_INS = {"SM72": "SM75", "SM87": "SM86", "SM110": "SM120"}
+"""What TensorRT for RTX can build for, in place of what a Jetson has."""
+
+
+def make_bundle(
+    model: Path,
+    target: Target,
+    bounds: Sequence[Bounds],
+    folder: Path,
+    wheels: bool = True,
+    workspace_bytes: int | None = None,
+    on_stage: Callable[[str], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Make the folder, whole or not at all.
+
+    Args:
+        model: an export, or what `adadm quantize` made; its models for tiles beside it come along.
+        bounds: N, H and W of each profile; empty for the default.
+        folder: must not be there, or be empty.
+        wheels: fetch the wheels that the device needs.
+
+    Returns:
+        What MANIFEST.json says.
+
+    Raises:
+        EngineError: the model is damaged or does not fit the target, models for tiles beside it
+            are another's, or the folder is taken.
+        ExportError: it cannot be brought into the form of the target, or pip fails.
+    """
+    with _whole_folder(folder) as partial:
+        on_stage("bringing the model into the target's form")
+        deployed = {f: deploy(path, target) for f, path in _sources(model, target).items()}
+        recipes = {}
+        for form, found in deployed.items():
+            path = partial / _name(form)
+            onnx.save(found.model, path)
+            recipes[form] = make_recipe(
+                read_onnx(path), target, bounds, workspace_bytes=workspace_bytes
+            )
+        if deployed["whole"].factors_patch:
+            (partial / _PATCH).write_bytes(deployed["whole"].factors_patch)
+        report = ledger_beside(model, recipes["whole"].quantization)
+        if report is not None:
+            text = json.dumps(report, indent=2) + "\n"
+            (partial / "model.json").write_text(text, encoding="utf-8")
+        on_stage("running the references")
+        references = make_references(deployed, recipes["whole"].first_bounds)
+        _write_references(partial / "reference", references)
+        on_stage("asking TensorRT for RTX what memory it takes")
+        memories = {form: _activations(recipe) for form, recipe in recipes.items()}
+        files = resources.files("adadm.deployment.bundling.device_files")
+        script = "verify.py" if target.runs_runtime else "compare_outputs.py"
+        (partial / "verify.py").write_bytes((files / script).read_bytes())
+        (partial / "build.sh").write_text(build_script(recipes, references), encoding="utf-8")
+        (partial / "build.sh").chmod(0o755)
+        if wheels and target.runs_runtime:
+            collect_wheels(target, partial / "wheels", on_stage)
+        (partial / "README.md").write_text(
+            readme(recipes, deployed, memories, references, sorted(os.listdir(partial))),
+            encoding="utf-8",
+        )
+        on_stage("writing checksums")
+        manifest = {
+            **_manifest(recipes, references),
+            "source_sha256": sha256_of(model),
+            "factors_patch": _PATCH if deployed["whole"].factors_patch else None,
+        }
+        manifest["files"] = {
+            path.relative_to(partial).as_posix(): sha256_of(path)
+            for path in sorted(partial.rglob("*"))
+            if path.is_file()
+        }
+        content = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
+        (partial / _MANIFEST).write_text(content, encoding="utf-8")
+    return manifest
+
+
+@contextmanager
+def _whole_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder beside, which gets the name when all is in it."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise EngineError(f"{folder} is there, and is no empty folder: give another name")
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with naming(folder):
+            yield partial
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    flush(path)
+        partial.chmod(0o755)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sources(model: Path, target: Target) -> dict[str, Path]:
+    """The models that there are, which are whole, of one network, and of the target's form."""
+    paths = {form: model if form == "whole" else beside(model, form) for form in _FORMS}
+    paths = {form: path for form, path in paths.items() if path.is_file()}
+    files = {form: read_onnx(path) for form, path in paths.items()}
+    for path, found in zip(paths.values(), files.values(), strict=True):
+        check_lowered(found, target)
+        for key, differs in OF_ONE_MODEL.items():
+            if found.metadata.get(key) != files["whole"].metadata.get(key):
+                raise EngineError(
+                    f"{path} {differs} than {model}; make both again, with --stats external, or "
+                    "move it elsewhere"
+                )
+    return paths
+
+
+def _name(form: str) -> str:
+    return str(_MODEL if form == "whole" else beside(_MODEL, form))
+
+
+def _write_references(folder: Path, references: Sequence[Reference]) -> None:
+    """Each as .npz, and raw, as trtexec reads it and as its output is compared without numpy."""
+    folder.mkdir()
+    for found in references:
+        arrays = {**found.inputs, **found.outputs}
+        np.savez_compressed(folder / f"{found.form}.{found.name}.npz", **arrays)  # type: ignore[arg-type]
+        for name, array in arrays.items():
+            if not name.startswith("factor_"):
+                raw = np.ascontiguousarray(array).tobytes()
+                (folder / f"{found.form}.{found.name}.{name}.bin").write_bytes(raw)
+
+
+def _activations(recipe: Recipe) -> tuple[int, ...]:
+    """By the builder of TensorRT for RTX, for the GPU nearest to the target's; empty without it.
+
+    It builds what is weakly typed in float32, and so says the most that it can take.
+    """
+    capabilities = recipe.target.compute_capabilities or ("SM86",)
+    stand_ins = tuple(_STAND_INS.get(name, name) for name in capabilities)
+    try:
+        engine = build_engine(recipe.model.content, recipe.profiles, "rtx", Settings(stand_ins[:1]))
+    except (MissingDependencyError, EngineError):  # the stand-in may lack what the GPU has
+        return ()
+    return engine.activation_bytes
+
+
+def _manifest(recipes: Mapping[str, Recipe], references: Sequence[Reference]) -> dict[str, Any]:
+    whole = recipes["whole"]
+    engines = {form: str(Path(_name(form)).with_suffix(".engine")) for form in recipes}
+    return {
+        "format": _FORMAT,
+        "adadm": version("adadm-deploy"),
+        "target": whole.target.name,
+        "tensorrt": whole.target.tensorrt,
+        "precision": whole.precision,
+        "quantization": whole.quantization,
+        "models": {form: _name(form) for form in recipes},
+        "engines": engines,
+        "profiles": {form: _as_json(recipe.profiles) for form, recipe in recipes.items()},
+        "workspace_bytes": whole.settings.workspace_bytes,
+        "factor_tolerance": factor_tolerance(references),
+        "references": [
+            {
+                "name": found.name,
+                "form": found.form,
+                "file": f"reference/{found.form}.{found.name}.npz",
+                "inputs": {name: list(array.shape) for name, array in found.inputs.items()},
+                "psnr_db": found.psnr_db,
+            }
+            for found in references
+        ],
+    }
+
+
+def _as_json(profiles: Profiles) -> list[dict[str, Any]]:
+    return [
+        {
+            name: {"min": shape.minimum, "opt": shape.optimum, "max": shape.maximum}
+            for name, shape in profile.items()
+        }
+        for profile in profiles
+    ]

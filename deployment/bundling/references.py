@@ -1,0 +1,152 @@
+"""Inputs and outputs that a device is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.calibration.target_forms.deployed import Deployed
+from adadm.export.proof.sample_photographs import photographs
+from adadm.export.tile_models import std_from
+from adadm.runtime.engines.recipe import Bounds, Size
+from adadm.runtime.images.arrays import ImageArray, batch_from_image, reduce
+from adadm.runtime.images.compare import compare
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Array
+
+__all__ = ["Reference", "factor_tolerance", "make_references"]
+
+_NAMES = ("astronaut", "coffee", "chelsea")
+_MARGIN_DB, _INT8_MARGIN_DB = 12, 6
+"""Kernels sum in other orders, and some in half precision: four times the error of ours. Products
+of INT8 are summed exactly, and a level that flips goes one step: twice."""
+_FACTOR_MARGIN = 4
+_FLOAT32_DB, _UINT8_DB = 100.0, 75.0
+"""The most that is asked: an error of 1e-5 of the peak; one in 500 values rounded the other way."""
+_FLOAT32_FACTOR = 1e-4
+"""Of a factor, where nothing is rounded: three times what an export is held to."""
+_NUDGE = 2.0**-22
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One input and what must come of it.
+
+    Attributes:
+        form: `whole`, `tile` or `moments`.
+        inputs, outputs: as the model's, half-precision rounding included; of `whole` with factors.
+        psnr_db: what each output of the model must reach, against the peak of the reference.
+        factor_error: by how much factors differ with and without rounding, of the largest.
+    """
+
+    name: str
+    form: str
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    psnr_db: dict[str, float]
+    factor_error: float
+
+
+def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[Reference]:
+    """Photographs at the usual size, the least, and one between, which is odd; run here.
+
+    A device may differ from them by four times as much (INT8: twice) as ONNX Runtime does when it
+    leaves the rounding to half precision out, or when the input changes by a rounding of float32 (a
+    sort by hash codes, as NLSN's, makes much of that).
+
+    Args:
+        models: by form.
+        bounds: N, H and W that the engines take.
+    """
+    sizes = [bounds.optimum, bounds.minimum, _between(bounds)]
+    images = photographs(_NAMES)
+    std_of = None
+    if "moments" in models:
+        std_of = OnnxRuntimeSession(models["moments"].model.SerializeToString())
+    references = []
+    for form, deployed in models.items():
+        plain = OnnxRuntimeSession(deployed.with_factors)
+        rounded = OnnxRuntimeSession(deployed.evaluated.SerializeToString())
+        is_int8 = any(node.op_type == "QuantizeLinear" for node in deployed.model.graph.node)
+        margin_db = _INT8_MARGIN_DB if is_int8 else _MARGIN_DB
+        for name, size in zip(_NAMES, sizes, strict=True):
+            lr = _low_resolution(images[name], size, plain)
+            feed: dict[str, Array] = {"lr": lr}
+            if form != "whole" and std_of is not None:
+                feed["std"] = std_from(std_of, lr)
+            if form == "moments":
+                feed["rows_inside"] = _inside(size[1]).reshape(1, 1, -1, 1).repeat(size[0], 0)
+                feed["columns_inside"] = _inside(size[2]).reshape(1, 1, 1, -1).repeat(size[0], 0)
+            references.append(_reference(name, form, feed, plain, rounded, margin_db))
+    return references
+
+
+def factor_tolerance(references: Sequence[Reference]) -> float:
+    """How far a factor may be off, of the largest of its block."""
+    worst = max((found.factor_error for found in references), default=0.0)
+    return max(_FACTOR_MARGIN * worst, _FLOAT32_FACTOR)
+
+
+def _reference(
+    name: str,
+    form: str,
+    feed: dict[str, Array],
+    plain: OnnxRuntimeSession,
+    rounded: OnnxRuntimeSession,
+    margin_db: float,
+) -> Reference:
+    types = {spec.name: spec.dtype for spec in plain.outputs}
+    outputs = {key: value.astype(types[key]) for key, value in rounded.run(feed).items()}
+    others = [plain.run(feed)]
+    if feed["lr"].dtype != np.uint8:
+        others.append(rounded.run({**feed, "lr": feed["lr"] * np.float32(1 + _NUDGE)}))
+    factor_error, psnr_db = 0.0, {}
+    for key, expected in outputs.items():
+        if key.startswith("factor_"):
+            known = expected.astype(np.float64)
+            apart = max(float(np.abs(other[key] - known).max()) for other in others)
+            least = float(np.finfo(expected.dtype).eps)
+            factor_error = max(factor_error, apart / np.abs(known).max(), least)
+        else:
+            most = _UINT8_DB if expected.dtype == np.uint8 else _FLOAT32_DB
+            found = [compare(key, o[key].astype(expected.dtype), expected, 1) for o in others]
+            least_db = min(comparison.psnr_db for comparison in found) - margin_db
+            psnr_db[key] = math.floor(10 * min(least_db, most)) / 10
+    return Reference(name, form, feed, outputs, psnr_db, factor_error)
+
+
+def _between(bounds: Bounds) -> Size:
+    """Odd sides between the least and the usual ones, where there are some."""
+    batch, *sides = bounds.optimum
+    least = bounds.minimum[1:]
+    height, width = (
+        min((low + usual) // 2 | 1, usual) for low, usual in zip(least, sides, strict=True)
+    )
+    return batch, height, width
+
+
+def _low_resolution(image: ImageArray, size: Size, session: OnnxRuntimeSession) -> Array:
+    """The upper left of a photograph, reduced; mirrored where it is too small."""
+    batch, height, width = size
+    upscale = int(session.metadata["adadm.upscale"])
+    missing = [
+        max(upscale * side - have, 0) for side, have in zip(size[1:], image.shape[:2], strict=True)
+    ]
+    large = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+    small = reduce(large[: upscale * height, : upscale * width], upscale)
+    images = np.stack([np.roll(small, 9 * index, axis=1) for index in range(batch)])
+    if session.inputs[0].dtype == np.uint8:
+        return images
+    rgb_range = float(session.metadata["adadm.rgb_range"])
+    return np.concatenate([batch_from_image(one, rgb_range) for one in images])
+
+
+def _inside(side: int) -> npt.NDArray[np.float32]:
+    """All of a side but what an overlap would be."""
+    inside = np.ones(side, np.float32)
+    inside[: side // 8] = 0
+    return inside

@@ -1,0 +1,120 @@
+"""What a model is held to: the network as it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from adadm.calibration.quality.ledger import Stage
+from adadm.calibration.source_network import load_source
+from adadm.deployment.certification.running import (
+    evaluated,
+    precision_of,
+    run_graph,
+    split_outputs,
+)
+from adadm.export.assembly import DEFAULTS, assemble
+from adadm.export.networks.blocks import Modulator
+from adadm.export.operators.modulator import modulators
+from adadm.export.proof.pytorch import run_network, run_with_factors
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.images.arrays import Batch
+from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = ["IDENTITY", "Reference", "load_reference"]
+
+IDENTITY = ("adadm.upscale", "adadm.rgb_range", "adadm.smallest_area", "adadm.architecture")
+"""What must be known of a network."""
+
+
+@dataclass(frozen=True)
+class Reference(NetworkMetadata):
+    """What a model is held to.
+
+    Attributes:
+        description: what runs it.
+        stages: the truth; of a checkpoint also its float32 export, which tells what exporting costs
+            from what lowering costs.
+        run: the truth without its factors, to be timed.
+        graph: in float32, to compare layers with.
+        blocks: the names of what is modulated, in order.
+        metadata: at least `IDENTITY`.
+    """
+
+    path: Path
+    sha256: str
+    description: str
+    stages: tuple[Stage, ...]
+    run: Callable[[Batch], Batch]
+    graph: onnx.ModelProto
+    blocks: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def load_reference(path: Path, arch: str = "auto", **given: float | None) -> Reference:
+    """Load a checkpoint into PyTorch, or an ONNX model into ONNX Runtime.
+
+    Args:
+        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or does not fit a network.
+        EngineError: the ONNX file cannot be read.
+        CalibrationError: it does not say what it enlarges by, or is an engine.
+    """
+    if is_engine(path):
+        raise CalibrationError(
+            f"{path} is an engine: the reference is the checkpoint, or an ONNX model of it"
+        )
+    if path.suffix == ".onnx":
+        found = read_onnx(path)
+        if missing := [key for key in IDENTITY if key not in found.metadata]:
+            raise CalibrationError(
+                f"{path} was not written by adadm (its metadata lacks {', '.join(missing)}), so "
+                "it cannot be a reference; give the checkpoint"
+            )
+        graph = evaluated(path, found.metadata)
+        description = f"ONNX Runtime, {precision_of(graph, found.metadata)}"
+        run = run_graph(graph, found.metadata)
+        names = [str(node.name) for node in modulators(ir.from_proto(onnx.load(path)).graph)]
+        return Reference(
+            path=path,
+            sha256=found.sha256,
+            description=description,
+            stages=(Stage("reference", run),),
+            run=lambda lr: run(lr)[0],
+            graph=graph,
+            blocks=_blocks(names),
+            metadata=found.metadata,
+        )
+    source = load_source(path, arch, **given)
+    network = source.network
+    assert network is not None  # it is no ONNX file
+    options = replace(DEFAULTS, factors=True)
+    graph = assemble(source.model.clone(), source.metadata, options).model
+    exported = OnnxRuntimeSession(graph.SerializeToString())
+    modules = network.root.named_modules()
+    return Reference(
+        path=path,
+        sha256=source.sha256,
+        description="PyTorch",
+        stages=(
+            Stage("PyTorch", lambda lr: run_with_factors(network, lr)),
+            Stage("float32 export", lambda lr: split_outputs(exported, {"lr": lr})),
+        ),
+        run=lambda lr: run_network(network, lr),
+        graph=graph,
+        blocks=_blocks([name for name, module in modules if isinstance(module, Modulator)]),
+        metadata=source.metadata,
+    )
+
+
+def _blocks(names: list[str]) -> tuple[str, ...]:
+    return tuple(name.removesuffix(".phi") for name in names)

@@ -1,0 +1,179 @@
+"""What is certified: an ONNX model or an engine, as it is deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from adadm.calibration.quality.ledger import Output, Stage
+from adadm.deployment.certification.baseline import IDENTITY, Reference
+from adadm.deployment.certification.running import (
+    RunWithFactors,
+    evaluated,
+    feed_of,
+    precision_of,
+    run_graph,
+    run_session,
+)
+from adadm.export.tile_models import std_from
+from adadm.runtime.backends import open_session
+from adadm.runtime.engines.manifest import manifest_path, read_manifest
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import sha256_of
+from adadm.runtime.images.arrays import Batch
+from adadm.runtime.models.bundled import beside, is_engine
+from adadm.runtime.models.metadata import lowering_notes
+from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Session
+from adadm.runtime.upscaling.variants import OF_ONE_MODEL
+
+__all__ = ["Model", "load_model"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is certified.
+
+    Attributes:
+        precision: float32, fp16 or int8.
+        description: what runs it.
+        stages: the model, and where there are models for tiles those.
+        graph: what it computes as a float32 graph, to look at layers; None for an engine.
+        session: opens the file itself, as it is deployed, to be timed.
+        feed: a batch as the session takes it.
+        tile: H and W, where it takes one size, or an engine is for one above others.
+        companions: files that belong to it.
+    """
+
+    path: Path
+    sha256: str
+    precision: str
+    backend: str
+    description: str
+    stages: tuple[Stage, ...]
+    graph: onnx.ModelProto | None
+    session: Callable[[], Session]
+    feed: Callable[[Batch], dict[str, Any]]
+    tile: tuple[int, int] | None
+    metadata: Mapping[str, str]
+    companions: tuple[Path, ...] = ()
+
+    @property
+    def target(self) -> str | None:
+        """What it was lowered for."""
+        return lowering_notes(self.metadata).get("target")
+
+
+def load_model(path: Path, reference: Reference, backend: str, trust: bool = False) -> Model:
+    """Load what is certified, of the same network as the reference.
+
+    Args:
+        backend: `cpu` rounds what a device rounds to half precision; other names as `open_session`
+            has them run the file as it is. An engine has its own.
+        trust: load an engine without a manifest too, which may run any code.
+
+    Raises:
+        CalibrationError: it says that it is of another network.
+        EngineError, SessionError: it cannot be read, or not be run here.
+    """
+    if is_engine(path):
+        return _engine(path, reference, trust)
+    found = read_onnx(path)
+    metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **found.metadata}
+    _check_network(path, metadata, reference)
+    graph = evaluated(path, metadata)
+    precision = precision_of(graph, metadata)
+    title = {"float32": "float32", "fp16": "FP16", "int8": "INT8"}[precision]
+    is_image = metadata.get("adadm.io") == "uint8"
+    run = run_graph(graph, metadata)
+    description = "ONNX Runtime"
+    if precision != "float32":
+        description += ", with the rounding to half precision that its graph asks for"
+    if backend != "cpu":
+        opened = open_session(path, backend)
+        run = run_session(opened, metadata)
+        title = f"{title}, {opened.backend}"
+        description = f"backend {opened.backend}"
+    stages = [Stage(title, run)]
+    companions = tuple(p for f in ("tile", "moments") if (p := beside(path, f)).is_file())
+    if len(companions) == 2 and not is_image:
+        stages.append(Stage("tile models", _tile_models(companions, metadata)))
+    with open_session(path, "cpu") as session:
+        sizes = session.sizes if any(spec.name == "lr" for spec in session.inputs) else []
+    return Model(
+        path=path,
+        sha256=found.sha256,
+        precision=precision,
+        backend=backend,
+        description=description,
+        stages=tuple(stages),
+        graph=graph,
+        session=lambda: open_session(path, backend),
+        feed=lambda lr: feed_of(found.inputs[0].name, lr, metadata),
+        tile=sizes[0].most if sizes and sizes[0].is_fixed else None,
+        metadata=metadata,
+        companions=companions,
+    )
+
+
+def _engine(path: Path, reference: Reference, trust: bool) -> Model:
+    session = open_session(path, "engine", trust=trust)
+    metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **session.metadata}
+    _check_network(path, metadata, reference)
+    beside_it = manifest_path(path)
+    manifest = read_manifest(path) if beside_it.is_file() else None
+    usual = manifest.profiles[0]["lr"].optimum if manifest and manifest.profiles else None
+    first = 1 if metadata.get("adadm.io") == "uint8" else 2
+    sizes = session.sizes
+    return Model(
+        path=path,
+        sha256=sha256_of(path),
+        precision=manifest.precision if manifest else "float32",
+        backend="engine",
+        description=f"TensorRT {manifest.tensorrt}" if manifest else "TensorRT",
+        stages=(Stage("engine", run_session(session, metadata)),),
+        graph=None,
+        session=lambda: open_session(path, "engine", trust=trust),
+        feed=lambda lr: feed_of("lr", lr, metadata),
+        tile=(usual[first], usual[first + 1]) if usual else (sizes[0].most if sizes else None),
+        metadata=metadata,
+        companions=(beside_it,) if manifest else (),
+    )
+
+
+def _check_network(path: Path, metadata: Mapping[str, str], reference: Reference) -> None:
+    """Refuse a model that enlarges by another factor, or was exported from another checkpoint."""
+    wrong = [
+        f"{key.removeprefix('adadm.')} {metadata[key]}, not {reference.metadata[key]}"
+        for key in (*IDENTITY, "adadm.checkpoint_sha256")
+        if key in metadata and metadata[key] != reference.metadata.get(key, metadata[key])
+    ]
+    if wrong:
+        raise CalibrationError(
+            f"{path} is of another network than {reference.path}: it has {'; '.join(wrong)}. Give "
+            "the checkpoint that it was exported from"
+        )
+
+
+def _tile_models(paths: tuple[Path, ...], metadata: Mapping[str, str]) -> RunWithFactors:
+    """Both on one tile that is the whole image, settled; of this model, or refused."""
+    sessions = []
+    for path in paths:
+        found = read_onnx(path).metadata
+        for key, differs in OF_ONE_MODEL.items():
+            if found.get(key) != metadata.get(key):
+                raise CalibrationError(f"{path} {differs} than the model that it lies beside")
+        sessions.append(OnnxRuntimeSession(evaluated(path, found).SerializeToString()))
+    tile, moments = sessions
+
+    def run(lr: Batch) -> Output:
+        std = std_from(moments, lr).astype(np.float32)
+        return tile.run({"lr": lr, "std": std})["sr"], []
+
+    return run

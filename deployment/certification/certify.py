@@ -1,0 +1,265 @@
+"""From two sides and photographs to a certificate."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import numpy as np
+
+from adadm.calibration.quality.drawn_inputs import drawn_inputs, drawn_size
+from adadm.calibration.quality.gates import GateResult, Run, measure_gates
+from adadm.calibration.quality.ledger import Ledger, Output, Stage, measure
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.deployment.certification.baseline import Reference
+from adadm.deployment.certification.candidate import Model
+from adadm.deployment.certification.criteria import (
+    Check,
+    Thresholds,
+    check,
+    check_gate,
+    failures,
+)
+from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
+from adadm.deployment.certification.observations import Observations
+from adadm.deployment.certification.report.page import Crop
+from adadm.deployment.certification.speed import measure_speed
+from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
+
+__all__ = ["Certified", "OnStep", "certify"]
+
+_GATED_PHOTOGRAPHS = 8
+_LOOKED_INTO = 2  # photographs whose layers are compared
+_LARGEST_PX = 256  # of what layers and speed are measured on
+
+OnStep = Callable[[int, int, str], object]
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A certificate without what only its file knows, and crops for its report.
+
+    Attributes:
+        content: ready for `certificate.write_certificate`; infinities are still in it.
+        ledger, checks: what of it is printed.
+    """
+
+    content: dict[str, Any]
+    ledger: Ledger
+    checks: tuple[Check, ...]
+    crops: tuple[Crop, ...]
+
+
+def certify(
+    reference: Reference,
+    model: Model,
+    images: CalibrationImages,
+    originals: bool,
+    given: Mapping[str, float],
+    on_stage: Callable[[str], object] = str,
+    on_step: OnStep = lambda *_: None,
+    seconds: float = 3.0,
+) -> Certified:
+    """Run both sides on all photographs, and hold the model to its limits.
+
+    Args:
+        originals: whether `images` were reduced from originals, so that accuracy can be told.
+        given: limits that are not the defaults, by name.
+        on_stage: called with a few words when a stage begins.
+        on_step: called within the long one: how many photographs, of how many, and its name.
+        seconds: for measuring the speed.
+
+    Raises:
+        CalibrationError: an output is not finite, or an original is met without an error.
+    """
+    thresholds = Thresholds.of(model.precision, given)
+    upscale, rgb_range = reference.upscale, reference.rgb_range
+    stages = [*reference.stages, *model.stages]
+    if model.metadata.get("adadm.io") == "uint8":
+        stages = [_in_8_bits(stage, rgb_range) for stage in stages]
+    seen = Observations(len(reference.stages), rgb_range, upscale, originals)
+    counted = itertools.count(1)
+    on_stage("running both on photographs")
+    ledger = measure(
+        stages,
+        images,
+        rgb_range,
+        upscale,
+        on_image=lambda name: on_step(next(counted), len(images), name),
+        on_outputs=seen,
+        originals=originals,
+    )
+    on_stage("looking for artefacts")
+    last_reference = len(reference.stages) - 1
+    truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
+    size = model.tile or drawn_size(reference.smallest_area)
+    gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
+    gates = measure_gates(truth, deployed, gated, rgb_range, upscale, size)
+    feeds = [
+        _cropped(batch_from_image(photograph.lr, rgb_range), reference, model)
+        for photograph in itertools.islice(images, _LOOKED_INTO)
+    ]
+    comparison = None
+    if model.graph is not None:
+        on_stage("comparing each layer")
+        comparison = compare_layers(reference.graph, model.graph, feeds)
+    on_stage("measuring the speed here")
+    speed = measure_speed(reference, model, feeds[0], seconds)
+    checks = (
+        *_checks(ledger, len(reference.stages), seen, reference, thresholds),
+        *_layers_at_fault(comparison, thresholds),
+        *(check_gate(gate, thresholds) for gate in gates),
+    )
+    crops = [*seen.crops(), *_crops_of_gates(gates, checks, (truth, deployed), rgb_range, size)]
+    failed = failures(checks)
+    content = {
+        "kind": "model",
+        "adadm": importlib.metadata.version("adadm-deploy"),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "passed": not failed,
+        "failures": failed,
+        "place": _place(comparison),
+        "model": _described(model),
+        "reference": {
+            "sha256": reference.sha256,
+            "bytes": reference.path.stat().st_size,
+            "description": reference.description,
+        },
+        "images": {
+            "described": str(images),
+            "originals": originals,
+            "tile": model.tile,
+            "digest": images.digest,
+            "files": [
+                {"name": path.name, "sha256": sha256} for sha256, path in images.files.items()
+            ],
+        },
+        "thresholds": {"limits": dict(thresholds.limits), "given": dict(given)},
+        "checks": [found.as_json() for found in checks],
+        "ledger": {
+            "photographs": ledger.photographs,
+            "stages": [asdict(stage) for stage in ledger.stages],
+        },
+        "photographs": [asdict(photograph) for photograph in seen.photographs],
+        "blocks": seen.blocks(reference.blocks),
+        "layers": [asdict(layer) for layer in comparison.layers] if comparison else [],
+        "speed": speed,
+        "device": device_info(),
+        "versions": _versions(),
+    }
+    return Certified(content, ledger, checks, tuple(crops))
+
+
+def _checks(
+    ledger: Ledger,
+    model: int,
+    seen: Observations,
+    reference: Reference,
+    thresholds: Thresholds,
+) -> list[Check]:
+    truth, found = ledger.stages[0], ledger.stages[model:]
+    checks = []
+    if not math.isnan(truth.psnr_y_db):
+        worst = min(found, key=lambda stage: stage.psnr_y_db)
+        lost_db = truth.psnr_y_db - worst.psnr_y_db
+        checks.append(check("lost_db", lost_db, f"mean, {worst.name}", thresholds))
+    least = min(seen.photographs, key=lambda photograph: photograph.parity_db)
+    checks.append(check("parity_db", least.parity_db, least.name, thresholds))
+    known = [stage for stage in found if stage.factor_error is not None]
+    for stage in known[:1]:
+        assert stage.factor_error is not None and stage.factor_block is not None
+        where = reference.blocks[stage.factor_block]
+        checks.append(check("factor_percent", 100 * stage.factor_error, where, thresholds))
+    return checks
+
+
+def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds) -> list[Check]:
+    """None where there are no layers to look at, as in an engine."""
+    if comparison is None:
+        return []
+    found = comparison.first_divergence
+    where = found.where if found else f"{len(comparison.layers)} layers"
+    return [check("layers_at_fault", float(found is not None), where, thresholds)]
+
+
+def _crops_of_gates(
+    gates: list[GateResult],
+    checks: tuple[Check, ...],
+    runs: tuple[Run, Run],
+    rgb_range: float,
+    size: tuple[int, int],
+) -> list[Crop]:
+    """The drawn input on which a gate fails, once each."""
+    failed = {found.name for found in checks if not found.passed}
+    drawn = drawn_inputs(*size)
+    crops: dict[str, Crop] = {}
+    for result in gates:
+        if result.gate.name in failed and result.where in drawn:
+            lr = batch_from_image(drawn[result.where], rgb_range)
+            shown: list[ImageArray] = [image_from_batch(run(lr), rgb_range) for run in runs]
+            reason = f"{result.gate.name}: {result.figure:.2g} {result.gate.unit}"
+            crops[result.where] = Crop(result.where, 0, 0, reason, None, shown[0], shown[1])
+    return list(crops.values())
+
+
+def _place(comparison: LayerComparison | None) -> dict[str, Any] | None:
+    found = comparison.first_divergence if comparison else None
+    return None if found is None else asdict(found)
+
+
+def _described(model: Model) -> dict[str, Any]:
+    metadata = model.metadata
+    return {
+        "sha256": model.sha256,
+        "bytes": model.path.stat().st_size,
+        "precision": model.precision,
+        "backend": model.backend,
+        "description": model.description,
+        "architecture": metadata["adadm.architecture"],
+        "upscale": int(metadata["adadm.upscale"]),
+        "rgb_range": float(metadata["adadm.rgb_range"]),
+        "io": metadata.get("adadm.io", "float32"),
+        "target": model.target,
+        "checkpoint_sha256": metadata.get("adadm.checkpoint_sha256"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of what computed the figures, besides what `device_info` names."""
+    return {
+        name: importlib.metadata.version(name)
+        for name in ("torch", "onnx", "onnx-ir", "openvino")
+        if importlib.util.find_spec(name.replace("-", "_"))
+    }
+
+
+def _image_alone(stage: Stage) -> Run:
+    return lambda lr: stage.run(lr)[0]
+
+
+def _in_8_bits(stage: Stage, rgb_range: float) -> Stage:
+    """What a model for images returns, of one that does not."""
+
+    def run(lr: Batch) -> Output:
+        sr, factors = stage.run(lr)
+        return batch_from_image(image_from_batch(sr, rgb_range), rgb_range), factors
+
+    return Stage(stage.name, run)
+
+
+def _cropped(lr: Batch, reference: Reference, model: Model) -> Batch:
+    """The middle, where it is large; as it is, where the model takes that size alone."""
+    if model.tile:
+        return lr
+    least = math.isqrt(reference.smallest_area - 1) + 1
+    most = max(_LARGEST_PX, least)
+    height, width = (min(side, most) for side in lr.shape[2:])
+    top, left = (lr.shape[2] - height) // 2, (lr.shape[3] - width) // 2
+    return np.ascontiguousarray(lr[..., top : top + height, left : left + width])

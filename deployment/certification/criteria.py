@@ -1,0 +1,205 @@
+"""What a model must reach to be certified, and why each limit is what it is."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from adadm.calibration.lowering import BUDGETS_DB
+from adadm.calibration.quality.gates import GATES, Gate, GateResult
+from adadm.runtime.errors import CalibrationError
+
+__all__ = [
+    "CRITERIA",
+    "KEYS",
+    "Check",
+    "Criterion",
+    "Thresholds",
+    "check",
+    "check_gate",
+    "failures",
+    "read_thresholds",
+]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A figure with a limit for each precision.
+
+    Attributes:
+        at_least: the limit is the least that is allowed, not the most.
+    """
+
+    name: str
+    unit: str
+    limits: Mapping[str, float]
+    remedy: str
+    at_least: bool = False
+
+
+def _noise_db(power: float) -> float:
+    """PSNR of an error of so many square grey levels."""
+    return round(10 * math.log10(255**2 / power), 2)
+
+
+CRITERIA: dict[str, Criterion] = {
+    "lost_db": Criterion(
+        "PSNR-Y lost",
+        "dB",
+        {"float32": 0.001, "fp16": BUDGETS_DB["fp16"], "int8": BUDGETS_DB["int8"]},
+        "keep more of it in higher precision (adadm quantize --budget-db)",
+    ),
+    "parity_db": Criterion(
+        "worst parity",
+        "dB",
+        {"float32": 100.0, "fp16": _noise_db(1 / 12), "int8": _noise_db(1)},
+        "see which layer is the first to differ",
+        at_least=True,
+    ),
+    "factor_percent": Criterion(
+        "worst factor",
+        "%",
+        {"float32": 0.1, "fp16": 1.0, "int8": 5.0},
+        "the deviation that a modulator reads is off: see the block, and what is before it",
+    ),
+    "layers_at_fault": Criterion(
+        "layers at fault", "", {"float32": 0, "fp16": 0, "int8": 0}, "see the place"
+    ),
+}
+"""By the name that a file of thresholds uses.
+
+- `lost_db`: PSNR-Y over all photographs; what `adadm quantize` takes as its budget. Float32 may
+  lose what no display shows.
+- `parity_db`: PSNR against the reference, peak white. Float32: an error of 1e-5 of white. FP16: as
+  much noise as rounding to 8 bits makes. INT8: one grey level, root mean square.
+- `parity_db` is of the worst photograph.
+- `factor_percent`: the largest relative error over all photographs and blocks. A factor is a gain
+  of a residual branch: 1 % of it is some 0.1 % of the trunk.
+- `layers_at_fault`: 1 where `layers.compare_layers` finds one that is wrong by itself, which the
+  image may hardly show: a range that cuts half of the values off costs a tenth of a dB.
+"""
+
+
+def _key_of(gate: Gate) -> str:
+    """The name of an artefact gate in a file of thresholds."""
+    return f"{gate.name} {gate.unit}".lower().replace(" ", "_")
+
+
+KEYS = {
+    **{criterion.name: key for key, criterion in CRITERIA.items()},
+    **{gate.name: _key_of(gate) for gate in GATES},
+}
+"""The name of each check in a file of thresholds."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The limits of a certificate by name, and where those come from that are not the defaults.
+
+    Attributes:
+        given: what a file overrules.
+    """
+
+    limits: Mapping[str, float]
+    given: Mapping[str, float]
+
+    @classmethod
+    def of(cls, precision: str, given: Mapping[str, float]) -> Thresholds:
+        """The defaults of a precision, but for what is given."""
+        limits = {name: found.limits[precision] for name, found in CRITERIA.items()}
+        limits |= {KEYS[gate.name]: gate.threshold for gate in GATES}
+        return cls({**limits, **given}, given)
+
+
+def read_thresholds(path: Path) -> dict[str, float]:
+    """Read a JSON object of limits by name.
+
+    Raises:
+        CalibrationError: it is none, names a limit that there is not, or one is no number.
+    """
+    known = list(KEYS.values())
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise CalibrationError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CalibrationError(f"{path} is no JSON object of limits by name: {', '.join(known)}")
+    for name, limit in content.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = f"; is {near[0]} meant?" if near else ""
+            raise CalibrationError(
+                f"{path}: there is no limit {name!r}{meant} Known: {', '.join(known)}"
+            )
+        if type(limit) not in (int, float) or not math.isfinite(limit):
+            raise CalibrationError(f"{path}: {name} is {limit!r}, expected a finite number")
+    return {name: float(limit) for name, limit in content.items()}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One figure against its limit.
+
+    Attributes:
+        figure: infinite where nothing differs.
+        where: the worst case.
+        left_out: cases on which the reference itself diverges.
+    """
+
+    name: str
+    figure: float
+    unit: str
+    limit: float
+    at_least: bool
+    where: str
+    remedy: str
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within the limit; NaN is not."""
+        return self.figure >= self.limit if self.at_least else self.figure <= self.limit
+
+    def as_json(self) -> dict[str, Any]:
+        """With the verdict; an infinite figure is null, once written."""
+        return {**asdict(self), "passed": self.passed, "left_out": list(self.left_out)}
+
+    def __str__(self) -> str:
+        asked = "at least" if self.at_least else "at most"
+        figure = f"{self.figure:.4g} {self.unit}".rstrip()
+        return (
+            f"{self.name} is {figure} ({self.where}), asked is {asked} "
+            f"{self.limit:g}: {self.remedy}"
+        )
+
+
+def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
+    """Hold a figure to one of `CRITERIA`."""
+    found = CRITERIA[name]
+    limit = thresholds.limits[name]
+    return Check(found.name, figure, found.unit, limit, found.at_least, where, found.remedy)
+
+
+def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
+    """Hold a gate's figure to its limit here."""
+    gate, limit = result.gate, thresholds.limits[KEYS[result.gate.name]]
+    return Check(
+        gate.name,
+        result.figure,
+        gate.unit,
+        limit,
+        False,
+        result.where,
+        gate.remedy,
+        result.left_out,
+    )
+
+
+def failures(checks: Sequence[Check]) -> list[str]:
+    """A sentence for each check that fails."""
+    return [str(found) for found in checks if not found.passed]

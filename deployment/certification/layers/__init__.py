@@ -1,0 +1,1 @@
+"""Which layer is the first to differ."""

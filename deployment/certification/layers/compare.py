@@ -1,0 +1,233 @@
+"""A deployed model beside its reference, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from adadm.calibration.passes.lower_to_half import MOVES
+from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
+from adadm.deployment.certification.layers.divergence import (
+    Divergence,
+    LayerResult,
+    first_divergence,
+)
+from adadm.deployment.certification.layers.errors import LayerErrors
+from adadm.deployment.certification.layers.graph import LayerGraph, unconverted
+from adadm.deployment.certification.layers.subgraph import Piece
+from adadm.deployment.certification.layers.units import Unit, units
+from adadm.deployment.certification.running import feed_of
+from adadm.runtime.images.arrays import Batch
+
+__all__ = ["Divergence", "LayerComparison", "LayerResult", "compare_layers"]
+
+Array = npt.NDArray[Any]
+
+_WHITE = 255
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """What `compare_layers` found.
+
+    Attributes:
+        layers: in the order of the reference.
+        left_out: names of layers of the reference that the candidate does not have, or in units
+            that cannot be told.
+        first_divergence: the first layer that is wrong by itself; None where all are healthy.
+    """
+
+    layers: tuple[LayerResult, ...]
+    left_out: tuple[str, ...]
+    first_divergence: Divergence | None
+
+
+def compare_layers(
+    reference: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Batch]
+) -> LayerComparison:
+    """Compare each layer that both models have.
+
+    Errors accumulate: in INT8 the middle of a healthy model is far off. So each layer of the
+    candidate also runs alone, on what the reference computes as its inputs; what is wrong then is
+    its own. Both models run in pieces, layer by layer, and only what is still to be read is held:
+    of each feed, some ten tensors.
+
+    Args:
+        reference: of the same network, in float32. Where it has another form than the candidate
+            (`Options`), fewer layers match.
+        candidate: what a device computes, as a float32 graph (`Deployed.evaluated`).
+        feeds: at least one, (1, 3, H, W) in 0..rgb_range.
+
+    Raises:
+        CalibrationError: a model reads more than an image.
+        SessionError: a feed does not fit.
+    """
+    one, other = LayerGraph(reference), LayerGraph(candidate)
+    matched = units(one, other)
+    layers = _layers(one, other, matched)
+    images = [_Image.of(lr, one, other) for lr in feeds]
+    for layer in layers:
+        with layer.reference, layer.candidate:
+            for image in images:
+                _run(layer, image)
+    blocks, makers = _blocks(one), _makers(one)
+    to_levels = _WHITE / float(one.metadata["adadm.rgb_range"])
+    results = tuple(
+        _result(layer, one, blocks, to_levels if layer.name in makers else None) for layer in layers
+    )
+    left_out = tuple(name for name in one.layers if name not in matched)
+    return LayerComparison(results, left_out, first_divergence(results))
+
+
+@dataclass
+class _Layer:
+    """A layer of both models, and what is found of it.
+
+    Attributes:
+        reference, candidate: what computes it.
+        last_read: names of what no later layer reads.
+        accumulated, isolated, unrounded: the error of the whole candidate, of this layer, and of
+            this layer without the rounding of its input to INT8.
+        largest_read: magnitude that arrives at its INT8 input when it runs alone.
+    """
+
+    name: str
+    unit: Unit
+    reference: Piece
+    candidate: Piece
+    last_read: frozenset[str] = frozenset()
+    accumulated: LayerErrors = field(default_factory=LayerErrors)
+    isolated: LayerErrors = field(default_factory=LayerErrors)
+    unrounded: LayerErrors = field(default_factory=LayerErrors)
+    largest_read: float = 0.0
+
+    @property
+    def sources(self) -> set[str]:
+        return {*self.reference.sources, *self.candidate.sources}
+
+    def count(self, errors: LayerErrors, expected: Array, found: Array, height: int) -> None:
+        """Add the error of one image, of what the candidate has in its own units."""
+        found = self.unit.to_reference(found)
+        if (dead := np.isnan(self.unit.scale)).any():
+            found = np.where(dead.reshape(1, -1, 1, 1), expected, found)
+        errors.add(expected, found, height)
+
+
+@dataclass
+class _Image:
+    """What was computed of one image, and is still to be read.
+
+    Attributes:
+        height: of the image.
+        expected: by the reference, by name.
+        ideal: the same in the candidate's units, and the candidate's input.
+        found: by the candidate.
+    """
+
+    height: int
+    expected: dict[str, Array]
+    ideal: dict[str, Array]
+    found: dict[str, Array]
+
+    @classmethod
+    def of(cls, lr: Batch, reference: LayerGraph, candidate: LayerGraph) -> _Image:
+        feeds = [feed_of(side.input, lr, side.metadata) for side in (reference, candidate)]
+        return cls(lr.shape[2], feeds[0], dict(feeds[1]), feeds[1])
+
+
+def _layers(
+    reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, Unit]
+) -> list[_Layer]:
+    layers: list[_Layer] = []
+    known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
+    for name, unit in matched.items():
+        values = [side.layers[name][1] for side in (reference, candidate)]
+        expected = Piece(reference, values[0], known[0])
+        layers.append(_Layer(name, unit, expected, Piece(candidate, values[1], known[1])))
+        for before, value in zip(known, values, strict=True):
+            before[value] = name
+    read: set[str] = set()
+    for layer in reversed(layers):
+        layer.last_read = frozenset({layer.name, *layer.sources} - read)
+        read |= layer.sources
+    return layers
+
+
+def _run(layer: _Layer, image: _Image) -> None:
+    """Run a layer of both models, and that of the candidate alone too."""
+    name, piece = layer.name, layer.candidate
+    expected, _ = layer.reference.run(image.expected)
+    found, _ = piece.run(image.found)
+    layer.count(layer.accumulated, expected, found, image.height)
+    alone, arriving = piece.run(image.ideal)
+    layer.count(layer.isolated, expected, alone, image.height)
+    if arriving is not None:
+        layer.largest_read = max(layer.largest_read, float(np.abs(arriving).max()))
+        layer.count(layer.unrounded, expected, piece.run_unrounded(arriving), image.height)
+    image.expected[name], image.found[name] = expected, found
+    image.ideal[name] = layer.unit.to_candidate(expected)
+    for values in (image.expected, image.ideal, image.found):
+        for done in layer.last_read & values.keys():
+            del values[done]
+
+
+def _result(
+    layer: _Layer, reference: LayerGraph, blocks: Mapping[str, int], to_levels: float | None
+) -> LayerResult:
+    scale = layer.candidate.scale
+    own = layer.isolated if scale is None else layer.unrounded
+    return LayerResult(
+        name=layer.name,
+        kind=reference.layers[layer.name][0],
+        block=blocks.get(layer.name),
+        precision=layer.candidate.precision,
+        snr_db=layer.accumulated.snr_db,
+        isolated_db=layer.isolated.snr_db,
+        parameters_db=own.snr_db,
+        border_db=own.border_db,
+        interior_db=own.interior_db,
+        gain=own.gain,
+        largest_shift=own.relative_shift,
+        shifted_channel=own.shifted_channel,
+        shifted_levels=None if to_levels is None else own.largest_shift * to_levels,
+        range_use=None if scale is None else layer.largest_read / (LARGEST_LEVEL * scale),
+    )
+
+
+def _blocks(graph: LayerGraph) -> dict[str, int]:
+    """To which modulator a layer belongs, by name: what its residual is computed by, and itself."""
+    names = {value: name for name, (_, value) in graph.layers.items()}
+    found: dict[str, int] = {}
+    for index, modulator in enumerate(graph.modulators):
+        seen: set[ir.Value] = {modulator.trunk}
+        waiting = [modulator.residual, modulator.result]
+        while waiting:
+            value = waiting.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in names:
+                found.setdefault(names[value], index)
+            producer = value.producer()
+            waiting += [v for v in producer.inputs if v is not None] if producer else []
+    return found
+
+
+def _makers(graph: LayerGraph) -> set[str]:
+    """The layers whose values become pixels as they are."""
+    names = {value: name for name, (_, value) in graph.layers.items()}
+    found: set[str] = set()
+    waiting = [value for value, name in names.items() if name == "sr"]
+    while waiting:
+        value = waiting.pop()
+        found |= {names[value]} if value in names else set()
+        producer = unconverted(value).producer()
+        if producer is not None and producer.op_type in MOVES:
+            waiting += [v for v in producer.inputs if v is not None]
+    return found

@@ -1,0 +1,78 @@
+"""The part of a graph that computes one layer, to run it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from adadm.deployment.certification.layers.graph import LayerGraph
+
+__all__ = ["Piece"]
+
+Array = npt.NDArray[Any]
+
+
+class Piece:
+    """What computes a layer from the layers before it; a context, in which it runs.
+
+    Args:
+        value: the layer's result.
+        known: the results of the layers before it, and their names.
+
+    Attributes:
+        sources: the names of what it reads.
+        precision: the lowest in it; int8, fp16 or float32.
+        scale: of the INT8 input of a convolution; None without.
+
+    Raises:
+        CalibrationError: it depends on an input that is no image.
+    """
+
+    def __init__(self, graph: LayerGraph, value: ir.Value, known: Mapping[ir.Value, str]) -> None:
+        self._graph, self._value = graph, value
+        self._read, nodes = graph.between(value, known)
+        self.sources = tuple(self._read.values())
+        half = any(v.dtype == ir.DataType.FLOAT16 for node in nodes for v in node.outputs)
+        is_int8 = any(graph.quantizes(node) for node in nodes)
+        self.precision = "int8" if is_int8 else "fp16" if half else "float32"
+        self.scale: float | None = None
+        self._quantizer = graph.quantizer(value)
+        if self._quantizer is not None:
+            scale = graph.constant(self._quantizer.inputs[1])
+            assert scale is not None
+            self.scale = float(np.asarray(scale).item())
+
+    def __enter__(self) -> Piece:
+        with ExitStack() as opened:
+            open_ = self._graph.opened
+            arriving = self._quantizer.inputs[:1] if self._quantizer is not None else ()
+            self._session = opened.enter_context(open_([*self._read], [self._value, *arriving]))
+            convolution = self._value.producer()
+            if self._quantizer is not None and convolution is not None:
+                self._behind = opened.enter_context(open_(convolution.inputs[:1], [self._value]))
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def run(self, values: Mapping[str, Array]) -> tuple[Array, Array | None]:
+        """The layer, and what its convolution would read if it were not rounded to INT8.
+
+        Args:
+            values: by the names of the sources.
+        """
+        feed = {str(value.name): values[name] for value, name in self._read.items()}
+        result, *arriving = self._session.run(feed).values()
+        return result, arriving[0] if arriving else None
+
+    def run_unrounded(self, arriving: Array) -> Array:
+        """The convolution of what it would read if it were not rounded to INT8."""
+        (read,) = self._behind.inputs
+        (result,) = self._behind.run({read.name: arriving}).values()
+        return result

@@ -1,0 +1,174 @@
+"""What is noted of each photograph while the ledger is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.calibration.quality.gates import shown_levels
+from adadm.calibration.quality.ledger import Output, relative_error
+from adadm.calibration.quality.photographs import Photograph
+from adadm.deployment.certification.report.page import Crop
+from adadm.runtime.images.arrays import Batch, ImageArray, enlarge, image_from_batch
+from adadm.runtime.images.metrics import psnr, psnr_y
+
+__all__ = ["Observations", "PhotographResult"]
+
+_CROP_PX = 96
+_STRIDE_PX = 16
+_CROPS = 3
+
+Levels = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PhotographResult:
+    """What a model makes of one photograph.
+
+    Attributes:
+        parity_db: PSNR of its float output against the reference's; infinite when equal.
+        psnr_y_db: of the reference and of the model, against the original; None without.
+        bicubic_db: of bicubic interpolation.
+        largest_error: grey levels of 255.
+    """
+
+    name: str
+    parity_db: float
+    psnr_y_db: dict[str, float] | None
+    lost_db: float | None
+    bicubic_db: float | None
+    largest_error: float
+
+
+class Observations:
+    """Collects, as `ledger.measure` calls it.
+
+    Args:
+        model: the index of the model among the stages; the first is the reference.
+        originals: whether photographs have them.
+    """
+
+    def __init__(self, model: int, rgb_range: float, upscale: int, originals: bool) -> None:
+        self._model, self._rgb_range = model, rgb_range
+        self._upscale, self._originals = upscale, originals
+        self._expected: list[list[float]] = []
+        self._found: list[list[float]] = []
+        self._crops: list[tuple[float, Crop]] = []
+        self._largest: tuple[float, Crop] | None = None
+        self.photographs: list[PhotographResult] = []
+
+    def __call__(self, photograph: Photograph, outputs: Sequence[Output]) -> None:
+        (expected, wanted), (found, factors) = outputs[0], outputs[self._model]
+        error = found.astype(np.float64) - expected
+        db = psnr(found, expected, self._rgb_range)
+        reference, shown = (image_from_batch(sr, self._rgb_range) for sr in (expected, found))
+        psnr_y_db = bicubic_db = None
+        if self._originals:
+            r = self._upscale
+            psnr_y_db = {
+                name: psnr_y(image, photograph.hr, r)
+                for name, image in (("reference", reference), ("model", shown))
+            }
+            bicubic_db = psnr_y(enlarge(photograph.lr, r), photograph.hr, r)
+        self.photographs.append(
+            PhotographResult(
+                name=photograph.name,
+                parity_db=db,
+                psnr_y_db=psnr_y_db,
+                lost_db=psnr_y_db["reference"] - psnr_y_db["model"] if psnr_y_db else None,
+                bicubic_db=bicubic_db,
+                largest_error=float(np.abs(error).max()) * 255 / self._rgb_range,
+            )
+        )
+        for side, noted in ((wanted, self._expected), (factors, self._found)):
+            noted.append([float(factor.item()) for factor in side])
+        self._look(photograph, expected, found, reference, shown)
+
+    def blocks(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The factors of each block over all photographs, ready for the certificate."""
+        rows = []
+        for index, name in enumerate(names):
+            expected = [factors[index] for factors in self._expected]
+            found = [factors[index] for factors in self._found if factors]
+            errors = [relative_error(*pair) for pair in zip(found, expected, strict=False)]
+            rows.append(
+                {
+                    "block": index,
+                    "name": name,
+                    "expected": _spread(expected),
+                    "found": _spread(found) if found else None,
+                    "error": max(errors) if errors else None,
+                }
+            )
+        return rows
+
+    def crops(self) -> list[Crop]:
+        """The windows with the most error, one a photograph, and the one with the largest."""
+        chosen = [crop for _, crop in sorted(self._crops, key=lambda pair: -pair[0])[:_CROPS]]
+        if self._largest is not None and not any(_overlap(self._largest[1], c) for c in chosen):
+            chosen.append(self._largest[1])
+        return chosen
+
+    def _look(
+        self,
+        photograph: Photograph,
+        expected: Batch,
+        found: Batch,
+        reference: ImageArray,
+        shown: ImageArray,
+    ) -> None:
+        levels = shown_levels(found, self._rgb_range) - shown_levels(expected, self._rgb_range)
+        if not levels.any():
+            return
+
+        def crop(top: int, left: int, reason: str) -> Crop:
+            cut = np.s_[top : top + _CROP_PX, left : left + _CROP_PX]
+            original = photograph.hr[cut] if self._originals else None
+            return Crop(photograph.name, left, top, reason, original, reference[cut], shown[cut])
+
+        power, top, left = _worst_window(levels)
+        self._crops.append(
+            (power, crop(top, left, f"most error: {math.sqrt(power):.2g} levels RMS"))
+        )
+        flat = np.abs(levels).max(axis=0)
+        y, x = (int(i) for i in np.unravel_index(flat.argmax(), flat.shape))
+        largest = float(flat[y, x])
+        if self._largest is None or largest > self._largest[0]:
+            top, left = (
+                max(0, min(at - _CROP_PX // 2, side - _CROP_PX))
+                for at, side in zip((y, x), flat.shape, strict=True)
+            )
+            self._largest = largest, crop(top, left, f"largest error: {largest:.2g} levels")
+
+
+def _worst_window(levels: Levels) -> tuple[float, int, int]:
+    """The mean square error, the top and the left of the worst of overlapping windows of a crop."""
+    squares = (levels**2).mean(axis=0)
+    height, width = (min(_CROP_PX, side) for side in squares.shape)
+    sums = np.pad(squares, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    windows = (
+        sums[height:, width:]
+        - sums[:-height, width:]
+        - sums[height:, :-width]
+        + sums[:-height, :-width]
+    )[::_STRIDE_PX, ::_STRIDE_PX]
+    top, left = (int(i) for i in np.unravel_index(windows.argmax(), windows.shape))
+    power = float(windows[top, left]) / (height * width)
+    return power, top * _STRIDE_PX, left * _STRIDE_PX
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    return [min(values), math.fsum(values) / len(values), max(values)]
+
+
+def _overlap(a: Crop, b: Crop) -> bool:
+    return (
+        a.photograph == b.photograph
+        and abs(a.top - b.top) < _CROP_PX // 2
+        and abs(a.left - b.left) < _CROP_PX // 2
+    )

@@ -1,0 +1,1 @@
+"""The report of a certificate, one HTML file."""

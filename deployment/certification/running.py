@@ -1,0 +1,97 @@
+"""Running a model as an image or as a batch, with its modulation factors where it returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from adadm.calibration.quality.ledger import Output
+from adadm.calibration.target_forms.deployed import deploy
+from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
+from adadm.runtime.models.metadata import lowering_notes
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.sessions.session import Session
+from adadm.runtime.targets import TARGETS
+
+__all__ = [
+    "RunWithFactors",
+    "evaluated",
+    "feed_of",
+    "precision_of",
+    "run_graph",
+    "run_session",
+    "split_outputs",
+]
+
+RunWithFactors = Callable[[Batch], Output]
+"""Of a batch (1, 3, H, W) in 0..rgb_range."""
+
+_QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def evaluated(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    """A model with its factors as outputs, and what a device rounds rounded."""
+    if "adadm.version" not in metadata:  # another tool's
+        return rounded_to_half(onnx.load(path))
+    return deploy(path, TARGETS[lowering_notes(metadata).get("target", "cpu")]).evaluated
+
+
+def precision_of(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
+    """What was noted when it was lowered, or what the graph shows."""
+    noted = lowering_notes(metadata).get("precision")
+    if noted in ("fp16", "int8"):
+        return str(noted)
+    if any(node.op_type in _QUANTIZING for node in graph.graph.node):
+        return "int8"
+    half = onnx.TensorProto.FLOAT16
+    casts = (a.i for n in graph.graph.node if n.op_type == "Cast" for a in n.attribute)
+    return "fp16" if half in casts else "float32"
+
+
+def run_graph(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> RunWithFactors:
+    """A graph on ONNX Runtime, with its factors in the units of the network."""
+    scales = lowering_notes(metadata).get("factor_scales", ())
+    session = OnnxRuntimeSession(graph.SerializeToString())
+    name = session.inputs[0].name
+
+    def run(lr: Batch) -> Output:
+        sr, factors = split_outputs(session, feed_of(name, lr, metadata))
+        for index, scale in enumerate(scales):
+            factors[index] = np.asarray(factors[index] / scale, np.float32)
+        return _as_batch(sr, metadata), factors
+
+    return run
+
+
+def run_session(session: Session, metadata: Mapping[str, str]) -> RunWithFactors:
+    """A model as it is, without its factors."""
+    name = session.inputs[0].name
+
+    def run(lr: Batch) -> Output:
+        return _as_batch(split_outputs(session, feed_of(name, lr, metadata))[0], metadata), []
+
+    return run
+
+
+def split_outputs(session: Session, feed: Mapping[str, Any]) -> Output:
+    """The image, which is the first output, and the factors, in graph order."""
+    image, *factors = session.run(feed).values()
+    return image, factors
+
+
+def feed_of(name: str, lr: Batch, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """A batch, or the image that a model for images takes."""
+    if metadata.get("adadm.io") != "uint8":
+        return {name: lr}
+    return {name: image_from_batch(lr, float(metadata["adadm.rgb_range"]))[None]}
+
+
+def _as_batch(sr: Any, metadata: Mapping[str, str]) -> Batch:
+    if metadata.get("adadm.io") != "uint8":
+        return np.asarray(sr, np.float32)
+    return batch_from_image(sr[0], float(metadata["adadm.rgb_range"]))

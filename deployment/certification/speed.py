@@ -1,0 +1,74 @@
+"""How fast the two sides of a certificate are on this machine, and what memory the model takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from adadm.deployment.certification.baseline import Reference
+from adadm.deployment.certification.candidate import Model
+from adadm.runtime.bundles.case_results import Times
+from adadm.runtime.engines.manifest import read_manifest
+from adadm.runtime.images.arrays import Batch
+from adadm.runtime.upscaling.memory import measure_memory
+from adadm.runtime.upscaling.variants import CPU_BACKENDS
+
+__all__ = ["measure_speed"]
+
+_ROUNDS = 3
+
+
+def measure_speed(
+    reference: Reference, model: Model, lr: Batch, seconds: float
+) -> list[dict[str, Any]]:
+    """Run both in turns on one input, after a run that does not count.
+
+    Args:
+        seconds: for all runs, but for at least three of each.
+    """
+    with model.session() as session:
+        feed = model.feed(lr)
+        runs: dict[str, Callable[[], object]] = {
+            f"reference, {reference.description}": lambda: reference.run(lr),
+            f"this model, {session.backend}": lambda: session.run(feed),
+        }
+        times_ms: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run()
+        end = time.perf_counter() + seconds
+        done = 0
+        while done < _ROUNDS or time.perf_counter() < end:
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times_ms[name].append((time.perf_counter() - start) * 1e3)
+            done += 1
+    pixels = lr.shape[2] * lr.shape[3]
+    peaks = (None, _peak_bytes(model, lr))
+    rows = []
+    for (name, taken), peak_bytes in zip(times_ms.items(), peaks, strict=True):
+        times = Times.of(taken)
+        rows.append(
+            {
+                "name": name,
+                "lr_px": [lr.shape[3], lr.shape[2]],
+                "median_ms": times.median,
+                "p90_ms": times.p90,
+                "megapixels_per_s": pixels * reference.upscale**2 / 1e3 / times.median,
+                "peak_bytes": peak_bytes,
+            }
+        )
+    return rows
+
+
+def _peak_bytes(model: Model, lr: Batch) -> int | None:
+    """Of an engine what its builder planned; on a CPU that of a process of its own."""
+    if model.backend == "engine":
+        if not model.companions:  # no manifest
+            return None
+        planned = read_manifest(model.path).activation_bytes
+        return max(planned) if planned else None
+    if model.backend not in CPU_BACKENDS or model.metadata.get("adadm.io") == "uint8":
+        return None
+    return measure_memory(model.path, model.backend, [(lr.shape[2], lr.shape[3])]).fixed_bytes

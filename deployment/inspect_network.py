@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Say what of a network will hurt when it is deployed, block by block, and what to do about it.
+
+Also `adadm inspect`. Shows each modulator and normalization of a checkpoint, or of an ONNX file
+that came from one. With photographs also how deviations and factors move with their content, and
+how much room float16 and INT8 have.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["inspect", *sys.argv[1:]]))
+
+import argparse
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import load_source
+from adadm.deployment.inspection.figure import PICTURES, draw_inspection
+from adadm.deployment.inspection.inspected_file import Subject, read_subject
+from adadm.deployment.inspection.summary import (
+    Inspection,
+    inspect_on_images,
+    inspect_weights,
+)
+from adadm.deployment.inspection.tables import print_inspection
+from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import cache_folder, written_whole
+
+__all__ = ["main"]
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, inspect, print, and write what was asked for."""
+    arguments = _parse(argv)
+    given = {name: getattr(arguments, name) for name in arguments.hidden}
+    subject = read_subject(arguments.source, arguments.arch, given)
+    if arguments.images:
+        inspection = _on_images(subject, arguments.images, arguments.arch, given)
+    else:
+        inspection = inspect_weights(subject)
+    print_inspection(inspection, Console())
+    for path in _write(inspection, arguments.output, arguments.json):
+        print(f"wrote {path}")
+
+
+def _write(inspection: Inspection, picture: Path | None, report: Path | None) -> list[Path]:
+    """All files or none."""
+    with ExitStack() as files:
+        if picture is not None:
+            draw_inspection(inspection, files.enter_context(written_whole(picture)))
+        if report is not None:
+            content = json.dumps(inspection.as_json(), indent=2) + "\n"
+            files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
+    return [path for path in (picture, report) if path is not None]
+
+
+def _on_images(
+    subject: Subject, paths: list[Path], arch: str, given: Mapping[str, float | None]
+) -> Inspection:
+    if subject.static and subject.static[0] > 1:
+        raise CalibrationError(
+            f"{subject.path} takes {subject.static[0]} images at a time, and photographs are "
+            "measured one by one; give the checkpoint, or leave out --images"
+        )
+    console = Console(stderr=True)
+    tile = subject.static and subject.static[1:]
+    images = CalibrationImages(
+        paths, subject.upscale, tile=tile, smallest_area=subject.smallest_area
+    )
+    for message in images.unusable:
+        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
+    with console.status("reading the network") as status:
+        source = None if subject.is_deployed else load_source(subject.path, arch, **given)
+        return inspect_on_images(subject, images, source, cache_folder(), status.update)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm inspect", description=__doc__)
+    paths = Paths()
+    parser.add_argument(
+        "source",
+        type=paths.read,
+        help=".pt, .pth, .safetensors, or .onnx that adadm export or adadm quantize wrote; an "
+        "exported one tells the most with --fold off",
+    )
+    parser.add_argument(
+        "--images",
+        type=paths.read,
+        nargs="+",
+        metavar="PATH",
+        help="original photographs, files or folders: each is reduced by the network's factor",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=paths.written,
+        metavar="PICTURE",
+        help="draw the figures: .svg or .png",
+    )
+    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the figures")
+    parser.add_argument(
+        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
+    )
+    hidden = add_hidden_hyperparameters(parser)
+    arguments = parser.parse_args(argv)
+    arguments.hidden = hidden
+    if arguments.output and arguments.output.suffix not in PICTURES:
+        parser.error(
+            f"the picture is {arguments.output}, expected a name that ends in "
+            f"{' or '.join(PICTURES)}"
+        )
+    paths.check()
+    return arguments

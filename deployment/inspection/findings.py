@@ -1,0 +1,280 @@
+"""What in a network will hurt when it is deployed, and what this toolkit has against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.calibration.ranges.float16_ranges import LARGEST_SAFE
+from adadm.deployment.inspection.headroom import Headroom
+from adadm.deployment.inspection.inspected_file import Subject
+from adadm.deployment.inspection.responses import Content
+from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block
+from adadm.export.passes.shift_trunk import LARGEST_CENTER_TO_STD, ShiftTrunk
+from adadm.export.state_dict import shown
+
+__all__ = ["RULES", "Finding", "Rule", "find"]
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Rule(NamedTuple):
+    """A figure that hurts beyond `threshold`.
+
+    Attributes:
+        name: what is wrong.
+        figure: what is measured, with a place for the threshold.
+        threshold: NaN where any figure hurts.
+        advice: what to do, with the option of this toolkit that does it.
+    """
+
+    name: str
+    severity: Literal["warning", "note"]
+    figure: str
+    threshold: float
+    advice: str
+
+    @property
+    def expected(self) -> str:
+        """What would be no finding."""
+        return self.figure.format(self.threshold)
+
+
+GUESSED = Rule(
+    "guessed hyper-parameter",
+    "warning",
+    "a value from the file or from a flag",
+    math.nan,
+    "no tensor shows it, and a wrong one makes another network without a message: give it by its "
+    "flag (such as --res-scale 0.1), here and to adadm export and adadm quantize",
+)
+
+FALLING = Rule(
+    "factor that does not follow the deviation",
+    "warning",
+    "w above {:g}",
+    0.0,
+    "train on: with w = 0 the factor is constant, below it falls where the deviation rises. Look "
+    "at it with adadm export --factors, and at flat images: of a trunk that is constant PyTorch "
+    "makes NaN or infinity, and the exported operator the factor 0",
+)
+"""The paper's modulator gives back the deviation that a normalization took, which is w = 1."""
+
+LARGE_FACTOR = Rule(
+    "factor near the end of float16",
+    "warning",
+    "factor at most {:g}",
+    LARGEST_SAFE,
+    "adadm quantize leaves in float32 what it multiplies; where that costs too much, deploy what "
+    "adadm export writes, whose float32 holds factors up to exp(80)",
+)
+"""A quarter of 65504: the calibration's margin, since other photographs have larger deviations."""
+
+SHIFTED_FAR = Rule(
+    "shift far above the deviation",
+    "note",
+    "|t / a| at most {:g} times the std of the trunk",
+    8.0,
+    "the folded trunk carries it, which takes digits from float16: adadm quantize --precision fp16 "
+    "measures what that costs and refuses above --budget-db; adadm export computes in float32",
+)
+"""8 takes up to 3 of the 11 significant bits of float16 and leaves 8, as many as an image has.
+Measured on EDSR x2 with shifts in a quarter of the channels: 80 dB to float32 without, 76 at 4
+times the std, 71 at 8, 67 at 15."""
+
+KEPT = Rule(
+    "normalization that cannot be folded",
+    "note",
+    "|t / a| at most {:g} times the std of the trunk",
+    LARGEST_CENTER_TO_STD,
+    "adadm export stays exact and leaves one multiply-add a value in the block; it goes when the "
+    "channel with the small gamma is trained on with gamma and beta at 0",
+)
+"""The limit of the fold itself: 4 of the 24 bits of float32."""
+
+NEAR_ZERO_GAMMAS = Rule(
+    "channels with a gamma near zero",
+    "note",
+    "|gamma| above {:g} of the median",
+    NEAR_ZERO,
+    "they cost as much as others and do nearly nothing: train a narrower network "
+    "(scripts/train.py --set features=N), or let it be",
+)
+
+SILENT = Rule(
+    "channels of the trunk that nothing moves",
+    "note",
+    "std above {:g} of the median channel's, on some photograph",
+    0.01,
+    NEAR_ZERO_GAMMAS.advice,
+)
+"""40 dB below a typical channel, on the photograph where it is largest."""
+
+MOVING = Rule(
+    "factor that moves much with content",
+    "note",
+    "largest at most {:g} times the least, over the photographs",
+    4.0,
+    "calibrate on more and more varied photographs (adadm quantize --images PATH... --photographs "
+    "64), and let tiles share their statistics (--stats external)",
+)
+"""One INT8 scale holds what the largest factor makes: 4 takes 2 of its 7 bits from where the factor
+is least. The bundled networks reach 2.5."""
+
+OVERFLOW = Rule(
+    "float16 overflow is near",
+    "warning",
+    "65504 at least {:g} times the largest magnitude",
+    4.0,
+    "adadm quantize multiplies a trunk that is too large by a power of two, exactly, and leaves "
+    "any other tensor in float32",
+)
+"""The calibration's margin: other photographs go beyond these."""
+
+UNDERFLOW = Rule(
+    "typical values below the normal numbers of float16",
+    "note",
+    "root mean square at least {:g} times 2^-14",
+    1.0,
+    "adadm quantize --precision fp16 measures what that costs and refuses above --budget-db; "
+    "adadm export computes in float32",
+)
+"""Below 2^-14 each halving takes one of the 11 bits."""
+
+FEW_BITS = Rule(
+    "few INT8 levels for typical values",
+    "warning",
+    "std of a convolution's input at least 2^{:g} steps of its scale",
+    1.0,
+    "adadm quantize --precision int8 leaves it in higher precision where --budget-db asks for it; "
+    "--sensitivity prints what it costs",
+)
+"""The rounding has a std of 0.29 steps, 17 dB below an input of 2. The bundled networks have 2.2
+bits and more."""
+
+RULES = (
+    *(GUESSED, FALLING, LARGE_FACTOR, SHIFTED_FAR, KEPT, NEAR_ZERO_GAMMAS),
+    *(SILENT, MOVING, OVERFLOW, UNDERFLOW, FEW_BITS),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure that is beyond a threshold.
+
+    Attributes:
+        place: a block, a normalization, or a hyper-parameter.
+        figure: infinite where it has no bound.
+        detail: what of it.
+    """
+
+    rule: Rule
+    place: str
+    figure: float
+    detail: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """With the rule's words."""
+        return {
+            "finding": self.rule.name,
+            "severity": self.rule.severity,
+            "place": self.place,
+            "figure": self.figure,
+            "threshold": self.rule.threshold,
+            "expected": self.rule.expected,
+            "detail": self.detail,
+            "advice": self.rule.advice,
+        }
+
+
+def find(
+    subject: Subject,
+    contents: Sequence[Content] = (),
+    headroom: Mapping[str | None, Headroom] | None = None,
+) -> list[Finding]:
+    """All findings, in the order of `RULES`.
+
+    Args:
+        contents: of each block in order, where photographs were run.
+        headroom: of the blocks by name, and under None of the rest.
+    """
+    blocks = subject.structure.blocks
+    seen: Sequence[Content | None] = contents or [None] * len(blocks)
+    found = [
+        Finding(GUESSED, name, parameter.value)
+        for name, parameter in subject.hyperparameters.items()
+        if parameter.guessed
+    ]
+    for block, content in zip(blocks, seen, strict=True):
+        found += _of_modulator(block, content)
+        found += _of_shifts(block, content)
+        if content is not None:
+            found += _of_content(block, content)
+    for normalization in subject.structure.normalizations:
+        magnitude = np.abs(normalization.gamma)
+        found += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
+    for name, room in (headroom or {}).items():
+        found += _of_headroom(name or OUTSIDE, room)
+    return sorted(found, key=lambda finding: RULES.index(finding.rule))
+
+
+def _of_modulator(block: Block, content: Content | None) -> Iterator[Finding]:
+    if block.weight <= FALLING.threshold:
+        yield Finding(FALLING, block.name, block.weight)
+    if content is not None:
+        factor, detail = content.factor.largest, "on a photograph"
+    else:
+        factor, detail = block.usual_factor, f"at a std of {block.trunk_std or 1.0:.3g}"
+    if factor > LARGE_FACTOR.threshold:
+        yield Finding(LARGE_FACTOR, block.name, factor, detail)
+
+
+def _of_shifts(block: Block, content: Content | None) -> Iterator[Finding]:
+    for normalization in block.normalizations:
+        center, std = normalization.largest_center, normalization.trunk_std
+        decision = normalization.decision
+        if center is None or std is None or decision is None:
+            continue
+        if decision.form is None and center > KEPT.threshold * std:
+            yield Finding(KEPT, normalization.name, center / std)
+        if content is not None and content.trunk is not None:
+            std = content.trunk.mean
+        if decision.form == ShiftTrunk.form and center > SHIFTED_FAR.threshold * std:
+            yield Finding(SHIFTED_FAR, normalization.name, center / std if std else math.inf)
+
+
+def _of_content(block: Block, content: Content) -> Iterator[Finding]:
+    if content.factor.ratio > MOVING.threshold:
+        least, largest = content.factor.least, content.factor.largest
+        yield Finding(MOVING, block.name, content.factor.ratio, f"{least:.3g} to {largest:.3g}")
+    if content.channels is not None:
+        faint = content.channels <= SILENT.threshold * np.median(content.channels)
+        yield from _faint(SILENT, block.name, content.channels, faint)
+
+
+def _faint(rule: Rule, place: str, magnitudes: Array, faint: Mask) -> Iterator[Finding]:
+    if faint.any():
+        median = float(np.median(magnitudes))
+        channels = shown(map(str, np.flatnonzero(faint)))
+        yield Finding(
+            rule,
+            place,
+            float(magnitudes.min()) / median if median else 0.0,
+            f"{faint.sum()} of {faint.size}: channels {channels}",
+        )
+
+
+def _of_headroom(place: str, room: Headroom) -> Iterator[Finding]:
+    if room.largest.below_overflow < OVERFLOW.threshold:
+        detail = f"{room.largest.name} reaches {room.largest.peak:.3g}"
+        yield Finding(OVERFLOW, place, room.largest.below_overflow, detail)
+    if room.smallest is not None and room.smallest.above_underflow < UNDERFLOW.threshold:
+        yield Finding(UNDERFLOW, place, room.smallest.above_underflow, room.smallest.name)
+    if room.bits is not None and room.bits < FEW_BITS.threshold:
+        yield Finding(FEW_BITS, place, room.bits, room.convolution)

@@ -1,0 +1,154 @@
+"""What is inspected: a checkpoint, or an ONNX file that came from one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from adadm.calibration.source_network import load_source, refuse_checkpoint_options
+from adadm.deployment.inspection.sketch import sketch
+from adadm.deployment.inspection.structure import Structure, read_structure
+from adadm.export.assembly import identity
+from adadm.export.checkpoint import Hyperparameter, load_checkpoint
+from adadm.export.passes import Decision, fold_batch_norm
+from adadm.export.proof.parity import Shape
+from adadm.export.tracing import trace
+from adadm.runtime.errors import CalibrationError
+from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.metadata import NetworkMetadata, lowering_notes
+from adadm.runtime.models.onnx_reader import read_onnx
+
+__all__ = ["Subject", "read_subject"]
+
+_CHECKPOINTS = (".pt", ".pth", ".safetensors")
+_FORM = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
+"""What the metadata of an export says, besides its network."""
+
+
+@dataclass(frozen=True)
+class Subject(NetworkMetadata):
+    """A network with AdaDM in a file.
+
+    Attributes:
+        sha256: of the file.
+        hyperparameters: with where each comes from.
+        form: what the metadata of an ONNX file says of it; empty for a checkpoint.
+        decisions: what the export does, or did, with each batch normalization.
+        static: N, H and W where the file fixes them.
+        metadata: of an ONNX file; of a checkpoint, what its exports will say of the network.
+    """
+
+    path: Path
+    sha256: str
+    metadata: Mapping[str, str]
+    hyperparameters: Mapping[str, Hyperparameter]
+    form: Mapping[str, str]
+    structure: Structure
+    decisions: tuple[Decision, ...]
+    static: Shape | None = None
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether it is folded, so that its normalizations are gone."""
+        return self.form.get("fold", "off") != "off"
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether its trunk was multiplied when it was lowered, and its modulators changed."""
+        return bool(lowering_notes(self.metadata).get("factor_scales"))
+
+
+def read_subject(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+    """Read a file.
+
+    Args:
+        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or does not fit a network.
+        EngineError: the ONNX file cannot be read, or the file is an engine.
+        CalibrationError: the file is something else, or has no modulators.
+        ExportError: torch.onnx cannot export a network of one's own.
+    """
+    if is_engine(path):
+        raise CalibrationError(
+            f"{path} is an engine, which shows nothing of its network; give the ONNX model that it "
+            "was built of, or better the checkpoint"
+        )
+    if path.is_file() and path.suffix not in (*_CHECKPOINTS, ".onnx"):
+        raise CalibrationError(
+            f"{path} ends in {path.suffix or 'no suffix'}; expected a checkpoint "
+            f"({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export or adadm quantize"
+        )
+    subject = (
+        _model(path, arch, given) if path.suffix == ".onnx" else _checkpoint(path, arch, given)
+    )
+    if not subject.structure.blocks:
+        raise CalibrationError(
+            f"{path} has no modulator of AdaDM, so there is nothing to inspect; expected a network "
+            "whose residual branches are modulated (adadm.export.AdaDM)"
+        )
+    return subject
+
+
+def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+    checkpoint = load_checkpoint(path, arch, **given)
+    network = checkpoint.network
+    model = sketch(network) or trace(network)
+    decisions = fold_batch_norm(model.clone())
+    return Subject(
+        path=path,
+        sha256=checkpoint.sha256,
+        metadata=identity(checkpoint),
+        hyperparameters=checkpoint.hyperparameters,
+        form={},
+        structure=read_structure(model, decisions),
+        decisions=tuple(decisions),
+    )
+
+
+def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+    refuse_checkpoint_options(path, arch, given)
+    found = read_onnx(path)
+    metadata = found.metadata
+    form = {key: metadata[f"adadm.{key}"] for key in _FORM if f"adadm.{key}" in metadata}
+    if missing := [f"adadm.{key}" for key in _FORM if key not in form]:
+        raise CalibrationError(
+            f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
+            "give the checkpoint, or an export of it"
+        )
+    if form["stats"] != "internal":
+        raise CalibrationError(
+            f"{path} is the model `{form['stats']}` of tiles, give the one for whole images: the "
+            "same name without that word"
+        )
+    form["precision"] = lowering_notes(metadata).get("precision", "float32")
+    if form["fold"] == "off":
+        model = load_source(path).model
+        decisions = fold_batch_norm(model.clone())
+    else:
+        model = ir.load(path)
+        decisions = [Decision(**d) for d in json.loads(metadata["adadm.batch_normalizations"])]
+    hyperparameters = json.loads(metadata["adadm.hyperparameters"])
+    return Subject(
+        path=path,
+        sha256=found.sha256,
+        metadata=metadata,
+        hyperparameters={name: Hyperparameter(**h) for name, h in hyperparameters.items()},
+        form=form,
+        structure=read_structure(model, decisions),
+        decisions=tuple(decisions),
+        static=_static(found.inputs[0].shape, is_image=form["io"] == "uint8"),
+    )
+
+
+def _static(shape: tuple[int | str | None, ...], is_image: bool) -> Shape | None:
+    """N, H and W, where they are numbers, of (N, H, W, 3) or (N, 3, H, W)."""
+    batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
+    if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):
+        return batch, height, width
+    return None

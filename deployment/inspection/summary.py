@@ -1,0 +1,149 @@
+"""All that is found in a network, with or without photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.calibration.lowering import BUDGETS_DB, Lowering, Request
+from adadm.calibration.quality.ledger import rounded
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.source_network import Source
+from adadm.deployment.inspection.findings import Finding, find
+from adadm.deployment.inspection.headroom import Headroom, measure_headroom
+from adadm.deployment.inspection.inspected_file import Subject
+from adadm.deployment.inspection.responses import Content, Spread, observe, observe_deployed
+from adadm.deployment.inspection.structure import Block, Normalization
+from adadm.runtime.targets import TARGETS
+
+__all__ = ["Inspection", "inspect_on_images", "inspect_weights"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the tables, the picture and the JSON file show.
+
+    Attributes:
+        images: what was run; None without photographs.
+        contents: of each block in order; empty without photographs.
+        headroom: of the blocks by name, and under None of the rest; empty without photographs, and
+            for a folded or lowered file.
+    """
+
+    subject: Subject
+    findings: Sequence[Finding]
+    images: CalibrationImages | None = None
+    contents: Sequence[Content] = ()
+    headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Ready for `json.dump`: the same for the same run."""
+        subject, structure = self.subject, self.subject.structure
+        parameters = subject.hyperparameters
+        blocks = [_block_as_json(block) for block in structure.blocks]
+        for block, content in zip(blocks, self.contents, strict=False):
+            block |= {k: _spread_as_json(v) for k, v in vars(content).items() if k != "channels"}
+        for block in blocks:
+            block["headroom"] = _headroom_as_json(self.headroom.get(block["name"]))
+        report = {
+            "version": version("adadm-deploy"),
+            "file": subject.path.name,
+            "sha256": subject.sha256,
+            "architecture": subject.metadata["adadm.architecture"],
+            "upscale": subject.upscale,
+            "form": dict(subject.form),
+            "hyperparameters": {name: vars(found) for name, found in parameters.items()},
+            "images": self.images and str(self.images),
+            "images_sha256": self.images and self.images.digest,
+            "blocks": blocks,
+            "elsewhere": {
+                "normalizations": [_normalization_as_json(n) for n in structure.elsewhere],
+                "headroom": _headroom_as_json(self.headroom.get(None)),
+            },
+            "batch_normalizations": [vars(decision) for decision in subject.decisions],
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+        ready: dict[str, Any] = rounded(report)
+        return ready
+
+
+def inspect_weights(subject: Subject) -> Inspection:
+    """What the weights alone tell."""
+    return Inspection(subject, find(subject))
+
+
+def inspect_on_images(
+    subject: Subject,
+    images: CalibrationImages,
+    source: Source | None,
+    cache: Path | None = None,
+    on_stage: Callable[[str], object] = str,
+) -> Inspection:
+    """What photographs show too.
+
+    Args:
+        source: the network before its folds; None for a file that is folded or lowered.
+        cache: a folder, as `adadm quantize` has it: what is observed here is known there.
+        on_stage: called with a few words again and again.
+
+    Raises:
+        CalibrationError: the network diverges on a photograph.
+    """
+
+    def counted(stage: str) -> Callable[[int, int], object]:
+        return lambda done, total: on_stage(f"{stage}: {done} of {total}")
+
+    if source is None:
+        contents = observe_deployed(subject, images, counted("running photographs"))
+        return Inspection(subject, find(subject, contents), images, contents)
+    # A target that computes in float32, so that the trunk keeps the range that it has.
+    request = Request("int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache)
+    lowering = Lowering(source, images, request, on_stage, counted("observing ranges"))
+    contents = observe(lowering, counted("observing deviations"))
+    names = [block.name for block in subject.structure.blocks]
+    headroom = measure_headroom(lowering, names)
+    return Inspection(subject, find(subject, contents, headroom), images, contents, headroom)
+
+
+def _block_as_json(block: Block) -> dict[str, Any]:
+    return {
+        "name": block.name,
+        "weight": block.weight,
+        "bias": block.bias,
+        "trunk_std_in_training": block.trunk_std,
+        "normalizations": [_normalization_as_json(n) for n in block.normalizations],
+    }
+
+
+def _normalization_as_json(found: Normalization) -> dict[str, Any]:
+    decision = found.decision
+    return {
+        "name": found.name,
+        "kind": found.kind,
+        "gamma": _range(found.gamma),
+        "scale": None if found.scale is None else _range(found.scale),
+        "shift": None if found.shift is None else _range(found.shift),
+        "negative_share": found.negative_share,
+        "near_zero_share": found.near_zero_share,
+        "largest_center": found.largest_center,
+        "form": decision and decision.form,
+        "kept_because": decision and decision.reason,
+    }
+
+
+def _spread_as_json(spread: Spread | None) -> dict[str, float] | None:
+    return None if spread is None else {**asdict(spread), "ratio": spread.ratio}
+
+
+def _headroom_as_json(room: Headroom | None) -> dict[str, Any] | None:
+    return None if room is None else asdict(room)
+
+
+def _range(values: npt.NDArray[np.float64]) -> list[float]:
+    return [float(values.min()), float(values.max())]

@@ -1,0 +1,199 @@
+"""An inspection as tables on a terminal, 80 columns wide where names allow it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from adadm.deployment.inspection.findings import Finding
+from adadm.deployment.inspection.responses import Spread
+from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Normalization
+from adadm.deployment.inspection.summary import Inspection
+
+__all__ = ["print_inspection"]
+
+_CHECKPOINT = "checkpoint_sha256"
+
+_NAME_WIDTH = 12
+"""Of the usual names; longer ones are broken where the terminal is narrow."""
+
+
+def print_inspection(inspection: Inspection, console: Console) -> None:
+    """Print what the file is, the tables, and the findings."""
+    _print_subject(inspection, console)
+    structure = inspection.subject.structure
+    _print_modulators(structure.blocks, console)
+    if structure.normalizations:
+        _print_normalizations(structure.normalizations, console)
+    _print_decisions(inspection, console)
+    if inspection.contents:
+        _print_contents(inspection, console)
+    if inspection.headroom:
+        _print_headroom(inspection, console)
+    _print_findings(inspection.findings, console)
+
+
+def _print_subject(inspection: Inspection, console: Console) -> None:
+    subject = inspection.subject
+    network = f"{subject.metadata['adadm.architecture']} x{subject.upscale} with AdaDM"
+    console.print(f"[bold]{escape(network)}[/bold]: {escape(subject.path.name)}", highlight=False)
+    for name, parameter in subject.hyperparameters.items():
+        console.print(f"  {name} = {parameter}", highlight=False, markup=False)
+    if subject.form:
+        short = {k: v for k, v in subject.form.items() if k != _CHECKPOINT}
+        listed = ", ".join(f"{key} {value}" for key, value in short.items())
+        console.print(f"as its metadata says: {listed}", highlight=False, markup=False)
+        console.print(f"  of the checkpoint {subject.form[_CHECKPOINT]}", highlight=False)
+    if subject.is_deployed:
+        console.print(
+            "what was folded into convolutions is gone from it; the checkpoint tells more",
+            highlight=False,
+        )
+    if subject.is_rescaled:
+        console.print(
+            "its trunk was multiplied to fit float16, and b is that of the multiplied trunk",
+            highlight=False,
+        )
+
+
+def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
+    trained = any(block.trunk_std is not None for block in blocks)
+    table = _table("block")
+    for header in ("w", "b", *(("std(x) in training", "factor there") if trained else ())):
+        table.add_column(header, justify="right", no_wrap=True)
+    for block in blocks:
+        cells = [f"{block.weight:.4f}", f"{block.bias:+.4f}"]
+        if block.trunk_std is not None:
+            cells += [f"{block.trunk_std:.3g}", f"{block.usual_factor:.3g}"]
+        table.add_row(escape(block.name), *cells)
+    console.print("Modulators: x + r * exp(w * ln(std(x)) + b)", table, highlight=False)
+
+
+def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
+    table = _table("name", least_width=min(_NAME_WIDTH, max(len(n.name) for n in normalizations)))
+    for header in ("gamma", "< 0", "~ 0", "a", "t"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("folded into", overflow="fold")
+    for found in normalizations:
+        table.add_row(
+            escape(found.name),
+            _range(found.gamma),
+            f"{found.negative_share:.0%}",
+            f"{found.near_zero_share:.0%}",
+            "-" if found.scale is None else _range(found.scale),
+            "-" if found.shift is None else _range(found.shift),
+            _form(found),
+        )
+    console.print(
+        "Normalizations: a = gamma / sqrt(var + eps), t = beta - mean * a; ~ 0: a magnitude of at "
+        f"most {NEAR_ZERO:g} of the median of its normalization",
+        table,
+        highlight=False,
+    )
+    for kind in dict.fromkeys(found.kind for found in normalizations if found.scale is None):
+        text = f"{kind} takes its statistics from the input, so that nothing of it can be folded"
+        console.print(_indented(text))
+
+
+def _form(found: Normalization) -> str:
+    if found.decision is None:
+        return "kept"
+    return (found.decision.form or "kept").removeprefix("folded into the ")
+
+
+def _print_decisions(inspection: Inspection, console: Console) -> None:
+    decisions = inspection.subject.decisions
+    if inspection.subject.is_deployed:
+        forms = Counter(decision.form or "kept" for decision in decisions)
+        listed = ", ".join(f"{count} {form}" for form, count in forms.items()) or "none"
+        console.print(f"batch normalizations, as exported: {listed}", highlight=False)
+    for decision in decisions:
+        if decision.form is None:
+            console.print(_indented(f"{decision.node} kept: {decision.reason}"))
+
+
+def _print_contents(inspection: Inspection, console: Console) -> None:
+    whole = inspection.contents[0].trunk is not None
+    blocks = inspection.subject.structure.blocks
+    table = _table("block")
+    headers = ("std(x)", "std(r)", "factor") if whole else ("factor",)
+    for header in (*headers, "moves"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for block, content in zip(blocks, inspection.contents, strict=True):
+        spreads = (content.trunk, content.residual, content.factor)
+        cells = [_spread(spread) for spread in spreads if spread is not None]
+        table.add_row(escape(block.name), *cells, f"{content.factor.ratio:.2f}x")
+    console.print(
+        f"Least/mean/largest over {inspection.images}; moves: the largest factor to the least",
+        table,
+        highlight=False,
+    )
+
+
+def _print_headroom(inspection: Inspection, console: Console) -> None:
+    names = [name or OUTSIDE for name in inspection.headroom]
+    table = _table("block")
+    for header in ("largest", "room below", "rms above", "INT8 bits"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("of", overflow="fold")
+    for name, room in zip(names, inspection.headroom.values(), strict=True):
+        smallest = room.smallest
+        table.add_row(
+            escape(name),
+            f"{room.largest.peak:.4g}",
+            f"2^{math.log2(room.largest.below_overflow):.1f}",
+            "-" if smallest is None else f"2^{math.log2(smallest.above_underflow):.1f}",
+            "-" if room.bits is None else f"{room.bits:.1f}",
+            escape(room.convolution),
+        )
+    console.print(
+        "Room in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
+        "convolution's input in steps of its scale",
+        table,
+        highlight=False,
+    )
+
+
+def _print_findings(findings: Sequence[Finding], console: Console) -> None:
+    if not findings:
+        console.print("Findings: none", highlight=False)
+        return
+    for rule in dict.fromkeys(finding.rule for finding in findings):
+        style = "bold yellow" if rule.severity == "warning" else "bold"
+        console.print(f"[{style}]{rule.severity}: {rule.name}[/]", highlight=False)
+        lines = [f"expected: {rule.expected}"]
+        for finding in findings:
+            if finding.rule is rule:
+                detail = f" ({finding.detail})" if finding.detail else ""
+                lines.append(f"{finding.place}: {finding.figure:.3g}{detail}")
+        for text in (*lines, f"what to do: {rule.advice}"):
+            console.print(_indented(text))
+
+
+def _indented(text: str) -> Padding:
+    return Padding(Text(text), (0, 0, 0, 2))
+
+
+def _table(first: str, least_width: int | None = None) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column(first, overflow="fold", min_width=least_width)
+    return table
+
+
+def _spread(spread: Spread) -> str:
+    values = (spread.least, spread.mean, spread.largest)
+    return "/".join(f"{value:#.3g}".rstrip(".") for value in values)
+
+
+def _range(values: npt.NDArray[np.float64]) -> str:
+    return f"{values.min():.2g}..{values.max():.2g}"

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""From a checkpoint to what devices need, in one go: export, FP16 and INT8, certificates, bundles.
+
+Also `adadm ship`. Lowers the network under a budget for each target, certifies each model on
+photographs that it was not calibrated with, builds the engines that this machine can build, and
+makes a bundle for each device. Stopped or repeated, it goes on with what is not done; what is made
+from something else than before is made again.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["ship", *sys.argv[1:]]))
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adadm.calibration.lowering import BUDGETS_DB
+from adadm.calibration.quality.ledger import rounded
+from adadm.deployment.shipping.run import Line, Order, Row, made_before
+from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths
+from adadm.runtime.errors import ParityError
+from adadm.runtime.files import cache_folder, written_whole
+from adadm.runtime.progress import staged
+from adadm.runtime.targets import TARGETS
+
+__all__ = ["main"]
+
+_PHOTOGRAPHS = 24
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, make all that is not there, and print the summary.
+
+    Raises:
+        ParityError: a model could not be made within its budget, or was not certified.
+    """
+    arguments = _parse(argv)
+    hidden = {name: getattr(arguments, name) for name in arguments.hidden}
+    started = time.monotonic()
+    console = Console(stderr=True)
+    rows: list[Row] = []
+    with staged(console, "looking at the photographs") as stages:
+        line = Line(
+            Order(
+                checkpoint=arguments.checkpoint,
+                images=arguments.images,
+                targets=[TARGETS[name] for name in dict.fromkeys(arguments.target)],
+                folder=arguments.output,
+                hidden={"arch": arguments.arch, **hidden},
+                photographs=arguments.photographs,
+                budgets_db={**BUDGETS_DB, "int8": arguments.budget_db},
+                stats=arguments.stats,
+                wheels=arguments.wheels,
+                cache=arguments.cache,
+            ),
+            stages.on_stage,
+            stages.on_step,
+        )
+        _say_photographs(line, stages.console)
+        for row in line.run():
+            rows.append(row)
+            made = ", ".join(row.made) or (str(row.model) if row.model else "nothing")
+            stages.console.print(f"{row.target} {row.precision}: {made}", highlight=False)
+    _write_summary(rows, arguments.output / "summary.json")
+    _print_summary(rows, Console())
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"{line.steps.done} steps done, the others were up to date; {minutes} min {seconds} s")
+    if failed := [row for row in rows if not row.passed]:
+        raise ParityError(
+            f"{len(failed)} of {len(rows)} are not certified:"
+            + "".join(f"\n  {row.target} {row.precision}: {_why(row)}" for row in failed)
+        )
+
+
+def _say_photographs(line: Line, console: Console) -> None:
+    for message in line.unusable:
+        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
+    console.print(f"calibration: {line.calibration}", highlight=False)
+    console.print(f"certificates: {line.certification}", highlight=False)
+    if not line.held_out:
+        console.print(
+            "warning: they are the same, as there are fewer than three: give more",
+            style="yellow",
+        )
+
+
+def _print_summary(rows: Sequence[Row], console: Console) -> None:
+    table = Table(title="What was made", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("target", no_wrap=True)
+    for header in ("precision", "MB", "parity dB", "dB lost", "speed here", ""):
+        right = header not in ("precision", "")
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    for row in rows:
+        figures = _figures(row)
+        table.add_row(
+            escape(row.target),
+            row.precision,
+            *(
+                "-" if figures[name] is None else f"{figures[name]:{form}}"
+                for name, form in (
+                    ("megabytes", ".2f"),
+                    ("parity_db", ".1f"),
+                    ("lost_db", "+.4f"),
+                    ("speed_to_pytorch", ".2f"),
+                )
+            ),
+            "certified" if row.passed else "[bold red]FAILED[/bold red]",
+        )
+    console.print(table)
+    timed = next((row.certificate["speed"][-1] for row in rows if row.certificate), None)
+    if timed:
+        size, backend = "x".join(map(str, timed["lr_px"])), timed["name"].split(", ")[-1]
+        console.print(
+            f"parity: of the worst photograph. speed: backend {backend} of this machine, which is "
+            f"no device, to PyTorch in turns, {size} px",
+            highlight=False,
+        )
+
+
+def _figures(row: Row) -> dict[str, float | None]:
+    checks: dict[str, Any] = {}
+    speed: list[Any] = []
+    if row.certificate is not None:
+        checks = {check["name"]: check["figure"] for check in row.certificate["checks"]}
+        speed = row.certificate["speed"]
+    return {
+        "megabytes": row.model.stat().st_size / 1e6 if row.model else None,
+        "parity_db": checks.get("worst parity"),
+        "lost_db": checks.get("PSNR-Y lost"),
+        "median_ms": speed[-1]["median_ms"] if speed else None,
+        "speed_to_pytorch": speed[0]["median_ms"] / speed[-1]["median_ms"] if speed else None,
+    }
+
+
+def _why(row: Row) -> str:
+    if row.problem or row.certificate is None:
+        return str(row.problem)
+    return "; ".join(row.certificate["failures"])
+
+
+def _write_summary(rows: Sequence[Row], path: Path) -> None:
+    content = [
+        {
+            "target": row.target,
+            "precision": row.precision,
+            "model": str(row.model.relative_to(path.parent)) if row.model else None,
+            "made": list(row.made),
+            "passed": row.passed,
+            "problem": row.problem,
+            **_figures(row),
+        }
+        for row in rows
+    ]
+    with written_whole(path) as partial:
+        text = json.dumps(rounded(content), indent=2, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm ship", description=__doc__)
+    paths = Paths()
+    parser.add_argument("checkpoint", type=paths.read, help=".pt, .pth or .safetensors")
+    parser.add_argument(
+        "--images",
+        type=paths.read,
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="original photographs, files or folders",
+    )
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        nargs="+",
+        required=True,
+        metavar="T",
+        help="; ".join(f"{name}: {target.description}" for name, target in TARGETS.items()),
+    )
+    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
+    parser.add_argument(
+        "--budget-db",
+        type=float,
+        default=BUDGETS_DB["int8"],
+        metavar="D",
+        help="PSNR-Y that INT8 may lose; default: %(default)s",
+    )
+    parser.add_argument(
+        "--photographs",
+        type=int,
+        default=_PHOTOGRAPHS,
+        metavar="N",
+        help="how many, chosen by their content: two thirds to calibrate, the rest to certify; "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--stats",
+        choices=("internal", "external"),
+        default="internal",
+        help="external: the models for tiles too",
+    )
+    parser.add_argument(
+        "--no-wheels",
+        dest="wheels",
+        action="store_false",
+        help="leave the wheels out of the bundles, which need network now",
+    )
+    parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
+    parser.add_argument("--arch", type=architecture, default="auto", help="as `adadm export`")
+    hidden = add_hidden_hyperparameters(parser)
+    arguments = parser.parse_args(argv)
+    arguments.hidden = hidden
+    if arguments.photographs < 1 or not 0 <= arguments.budget_db < float("inf"):
+        parser.error("--photographs is 1 or more, --budget-db 0 or more")
+    paths.check(rewrites=made_before(arguments.output, arguments.checkpoint))
+    return arguments

@@ -1,0 +1,316 @@
+"""The whole line: checkpoint, export, FP16 and INT8, certificates, engines, bundles."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from adadm.calibration.lowering import BUDGETS_DB, Precision, Request
+from adadm.calibration.pipeline import lower
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.quantize import write_models
+from adadm.calibration.source_network import load_source
+from adadm.deployment.bundling.make_bundle import make_bundle
+from adadm.deployment.certification.baseline import Reference, load_reference
+from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.certificate import (
+    bound,
+    read_certificate,
+    report_of,
+    write_certificate,
+)
+from adadm.deployment.certification.certify import certify
+from adadm.deployment.certification.consistency import is_certificate_of
+from adadm.deployment.shipping.steps import Steps
+from adadm.export.assembly import Options
+from adadm.export.checkpoint import load_checkpoint
+from adadm.export.pipeline import export_onnx
+from adadm.export.to_onnx import write_export
+from adadm.runtime.engines.builder import build, check_machine
+from adadm.runtime.engines.recipe import Recipe, make_recipe
+from adadm.runtime.errors import CalibrationError, EngineError, MissingDependencyError, SessionError
+from adadm.runtime.files import sha256_of
+from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.targets import Target
+
+__all__ = ["Line", "Order", "Row", "made_before"]
+
+_FOR_CALIBRATION = 2 / 3
+_FLOAT32 = "float32"
+_SUFFIXES = (".onnx", ".json", ".html", ".svg")
+"""Of what is written beside each other in the folder of models."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Attributes:
+        hidden: `arch` and hyper-parameters of the checkpoint, as `load_checkpoint` takes them.
+        photographs: at most so many originals are used.
+        budgets_db: PSNR-Y that may be lost, by precision.
+        stats: `external` makes the models for tiles too.
+        wheels: put into bundles what the device's Python needs.
+        cache: where ranges and losses are kept.
+    """
+
+    checkpoint: Path
+    images: Sequence[Path]
+    targets: Sequence[Target]
+    folder: Path
+    hidden: Mapping[str, Any] = field(default_factory=dict)
+    photographs: int = 24
+    budgets_db: Mapping[Precision, float] = field(default_factory=lambda: dict(BUDGETS_DB))
+    stats: Literal["internal", "external"] = "internal"
+    wheels: bool = True
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary.
+
+    Attributes:
+        target: or `any`, of the float32 export.
+        model: the file; None where none could be made.
+        certificate: what its certificate says.
+        made: engine and bundle, or why there is none.
+        problem: why there is no model.
+    """
+
+    target: str
+    precision: str
+    model: Path | None
+    certificate: Mapping[str, Any] | None
+    made: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a model, and it was certified."""
+        return self.certificate is not None and bool(self.certificate["passed"])
+
+
+def made_before(folder: Path, checkpoint: Path) -> list[Path]:
+    """The files in a folder that a line for a checkpoint may write again."""
+    models = (folder / "models").glob(f"{checkpoint.stem}.*")
+    return [
+        folder / "steps.json",
+        folder / "summary.json",
+        *(path for path in models if path.suffix in _SUFFIXES),
+        *(folder / "engines").glob(f"{checkpoint.stem}.*"),
+        *(folder / "bundles").rglob("*"),
+    ]
+
+
+class Line:
+    """One run of the line.
+
+    Args:
+        on_stage: called with a few words when a stage begins.
+        on_step: called within long stages: how much is done, of how much, and what it found.
+
+    Attributes:
+        calibration, certification: the photographs for each.
+        held_out: whether they differ.
+        unusable: a message for each photograph that was left out.
+        steps: what was done and what was up to date.
+
+    Raises:
+        CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot be
+            used.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        on_stage: Callable[[str], object],
+        on_step: Callable[[int, int, str], object],
+    ) -> None:
+        self._order, self._on_stage, self._on_step = order, on_stage, on_step
+        self._version = importlib.metadata.version("adadm-deploy")
+        self._hidden = {name: value for name, value in order.hidden.items() if value is not None}
+        self._checkpoint_sha256 = sha256_of(order.checkpoint)
+        self._name = order.checkpoint.stem
+        self._models = order.folder / "models"
+        self._reference: Reference | None = None
+        self._choose_photographs()
+        kept = [order.checkpoint, *self.calibration.files.values(), *self._photographs]
+        self.steps = Steps(order.folder / "steps.json", kept)
+
+    def run(self) -> Iterator[Row]:
+        """Make what is not there yet; a row for each target and precision, as it is done.
+
+        Raises:
+            AdadmError: a step fails; what was done before is remembered. A precision whose budget
+                cannot be kept is a row without a model.
+        """
+        order = self._order
+        float32 = self._export()
+        yield Row("any", _FLOAT32, float32, self._certify(float32, {}))
+        lowered: dict[tuple[Any, ...], Row] = {}
+        for target in order.targets:
+            for precision in _precisions(target):
+                form = (precision, target.typing, target.opset, target.functions)
+                key = (*form, target.int8_constants)
+                if key not in lowered:
+                    lowered[key] = self._lowered_row(target, precision)
+                row = lowered[key]
+                made = self._for_device(row.model, target, precision) if row.model else ()
+                yield replace(row, target=target.name, made=tuple(made))
+
+    def _choose_photographs(self) -> None:
+        """Two thirds to calibrate with, the rest to certify on; all for both where they are few."""
+        order = self._order
+        network = load_checkpoint(order.checkpoint, **self._hidden).network
+        least = network.smallest_area
+        chosen = CalibrationImages(
+            order.images, network.upscale, order.photographs, smallest_area=least
+        )
+        self.unusable = chosen.unusable
+        paths = list(chosen.files.values())
+        cut = math.ceil(_FOR_CALIBRATION * len(paths))
+        self.held_out = len(paths) >= 3
+        parts = (paths[:cut], paths[cut:]) if self.held_out else (paths, paths)
+        self._photographs = parts[1]
+        self.calibration, self.certification = (
+            CalibrationImages(part, network.upscale, len(part), smallest_area=least)
+            for part in parts
+        )
+
+    def _export(self) -> Path:
+        order, output = self._order, self._models / f"{self._name}.onnx"
+
+        def make() -> None:
+            self._on_stage("export")
+            options = Options(stats=order.stats)
+            checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
+            write_export(export_onnx(checkpoint, options, self._on_stage), output)
+
+        self.steps.run("export", self._from(stats=order.stats), self._forms(output), make)
+        return output
+
+    def _lowered_row(self, target: Target, precision: Precision) -> Row:
+        try:
+            model = self._lower(target, precision)
+        except CalibrationError as error:
+            return Row(target.name, precision, None, None, problem=str(error))
+        limits = {"lost_db": self._order.budgets_db[precision]}
+        return Row(target.name, precision, model, self._certify(model, limits))
+
+    def _lower(self, target: Target, precision: Precision) -> Path:
+        order = self._order
+        output = self._models / f"{self._name}.{precision}.{target.name}.onnx"
+        budget_db = order.budgets_db[precision]
+
+        def make() -> None:
+            self._on_stage(f"{precision} for {target.name}")
+            request = Request(precision, target, budget_db, stats=order.stats, cache=order.cache)
+            source = load_source(order.checkpoint, **self._hidden)
+            quantized = lower(source, self.calibration, request, self._on_stage, self._on_step)
+            quantized.check()
+            write_models(quantized, output)
+
+        made_from = self._from(
+            target=target.name,
+            precision=precision,
+            budget_db=budget_db,
+            stats=order.stats,
+            images=self.calibration.digest,
+        )
+        outputs = [*self._forms(output), output.with_suffix(".json")]
+        self.steps.run(f"lower {precision} {target.name}", made_from, outputs, make)
+        return output
+
+    def _certify(self, model: Path, limits: Mapping[str, float]) -> Mapping[str, Any]:
+        output = model.with_suffix(".certificate.json")
+
+        def make() -> None:
+            self._on_stage(f"certificate of {model.name}")
+            if self._reference is None:
+                self._reference = load_reference(self._order.checkpoint, **self._hidden)
+            reference = self._reference
+            deployed = load_model(model, reference, "cpu")
+            certified = certify(
+                reference,
+                deployed,
+                self.certification,
+                True,
+                limits,
+                self._on_stage,
+                self._on_step,
+            )
+            content = bound(certified.content, output, reference, deployed, self._photographs)
+            write_certificate(content, certified.crops, output)
+
+        made_from = self._from(
+            models=self._digests(model), limits=dict(limits), images=self.certification.digest
+        )
+        name = f"certificate {model.name}"
+        whole, *companions = self._digests(model).items()
+        bound_to = (whole[1], dict(companions), self._checkpoint_sha256, self.certification.digest)
+        if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
+            self.steps.forget(name)
+        self.steps.run(name, made_from, [output, report_of(output)], make)
+        return read_certificate(output)
+
+    def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
+        """The engine where this machine can build it, and the bundle where a device does."""
+        if target.tensorrt is None:
+            return
+        recipe = make_recipe(read_onnx(model), target, ())
+        try:
+            check_machine(recipe)
+        except (EngineError, MissingDependencyError, SessionError):
+            pass  # on the device, from the bundle
+        else:
+            yield self._engine(recipe)
+        if not target.is_rtx:
+            yield self._bundle(model, target, precision)
+
+    def _engine(self, recipe: Recipe) -> str:
+        name = f"{self._name}.{recipe.precision}.{recipe.target.name}.engine"
+        engine = self._order.folder / "engines" / name
+        engine.parent.mkdir(parents=True, exist_ok=True)
+        self._on_stage(f"engine {engine.name}")
+        build(recipe, engine)  # which knows what is up to date
+        return str(engine.relative_to(self._order.folder))
+
+    def _bundle(self, model: Path, target: Target, precision: Precision) -> str:
+        folder = self._order.folder / "bundles" / f"{target.name}-{precision}"
+
+        def make() -> None:
+            self._on_stage(f"bundle {folder.name}")
+            make_bundle(model, target, (), folder, self._order.wheels, on_stage=self._on_stage)
+
+        made_from = self._from(
+            target=target.name, models=self._digests(model), wheels=self._order.wheels
+        )
+        self.steps.run(f"bundle {folder.name}", made_from, [folder], make)
+        return str(folder.relative_to(self._order.folder))
+
+    def _from(self, **more: Any) -> dict[str, Any]:
+        return {
+            "version": self._version,
+            "checkpoint": self._checkpoint_sha256,
+            "hidden": self._hidden,
+            **more,
+        }
+
+    def _digests(self, model: Path) -> dict[str, str]:
+        """Of a model and of those for tiles, by their names; the model is the first."""
+        return {path.name: sha256_of(path) for path in self._forms(model)}
+
+    def _forms(self, model: Path) -> list[Path]:
+        if self._order.stats == "internal":
+            return [model]
+        return [model, beside(model, "tile"), beside(model, "moments")]
+
+
+def _precisions(target: Target) -> tuple[Precision, ...]:
+    return ("int8",) if target.typing == "float32" else ("fp16", "int8")

@@ -1,0 +1,249 @@
+#!/usr/bin/env python3
+"""Certify a model or an engine against the network that it comes from, or check a certificate.
+
+Also `adadm validate`. Both run on photographs; what each stage costs, artefacts, modulation factors
+and layers are measured and held to limits. The certificate (JSON) is bound to the digests of all
+that it is about; its report (HTML) is for people. --certificate checks one again. What `verify.py
+--json` wrote on a device, given with --against BUNDLE, becomes that device's certificate.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+    from adadm.runtime.cli import main as adadm
+
+    sys.exit(adadm(["validate", *sys.argv[1:]]))
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from adadm.calibration.quality.ledger import print_ledger
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.deployment.certification.baseline import load_reference
+from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.certificate import (
+    bound,
+    relative,
+    report_of,
+    write_certificate,
+)
+from adadm.deployment.certification.certify import certify
+from adadm.deployment.certification.criteria import Check, read_thresholds
+from adadm.deployment.certification.device_result import certify_device
+from adadm.deployment.certification.recheck import Places, recheck
+from adadm.deployment.certification.report.page import Crop
+from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.runtime.arguments import Paths, check_outputs
+from adadm.runtime.backends import BACKENDS
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle
+from adadm.runtime.errors import ParityError
+from adadm.runtime.models.bundled import BUNDLED, files_of, path_of
+from adadm.runtime.progress import staged
+
+__all__ = ["main"]
+
+_PHOTOGRAPHS = 32
+
+
+def main(argv: list[str]) -> None:
+    """Parse the command line, certify or check, and say what was found.
+
+    Raises:
+        ParityError: the model fails, or the certificate does not hold; files are written before.
+    """
+    arguments = _parse(argv)
+    hidden = {name: getattr(arguments, name) for name in arguments.hidden}
+    hidden["arch"] = arguments.arch
+    if arguments.certificate is not None:
+        _recheck(arguments, hidden)
+    elif arguments.model.endswith(".json"):
+        _take_in(arguments)
+    else:
+        _certify(arguments, hidden)
+
+
+def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
+    console = Console(stderr=True)
+    given = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
+    with console.status("loading both"):
+        reference = load_reference(arguments.against, **hidden)
+        model = load_model(path_of(arguments.model), reference, arguments.backend, arguments.trust)
+        images = CalibrationImages(
+            arguments.images,
+            reference.upscale if arguments.hr else 1,
+            arguments.photographs,
+            model.tile,
+            reference.smallest_area,
+        )
+    for message in images.unusable:
+        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
+    print(f"photographs: {images}")
+    if not arguments.hr:
+        print("PSNR-Y is not measured without originals; give those, and --hr")
+    with staged(console) as stages:
+        certified = certify(
+            reference,
+            model,
+            images,
+            arguments.hr,
+            given,
+            stages.on_stage,
+            stages.on_step,
+            arguments.seconds,
+        )
+    output: Path = arguments.output
+    content = bound(certified.content, output, reference, model, arguments.images)
+    printed = Console()
+    print_ledger(certified.ledger, printed)
+    _print_checks(certified.checks, printed)
+    _finish(content, certified.crops, output)
+
+
+def _take_in(arguments: argparse.Namespace) -> None:
+    result, bundle, output = Path(arguments.model), arguments.against, arguments.output
+    check_outputs(Bundle.open(bundle).read_files, [output, report_of(output)])
+    content = certify_device(result, bundle)
+    content["result"] = relative(result, output)
+    content["reference"]["file"] = relative(bundle / MANIFEST, output)
+    _finish(content, (), output)
+
+
+def _finish(content: dict[str, Any], crops: Sequence[Crop], output: Path) -> None:
+    """Write both files, and fail if the model did."""
+    written = write_certificate(content, crops, output)
+    print(f"wrote {output} and {report_of(output)}")
+    if not written["passed"]:
+        place = written["place"]
+        reasons = [*written["failures"], *([f"the place: {place['text']}"] if place else [])]
+        listed = "".join(f"\n  {reason}" for reason in reasons)
+        raise ParityError(f"not certified:{listed}")
+    print("certified")
+
+
+def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
+    places = Places(
+        Path(arguments.model) if arguments.model else None, arguments.against, arguments.images
+    )
+    with staged(Console(stderr=True), "reading") as stages:
+        found = recheck(arguments.certificate, places, hidden, stages.on_stage, stages.on_step)
+    for note in found.notes:
+        print(f"note: {note}")
+    if not found.holds:
+        listed = "".join(f"\n  {problem}" for problem in found.problems)
+        raise ParityError(f"{arguments.certificate} does not hold:{listed}")
+    if not found.content["passed"]:
+        listed = "".join(f"\n  {failure}" for failure in found.content["failures"])
+        raise ParityError(
+            f"{arguments.certificate} is as it was written, and says that the model failed:{listed}"
+        )
+    print(f"{arguments.certificate} holds: certified")
+
+
+def _print_checks(checks: Sequence[Check], console: Console) -> None:
+    """Print each figure with its limit."""
+    table = Table(title="What is asked", box=SIMPLE_HEAD)
+    for header in ("check", "figure", "asked", "worst on", ""):
+        right = header in ("figure", "asked")
+        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    for found in checks:
+        table.add_row(
+            found.name,
+            f"{found.figure:.3g} {found.unit}".rstrip(),
+            f"{'>=' if found.at_least else '<='} {found.limit:.4g}",
+            escape(found.where),
+            "passed" if found.passed else "[bold red]FAILED[/bold red]",
+        )
+    console.print(table)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="adadm validate", description=__doc__)
+    paths = Paths()
+    parser.add_argument(
+        "model",
+        type=paths.model,
+        nargs="?",
+        metavar="MODEL|ENGINE|RESULT.json",
+        help=f"an ONNX model, {', '.join(BUNDLED)} for a bundled one, an engine, or what "
+        "verify.py --json wrote",
+    )
+    parser.add_argument(
+        "--against",
+        type=paths.read,
+        metavar="CHECKPOINT|MODEL|BUNDLE",
+        help="the network as it was trained; or a model of it; of a RESULT.json its bundle",
+    )
+    parser.add_argument(
+        "--images", type=paths.read, nargs="+", metavar="PATH", help="photographs, files or folders"
+    )
+    parser.add_argument(
+        "--hr",
+        action="store_true",
+        help="they are originals: reduce them, and measure PSNR-Y against them; default: they are "
+        "what the model will be fed",
+    )
+    parser.add_argument(
+        "--photographs",
+        type=int,
+        default=_PHOTOGRAPHS,
+        metavar="N",
+        help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
+    )
+    parser.add_argument(
+        "--thresholds",
+        type=paths.read,
+        metavar="FILE",
+        help="limits by name, JSON, of docs/validation.md",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=[name for name in BACKENDS if name != "engine"],
+        default="cpu",
+        help="what runs an ONNX model; cpu rounds to half precision what a device would; default: "
+        "cpu",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=paths.written,
+        metavar="CERTIFICATE.json",
+        help="default: beside the model",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="to measure the speed; default: 3"
+    )
+    parser.add_argument("--certificate", type=paths.read, help="check this one again")
+    parser.add_argument(
+        "--trust", action="store_true", help="run an engine without a manifest, which is code"
+    )
+    parser.add_argument(
+        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
+    )
+    hidden = add_hidden_hyperparameters(parser)
+    arguments = parser.parse_args(argv)
+    arguments.hidden = hidden
+    if arguments.certificate is None:
+        if arguments.model is None or arguments.against is None:
+            parser.error("give a model and --against what it comes from, or --certificate")
+        if not arguments.images and not arguments.model.endswith(".json"):
+            parser.error("a model is certified on photographs: give --images")
+    if arguments.photographs < 1:
+        parser.error(f"--photographs is {arguments.photographs}, expected 1 or more")
+    if arguments.output and arguments.output.suffix != ".json":
+        parser.error(f"the output is {arguments.output}, expected a name that ends in .json")
+    by_default = []
+    if arguments.output is None and arguments.model is not None:
+        by_default = [Path(files_of(arguments.model)[0]).with_suffix(".certificate.json")]
+        arguments.output = by_default[0]
+    if arguments.certificate is None:
+        paths.check(writes=[*by_default, report_of(arguments.output)])
+    return arguments

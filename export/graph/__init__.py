@@ -1,0 +1,1 @@
+"""What graph passes are written with."""

@@ -1,0 +1,119 @@
+"""Networks that users bring: any module from `lr` to `sr`, by the name of what builds it."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.runtime.errors import CheckpointError
+
+__all__ = ["custom_network_class"]
+
+_SIDES_TRIED = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+def custom_network_class(name: str) -> type[Network]:
+    """The network class behind `package.module:factory`.
+
+    The factory is a subclass of `Network`, which is returned as it is, or anything that returns an
+    `nn.Module` when called without arguments. Of such a module the factor and the smallest input
+    are measured; `rgb_range` has to be given. Modules in the working folder are found too.
+
+    Raises:
+        CheckpointError: there is no such factory, or it builds no super-resolution network.
+    """
+    factory = _find(name)
+    if isinstance(factory, type) and issubclass(factory, Network):
+        if inspect.isabstract(factory) or not hasattr(factory, "template"):
+            raise CheckpointError(f"--arch {name}: {name} does not define all that a Network has")
+        return factory
+
+    class Custom(Network):
+        architecture: ClassVar[str] = name
+        template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": float}
+
+        def __init__(self, rgb_range: float) -> None:
+            try:
+                module = factory()
+            except Exception as error:
+                raise CheckpointError(
+                    f"{name} fails when called without arguments: {type(error).__name__}: {error}"
+                ) from error
+            if not isinstance(module, nn.Module):
+                raise CheckpointError(
+                    f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
+                )
+            side, upscale = _measure(name, module)
+            super().__init__(upscale=upscale, rgb_range=rgb_range)
+            self.hyperparameters = {"rgb_range": rgb_range}  # the factor is the module's
+            self.adopted = module
+            self.smallest_area = side**2
+
+        @property
+        def root(self) -> nn.Module:
+            return self.adopted
+
+        @classmethod
+        def detects(cls, state: StateDict) -> bool:  # noqa: ARG003 (whatever was asked for)
+            return True
+
+        @classmethod
+        def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:  # noqa: ARG003
+            return {}
+
+        def features(self, lr: torch.Tensor) -> torch.Tensor:
+            sr: torch.Tensor = self.adopted(lr)
+            return sr
+
+        def reconstruct(self, features: torch.Tensor) -> torch.Tensor:
+            return features
+
+    return Custom
+
+
+def _find(name: str) -> Callable[[], Any]:
+    module_name, _, attribute = name.partition(":")
+    if (folder := os.getcwd()) not in sys.path:
+        sys.path.append(folder)  # last, so that nothing there hides a library
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise CheckpointError(
+            f"--arch {name}: cannot import {module_name}: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise CheckpointError(f"--arch {name}: {module_name} has no function or class {attribute}")
+    found: Callable[[], Any] = factory
+    return found
+
+
+@torch.inference_mode()
+def _measure(name: str, module: nn.Module) -> tuple[int, int]:
+    """The side of the smallest square that a module accepts, px, and its factor."""
+    training = module.training
+    module.eval()
+    failure: Exception | None = None
+    for side in _SIDES_TRIED:
+        try:
+            shape = tuple(module(torch.zeros(1, 3, side, side)).shape)
+        except Exception as error:  # noqa: BLE001 (the user's code raises what it likes)
+            failure = error
+            continue
+        module.train(training)
+        upscale = shape[-1] // side
+        if upscale < 2 or shape != (1, 3, upscale * side, upscale * side):
+            raise CheckpointError(
+                f"{name} makes {shape} of (1, 3, {side}, {side}); expected (1, 3, r*{side}, "
+                f"r*{side}), r a whole number from 2 on"
+            )
+        return side, upscale
+    raise CheckpointError(f"{name} fails on squares of 1 to {_SIDES_TRIED[-1]} px: {failure}")

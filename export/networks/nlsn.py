@@ -1,0 +1,158 @@
+"""NLSN with AdaDM: residual blocks, sparse attention before every eight of them, a linear tail."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from adadm.export.networks.blocks import (
+    ResidualBlock,
+    convolution,
+    linear_tail,
+    read_head_features,
+    read_linear_tail,
+    read_norm_groups,
+)
+from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.export.networks.sparse_attention import SparseAttention
+from adadm.runtime.errors import CheckpointError
+
+__all__ = ["NLSN"]
+
+_MEAN = (0.4488, 0.4371, 0.4040)
+_BLOCKS_BETWEEN_ATTENTION = 8
+
+
+class MeanShift(nn.Conv2d):
+    """Adds a multiple of the mean colour, as the 1x1 convolution of the published code.
+
+    Args:
+        offset: -rgb_range to subtract the mean, +rgb_range to add it.
+    """
+
+    def __init__(self, offset: float) -> None:
+        super().__init__(3, 3, kernel_size=1)
+        assert self.bias is not None  # nn.Conv2d types it as optional
+        self.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
+        self.bias.data = offset * torch.tensor(_MEAN)
+        self.requires_grad_(False)
+
+
+class NLSN(Network):
+    """NLSN (Mei et al., 2021) with AdaDM's residual blocks.
+
+    Published size: 32 blocks, 256 features, res_scale 0.1, chunk_size 144, n_hashes 4,
+    embedding of a quarter of the features, rgb_range 1.
+
+    Args:
+        upscale: 2, 3 or 4.
+        blocks: number of residual blocks.
+        features: channels of the trunk.
+        embedding: channels by which attention matches pixels; 0 for a quarter of the features.
+        res_scale: constant factor of every residual branch and of what is attended to.
+        rgb_range: the value of white.
+        chunk_size: pixels in a chunk of the attention.
+        n_hashes: rounds of the attention.
+        norm_groups: 0 for batch normalization, else the groups of group normalization.
+        seed: of the rotations by which the attention hashes; any number is as good.
+    """
+
+    architecture: ClassVar[str] = "nlsn"
+    template: ClassVar[Mapping[str, Hidden]] = {
+        "res_scale": 0.1,
+        "chunk_size": 144,
+        "n_hashes": 4,
+        "norm_groups": int,
+    }
+    choices: ClassVar[Mapping[str, float]] = {"seed": 0}
+
+    def __init__(
+        self,
+        upscale: int,
+        blocks: int = 32,
+        features: int = 256,
+        embedding: int = 0,
+        res_scale: float = 0.1,
+        rgb_range: float = 1.0,
+        chunk_size: int = 144,
+        n_hashes: int = 4,
+        seed: int = 0,
+        norm_groups: int = 0,
+    ) -> None:
+        if min(chunk_size, n_hashes) < 1:
+            raise ValueError("chunk_size and n_hashes must be at least 1")
+        embedding = embedding or features // 4
+        super().__init__(
+            upscale=upscale,
+            rgb_range=rgb_range,
+            blocks=blocks,
+            features=features,
+            embedding=embedding,
+            res_scale=res_scale,
+            chunk_size=chunk_size,
+            n_hashes=n_hashes,
+            seed=seed,
+            norm_groups=norm_groups,
+        )
+        self.smallest_area = chunk_size
+        generator = torch.Generator().manual_seed(seed)
+
+        def attention() -> nn.Module:
+            return SparseAttention(features, embedding, chunk_size, n_hashes, res_scale, generator)
+
+        self.sub_mean = MeanShift(-rgb_range)
+        self.add_mean = MeanShift(rgb_range)
+        self.head = nn.Sequential(convolution(3, features))
+        body = [attention()]
+        for index in range(blocks):
+            body.append(ResidualBlock(features, res_scale, norm_groups))
+            if (index + 1) % _BLOCKS_BETWEEN_ATTENTION == 0:
+                body.append(attention())
+        self.body = nn.Sequential(*body, convolution(features, features))
+        self.tail = linear_tail(upscale, features)
+
+    @classmethod
+    def detects(cls, state: StateDict) -> bool:
+        return {"head.0.weight", "tail.1.weight", "sub_mean.bias"} <= state.keys() and any(
+            re.match(r"body\.\d+\.conv_match\.", key) for key in state
+        )
+
+    @classmethod
+    def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
+        blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.conv2\.", key))}
+        embeddings = {
+            v.shape[:1].numel() for k, v in state.items() if k.endswith("conv_match.0.weight")
+        }
+        mean = state["sub_mean.bias"]
+        if len(embeddings) != 1 or mean.shape != (3,):
+            raise CheckpointError(
+                f"the embeddings have {sorted(embeddings)} channels and sub_mean.bias has the "
+                f"shape {tuple(mean.shape)}; expected one number of channels, and (3,)"
+            )
+        rgb_range = float(mean[0]) / -_MEAN[0]
+        if not (math.isfinite(rgb_range) and rgb_range > 0):
+            raise CheckpointError(
+                f"sub_mean.bias[0] is {float(mean[0]):g}, expected -rgb_range * {_MEAN[0]}"
+            )
+        return {
+            "upscale": read_linear_tail(state),
+            "blocks": len(blocks),
+            "features": read_head_features(state, "head.0.weight"),
+            "embedding": embeddings.pop(),
+            "rgb_range": float(f"{rgb_range:.6g}"),
+            **read_norm_groups(state),
+        }
+
+    def features(self, lr: torch.Tensor) -> torch.Tensor:
+        x = self.head(self.sub_mean(lr))
+        features: torch.Tensor = x + self.body(x)
+        return features
+
+    def reconstruct(self, features: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.add_mean(self.tail(features))
+        return sr

@@ -1,0 +1,1 @@
+"""Proof that an export computes what PyTorch does."""

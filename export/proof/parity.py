@@ -1,0 +1,295 @@
+"""Whether an exported model computes what PyTorch computes, and whether that is any good.
+
+Two questions, because the first does not answer the second: a wrong guess of `res_scale` or
+`rgb_range` is shared by both sides, so parity holds and the pictures are bad.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from adadm.export.networks import Network
+from adadm.export.operators.sparse_attention import CODES_OUTPUT
+from adadm.export.proof.pytorch import HashCodes, attention_rounds, run_network, run_with_codes
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.errors import ParityError
+from adadm.runtime.images.arrays import (
+    Batch,
+    ImageArray,
+    batch_from_image,
+    enlarge,
+    image_from_batch,
+    reduce,
+)
+from adadm.runtime.images.compare import Comparison, compare
+from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+
+__all__ = [
+    "LARGEST_RELATIVE_ERROR",
+    "Accuracy",
+    "Hashing",
+    "check_image_io",
+    "check_parity",
+    "measure_accuracy",
+    "photograph_batches",
+    "session_with_codes",
+]
+
+Shape = tuple[int, int, int]
+
+LARGEST_RELATIVE_ERROR = 3e-5
+"""Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
+
+_PIXELS_TIMES_PARAMETERS = 1e10
+_PHOTOGRAPH_PX = (40, 128)
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """How the hash codes of one case compare with PyTorch's.
+
+    Attributes:
+        codes: how many there are, over all rounds.
+        differing: how many differ, each by a rounding.
+        free_psnr_db: between the outputs when each backend uses its own codes.
+    """
+
+    name: str
+    codes: int
+    differing: int
+    free_psnr_db: float
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON has no infinity: an infinite PSNR becomes null."""
+        psnr = self.free_psnr_db
+        return {**asdict(self), "free_psnr_db": psnr if math.isfinite(psnr) else None}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """PSNR-Y (dB) of a reduced photograph, enlarged again."""
+
+    name: str
+    bicubic_db: float
+    network_db: float
+
+
+def check_parity(
+    network: Network,
+    model: onnx.ModelProto,
+    static: Shape | None = None,
+    std_of: Callable[[Batch], Batch] | None = None,
+) -> tuple[list[Comparison], list[Hashing]]:
+    """Compare a model on ONNX Runtime with its network on photographs and hard cases.
+
+    The hash codes of sparse attention jump where two buckets are equally near, so a rounding can
+    move a pixel to another chunk and change the output by more than a rounding. There PyTorch is
+    given ONNX Runtime's codes, each of which must be a nearest bucket but for a rounding, and the
+    outputs must agree as everywhere.
+
+    Args:
+        static: N, H and W of a model whose sizes are fixed.
+        std_of: computes the model's input `std` from its `lr`, where it has one.
+
+    Returns:
+        One comparison a case; and for a network that hashes, how its codes compare.
+
+    Raises:
+        ParityError: shapes differ, a value is not finite, an error is above
+            `LARGEST_RELATIVE_ERROR` of the largest output of all cases (of `sr`, and of each
+            modulation factor that the model returns), or a hash code is off by more than that
+            share of the largest projection.
+    """
+    session, codes_of = session_with_codes(network, model)
+    results, hashing = [], []
+    factors_of: dict[str, list[tuple[Batch, Batch]]] = defaultdict(list)
+    for name, lr in _cases(network, static):
+        outputs = session.run({"lr": lr, "std": std_of(lr)} if std_of else {"lr": lr})
+        found = outputs.pop("sr")
+        codes = {module: outputs.pop(value) for module, value in codes_of.items()}
+        expected, factors, rounds = run_with_codes(network, lr, codes)
+        if not np.isfinite(expected).all():
+            raise ParityError(
+                f"PyTorch's own output of the case {name} is not finite: the network diverges, "
+                "or its hyper-parameters are not those of its training; nothing was written"
+            )
+        border_px = 4 * network.upscale
+        results.append(compare(name, found, expected, border_px))
+        for index, output in enumerate(outputs):
+            factors_of[output].append((outputs[output], factors[index]))
+        if rounds:
+            _check_codes(name, rounds)
+            free = compare(name, found, run_network(network, lr), border_px)
+            pixels, differing = sum(r.pixels for r in rounds), sum(r.differing for r in rounds)
+            hashing.append(Hashing(name, pixels, differing, free.psnr_db))
+    for output, pairs in factors_of.items():
+        _check_factor(output, [result.name for result in results], pairs)
+    peak = max(result.peak for result in results)
+    misses = [r for r in results if r.largest_error > LARGEST_RELATIVE_ERROR * peak]
+    if misses:
+        listed = "\n".join(f"  {miss}" for miss in misses)
+        raise ParityError(
+            f"ONNX Runtime and PyTorch differ by more than {LARGEST_RELATIVE_ERROR:g} of the peak "
+            f"{peak:.4g} in {len(misses)} of {len(results)} cases; nothing was written:\n{listed}"
+        )
+    return results, hashing
+
+
+def check_image_io(
+    network: Network,
+    images: onnx.ModelProto,
+    batches: onnx.ModelProto,
+    static: Shape | None = None,
+) -> None:
+    """Check that a model for images returns the very grey levels of the one for batches.
+
+    Args:
+        images: reads and returns uint8 (N, H, W, 3).
+        batches: the same model for float32 (N, 3, H, W), converted by `runtime.images` here.
+
+    Raises:
+        ParityError: a pixel differs.
+    """
+    session, reference = (OnnxRuntimeSession(m.SerializeToString()) for m in (images, batches))
+    white = network.rgb_range
+    for name, lr in _cases(network, static):
+        pictures = [image_from_batch(one[None], white) for one in lr]
+        fed = np.concatenate([batch_from_image(picture, white) for picture in pictures])
+        expected = [image_from_batch(one[None], white) for one in reference.run({"lr": fed})["sr"]]
+        found = session.run({"lr": np.stack(pictures)})["sr"]
+        if differing := int((found != np.stack(expected)).sum()):
+            raise ParityError(
+                f"{name}: with uint8 in and out {differing} of {found.size} values differ from "
+                "those of the conversion outside the graph; nothing was written"
+            )
+
+
+def measure_accuracy(network: Network) -> list[Accuracy]:
+    """Enlarge reduced photographs with a network and with bicubic interpolation."""
+    results = []
+    for name, hr in _photographs(network, _photograph_side(network)).items():
+        lr = reduce(hr, network.upscale)
+        sr = run_network(network, batch_from_image(lr, network.rgb_range))
+        bicubic = enlarge(lr, network.upscale)
+        scores = [
+            psnr_y(image, hr, shave=network.upscale)
+            for image in (bicubic, image_from_batch(sr, network.rgb_range))
+        ]
+        results.append(Accuracy(name, *scores))
+    return results
+
+
+def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]]:
+    """Named batches (N, 3, H, W): what is usual, and what breaks exports."""
+    white = network.rgb_range
+    photos = photograph_batches(network, _photograph_side(network))
+    if static is not None:
+        for name, photo in photos.items():
+            yield name, _fitted(photo, static)
+        shapes = {"flat black": static, "flat white": static, "one bright pixel": static}
+    else:
+        yield from photos.items()
+        photo = next(iter(photos.values()))
+        least = network.smallest_side
+        small = max(24, least)
+        yield "odd size", _fitted(photo, (1, small + 13, small + 29))
+        yield "batch of 2", _fitted(photo, (2, small, small + 7))
+        yield "aspect 1:8", _fitted(photo, (1, max(16, least), 8 * max(16, least)))
+        yield "smallest", _fitted(photo, (1, least, least))
+        shapes = {
+            "flat black": (1, small, small),
+            "flat white": (1, small, small),
+            "one bright pixel": (1, small + 1, small + 3),
+        }
+    for name, (batch, height, width) in shapes.items():
+        lr = np.full((batch, 3, height, width), white * (name == "flat white"), np.float32)
+        if name == "one bright pixel":
+            lr[..., height // 2, width // 2] = white
+        yield name, lr
+
+
+def photograph_batches(network: Network, side: int) -> dict[str, Batch]:
+    """Reduced photographs (1, 3, H, W), at most `side` px high and wide, for a network."""
+    return {
+        name: batch_from_image(reduce(hr, network.upscale), network.rgb_range)
+        for name, hr in _photographs(network, side).items()
+    }
+
+
+def _photographs(network: Network, side: int) -> dict[str, ImageArray]:
+    """Crops from the middle, of `side` px once they are reduced."""
+    upscale = network.upscale
+    return {n: _middle(image, side * upscale, upscale) for n, image in photographs().items()}
+
+
+def _photograph_side(network: Network) -> int:
+    """Smaller for a network with more parameters, to take seconds."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
+    return max(side, network.smallest_side)
+
+
+def _middle(image: ImageArray, side: int, multiple_of: int) -> ImageArray:
+    height, width = (min(side, n - n % multiple_of) for n in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _fitted(photo: Batch, shape: Shape) -> Batch:
+    """A batch of a shape from a photograph (1, 3, H, W), mirrored where it is too small."""
+    count, height, width = shape
+    missing = [
+        (0, max(0, size - have))
+        for size, have in zip((height, width), photo.shape[2:], strict=True)
+    ]
+    large = np.pad(photo, ((0, 0), (0, 0), *missing), mode="symmetric")[..., :height, :width]
+    turned = [large if i % 2 == 0 else large[..., ::-1, :] * np.float32(0.5) for i in range(count)]
+    return np.ascontiguousarray(np.concatenate(turned))
+
+
+def _check_factor(output: str, cases: list[str], pairs: list[tuple[Batch, Batch]]) -> None:
+    """Hold one factor to the largest of all cases, as `sr` is.
+
+    Not to itself: a shifted trunk resolves its std to a rounding of `center`, which is some 1e-5 of
+    the std of a flat image, whose factor and residual are the smaller for it.
+    """
+    allowed = LARGEST_RELATIVE_ERROR * max(np.abs(expected).max() for _, expected in pairs)
+    for case, (found, expected) in zip(cases, pairs, strict=True):
+        if not (np.abs(found - expected) <= allowed).all():
+            raise ParityError(
+                f"{output} of {case} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in "
+                f"PyTorch (allowed: {allowed:.2g} apart); nothing was written"
+            )
+
+
+def _check_codes(case: str, rounds: list[HashCodes]) -> None:
+    for result in rounds:
+        if not result.largest_gap <= LARGEST_RELATIVE_ERROR:
+            raise ParityError(
+                f"{case}: {result.differing} of {result.pixels} hash codes of {result.name} differ "
+                f"from PyTorch's, by up to {result.largest_gap:.2g} of the largest projection "
+                f"(allowed {LARGEST_RELATIVE_ERROR:g}); nothing was written"
+            )
+
+
+def session_with_codes(
+    network: Network, model: onnx.ModelProto
+) -> tuple[OnnxRuntimeSession, dict[str, str]]:
+    """A session that returns the hash codes too, and its output for each attention round."""
+    codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
+    if codes_of:
+        returning = onnx.ModelProto()
+        returning.CopyFrom(model)
+        model = returning
+    for name in codes_of.values():
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None)
+        model.graph.output.append(value)
+    return OnnxRuntimeSession(model.SerializeToString()), codes_of

@@ -1,0 +1,110 @@
+"""Running a network in PyTorch, and looking inside while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator
+from adadm.export.networks.sparse_attention import AttentionRound
+from adadm.runtime.images.arrays import Batch
+
+__all__ = ["HashCodes", "attention_rounds", "run_network", "run_with_codes", "run_with_factors"]
+
+
+@dataclass(frozen=True)
+class HashCodes:
+    """The buckets that another backend gave to the pixels of one attention round.
+
+    Attributes:
+        differing: how many of them are not PyTorch's.
+        largest_gap: how much nearer PyTorch's bucket is, at most, as a share of the largest
+            projection; where two buckets are equally near it is a rounding.
+    """
+
+    name: str
+    pixels: int
+    differing: int
+    largest_gap: float
+
+
+def run_network(network: Network, lr: Batch) -> Batch:
+    """Run a network in PyTorch."""
+    with torch.inference_mode():
+        sr: Batch = network(torch.from_numpy(lr)).numpy()
+    return sr
+
+
+def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
+    """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
+    with _noting_factors(network) as factors:
+        return run_network(network, lr), factors
+
+
+def run_with_codes(
+    network: Network, lr: Batch, codes: Mapping[str, npt.NDArray[np.int64]]
+) -> tuple[Batch, list[Batch], list[HashCodes]]:
+    """Run a network whose attention takes the given buckets, by the name of each round.
+
+    Every round sees what it sees in the backend that made the codes, so that a code can differ
+    from PyTorch's by rounding alone.
+
+    Returns:
+        `sr`, the modulation factors in order, and how the codes compare with PyTorch's.
+    """
+    results: list[HashCodes] = []
+
+    def force(name: str, module: AttentionRound, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        match, values = inputs
+        given = torch.from_numpy(codes[name])
+        projected = module.project(match)
+        nearest = projected.max(dim=-1)
+        gap = nearest.values - projected.gather(-1, given[..., None]).squeeze(-1)
+        results.append(
+            HashCodes(
+                name=name,
+                pixels=given.numel(),
+                differing=int((nearest.indices != given).sum()),
+                largest_gap=float(gap.max() / projected.abs().max().clamp(min=1e-30)),
+            )
+        )
+        return match, values, given
+
+    hooks = [
+        module.register_forward_pre_hook(lambda m, i, name=name: force(name, m, i))
+        for name, module in attention_rounds(network).items()
+    ]
+    try:
+        return *run_with_factors(network, lr), results
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def attention_rounds(network: Network) -> dict[str, AttentionRound]:
+    """The rounds of sparse attention in a network, by module name."""
+    return {n: m for n, m in network.root.named_modules() if isinstance(m, AttentionRound)}
+
+
+@contextmanager
+def _noting_factors(network: Network) -> Iterator[list[Batch]]:
+    factors: list[Batch] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, Modulator)
+        factors.append(module.factor(inputs[0]).numpy())
+
+    modulators = [module for module in network.modules() if isinstance(module, Modulator)]
+    hooks = [module.register_forward_pre_hook(note) for module in modulators]
+    try:
+        yield factors
+    finally:
+        for hook in hooks:
+            hook.remove()

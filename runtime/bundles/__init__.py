@@ -1,0 +1,1 @@
+"""Bundles, as a device reads and verifies them."""

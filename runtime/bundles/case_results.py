@@ -1,0 +1,135 @@
+"""What became of a reference: how far the outputs are from it, and how long a run takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.bundles.bundle import Reference
+from adadm.runtime.engines.engine_session import TensorRTSession
+from adadm.runtime.errors import ParityError
+from adadm.runtime.images.compare import Comparison, compare
+from adadm.runtime.sessions.session import Array, Session
+
+__all__ = ["Latency", "Outcome", "Times", "compared", "latency_of"]
+
+_BORDER_PX = 4  # of lr, as when a model is exported
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long runs took, ms."""
+
+    count: int
+    mean: float
+    median: float
+    p90: float
+    p99: float
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, times_ms: Sequence[float]) -> Times:
+        """Summarize at least one."""
+        median, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
+        mean = float(np.mean(times_ms))
+        return cls(len(times_ms), mean, median, p90, p99, min(times_ms), max(times_ms))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of one input.
+
+    Attributes:
+        end_to_end_ms: with the copies to the device and back.
+        kernels_ms: without; None but for an engine.
+    """
+
+    reference: str
+    end_to_end_ms: Times
+    kernels_ms: Times | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a reference.
+
+    Attributes:
+        comparisons: by output; None where there is nothing to compare, such as NaN; empty where the
+            model did not run.
+        failures: why it failed; none when it passed.
+    """
+
+    reference: Reference
+    comparisons: dict[str, Comparison | None]
+    failures: tuple[str, ...]
+    latency: Latency | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        outputs = {
+            name: {
+                "asked_psnr_db": self.reference.psnr_db[name],
+                **(found.as_json() if found else {}),
+            }
+            for name, found in self.comparisons.items()
+        }
+        return {
+            "name": self.reference.name,
+            "form": self.reference.form,
+            "passed": not self.failures,
+            "failures": list(self.failures),
+            "outputs": outputs,
+        }
+
+
+def latency_of(session: Session, name: str, feed: Mapping[str, Array], seconds: float) -> Latency:
+    """Of a session that has run the feed before."""
+    times_ms: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times_ms or time.perf_counter() < end:
+        start = time.perf_counter()
+        session.run(feed)
+        times_ms.append((time.perf_counter() - start) * 1e3)
+    kernels_ms = None
+    if isinstance(session, TensorRTSession):
+        kernels_ms = Times.of(session.measure(feed, seconds))
+    return Latency(name, Times.of(times_ms), kernels_ms)
+
+
+def compared(
+    reference: Reference,
+    found: Mapping[str, Array],
+    expected: Mapping[str, Array],
+) -> tuple[dict[str, Comparison | None], list[str]]:
+    """Each output that is asked for against the reference, and what is wrong."""
+    comparisons: dict[str, Comparison | None] = dict.fromkeys(reference.psnr_db)
+    failures = []
+    if found.keys() != reference.psnr_db.keys():
+        failures.append(f"outputs are {sorted(found)}, expected {sorted(reference.psnr_db)}")
+    for name, asked_db in reference.psnr_db.items():
+        if name not in found:
+            continue
+        try:
+            comparison = _compare(name, found[name], expected[name], expected["lr"])
+        except ParityError as error:
+            failures.append(str(error))
+            continue
+        comparisons[name] = comparison
+        # An error against a peak of 0 has no PSNR, and is too much.
+        if comparison.largest_error and not (comparison.peak and comparison.psnr_db >= asked_db):
+            failures.append(f"{comparison}; asked {asked_db:.1f} dB")
+    return comparisons, failures
+
+
+def _compare(name: str, found: Array, expected: Array, lr: Array) -> Comparison:
+    """Images of any layout; what is no image has no border."""
+    if expected.ndim != 4:
+        return compare(name, found, expected, 0)
+    upscale = expected.shape[2] // lr.shape[2]  # H or W
+    if expected.dtype == np.uint8 and found.ndim == 4:  # (N, H, W, 3)
+        found, expected = (array.transpose(0, 3, 1, 2) for array in (found, expected))
+    return compare(name, found, expected, _BORDER_PX * upscale)

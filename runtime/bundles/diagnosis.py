@@ -1,0 +1,141 @@
+"""Where a whole image goes wrong: the first block whose modulation factor is off.
+
+A factor follows from the standard deviation of all that enters its block. So it tells of a
+difference anywhere before it that moves the deviation; one that does not, it cannot see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from adadm.runtime.backends import open_session
+from adadm.runtime.bundles.bundle import Bundle, Reference
+from adadm.runtime.bundles.case_results import compared
+from adadm.runtime.engines.manifest import read_manifest, write_engine
+from adadm.runtime.engines.tensorrt_api import Settings, build_engine
+from adadm.runtime.errors import AdadmError, EngineError
+from adadm.runtime.sessions.session import Array, Session
+
+__all__ = ["diagnose"]
+
+
+def diagnose(
+    bundle: Bundle,
+    reference: Reference,
+    backend: Literal["engine", "cpu"],
+    on_step: Callable[[str], object],
+) -> str:
+    """Run the model once more, with its factors as outputs, and compare them in order.
+
+    Args:
+        reference: one of a whole image, which failed.
+        backend: on which it failed; for an engine another is built in a temporary folder.
+        on_step: called with what is done next.
+
+    Returns:
+        What was found; or why nothing could be, which hides no failure.
+    """
+    if bundle.factors_patch is None:
+        return "it cannot be localized: the model has no modulators"
+    if backend == "engine":
+        on_step("building the engine once more with the factors as outputs, which takes minutes")
+    else:
+        on_step("running the model once more with the factors as outputs")
+    try:
+        with _session_with_factors(bundle, bundle.factors_patch, backend) as session:
+            names = sorted(
+                (spec.name for spec in session.outputs if re.fullmatch(r"factor_\d+", spec.name)),
+                key=lambda name: int(name.removeprefix("factor_")),
+            )
+            expected = bundle.arrays(reference, names)
+            found = session.run({name: expected[name] for name in reference.inputs})
+        outputs = {name: array for name, array in found.items() if name not in names}
+        if not compared(reference, outputs, expected)[1]:
+            return (
+                "with the factors as outputs too, the same model agrees with the reference: "
+                "what differs is how this one was built"
+            )
+        return _first_difference(names, found, expected, _largest(bundle, names), bundle)
+    except (AdadmError, OSError, ValueError) as error:  # the last of damaged metadata
+        return f"it could not be localized: {error}"
+
+
+def _first_difference(
+    names: list[str],
+    found: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    largest: Mapping[str, float],
+    bundle: Bundle,
+) -> str:
+    allowed = bundle.factor_tolerance
+    for index, name in enumerate(names):
+        here, there = (side[name].astype(np.float64).ravel() for side in (found, expected))
+        if here.shape != there.shape:
+            raise EngineError(
+                f"{name} is {found[name].shape}, the reference has {expected[name].shape}; make "
+                "the bundle again with `adadm bundle`"
+            )
+        errors = np.abs(here - there)
+        worst = int(errors.argmax())  # a NaN, if there is one
+        if errors[worst] <= allowed * largest[name]:
+            continue
+        off = f"{errors[worst] / largest[name]:.2%} off" if largest[name] else "off"
+        before = f"in block {index - 1}, or between the two" if index else "before the first block"
+        return (
+            f"block {index}: factor {here[worst]:.4g}, expected {there[worst]:.4g} ({off}, "
+            f"{allowed:.2%} allowed). It is the first that is off, and follows from what enters "
+            f"its block: the difference arises {before}"
+        )
+    return (
+        f"all {len(names)} factors agree to {allowed:.2%}: the difference is after the last block, "
+        "or too small to move a factor"
+    )
+
+
+def _largest(bundle: Bundle, names: list[str]) -> dict[str, float]:
+    """The largest factor of each block over the references, to which errors are relative."""
+    references = [r for r in bundle.references if r.form == "whole"]
+    arrays = [bundle.arrays(reference, names) for reference in references]
+    return {name: max(float(np.abs(found[name]).max()) for found in arrays) for name in names}
+
+
+@contextmanager
+def _session_with_factors(
+    bundle: Bundle, patch: str, backend: Literal["engine", "cpu"]
+) -> Iterator[Session]:
+    model = bundle.path(bundle.models["whole"]).read_bytes() + bundle.path(patch).read_bytes()
+    if backend == "cpu":
+        with open_session(model, "cpu") as session:
+            yield session
+        return
+    manifest = read_manifest(bundle.path(bundle.engines["whole"]))
+    weak_types = manifest.flags.get("weak_types")
+    rtx = manifest.flavour == "rtx"
+    settings = Settings(
+        compute_capabilities=manifest.compute_capabilities if rtx else (),
+        weak_types=None if weak_types is None else tuple(weak_types),
+        float32_layers=tuple(manifest.flags.get("float32_layers", ())),
+        workspace_bytes=manifest.flags.get("workspace_bytes"),
+    )
+    plan = build_engine(model, manifest.profiles, manifest.flavour, settings).plan
+    of_this_plan = replace(
+        manifest,
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        engine_bytes=len(plan),
+        model_sha256=hashlib.sha256(model).hexdigest(),
+        activation_bytes=None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Path(folder) / "factors.engine"
+        write_engine(engine, plan, of_this_plan)
+        with open_session(engine, "engine") as session:
+            yield session

@@ -1,0 +1,164 @@
+"""Whether an engine, or a model, does on this device what it did where the bundle was made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from adadm.runtime.backends import open_session
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, Reference
+from adadm.runtime.bundles.case_results import Latency, Outcome, compared, latency_of
+from adadm.runtime.bundles.diagnosis import diagnose
+from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.manifest import read_manifest
+from adadm.runtime.engines.tensorrt_api import load
+from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
+from adadm.runtime.sessions.session import Session
+
+__all__ = ["Backend", "Bundle", "Verification", "verify"]
+
+Backend = Literal["engine", "cpu"]
+
+_FORMAT = 1
+_FAILURES = (AdadmError, OSError, ValueError)  # the last of damaged metadata
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All that `verify` found.
+
+    Attributes:
+        backend, reason: what was run, and why that.
+        changed_files: which are not as shipped.
+        diagnosis: which block is the first to differ; None where no whole image came out wrong.
+        device: see `device_info`.
+        digests: of the manifest, the models and the engines, as they are on this device; None for
+            what is not there.
+    """
+
+    bundle: Bundle
+    backend: Backend
+    reason: str
+    changed_files: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    diagnosis: str | None
+    device: dict[str, Any]
+    digests: dict[str, str | None]
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is as shipped and every output reaches what is asked."""
+        return not self.changed_files and not any(outcome.failures for outcome in self.outcomes)
+
+    @property
+    def latency(self) -> Latency | None:
+        """Of the first reference of a whole image; None where it did not run."""
+        return next((outcome.latency for outcome in self.outcomes if outcome.latency), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, without infinities or NaN."""
+        return {
+            "format": _FORMAT,
+            "passed": self.passed,
+            "adadm": self.bundle.adadm,
+            "target": self.bundle.target.name,
+            "precision": self.bundle.precision,
+            "tensorrt": self.bundle.tensorrt,
+            "backend": self.backend,
+            "reason": self.reason,
+            "changed_files": list(self.changed_files),
+            "references": [outcome.as_json() for outcome in self.outcomes],
+            "diagnosis": self.diagnosis,
+            "latency": asdict(self.latency) if self.latency else None,
+            "device": self.device,
+            "sha256": self.digests,
+        }
+
+
+def verify(
+    bundle: Bundle,
+    backend: Backend | Literal["auto"],
+    seconds: float,
+    on_step: Callable[[str], object],
+    trust: bool = False,
+) -> Verification:
+    """Run every reference of a bundle, compare, and measure.
+
+    What fails is noted and does not end the rest.
+
+    Args:
+        backend: `engine`, `cpu` for ONNX Runtime on the models that were shipped, or `auto`: the
+            engine where it was built and TensorRT and a GPU work.
+        seconds: how long to measure, at least one run.
+        on_step: called with what is done next.
+        trust: run an engine without a manifest too, which may run any code.
+    """
+    on_step("checking the files")
+    changed = bundle.changed_files()
+    chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
+    outcomes: list[Outcome] = []
+    for form in dict.fromkeys(reference.form for reference in bundle.references):
+        references = [found for found in bundle.references if found.form == form]
+        try:
+            session = open_session(_path(bundle, form, chosen), chosen, trust=trust)
+        except _FAILURES as error:
+            outcomes += [Outcome(found, {}, (str(error),)) for found in references]
+            continue
+        with session:
+            for index, reference in enumerate(references):
+                on_step(f"running {reference.name}, {form}")
+                timed = form == "whole" and index == 0
+                outcomes.append(_outcome(session, bundle, reference, seconds if timed else None))
+    device = device_info()  # at once, as clocks fall when there is nothing to do
+    wrong = [o.reference for o in outcomes if o.failures and o.comparisons]
+    whole = next((reference for reference in wrong if reference.form == "whole"), None)
+    named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
+    return Verification(
+        bundle=bundle,
+        backend=chosen,
+        reason=reason,
+        changed_files=tuple(changed),
+        outcomes=tuple(outcomes),
+        diagnosis=diagnose(bundle, whole, chosen, on_step) if whole else None,
+        device=device,
+        digests={name: bundle.digest(name) for name in named},
+    )
+
+
+def _choose(bundle: Bundle) -> tuple[Backend, str]:
+    """What `auto` runs, and why."""
+    engine = bundle.path(bundle.engines["whole"])
+    if not engine.is_file():
+        return "cpu", f"{engine} is not there, which build.sh makes"
+    try:
+        load(read_manifest(engine).flavour)
+        return (
+            "engine",
+            f"it is there, TensorRT too, and a GPU of {cuda_runtime.compute_capability()}",
+        )
+    except (MissingDependencyError, SessionError) as error:
+        return "cpu", f"the engine cannot run here: {error}"
+    except EngineError as error:  # a broken engine is no reason to pass without it
+        return "engine", f"it is there, but {error}"
+
+
+def _path(bundle: Bundle, form: str, backend: Backend) -> Path:
+    return bundle.path((bundle.engines if backend == "engine" else bundle.models)[form])
+
+
+def _outcome(
+    session: Session, bundle: Bundle, reference: Reference, seconds: float | None
+) -> Outcome:
+    """Run one reference; measure it where `seconds` are given."""
+    try:
+        expected = bundle.arrays(reference)
+        feed = {name: expected[name] for name in reference.inputs}
+        found = session.run(feed)
+        latency = None if seconds is None else latency_of(session, reference.name, feed, seconds)
+    except _FAILURES as error:
+        return Outcome(reference, {}, (str(error),))
+    comparisons, failures = compared(reference, found, expected)
+    return Outcome(reference, comparisons, tuple(failures), latency)

@@ -1,0 +1,152 @@
+"""What a measurement ran on: board, software, GPU, clocks and power mode."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.errors import AdadmError
+
+__all__ = ["device_info"]
+
+_DISTRIBUTIONS = {
+    "adadm-deploy": ("adadm-deploy",),
+    "numpy": ("numpy",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt",),
+    "tensorrt-rtx": ("tensorrt-rtx",),
+}
+"""Libraries, and the names under which they are installed."""
+
+_SMI_FIELDS = ("name", "compute_cap", "driver_version", "clocks.gr", "clocks.mem")
+_LONGEST_S = 10.0  # of a tool that answers at once, or hangs with its driver
+
+
+def device_info(root: Path = Path("/")) -> dict[str, Any]:
+    """Describe this machine, for JSON. What cannot be read is None.
+
+    Clocks are those of the moment, in MHz: each core of the CPU, each device that scales (on a
+    Jetson its GPU and memory) under its kernel name, and the GPU as nvidia-smi has it.
+
+    Args:
+        root: where the file system begins.
+    """
+    smi = _nvidia_smi()
+    cpu = _read(root, "proc/cpuinfo")
+    kibibytes = _found(r"^MemTotal:\s*(\d+) kB", _read(root, "proc/meminfo"))
+    return {
+        "board": _read(root, "proc/device-tree/model"),
+        "l4t": _l4t(_read(root, "etc/nv_tegra_release")),
+        "os": _found(r'^PRETTY_NAME="?([^"\n]+)', _read(root, "etc/os-release")),
+        "kernel": platform.release() or None,
+        "machine": platform.machine() or None,
+        "cpu": {
+            "name": _found(r"^model name\s*:\s*(.+)", cpu),
+            "cores": len(re.findall(r"^processor\s*:", cpu or "", re.MULTILINE)) or None,
+        },
+        "memory_bytes": None if kibibytes is None else int(kibibytes) * 1024,
+        "versions": {
+            "python": platform.python_version(),
+            **{library: _version(names) for library, names in _DISTRIBUTIONS.items()},
+        },
+        "gpu": {
+            "name": _of_cuda(cuda_runtime.device_name) or smi["name"],
+            "compute_capability": _of_cuda(cuda_runtime.compute_capability)
+            or (smi["compute_cap"] and f"SM{smi['compute_cap'].replace('.', '')}"),
+            "driver": smi["driver_version"],
+            "cuda_of_driver": _of_cuda(cuda_runtime.driver_version),
+        },
+        "clocks_mhz": {
+            "cpu": _clocks(root, "sys/devices/system/cpu", "cpu*/cpufreq/scaling_cur_freq", 1e3),
+            "devices": _clocks(root, "sys/class/devfreq", "*/cur_freq", 1e6),
+            "gpu": _number(smi["clocks.gr"]),
+            "gpu_memory": _number(smi["clocks.mem"]),
+        },
+        "power_mode": _found(r"^NV Power Mode:\s*(.+)", _output("nvpmodel", "-q")),
+    }
+
+
+def _read(root: Path, name: str) -> str | None:
+    """A text file without what surrounds it, such as the NUL that ends a device tree's string."""
+    try:
+        return (root / name).read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
+    except OSError:
+        return None
+
+
+def _found(pattern: str, text: str | None) -> str | None:
+    match = re.search(pattern, text or "", re.MULTILINE)
+    return match and match[1].strip()
+
+
+def _l4t(text: str | None) -> str | None:
+    """`# R36 (release), REVISION: 4.3, GCID: ...` is 36.4.3."""
+    match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text or "")
+    return match and f"{match[1]}.{match[2]}"
+
+
+def _version(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return None
+
+
+def _of_cuda(ask: Callable[[], str | None]) -> str | None:
+    with suppress(AdadmError):  # no GPU, no driver, or no cuda-python
+        return ask()
+    return None
+
+
+def _clocks(root: Path, folder: str, pattern: str, per_mhz: float) -> dict[str, float] | None:
+    """By the name of the device; None where none is readable."""
+    clocks = {}
+    for path in sorted((root / folder).glob(pattern)):
+        name = path.relative_to(root / folder).parts[0]
+        hertz = _number(_read(root, str(path.relative_to(root))))
+        if hertz is not None:
+            clocks[name] = hertz / per_mhz
+    return clocks or None
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text is not None and re.fullmatch(r"\d+(\.\d+)?", text) else None
+
+
+def _nvidia_smi() -> dict[str, str | None]:
+    """What all GPUs share, as which of them runs is not said; on a Jetson most is `[N/A]`."""
+    query = f"--query-gpu={','.join(_SMI_FIELDS)}"
+    lines = (_output("nvidia-smi", query, "--format=csv,noheader,nounits") or "").splitlines()
+    gpus = [[value.strip() for value in line.split(",")] for line in lines]
+    shared: dict[str, str | None] = dict.fromkeys(_SMI_FIELDS)
+    for index, field in enumerate(_SMI_FIELDS):
+        found = {values[index] for values in gpus if len(values) == len(_SMI_FIELDS)}
+        if len(found) == 1 and not re.match(r"\[|N/A|$", value := found.pop()):
+            shared[field] = value
+    return shared
+
+
+def _output(tool: str, *arguments: str) -> str | None:
+    """What a tool prints; None where it is missing, fails or hangs."""
+    path = shutil.which(tool)
+    if path is None:
+        return None
+    try:
+        done = subprocess.run(
+            [path, *arguments],
+            capture_output=True,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_LONGEST_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace").strip()

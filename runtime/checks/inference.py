@@ -1,0 +1,137 @@
+"""Which backends run a model here: the bundled one, small, compared between them."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.backends import BACKENDS, open_session
+from adadm.runtime.checks.check import Check, Verdict, any_error_told, first_line
+from adadm.runtime.checks.machine import has_gpu, is_jetson
+from adadm.runtime.checks.packages import install_command, installed_version
+from adadm.runtime.checks.tensorrt_install import TensorRT, tensorrt_advice
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.builder import build
+from adadm.runtime.engines.recipe import Recipe, default_bounds, make_recipe
+from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, ParityError
+from adadm.runtime.images.compare import compare
+from adadm.runtime.models.onnx_reader import OnnxFile
+from adadm.runtime.sessions.session import Array
+from adadm.runtime.targets import Target
+from adadm.runtime.upscaling.variants import CPU_BACKENDS
+
+__all__ = ["check_backends"]
+
+_ENGINE = "engine"
+_EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu", "tensorrt": "gpu"}
+_SIDE_PX = 24
+_BORDER_PX = 4
+_LEAST_DB = 60.0
+
+
+def check_backends(
+    model: OnnxFile,
+    info: dict[str, Any],
+    tensorrt: TensorRT,
+    on_step: Callable[[str], object] = lambda _: None,
+) -> dict[str, Check]:
+    """Run a model on each backend; the first that can is what the others are compared with.
+
+    Args:
+        model: bundled.
+        info: of the machine, as `device_info` has it.
+        on_step: called with what is done next.
+    """
+    lr = _image() * np.float32(model.metadata["adadm.rgb_range"])
+    checks = {}
+    first: tuple[str, Array] | None = None
+    for name in BACKENDS:
+        on_step(f"running {model.path.name} on {name}")
+        began = time.perf_counter()
+        try:
+            with any_error_told():
+                sr = _run(name, model, lr, tensorrt)
+            seconds = time.perf_counter() - began
+            other, expected = first or (name, sr)
+            comparison = compare(name, sr, expected, _BORDER_PX)
+            if comparison.psnr_db < _LEAST_DB:
+                raise ParityError(f"unlike {other}, {_LEAST_DB:.0f} dB are asked: {comparison}")
+        except AdadmError as error:
+            checks[name] = _failed(name, error, model, info, tensorrt)
+            continue
+        found = f"ran {model.path.name}, {_SIDE_PX} x {_SIDE_PX} px, in {seconds:.2f} s"
+        if first is not None:
+            found += f"; {comparison.psnr_db:.0f} dB from {other}"
+        details = {"seconds": seconds, "compared_with": first and other, "sr": comparison.as_json()}
+        checks[name] = Check(_title(name), found, details=details)
+        first = first or (name, sr)
+    return checks
+
+
+def _image() -> Array:
+    """Ramps, and an edge along the diagonal: on noise, factors of modulators feed on each other."""
+    y, x = np.mgrid[:_SIDE_PX, :_SIDE_PX] / (_SIDE_PX - 1)
+    image: Array = np.stack([x, y, x > y])[np.newaxis].astype(np.float32)
+    return image
+
+
+def _run(name: str, model: OnnxFile, lr: Array, tensorrt: TensorRT) -> Array:
+    if name != _ENGINE:
+        with open_session(model.path, name) as session:
+            return session.run({"lr": lr})["sr"]
+    if not tensorrt.targets:
+        raise tensorrt.refusal
+    cuda_runtime.compute_capability()  # TensorRT for RTX builds without a GPU, and runs nothing
+    recipe = _recipe(model, tensorrt)
+    with tempfile.TemporaryDirectory() as folder:
+        engine = Path(folder) / f"{model.path.stem}.engine"
+        build(recipe, engine)
+        with open_session(engine, name) as session:
+            return session.run({"lr": lr})["sr"]
+
+
+def _recipe(model: OnnxFile, tensorrt: TensorRT) -> Recipe:
+    """For the first target that is built here and reads the form of the model."""
+    recipes = [_recipe_or_refusal(model, target) for target in tensorrt.targets]
+    recipe = next((recipe for recipe in recipes if isinstance(recipe, Recipe)), recipes[0])
+    if isinstance(recipe, EngineError):
+        raise recipe
+    return recipe
+
+
+def _recipe_or_refusal(model: OnnxFile, target: Target) -> Recipe | EngineError:
+    try:
+        return make_recipe(model, target, [default_bounds((1, _SIDE_PX, _SIDE_PX))])
+    except EngineError as error:
+        return error
+
+
+def _failed(
+    name: str, error: AdadmError, model: OnnxFile, info: dict[str, Any], tensorrt: TensorRT
+) -> Check:
+    is_missing = isinstance(error, MissingDependencyError)
+    if name not in CPU_BACKENDS and not has_gpu(info):
+        is_missing, advice = True, "needs an NVIDIA GPU with its driver: nvidia-smi"
+    elif name == _ENGINE:
+        is_missing = is_missing or not tensorrt.versions
+        advice = tensorrt_advice(tensorrt, info, error)
+        if tensorrt.targets and not is_missing:  # the builder says more, and keeps a log
+            target = tensorrt.targets[0].name
+            advice = f"adadm build {model.path} --target {target} -o {model.path.stem}.engine"
+    else:
+        if name not in CPU_BACKENDS:
+            is_missing = is_missing or installed_version("onnxruntime-gpu") is None
+        advice = install_command(_EXTRAS[name], again=not is_missing)
+        if name not in CPU_BACKENDS and is_jetson(info):  # PyPI has no wheels for most of them
+            advice = "adadm build --help: an engine needs no onnxruntime-gpu"
+    verdict: Verdict = "missing" if is_missing else "broken"
+    return Check(_title(name), first_line(error), verdict, advice, {"message": str(error)})
+
+
+def _title(backend: str) -> str:
+    return f"backend {backend}"

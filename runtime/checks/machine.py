@@ -1,0 +1,147 @@
+"""What the machine has: a GPU, memory, and room on its disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from adadm.runtime.checks.check import Check, any_error_told, first_line
+from adadm.runtime.checks.packages import install_command, installed_version, version_numbers
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.errors import AdadmError, MissingDependencyError
+from adadm.runtime.files import cache_folder
+from adadm.runtime.models.onnx_reader import OnnxFile
+from adadm.runtime.targets import TARGETS
+from adadm.runtime.upscaling.memory import free_bytes, memory_models
+
+__all__ = ["check_disks", "check_gpu", "check_memory", "has_gpu", "is_jetson"]
+
+_MEGAPIXEL = 10**6
+_MIB, _GIB = 2**20, 2**30
+
+
+def is_jetson(info: dict[str, Any]) -> bool:
+    """Whether the machine is one; a container may not know its L4T.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    return info["l4t"] is not None or "Jetson" in (info["board"] or "")
+
+
+def has_gpu(info: dict[str, Any]) -> bool:
+    """Whether the machine has a GPU of NVIDIA, with or without the libraries for it.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    gpu = info["gpu"]
+    return is_jetson(info) or any((gpu["name"], gpu["compute_capability"]))
+
+
+def check_gpu(info: dict[str, Any]) -> Check:
+    """The GPU, and whether CUDA can use it.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    gpu = info["gpu"]
+    driver, cuda = gpu["driver"], gpu["cuda_of_driver"]
+    parts = (gpu["name"], gpu["compute_capability"], driver and f"driver {driver}")
+    shown = ", ".join(filter(None, (*parts, cuda and f"CUDA {cuda}"))) or "of a name unknown"
+    try:
+        with any_error_told():
+            free, total = cuda_runtime.memory()
+    except AdadmError as error:
+        said, details = first_line(error), {**gpu, "message": str(error)}
+        if not has_gpu(info):
+            advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
+            return Check("gpu", f"none: {said}", "missing", advice, details)
+        if isinstance(error, MissingDependencyError):
+            return Check("gpu", f"{shown}; {said}", "missing", install_command("jetson"), details)
+        return Check("gpu", f"{shown}; {said}", "broken", _cuda_advice(cuda), details)
+    details = {**gpu, "free_bytes": free, "total_bytes": total}
+    return Check("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
+
+
+def _cuda_advice(driver: str | None) -> str:
+    """For a GPU that CUDA cannot use: its bindings must not be newer than the driver."""
+    bindings = installed_version("cuda-bindings")
+    if driver and bindings and version_numbers(bindings)[0] > version_numbers(driver)[0]:
+        return f"pip install 'cuda-bindings=={version_numbers(driver)[0]}.*'"
+    return "nvidia-smi"
+
+
+def check_memory(model: OnnxFile) -> Check:
+    """Free memory, against what a photograph takes on the hungriest backend.
+
+    Args:
+        model: bundled, with what export measured.
+    """
+    models = memory_models(model.metadata["adadm.memory"])
+    backend = max(models, key=lambda name: models[name].bytes_for(_MEGAPIXEL))
+    return _check_room(
+        "memory",
+        free_bytes(),
+        models[backend].bytes_for(_MEGAPIXEL),
+        f"1 megapixel, {model.path.name} on {backend}, as export measured it",
+        "end other programs, or upscale in tiles: adadm upscale IN -o OUT --tile 256",
+    )
+
+
+def check_disks(model: OnnxFile) -> list[Check]:
+    """Room for temporary files, and for what `adadm quantize` keeps.
+
+    Args:
+        model: bundled.
+    """
+    gpus = max(len(target.compute_capabilities) for target in TARGETS.values())
+    weights, name = len(model.content), model.path.name
+    return [
+        _check_disk(
+            "temporary files",
+            lambda: Path(tempfile.gettempdir()),
+            (1 + gpus) * weights,
+            f"{name}, and its weights in an engine for {gpus} GPUs",
+            "export TMPDIR=FOLDER",
+        ),
+        _check_disk(
+            "cache",
+            cache_folder,
+            weights,
+            f"figures of its calibration, fewer than {name} has weights",
+            "export XDG_CACHE_HOME=FOLDER",
+        ),
+    ]
+
+
+def _check_disk(
+    name: str, locate: Callable[[], Path], needed: int, reason: str, advice: str
+) -> Check:
+    try:
+        folder = locate().absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(there).free
+    except OSError as error:  # also where no folder takes temporary files: tempfile tries
+        return Check(name, first_line(error), "broken", advice)
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        return Check(name, f"{folder} cannot be written", "broken", advice)
+    return _check_room(name, free, needed, reason, advice, f" in {folder}")
+
+
+def _check_room(
+    name: str, free: int, needed: int, reason: str, advice: str, where: str = ""
+) -> Check:
+    found = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
+    details = {"free_bytes": free, "needed_bytes": needed, "needed_for": reason}
+    if free < needed:
+        return Check(name, found, "missing", advice, details)
+    return Check(name, found, details=details)
+
+
+def _size(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB" if size >= _GIB else f"{size / _MIB:.0f} MiB"

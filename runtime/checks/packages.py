@@ -1,0 +1,127 @@
+"""Which distributions are installed, by their own metadata: the toolkit and what its extras ask."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata, util
+from typing import Any
+
+from adadm.runtime.checks.check import Check, Verdict
+
+__all__ = [
+    "check_extras",
+    "check_python",
+    "install_command",
+    "installed_version",
+    "version_numbers",
+]
+
+_OWN = "adadm-deploy"
+_REQUIREMENT = re.compile(
+    r"""(?P<name>[\w.-]+) \s* (?:\[(?P<extras>[^\]]*)\])? \s* (?P<versions>[^;]*?) \s*
+    ; \s* extra \s* == \s* ["'](?P<extra>[^"']+)["']""",
+    re.VERBOSE,
+)
+"""One that only an extra makes; one that has other conditions too is left out."""
+
+_ONE_MODULE = ("onnxruntime", "onnxruntime-gpu")
+"""The second has all that the first has; of both, what was installed last is imported."""
+_UNLISTED = {"opencv-python-headless": "cv2"}
+"""A module that JetPack and other distributions bring, under no such name."""
+
+
+def check_python(info: dict[str, Any]) -> Check:
+    """Python, the toolkit and the system.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    version = installed_version(_OWN)
+    system = ", ".join(filter(None, (info["board"], info["os"], info["machine"])))
+    details = {"python": platform.python_version(), _OWN: version}
+    found = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
+    if version is None:  # its folders are on the path, and nothing says what it asks for
+        return Check("python", found, "missing", f"pip install {_OWN}", details)
+    return Check("python", found, details=details)
+
+
+def check_extras() -> list[Check]:
+    """What each extra of the toolkit asks for, and which of it is installed."""
+    if installed_version(_OWN) is None:
+        return []
+    return [_check_extra(extra) for extra in metadata.metadata(_OWN).get_all("Provides-Extra", [])]
+
+
+def install_command(extra: str, again: bool = False) -> str:
+    """The line that installs an extra, and first removes what would be in its way.
+
+    Args:
+        again: also what seems to be installed.
+    """
+    needed = _needed(_OWN, extra)
+    present = [name for name in _ONE_MODULE if installed_version(name)]
+    line = f"pip install {'--force-reinstall ' if again else ''}'{_OWN}[{extra}]'"
+    if any(name in needed for name in _ONE_MODULE) and not all(name in needed for name in present):
+        return f"pip uninstall -y {' '.join(present)} && {line}"
+    return line
+
+
+def installed_version(distribution: str) -> str | None:
+    """Of a distribution; None where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def version_numbers(version: str) -> list[int]:
+    """`2.13.0+cpu` is 2, 13, 0; `36.4.3` is 36, 4, 3."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return [int(part) for part in found[0].split(".")] if found else []
+
+
+def _check_extra(extra: str) -> Check:
+    states = {name: _state(name, wanted) for name, wanted in _needed(_OWN, extra).items()}
+    found = ", ".join(text for text, _ in states.values())
+    versions = {"versions": {name: installed_version(name) for name in states}}
+    for verdict in ("missing", "broken"):
+        if any(judged == verdict for _, judged in states.values()):
+            return Check(f"extra {extra}", found, verdict, install_command(extra), versions)
+    return Check(f"extra {extra}", found, details=versions)
+
+
+def _needed(distribution: str, extra: str) -> dict[str, str]:
+    """What an extra brings, with the versions that it asks for; extras inside it are followed."""
+    needed: dict[str, str] = {}
+    try:
+        lines = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return needed
+    for line in lines:
+        match = _REQUIREMENT.fullmatch(line)
+        if match is None or match["extra"] != extra:
+            continue
+        if match["name"] != distribution:
+            needed[match["name"]] = match["versions"]
+        for inner in filter(None, (match["extras"] or "").split(",")):
+            needed.update(_needed(match["name"], inner.strip()))
+    return needed
+
+
+def _state(name: str, wanted: str) -> tuple[str, Verdict]:
+    """How a distribution is shown, and whether it will do."""
+    version = installed_version(name)
+    both = {other: installed_version(other) for other in _ONE_MODULE}
+    if name in both and all(both.values()):
+        return f"both {' and '.join(_ONE_MODULE)}, which are one module", "broken"
+    if version is None and name == _ONE_MODULE[0] and both[_ONE_MODULE[1]]:
+        name, version = _ONE_MODULE[1], both[_ONE_MODULE[1]]
+    if version is None:
+        if name in _UNLISTED and util.find_spec(_UNLISTED[name]) is not None:
+            return f"{_UNLISTED[name]} from elsewhere", "ok"
+        return f"no {name}", "missing"
+    least = re.search(r">=\s*([\d.]+)", wanted)
+    if least is not None and version_numbers(version) < version_numbers(least[1]):
+        return f"{name} {version}, older than {least[1]}", "broken"
+    return f"{name} {version}", "ok"

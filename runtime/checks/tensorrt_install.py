@@ -1,0 +1,210 @@
+"""Which targets engines can be built for here, and which of them a Jetson is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from adadm.runtime.checks.check import Check, any_error_told, first_line
+from adadm.runtime.checks.machine import is_jetson
+from adadm.runtime.checks.packages import install_command, version_numbers
+from adadm.runtime.engines.builder import check_machine
+from adadm.runtime.engines.recipe import Recipe
+from adadm.runtime.engines.tensorrt_api import DEFAULTS, Flavour, load
+from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
+from adadm.runtime.models.onnx_reader import OnnxFile
+from adadm.runtime.targets import TARGETS, Target
+
+__all__ = ["TensorRT", "check_jetson", "check_targets", "check_trtexec", "tensorrt_advice"]
+
+_TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
+
+_JETPACKS = {(35, 2): "5.1", (36, 3): "6.0", (36, 4): "6.2", (38, 2): "7.1", (39, 2): "7.2"}
+"""By the first L4T of its major version that has it; of JetPacks with the same TensorRT, the one
+that is a target (https://developer.nvidia.com/embedded/jetpack-archive)."""
+
+_JETPACK_TENSORRT = (
+    "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
+)
+_TRTEXEC = "usr/src/tensorrt/bin/trtexec"  # where NVIDIA's packages put it, as build.sh knows too
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """What is installed of it, and what it can build on this machine.
+
+    Attributes:
+        versions: of each flavour that is installed; None where it cannot be loaded.
+        refusals: why no engines can be built for a target, by its name; None where they can.
+    """
+
+    versions: dict[Flavour, str | None]
+    refusals: dict[str, AdadmError | None]
+
+    @classmethod
+    def here(cls, model: OnnxFile) -> TensorRT:
+        """Of this machine, as the builder judges it.
+
+        Args:
+            model: any; its form is not looked at.
+        """
+        loaded = {flavour: _version(flavour) for flavour in get_args(Flavour)}
+        return cls(
+            {
+                flavour: version if isinstance(version, str) else None
+                for flavour, version in loaded.items()
+                if not isinstance(version, MissingDependencyError)
+            },
+            {name: _refusal(model, target) for name, target in TARGETS.items() if target.tensorrt},
+        )
+
+    @property
+    def targets(self) -> list[Target]:
+        """What engines can be built for here."""
+        return [TARGETS[name] for name, refusal in self.refusals.items() if refusal is None]
+
+    @property
+    def refusal(self) -> AdadmError:
+        """Why there is no target: what concerns the machine, sooner than what one of them lacks."""
+        if not self.versions:
+            return EngineError("neither TensorRT nor TensorRT for RTX is installed for this Python")
+        refusals = [
+            refusal
+            for name, refusal in self.refusals.items()
+            if refusal is not None
+            and TARGETS[name].jetpack is None
+            and ("rtx" if TARGETS[name].is_rtx else "tensorrt") in self.versions
+        ]
+        return min(refusals, key=lambda refusal: isinstance(refusal, EngineError))
+
+    def __str__(self) -> str:
+        return ", ".join(
+            f"{_TITLES[flavour]} {version or '(cannot be loaded)'}"
+            for flavour, version in self.versions.items()
+        )
+
+
+def _version(flavour: Flavour) -> str | AdadmError:
+    try:
+        with any_error_told():
+            return str(load(flavour).__version__)
+    except AdadmError as error:
+        return error
+
+
+def _refusal(model: OnnxFile, target: Target) -> AdadmError | None:
+    try:
+        with any_error_told():
+            check_machine(Recipe(model, target, (), DEFAULTS))
+    except AdadmError as error:
+        return error
+    return None
+
+
+def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Check:
+    """What engines can be built for on this machine.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    refusals = tensorrt.refusals.items()
+    details = {
+        "tensorrt": dict(tensorrt.versions),
+        "refusals": {name: refusal and str(refusal) for name, refusal in refusals},
+    }
+    if tensorrt.targets:
+        names = ", ".join(target.name for target in tensorrt.targets)
+        return Check("targets", f"{tensorrt} builds for {names}", details=details)
+    reason = tensorrt.refusal
+    return Check(
+        "targets",
+        first_line(reason),
+        "broken" if tensorrt.versions else "missing",
+        tensorrt_advice(tensorrt, info, reason),
+        details,
+    )
+
+
+def tensorrt_advice(tensorrt: TensorRT, info: dict[str, Any], reason: AdadmError) -> str:
+    """What to do where nothing can be built, or an engine not be run.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+        reason: why not.
+    """
+    if isinstance(reason, MissingDependencyError):  # CUDA's bindings: TensorRT is there
+        return install_command("jetson")
+    if is_jetson(info):
+        return _JETPACK_TENSORRT
+    if not tensorrt.versions:
+        capability = info["gpu"]["compute_capability"]
+        rtx = TARGETS["tensorrt-rtx"].compute_capabilities  # builds without a GPU, too
+        return install_command("rtx" if capability in (None, *rtx) else "tensorrt")
+    if None in tensorrt.versions.values():
+        broken = (flavour for flavour, version in tensorrt.versions.items() if version is None)
+        return install_command(",".join(broken), again=True)
+    if isinstance(reason, SessionError):
+        return "nvidia-smi"
+    return "pip install --upgrade 'adadm-deploy[tensorrt]'"
+
+
+def check_jetson(tensorrt: TensorRT, info: dict[str, Any]) -> list[Check]:
+    """Which target a Jetson is, and whether its TensorRT is that target's; none elsewhere.
+
+    Args:
+        info: of the machine, as `device_info` has it.
+    """
+    if not is_jetson(info):
+        return []
+    board, l4t = info["board"] or "an unknown board", info["l4t"] or "unknown"
+    found = f"{board}, L4T {l4t}"
+    target = _target_of(board, l4t, info["gpu"]["compute_capability"])
+    details = {"board": board, "l4t": l4t, "target": target and target.name}
+    if target is None:
+        known = ", ".join(name for name, target in TARGETS.items() if target.jetpack)
+        found = f"{found}: none of {known}"
+        return [Check("jetson", found, "missing", "adadm build --help", details)]
+    found = f"{found}: {target.name}, TensorRT {target.tensorrt}"
+    refusal = tensorrt.refusals[target.name]
+    if refusal is None:
+        return [Check("jetson", f"{found}; {tensorrt} is here", details=details)]
+    if "tensorrt" not in tensorrt.versions:
+        found = f"{found}; it is not installed for this Python"
+        return [Check("jetson", found, "missing", _JETPACK_TENSORRT, details)]
+    advice = tensorrt_advice(tensorrt, info, refusal)
+    if tensorrt.targets:
+        advice = f"adadm build MODEL.onnx --target {tensorrt.targets[0].name} -o OUT.engine"
+    return [Check("jetson", f"{found}; {first_line(refusal)}", "broken", advice, details)]
+
+
+def _target_of(board: str, l4t: str, compute_capability: str | None) -> Target | None:
+    major, minor = (*version_numbers(l4t), 0, 0)[:2]
+    jetpacks = [
+        jetpack for since, jetpack in _JETPACKS.items() if (major, 0) <= since <= (major, minor)
+    ]
+    for name, target in TARGETS.items():
+        if target.jetpack is None or target.jetpack not in jetpacks[-1:]:
+            continue
+        named = name.split("-")[1].title() in board  # "Jetson-AGX" is an Xavier without its name
+        if named or compute_capability in target.compute_capabilities:
+            return target
+    return None
+
+
+def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Check]:
+    """The program that `build.sh` of a bundle runs; nothing where there is no TensorRT.
+
+    Args:
+        root: where the file system begins.
+    """
+    places = (os.environ.get("TRTEXEC"), shutil.which("trtexec"), root / _TRTEXEC)
+    located = next((place for place in places if place and os.access(place, os.X_OK)), None)
+    if located is not None:
+        return [Check("trtexec", str(located))]
+    if "tensorrt" not in tensorrt.versions:
+        return []
+    found = f"none on the path, or at /{_TRTEXEC}; build.sh of a bundle runs it"
+    return [Check("trtexec", found, "missing", "sudo apt install libnvinfer-bin")]

@@ -1,0 +1,1 @@
+"""TensorRT engines: recipes, building, manifests, sessions."""

@@ -1,0 +1,220 @@
+"""Building an engine on this machine, with the manifest that says what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress
+from adadm.runtime.engines.manifest import Manifest, locked, up_to_date, write_engine
+from adadm.runtime.engines.recipe import Recipe
+from adadm.runtime.engines.tensorrt_api import build_engine, load
+from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
+from adadm.runtime.files import written_whole
+from adadm.runtime.targets import Target
+
+__all__ = ["adopt", "build", "check_machine", "ledger_beside", "log_path"]
+
+
+def build(
+    recipe: Recipe,
+    engine: Path,
+    timing_cache: Path | None = None,
+    force: bool = False,
+    on_wait: Callable[[], object] = lambda: None,
+    on_progress: OnProgress | None = None,
+) -> tuple[Manifest, bool]:
+    """Build an engine, unless the file there was made from the same.
+
+    One build at a time in a folder: builders time kernels, and a device has memory for one.
+
+    Args:
+        timing_cache: a file with what earlier builds have timed; made when missing.
+        force: build anew in any case.
+        on_wait: called when another build in the folder has to end first.
+
+    Returns:
+        The manifest, and whether it was built now.
+
+    Raises:
+        EngineError: this machine is not the target, or building fails; what the builder said is
+            then in a file beside the engine, ending in `.log`.
+        MissingDependencyError: TensorRT is not installed.
+    """
+    machine = _machine(recipe)
+    if recipe.flavour == "rtx":
+        if timing_cache is not None:
+            raise EngineError("TensorRT for RTX times nothing when it builds: no --timing-cache")
+        recipe = replace(
+            recipe, settings=replace(recipe.settings, compute_capabilities=machine.capabilities)
+        )
+    key = _manifest(recipe, machine, b"", ()).key
+    with locked(engine, on_wait):
+        found = None if force else up_to_date(engine, key)
+        if found is not None:
+            return found, False
+        cache = None
+        if timing_cache is not None:
+            cache = timing_cache.read_bytes() if timing_cache.is_file() else b""
+        log = BuilderLog()
+        try:
+            built = build_engine(
+                recipe.model.content,
+                recipe.profiles,
+                recipe.flavour,
+                recipe.settings,
+                cache,
+                log,
+                on_progress,
+            )
+        except EngineError as error:
+            with written_whole(log_path(engine)) as partial:
+                partial.write_text("\n".join([*log.lines, str(error)]) + "\n", encoding="utf-8")
+            several = recipe.flavour == "rtx" and len(machine.capabilities) > 1
+            remedy = "; name the GPUs that matter: --compute-capability" if several else ""
+            raise EngineError(
+                f"{recipe.model.path}: {error}\nthe log is {log_path(engine)}{remedy}"
+            ) from error
+        manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
+        write_engine(engine, built.plan, manifest)
+        if timing_cache is not None and built.timing_cache is not None:
+            with written_whole(timing_cache) as partial:
+                partial.write_bytes(built.timing_cache)
+        log_path(engine).unlink(missing_ok=True)  # of a build that failed before
+    return manifest, True
+
+
+def log_path(engine: Path) -> Path:
+    """Where the builder's log is, if it fails."""
+    return engine.with_name(f"{engine.name}.log")
+
+
+def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
+    """Take an engine that trtexec built by this recipe on this machine, and write its manifest.
+
+    Nothing can check that the plan comes from the recipe: the caller vouches for it.
+
+    Raises:
+        EngineError: the plan is missing or empty, or this machine is not the target.
+    """
+    machine = _machine(recipe)
+    try:
+        content = plan.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{plan}: cannot be read ({error.strerror})") from error
+    if not content:
+        raise EngineError(f"{plan} is empty: trtexec did not finish; build again")
+    manifest = _manifest(recipe, machine, content, ())
+    with locked(engine, lambda: None):
+        write_engine(engine, content, manifest)
+    return manifest
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Refuse a machine that cannot build it, before something builds for minutes.
+
+    Raises:
+        EngineError: it is not the target.
+        MissingDependencyError: TensorRT is not installed.
+        SessionError: there is no GPU.
+    """
+    _machine(recipe)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """TensorRT's version, and the compute capabilities that it builds for."""
+
+    tensorrt: str
+    capabilities: tuple[str, ...]
+
+
+def _machine(recipe: Recipe) -> _Machine:
+    target = recipe.target
+    try:
+        version = str(load(recipe.flavour).__version__)
+    except MissingDependencyError as error:
+        if target.jetpack is None:
+            raise
+        raise EngineError(
+            f"an engine for {target.description} is built on that device, and TensorRT for Python "
+            f"is not installed here: adadm bundle --target {target.name} makes a folder that "
+            "builds it there, --print-command the line for trtexec"
+        ) from error
+    if not _has_version(target, version):
+        raise EngineError(
+            f"this machine has TensorRT {version}, {target.name} has {target.tensorrt}: an engine "
+            "runs on the version that built it. Choose the target that this machine is, or build "
+            "on the device (adadm bundle)"
+        )
+    capabilities = recipe.settings.compute_capabilities
+    try:
+        capabilities = capabilities or (cuda_runtime.compute_capability(),)
+    except (MissingDependencyError, SessionError):  # no GPU
+        if recipe.flavour != "rtx":
+            raise
+        capabilities = target.compute_capabilities
+    others = sorted(set(capabilities) - set(target.compute_capabilities))
+    if target.compute_capabilities and others:
+        raise EngineError(
+            f"{', '.join(others)} is not among the GPUs of {target.name}: "
+            f"{', '.join(target.compute_capabilities)}"
+        )
+    return _Machine(version, capabilities)
+
+
+def _has_version(target: Target, version: str) -> bool:
+    found = [int(part) for part in version.split(".")[:2]]
+    wanted = [int(part) for part in str(target.tensorrt).split(".")[:2]]
+    return found == wanted if target.jetpack else found[0] == wanted[0] and found >= wanted
+
+
+def _manifest(
+    recipe: Recipe, machine: _Machine, plan: bytes, activation_bytes: tuple[int, ...]
+) -> Manifest:
+    settings, model = recipe.settings, recipe.model
+    return Manifest(
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        engine_bytes=len(plan),
+        model=model.path.name,
+        model_sha256=model.sha256,
+        calibration_sha256=(recipe.quantization or {}).get("images_sha256"),
+        target=recipe.target.name,
+        precision=recipe.precision,
+        flavour=recipe.flavour,
+        tensorrt=machine.tensorrt,
+        compute_capabilities=machine.capabilities,
+        profiles=tuple(dict(profile) for profile in recipe.profiles),
+        flags={
+            "tf32": False,
+            "weak_types": settings.weak_types and list(settings.weak_types),
+            "float32_layers": list(settings.float32_layers),
+            "workspace_bytes": settings.workspace_bytes,
+        },
+        activation_bytes=activation_bytes or None,
+        metadata=model.metadata,
+        ledger=ledger_beside(model.path, recipe.quantization),
+    )
+
+
+def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What `adadm quantize` wrote beside a model, if it is this model's.
+
+    Args:
+        noted: what the model's metadata says of its quantization.
+    """
+    path = model.with_suffix(".json")
+    if noted is None or not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        same = all(report[name] == noted[name] for name in ("precision", "target", "budget_db"))
+        same = same and report["calibration"]["images_sha256"] == noted["images_sha256"]
+    except (ValueError, KeyError, TypeError):  # another tool's
+        return None
+    return report if same else None

@@ -1,0 +1,293 @@
+"""Running an engine on TensorRT or TensorRT for RTX."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.contexts import make_contexts
+from adadm.runtime.engines.manifest import check_machine, read_engine
+from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load
+from adadm.runtime.engines.tensors import choose_profile, engine_profiles, engine_tensors
+from adadm.runtime.errors import SessionError
+from adadm.runtime.sessions.session import Array, Session, SizeRange
+
+if TYPE_CHECKING:
+    import tensorrt as trt
+
+__all__ = ["TensorRTSession"]
+
+_logger = logging.getLogger(__name__)
+_WARM_UP = 3  # the plain run, the one that captures, and the first of a graph
+
+
+class TensorRTSession(Session):
+    """An engine with its manifest, loaded onto the GPU.
+
+    Buffers for the largest shapes of a profile are made when it is used first, on the GPU and
+    pinned on the CPU. From the second run of the same shapes on, its work is a CUDA graph.
+
+    Args:
+        engine: a file that `adadm build` wrote.
+        trust: load an engine without a manifest too, which may run any code.
+        runtime_cache: where TensorRT for RTX keeps the kernels that it compiles when an engine
+            runs, for the next session; TensorRT compiles them when it builds.
+        flavour: of an engine without a manifest.
+        cuda_graphs: whether to use them.
+
+    Attributes:
+        profiles: shapes by input name, one optimization profile an entry.
+
+    Raises:
+        EngineError: the file is not what its manifest says, or was built for another machine.
+        MissingDependencyError: that TensorRT is not installed, or cuda-bindings is not.
+        SessionError: there is no GPU, too little memory, or TensorRT cannot load the engine.
+    """
+
+    profiles: tuple[dict[str, Profile], ...]
+
+    def __init__(
+        self,
+        engine: str | os.PathLike[str],
+        trust: bool = False,
+        runtime_cache: str | os.PathLike[str] | None = None,
+        flavour: Flavour = "tensorrt",
+        cuda_graphs: bool = True,
+    ) -> None:
+        self._path = Path(engine)
+        plan, manifest = read_engine(self._path, trust)
+        flavour = flavour if manifest is None else manifest.flavour
+        module = load(flavour)
+        if manifest is not None:
+            check_machine(manifest, flavour, module.__version__, cuda_runtime.compute_capability())
+        self.metadata = {} if manifest is None else dict(manifest.metadata)
+        self._lanes: OrderedDict[tuple[Shape, ...], _Lane] = OrderedDict()
+        self._buffers: dict[int, dict[str, _Buffer]] = {}
+        self._errors: deque[str] = deque(maxlen=5)  # the last of them
+        self._owned = ExitStack()  # the last that is made is the first to be freed
+        try:
+            self._stream = self._owned.enter_context(cuda_runtime.Stream())
+            loaded = self._loaded(module, plan)
+            cache = None if runtime_cache is None else Path(runtime_cache)
+            is_rtx = flavour == "rtx"
+            self._contexts = make_contexts(module, loaded, is_rtx, cuda_graphs, cache)
+            self._owned.callback(self._contexts.close)
+            self.inputs, self.outputs = engine_tensors(module, loaded)
+            self.profiles = engine_profiles(loaded, self.inputs)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def sizes(self) -> list[SizeRange]:
+        images = [profile["lr"] for profile in self.profiles]
+        return [
+            SizeRange(self._height_and_width(lr.minimum), self._height_and_width(lr.maximum))
+            for lr in images
+            if lr.minimum[0] <= 1 <= lr.maximum[0]
+        ]
+
+    def run_shared(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        self._check(feed)
+        lane = self._fed(feed)
+        self._enqueue(lane)
+        results = {}
+        for spec in self.outputs:
+            buffer, shape = lane.buffers[spec.name], lane.outputs[spec.name]
+            results[spec.name] = buffer.host.view(shape, spec.dtype)
+            buffer.device.download(buffer.host, results[spec.name].nbytes, self._stream)
+        self._stream.synchronize()
+        return results
+
+    def measure(self, feed: Mapping[str, Array], seconds: float) -> list[float]:
+        """Milliseconds of each inference, run one after the other for a time, without copies.
+
+        The next inference always waits on the GPU while one is timed, so that the CPU, which puts
+        it there, is not part of the times. The first ones, not timed, warm up.
+
+        Raises:
+            SessionError: as `run` does.
+        """
+        self._check(feed)
+        lane = self._fed(feed)
+        for _ in range(_WARM_UP):
+            self._enqueue(lane)
+            self._stream.synchronize()
+        with ExitStack() as made:
+            before, after, later = (made.enter_context(cuda_runtime.Event()) for _ in range(3))
+            before.record(self._stream)
+            self._enqueue(lane)
+            after.record(self._stream)
+            times: list[float] = []
+            end = time.monotonic() + seconds
+            while not times or time.monotonic() < end:
+                self._enqueue(lane)
+                later.record(self._stream)
+                after.synchronize()
+                times.append(after.ms_since(before))
+                before, after, later = after, later, before
+            self._stream.synchronize()
+        return times
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: array.copy() for name, array in self.run_shared(feed).items()}
+
+    def _release(self) -> None:
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes.clear()
+        self._owned.close()
+
+    def _loaded(self, module: ModuleType, plan: bytes) -> trt.ICudaEngine:
+        try:
+            runtime: trt.Runtime = module.Runtime(_make_logger(module, self._errors.append))
+            loaded: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
+        except (RuntimeError, TypeError) as error:  # of pybind11, for an object that is none
+            raise self._failure(f"{module.__name__} cannot load it: {error}") from error
+        if loaded is None:
+            raise self._failure(f"{module.__name__} {module.__version__} cannot load it")
+        return loaded
+
+    def _fed(self, feed: Mapping[str, Array]) -> _Lane:
+        """The lane for the shapes of a feed, whose copies to the GPU are on the stream."""
+        shapes = tuple(feed[spec.name].shape for spec in self.inputs)
+        lane = self._lanes.get(shapes)
+        if lane is None:
+            lane = self._lanes[shapes] = self._new_lane(shapes)
+        self._lanes.move_to_end(shapes)
+        for name, array in feed.items():
+            buffer = lane.buffers[name]
+            np.copyto(buffer.host.view(array.shape, array.dtype), array)
+            buffer.device.upload(buffer.host, array.nbytes, self._stream)
+        return lane
+
+    def _new_lane(self, shapes: tuple[Shape, ...]) -> _Lane:
+        by_name = {spec.name: shape for spec, shape in zip(self.inputs, shapes, strict=True)}
+        profile = choose_profile(self.profiles, by_name)
+        context: trt.IExecutionContext | None
+        if len(self._lanes) < self._contexts.most:
+            context = self._contexts.new()
+        else:
+            _, oldest = self._lanes.popitem(last=False)
+            oldest.close()  # its graph, which other shapes of its context would spoil
+            context = oldest.context
+        if context is None:
+            raise self._failure("TensorRT makes no execution context")
+        if context.active_optimization_profile != profile and not (
+            context.set_optimization_profile_async(profile, int(self._stream))
+        ):
+            raise self._failure(f"TensorRT does not change to profile {profile}")
+        buffers = self._buffers_of(profile, context)
+        outputs = self._set_shapes(context, by_name)
+        for name, buffer in buffers.items():
+            if not context.set_tensor_address(name, int(buffer.device)):
+                raise self._failure(f"TensorRT does not take a buffer for {name}")
+        return _Lane(context, buffers, outputs, self._contexts.captured)
+
+    def _buffers_of(self, profile: int, context: trt.IExecutionContext) -> dict[str, _Buffer]:
+        if profile not in self._buffers:
+            shapes = {name: shape.maximum for name, shape in self.profiles[profile].items()}
+            shapes |= self._set_shapes(context, shapes)
+            with ExitStack() as made:
+                buffers = {}
+                for spec in (*self.inputs, *self.outputs):
+                    size = max(math.prod(shapes[spec.name]) * spec.dtype.itemsize, 1)
+                    buffers[spec.name] = _Buffer(
+                        made.enter_context(cuda_runtime.HostBuffer(size)),
+                        made.enter_context(cuda_runtime.DeviceBuffer(size)),
+                    )
+                self._owned.enter_context(made.pop_all())
+            self._buffers[profile] = buffers
+        return self._buffers[profile]
+
+    def _set_shapes(
+        self, context: trt.IExecutionContext, shapes: Mapping[str, Shape]
+    ) -> dict[str, Shape]:
+        """Set those of the inputs; returns those of the outputs."""
+        for spec in self.inputs:
+            if None in spec.shape and not context.set_input_shape(spec.name, shapes[spec.name]):
+                raise self._failure(f"TensorRT does not take {spec.name} {shapes[spec.name]}")
+        try:
+            unknown = context.infer_shapes()
+        except RuntimeError as error:
+            raise self._failure(f"no shapes of outputs for {dict(shapes)}") from error
+        if unknown:
+            raise self._failure(f"TensorRT does not know the shapes of {', '.join(unknown)}")
+        return {spec.name: context.get_tensor_shape(spec.name)[:] for spec in self.outputs}
+
+    def _enqueue(self, lane: _Lane) -> None:
+        """Put an inference on the stream."""
+
+        def plainly() -> bool:
+            return bool(lane.context.execute_async_v3(int(self._stream)))
+
+        if lane.is_captured and lane.graph is None and lane.has_run:
+            # Not the first run, in which TensorRT sets itself up.
+            lane.graph = cuda_runtime.capture(self._stream, plainly)
+            if lane.graph is None:
+                lane.is_captured = False
+                _logger.debug("%s", self._failure("its work cannot be captured"))
+        if lane.graph is not None:
+            lane.graph.launch(self._stream)
+        elif not plainly():
+            raise self._failure("TensorRT cannot run it")
+        lane.has_run = True
+
+    def _failure(self, what: str) -> SessionError:
+        """With what TensorRT said last."""
+        said = "".join(f"\n  {message}" for message in self._errors)
+        self._errors.clear()
+        return SessionError(f"{self._path}: {what}{said}")
+
+
+@dataclass
+class _Buffer:
+    host: cuda_runtime.HostBuffer
+    device: cuda_runtime.DeviceBuffer
+
+
+@dataclass
+class _Lane:
+    """A context that is set to certain shapes, and its work for them.
+
+    Attributes:
+        outputs: their shapes.
+        is_captured: whether its work is to be captured, and can be.
+    """
+
+    context: trt.IExecutionContext
+    buffers: dict[str, _Buffer]
+    outputs: dict[str, Shape]
+    is_captured: bool
+    has_run: bool = False
+    graph: cuda_runtime.Graph | None = None
+
+    def close(self) -> None:
+        if self.graph is not None:
+            self.graph.close()
+
+
+def _make_logger(module: ModuleType, keep: Callable[[str], object]) -> Any:
+    class ErrorLogger(module.ILogger):  # type: ignore[name-defined, misc]
+        """Prints nothing."""
+
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (module.ILogger.ERROR, module.ILogger.INTERNAL_ERROR):
+                keep(message)
+
+    return ErrorLogger()

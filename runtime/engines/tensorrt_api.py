@@ -1,0 +1,255 @@
+"""The one place that knows `tensorrt` and `tensorrt_rtx`, which share most of their interface.
+
+TensorRT for RTX parses and builds on a machine without a GPU, for the architectures that it is
+told; TensorRT proper needs the device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress, Stop, run_stoppable
+from adadm.runtime.errors import EngineError, require
+from adadm.runtime.models.onnx_reader import checked_onnx
+
+__all__ = [
+    "DEFAULTS",
+    "Engine",
+    "Flavour",
+    "Profile",
+    "Profiles",
+    "Settings",
+    "Shape",
+    "build_engine",
+    "load",
+    "parse",
+]
+
+Flavour = Literal["tensorrt", "rtx"]
+Shape = tuple[int, ...]
+
+_LAYERS, _ACTIVATIONS = "Layers:", "Total Activation Memory:"
+
+_MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The smallest, the usual and the largest shape of one input."""
+
+    minimum: Shape
+    optimum: Shape
+    maximum: Shape
+
+
+Profiles = Sequence[Mapping[str, Profile]]
+"""One optimization profile an entry: input name to shapes. Empty for inputs of fixed sizes."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an engine is built. TensorFloat-32, which keeps 11 bits of a factor, is always off.
+
+    Attributes:
+        compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
+        weak_types: for weak typing (TensorRT 8.x): the types that the builder may choose besides
+            float32, of `FP16` and `INT8`; None for strong typing.
+        float32_layers: layers that must stay float32 under weak typing.
+        workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
+        detailed: put the names of all kernels into the plan, and count them.
+    """
+
+    compute_capabilities: tuple[str, ...] = ()
+    weak_types: tuple[str, ...] | None = None
+    float32_layers: tuple[str, ...] = ()
+    workspace_bytes: int | None = None
+    detailed: bool = False
+
+
+DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A serialized engine, and what its builder said of it.
+
+    Attributes:
+        plan: what a runtime loads.
+        layers: kernels of one inference, after fusion; None where the builder does not list them,
+            or was not asked for details.
+        activation_bytes: for each profile, device memory of one execution context at the largest
+            shapes; empty where the builder does not say.
+        timing_cache: what the builder has timed, for the next build; None where there is none.
+    """
+
+    plan: bytes
+    layers: int | None
+    activation_bytes: tuple[int, ...]
+    timing_cache: bytes | None
+
+
+@dataclass
+class ParsedNetwork:
+    """A parsed model, with the objects that must live as long as it does."""
+
+    trt: ModuleType
+    builder: Any
+    network: Any
+    log: BuilderLog
+
+
+def load(flavour: Flavour) -> ModuleType:
+    """Import TensorRT.
+
+    Raises:
+        MissingDependencyError: that flavour is not installed.
+    """
+    return require(_MODULES[flavour], extra=flavour)
+
+
+def parse(
+    model: bytes, flavour: Flavour, weak: bool = False, log: BuilderLog | None = None
+) -> ParsedNetwork:
+    """Parse a serialized ONNX model.
+
+    Args:
+        weak: the builder chooses types; without, those of the graph hold where TensorRT knows
+            strong typing, which it does from 9 on.
+        log: where messages go.
+
+    Raises:
+        EngineError: it is no model for a backend (`checked_onnx`), or the parser refuses it; the
+            message names each node and the reason.
+    """
+    trt = load(flavour)
+    log = BuilderLog() if log is None else log
+    logger = log.as_logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_creation_flags(trt, weak))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(checked_onnx(model)):
+        problems = [parser.get_error(index) for index in range(parser.num_errors)]
+        listed = "\n".join(f"  {_described(problem)}" for problem in problems)
+        raise EngineError(
+            f"the parser of {trt.__name__} {trt.__version__} refuses the model:\n{listed}"
+        )
+    return ParsedNetwork(trt, builder, network, log)
+
+
+def build_engine(
+    model: bytes,
+    profiles: Profiles,
+    flavour: Flavour,
+    settings: Settings = DEFAULTS,
+    timing_cache: bytes | None = None,
+    log: BuilderLog | None = None,
+    on_progress: OnProgress | None = None,
+) -> Engine:
+    """Build an engine. Ctrl-C stops the builder, where it can be stopped (TensorRT 10 and later).
+
+    Args:
+        model: a serialized ONNX model.
+        timing_cache: of an earlier build; empty begins one; None keeps none.
+        log: where messages go.
+        on_progress: called with the share that is done, 0..1, and the phase; TensorRT 10 and later.
+
+    Raises:
+        EngineError: parsing or building fails.
+    """
+    parsed = parse(model, flavour, settings.weak_types is not None, log)
+    trt, builder = parsed.trt, parsed.builder
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.detailed:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    for shapes in profiles:
+        profile = builder.create_optimization_profile()
+        for name, shape in shapes.items():
+            profile.set_shape(name, shape.minimum, shape.optimum, shape.maximum)
+        config.add_optimization_profile(profile)
+    if settings.weak_types is not None:
+        _set_weak_types(parsed, config, settings)
+    if settings.compute_capabilities:
+        _set_compute_capabilities(trt, config, settings.compute_capabilities)
+    if timing_cache is not None:
+        cache = config.create_timing_cache(timing_cache)
+        if cache is None or not config.set_timing_cache(cache, False):
+            raise EngineError(
+                "the timing cache is damaged, or of another GPU or TensorRT: delete it, or name "
+                "another file"
+            )
+
+    stop = Stop()
+    if hasattr(trt, "IProgressMonitor"):
+        config.progress_monitor = stop.as_monitor(trt, on_progress)
+    engine = run_stoppable(lambda: builder.build_serialized_network(parsed.network, config), stop)
+    if engine is None:
+        raise EngineError(
+            f"{trt.__name__} {trt.__version__} cannot build the model:\n  "
+            + "\n  ".join(parsed.log.errors or ["no message"])
+        )
+    notes = parsed.log.messages
+    listed = next((note for note in notes if note.startswith(_LAYERS)), None)
+    memory = [re.match(rf"{_ACTIVATIONS} (\d+)", note) for note in notes]
+    timed = config.get_timing_cache() if timing_cache is not None else None
+    return Engine(
+        plan=bytes(engine),
+        layers=listed.count("LayerType:") or None if listed else None,
+        activation_bytes=tuple(int(found[1]) for found in memory if found),
+        timing_cache=bytes(timed.serialize()) if timed else None,
+    )
+
+
+def _set_compute_capabilities(trt: ModuleType, config: Any, names: Sequence[str]) -> None:
+    config.num_compute_capabilities = len(names)
+    for index, name in enumerate(names):
+        capability = getattr(trt.ComputeCapability, name, None)
+        if capability is None:
+            known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
+            raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
+        config.set_compute_capability(capability, index)
+
+
+def _set_weak_types(parsed: ParsedNetwork, config: Any, settings: Settings) -> None:
+    """What `trtexec --fp16 --int8 --precisionConstraints=obey --layerPrecisions` does."""
+    trt = parsed.trt
+    for name in settings.weak_types or ():
+        config.set_flag(getattr(trt.BuilderFlag, name))
+    if not settings.float32_layers:
+        return
+    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+    wanted, found = set(settings.float32_layers), 0
+    for index in range(parsed.network.num_layers):
+        layer = parsed.network.get_layer(index)
+        if layer.name in wanted:
+            layer.precision = trt.float32
+            found += 1
+    if not found:
+        raise EngineError(
+            f"none of the {len(wanted)} layers that must stay float32 is in the network, such as "
+            f"{settings.float32_layers[0]}: the parser names layers otherwise than the file"
+        )
+
+
+def _creation_flags(trt: ModuleType, weak: bool) -> int:
+    """Strongly typed where that exists (9 and later), explicit batch where that is asked (8.x).
+
+    Enum integers moved between 10 and 11, so they are looked up by name.
+    """
+    flags = trt.NetworkDefinitionCreationFlag
+    names = ("EXPLICIT_BATCH",) if weak else ("STRONGLY_TYPED", "EXPLICIT_BATCH")
+    chosen = next((getattr(flags, name) for name in names if hasattr(flags, name)), None)
+    return 0 if chosen is None else 1 << int(chosen)
+
+
+def _described(problem: Any) -> str:
+    if not hasattr(problem, "node_name"):  # 8.x
+        return f"node {problem.node()} of the graph: {problem.desc()}"
+    name, operator = problem.node_name(), problem.node_operator()
+    return f"node {name or '(unnamed)'} ({operator or 'no operator'}): {problem.desc()}"

@@ -1,0 +1,206 @@
+"""Command lines for `trtexec`, NVIDIA's program that builds, times and runs engines.
+
+Its options differ from version to version, and one that it does not know ends it with an error.
+`trtexec_options.json` has what each version takes, as scripts/update_trtexec_options.py read it
+from the sources; facts about their meaning below are from the same sources.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from adadm.runtime.engines.recipe import Precision
+from adadm.runtime.engines.tensorrt_api import Profiles, Shape
+from adadm.runtime.errors import EngineError
+from adadm.runtime.targets import Target
+
+__all__ = ["build_command", "options_of", "output_command", "shell_line", "timing_command"]
+
+Version = tuple[int, ...]
+
+_WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
+    "float32": (),
+    "fp16": ("--fp16",),
+    "int8": ("--fp16", "--int8"),
+}
+_ALIKE = ("--noDataTransfers", "--useCudaGraph", "--useSpinWait", "--separateProfileRun")
+"""What TensorRT 11 does without being told: there they only draw warnings."""
+_TIMED = ("--warmUp=1000", "--duration=10", "--iterations=50", "--percentile=99")
+"""Milliseconds, seconds, and at least so many inferences; the median is shown in any case."""
+_ONCE = ("--warmUp=0", "--duration=0", "--iterations=1")
+
+
+def options_of(tensorrt: str) -> frozenset[str]:
+    """The options that trtexec takes: of the newest known version that is not newer.
+
+    Args:
+        tensorrt: such as `10.3`.
+
+    Raises:
+        EngineError: none of the same major version is known.
+    """
+    wanted, table = _numbers(tensorrt), _table()
+    older = [version for version in table if version[0] == wanted[0] and version <= wanted]
+    if not older:
+        known = ", ".join(".".join(map(str, version)) for version in sorted(table))
+        raise EngineError(
+            f"the options of trtexec {tensorrt} are not known, those of {known} are; add the "
+            "version to scripts/update_trtexec_options.py and run it"
+        )
+    return table[max(older)]
+
+
+def build_command(
+    model: str,
+    engine: str,
+    target: Target,
+    precision: Precision,
+    profiles: Profiles,
+    float32_layers: Sequence[str] = (),
+    workspace_bytes: int | None = None,
+    timing_cache: str | None = None,
+) -> list[str]:
+    """Build an engine as `adadm build` does on the device, and measure nothing.
+
+    Args:
+        precision: for weak typing; a strongly typed graph has its own types.
+        profiles: empty for a model of one size.
+        float32_layers: for weak typing: nodes that the builder must leave in float32.
+
+    Raises:
+        EngineError: the target has no trtexec, or its trtexec cannot be told this.
+    """
+    options = _options(target)
+    argv = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
+    if target.typing == "weak":
+        argv += _WEAK_TYPES[precision]
+        if float32_layers:
+            types = dict.fromkeys(float32_layers, "fp32")
+            argv += ["--precisionConstraints=obey", _pairs("layerPrecisions", types)]
+    elif float32_layers:
+        raise EngineError(
+            f"{len(float32_layers)} layers are to stay float32, but {target.name} is strongly "
+            "typed: there the graph itself says so. Quantize the model again for this target"
+        )
+    elif "--fp16" in options:  # there is weak typing too, and it is the default
+        argv.append("--stronglyTyped")
+    argv.append("--noTF32")  # off as in the engines of `adadm build`, whose outputs are compared
+    argv.append("--skipInference" if "--skipInference" in options else "--buildOnly")
+    if workspace_bytes is not None:
+        # MiB without a unit in each version; fractions are read, suffixes only from 10 on.
+        argv.append(f"--memPoolSize=workspace:{workspace_bytes / 2**20:.17g}")
+    if timing_cache is not None:
+        argv.append(f"--timingCacheFile={timing_cache}")
+    return argv + _shape_ranges(profiles, target, options)
+
+
+def timing_command(engine: str, target: Target, shapes: Mapping[str, Shape]) -> list[str]:
+    """Time an engine, so that the numbers of different versions compare.
+
+    Args:
+        shapes: inside the first profile; empty for a model of one size.
+
+    Raises:
+        EngineError: the target has no trtexec, or a name cannot be written.
+    """
+    alike = () if "--includeDataTransfers" in _options(target) else _ALIKE
+    return ["trtexec", f"--loadEngine={engine}", *_shapes(shapes), *alike, *_TIMED]
+
+
+def output_command(
+    engine: str,
+    target: Target,
+    inputs: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    output: str,
+) -> list[str]:
+    """Run one inference on given inputs and write what comes out.
+
+    Args:
+        inputs: input name to a file of raw values in C order, in the data type of the input and
+            no longer or shorter than its shape.
+        shapes: inside the first profile; empty for a model of one size.
+        output: a JSON file: a list of `{"name": "sr", "dimensions": "1x3x64x64", "values": [...]}`,
+            flat in C order. Values have 6 significant digits, such as 123.456; nan and inf are
+            spelled as C++ does, and uint8 is raw characters before 10.16: these are not JSON.
+
+    Raises:
+        EngineError: the target has no trtexec, or a name or path cannot be written.
+    """
+    _options(target)
+    loaded = [_pairs("loadInputs", inputs), *_shapes(shapes), f"--exportOutput={output}"]
+    return ["trtexec", f"--loadEngine={engine}", *loaded, *_ONCE]
+
+
+def shell_line(argv: Sequence[str]) -> str:
+    """The command for a POSIX shell, one option a line."""
+    return " \\\n    ".join(map(shlex.quote, argv))
+
+
+def _shape_ranges(profiles: Profiles, target: Target, options: frozenset[str]) -> list[str]:
+    if len(profiles) > 1 and "--profile" not in options:
+        raise EngineError(
+            f"trtexec {target.tensorrt} builds engines of one profile, and {len(profiles)} are "
+            "asked for: build an engine for each, or one profile that holds all sizes"
+            + (f"; or run `adadm build` on the device ({target.description})" * target.runs_runtime)
+        )
+    argv = []
+    for index, profile in enumerate(profiles):
+        if len(profiles) > 1:  # what belongs to a profile must follow it directly
+            argv.append(f"--profile={index}")
+        argv += [
+            *_shapes({name: shape.minimum for name, shape in profile.items()}, "minShapes"),
+            *_shapes({name: shape.optimum for name, shape in profile.items()}, "optShapes"),
+            *_shapes({name: shape.maximum for name, shape in profile.items()}, "maxShapes"),
+        ]
+    return argv
+
+
+def _shapes(shapes: Mapping[str, Shape], option: str = "shapes") -> list[str]:
+    written = {name: "x".join(map(str, shape)) for name, shape in shapes.items()}
+    return [_pairs(option, written)] if written else []
+
+
+def _pairs(option: str, values: Mapping[str, str]) -> str:
+    """`--option=NAME:VALUE,...`.
+
+    trtexec splits at each comma first, takes apostrophes away as quotes, and splits a pair at its
+    last colon: a name may have colons. The name `*` means all layers.
+    """
+    for name, value in values.items():
+        if name in ("", "*") or not value or set(name) & set(",'") or set(value) & set(",':"):
+            raise EngineError(
+                f"trtexec cannot read {name!r}:{value!r} in --{option}: a name may have no comma "
+                "or apostrophe and not be an asterisk alone, a value may have no comma, apostrophe "
+                "or colon, and neither may be empty; rename it, or run `adadm build` on the "
+                "device, which takes any"
+            )
+    return f"--{option}=" + ",".join(f"{name}:{value}" for name, value in values.items())
+
+
+def _options(target: Target) -> frozenset[str]:
+    if target.tensorrt is None:
+        raise EngineError(
+            f"{target.name} has no trtexec and no engines: ONNX Runtime or OpenVINO run the model"
+        )
+    if target.is_rtx:
+        raise EngineError(f"{target.name} has no trtexec: `adadm build` builds the engine here")
+    return options_of(target.tensorrt)
+
+
+@functools.cache
+def _table() -> dict[Version, frozenset[str]]:
+    options = resources.files("adadm.runtime.engines") / "trtexec_options.json"
+    text = options.read_text("utf-8")
+    return {
+        _numbers(version): frozenset(entry["options"])
+        for version, entry in json.loads(text).items()
+    }
+
+
+def _numbers(version: str) -> Version:
+    return tuple(map(int, version.split(".")))

@@ -1,0 +1,1 @@
+"""Photographs: decoding, arrays, encoding, metrics."""

@@ -1,0 +1,219 @@
+"""Photographs of any size as files, read by regions, with their metadata.
+
+PNG, JPEG, WebP, TIFF and BMP with 8 or 16 bits a channel, grey or colour, with or without alpha.
+Palettes and single bits become RGB or grey, CMYK becomes sRGB, alpha straight alpha, and EXIF's
+orientation is applied.
+
+Memory: decoded pixels over 100 MB lie in a temporary file in $TMPDIR. Formats that cannot be
+decoded by rows are held whole: WebP, BMP, progressive JPEG and interlaced PNG.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from PIL import BmpImagePlugin, Image
+
+from adadm.runtime.errors import ImageError
+from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
+
+__all__ = ["Photo", "open_photo"]
+
+_MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
+
+# The first bytes of a file, and who reads it. vips has no loader of BMP: Pillow reads that.
+_LOADERS = {
+    b"\x89PNG": "pngload_source",
+    b"\xff\xd8\xff": "jpegload_source",  # by name: vips would read some as Ultra HDR
+    b"RIFF": "webpload_source",
+    b"II*\0": "tiffload_source",
+    b"MM\0*": "tiffload_source",
+    b"II+\0": "tiffload_source",  # BigTIFF
+    b"MM\0+": "tiffload_source",
+    b"BM": "bmp",
+}
+
+
+class Photo:
+    """An image file, decoded, that is read by regions; threads may share it.
+
+    Attributes:
+        path: the file.
+        width: in pixels, after EXIF's orientation.
+        height: likewise.
+        dtype: uint8 or uint16.
+        is_grey: one channel of colour in the file, not three.
+        has_alpha: alpha in the file.
+        metadata: vips' fields for the file to be written: EXIF, ICC profile, XMP, IPTC.
+        resolution: pixels per millimetre, horizontal and vertical.
+    """
+
+    def __init__(self, path: Path, image: Any) -> None:
+        self.path = path
+        self.width: int = image.width
+        self.height: int = image.height
+        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
+        self.is_grey: bool = image.bands <= 2
+        self.has_alpha: bool = image.bands in (2, 4)
+        self.metadata = _metadata_of(image)
+        self.resolution = _resolution_of(image)
+        self._image = image
+
+    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """A region as RGB (height, width, 3); grey is repeated.
+
+        Raises:
+            IndexError: the region is empty or not inside the photo.
+        """
+        return _three(self._region(top, left, height, width)[..., : 1 if self.is_grey else 3])
+
+    def alpha(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """A region's alpha, repeated to (height, width, 3): it can go where colour goes.
+
+        Raises:
+            IndexError: the region is empty or not inside the photo.
+            ValueError: the photo has no alpha.
+        """
+        if not self.has_alpha:
+            raise ValueError(f"{self.path} has no alpha")
+        return _three(self._region(top, left, height, width)[..., -1:])
+
+    def close(self) -> None:
+        """Free the pixels, and the temporary file that they may lie in."""
+        self._image = None
+
+    def _region(self, top: int, left: int, height: int, width: int) -> Pixels:
+        if not (0 <= top < top + height <= self.height and 0 <= left < left + width <= self.width):
+            raise IndexError(
+                f"rows {top}..{top + height}, columns {left}..{left + width} of a photo of "
+                f"{self.width}x{self.height}"
+            )
+        data = load_vips().Region.new(self._image).fetch(left, top, width, height)
+        return np.frombuffer(data, self.dtype).reshape(height, width, -1)
+
+
+def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) -> Photo:
+    """Decode an image file. Its content tells the format; of several pages the first is taken.
+
+    A JPEG has no checksum, so damage other than a missing end can go unseen.
+
+    Raises:
+        ImageError: the file is missing, is no image, is truncated or damaged, has more pixels
+            than allowed (of such a file the header alone is read), or other kinds of pixels.
+        MissingDependencyError: pyvips is not installed.
+    """
+    path, vips = Path(path), load_vips()
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        loader = next((name for magic, name in _LOADERS.items() if start.startswith(magic)), None)
+        if loader is None:
+            raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image")
+        if loader == "bmp":
+            # not with Image.open, which has a limit of its own
+            with BmpImagePlugin.BmpImageFile(path) as bitmap:
+                _check_size(path, bitmap.width, bitmap.height, largest_megapixels)
+                return Photo(path, _from_pillow(bitmap))
+        options: dict[str, object] = {"access": "sequential", "fail_on": "error"}
+        if "unlimited" in vips.Introspect.get(loader).optional_input:
+            options["unlimited"] = True  # the limit above is ours
+        source = vips.Source.new_from_file(os.fsencode(path))
+        image = getattr(vips.Image, loader)(source, **options)
+        _check_size(path, image.width, image.height, largest_megapixels)
+        return Photo(path, _decoded(path, _grey_or_rgb(path, image)).autorot())
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such file") from error
+    except (vips.Error, OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{path}: not a readable image ({reason_of(error)})") from error
+
+
+def _check_size(path: Path, width: int, height: int, largest_megapixels: float) -> None:
+    megapixels = width * height / 1e6
+    if megapixels > largest_megapixels:
+        raise ImageError(
+            f"{path}: {width}x{height} are {megapixels:.0f} megapixels, and {largest_megapixels:g} "
+            "are allowed; if the file is to be trusted, allow more with --max-megapixels"
+        )
+
+
+def _from_pillow(bitmap: Image.Image) -> Any:
+    converted = bitmap.convert({"1": "L", "P": "RGB"}.get(bitmap.mode, bitmap.mode))
+    horizontal, vertical = bitmap.info.get("dpi", (72, 72))
+    image = load_vips().Image.new_from_array(np.asarray(converted))
+    return image.copy(xres=horizontal / MM_PER_INCH, yres=vertical / MM_PER_INCH)
+
+
+def _grey_or_rgb(path: Path, image: Any) -> Any:
+    """The image with 1 to 4 bands of 8 or 16 bits."""
+    if image.format in ("uchar", "ushort"):
+        if image.interpretation == "cmyk":
+            image = image.icc_transform(
+                "srgb",
+                embedded=True,
+                input_profile="cmyk",  # vips' own, where none is embedded
+                intent="relative",
+                black_point_compensation=True,
+                depth=16 if image.format == "ushort" else 8,
+            )
+        if image.bands <= 4:
+            return image
+    raise ImageError(
+        f"{path}: {image.bands} channels of {image.format} ({image.interpretation}); expected "
+        "8 or 16 bit grey, RGB or CMYK, with or without alpha: convert it to such an image first"
+    )
+
+
+def _decoded(path: Path, image: Any) -> Any:
+    """Pixels that can be read anywhere: in memory, or when they are many in a temporary file."""
+    size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
+    if size <= _MOST_IN_MEMORY_BYTES:
+        return image.copy_memory()
+    vips = load_vips()
+    spool = vips.Image.new_temp_file("%s.v")
+    try:
+        image.write(spool)
+    except vips.Error as error:
+        if os.strerror(errno.ENOSPC) in error.detail:
+            raise ImageError(
+                f"{path}: no space for its pixels ({size >> 20} MiB) in "
+                f"{os.environ.get('TMPDIR', '/tmp')}; set TMPDIR to a folder with more"
+            ) from error
+        raise
+    return spool
+
+
+def _metadata_of(image: Any) -> Mapping[str, str | bytes]:
+    kept = {"exif-data", "icc-profile-data", "iptc-data", "resolution-unit", "xmp-data"}
+    return MappingProxyType(
+        {
+            name: image.get(name)
+            for name in image.get_fields()
+            # exif-ifd1 describes the thumbnail
+            if name in kept or (name.startswith("exif-") and not name.startswith("exif-ifd1"))
+        }
+    )
+
+
+def _resolution_of(image: Any) -> tuple[float, float]:
+    if (image.xres, image.yres) != (1, 1):
+        return image.xres, image.yres
+    # vips knows none: of WebP, EXIF alone has it
+    exif = {name: image.get(name) for name in image.get_fields() if name.startswith("exif-ifd0-")}
+    unit_mm = 10 if exif.get("exif-ifd0-ResolutionUnit", "").startswith("3") else MM_PER_INCH
+    with suppress(KeyError, ValueError, ZeroDivisionError):
+        x, y = (Fraction(exif[f"exif-ifd0-{axis}Resolution"].split()[0]) for axis in "XY")
+        return float(x) / unit_mm, float(y) / unit_mm
+    return 72 / MM_PER_INCH, 72 / MM_PER_INCH
+
+
+def _three(pixels: Pixels) -> Pixels:
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -1,0 +1,287 @@
+"""Photographs of any size as files, written by rows, with the metadata of another.
+
+ICC profile and XMP are kept byte for byte, and EXIF, IPTC and the resolution as far as the format
+holds them: TIFF has no EXIF here, BMP only the resolution. Thumbnails are dropped.
+
+Rows stream through a short queue into the encoder. Formats that cannot do so are held whole: WebP
+and BMP.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adadm.runtime.errors import ImageError
+from adadm.runtime.files import written_whole
+from adadm.runtime.images.arrays import Pixels, encoded
+from adadm.runtime.images.photo_reader import Photo
+from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
+
+__all__ = ["PhotoWriter"]
+
+
+class _Format(NamedTuple):
+    name: str
+    largest_px: int  # of a side
+    depths: tuple[int, ...]
+    has_alpha: bool
+    saver: str
+    options: Mapping[str, object] = MappingProxyType({})
+
+
+# Of deflate's levels, 3 takes a third of the usual 6's time and 5 % more bytes; above 3 speed falls
+# and below 3 size jumps. The filter of PNG: "up" beats "sub" on what networks write, and choosing
+# per row costs twice the time.
+_PNG = _Format("PNG", 2**31 - 1, (8, 16), True, "pngsave", {"compression": 3, "filter": "up"})
+_TIFF = _PNG._replace(
+    name="TIFF",
+    saver="tiffsave",
+    options={"compression": "deflate", "level": 3, "predictor": "horizontal"},
+)
+_JPEG = _Format("JPEG", 65500, (8,), False, "jpegsave", {"subsample_mode": "off"})
+_WEBP = _Format("WebP", 16383, (8,), True, "webpsave")
+_BMP = _Format("BMP", 2**31 - 1, (8,), False, "bmp")
+_FORMATS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".bmp": _BMP,
+}
+# The offsets of a classic TIFF have 32 bits; bad data grow a little when they are compressed.
+_LARGEST_CLASSIC_TIFF_BYTES = 4_000_000_000
+
+# The rows on their way to the encoder: so many pieces of so many bytes, or of one row.
+_PIECES_QUEUED = 8
+_PIECE_BYTES = 1 << 20
+
+
+class PhotoWriter:
+    """An image file, written by rows, that appears whole or not at all.
+
+    A context manager: rows go to `write`; the end of the block waits for the encoder. Alpha is
+    laid over white where the format has none (JPEG, BMP), and 16 bits are rounded to 8 where it
+    has 8 (JPEG, WebP, BMP).
+
+    Args:
+        path: its suffix chooses the format.
+        like: the size, kind of pixels and metadata; it may be closed before the writing.
+        upscale: the written image is so many times as wide and as high.
+        quality: of JPEG (which keeps its chroma whole) and WebP, 1..100.
+
+    Raises:
+        ImageError: the suffix names no format, the format is for smaller images, or (from `write`
+            and from the end of the block) the encoder failed, as on a full disk.
+        OSError: no file can be made there.
+        ValueError: the quality is none, or at the end of the block rows are missing.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], like: Photo, upscale: int, quality: int = 95
+    ) -> None:
+        if not 1 <= quality <= 100:
+            raise ValueError(f"quality {quality}: not 1..100")
+        self._path = Path(path)
+        suffix = self._path.suffix.lower()
+        if suffix not in _FORMATS:
+            raise ImageError(
+                f"{path}: cannot write {suffix!r}; one of {', '.join(_FORMATS)} can be"
+            )
+        self._format = _FORMATS[suffix]
+        self._shape = (
+            like.height * upscale,
+            like.width * upscale,
+            (1 if like.is_grey else 3) + like.has_alpha,
+        )
+        height, width, channels = self._shape
+        if max(height, width) > self._format.largest_px:
+            raise ImageError(
+                f"{path}: {width}x{height} pixels, and {self._format.name} allows "
+                f"{self._format.largest_px} a side; write PNG or TIFF"
+            )
+        self._dtype = like.dtype
+        self._depth = min(8 * like.dtype.itemsize, max(self._format.depths))
+        self._flattens = like.has_alpha and not self._format.has_alpha
+        self._metadata, self._resolution = like.metadata, like.resolution
+        self._options = dict(self._format.options)
+        if self._format in (_JPEG, _WEBP):
+            self._options["Q"] = quality
+        if self._format is _TIFF:
+            size = height * width * channels * like.dtype.itemsize
+            self._options["bigtiff"] = size > _LARGEST_CLASSIC_TIFF_BYTES
+        self._rows = 0
+        self._stored = zlib.compressobj(0)
+
+    def __enter__(self) -> PhotoWriter:
+        self._context = self._encoding()
+        self._context.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def write(self, rows: Pixels) -> None:
+        """Give the next rows (h, W, C), of the photo's dtype; waits while the queue is full.
+
+        Raises:
+            ImageError: the encoder failed.
+            ValueError: W, C or the dtype are others, or there are more rows than the image has.
+        """
+        fits = self._rows + len(rows) <= self._shape[0]
+        if rows.shape[1:] != self._shape[1:] or rows.dtype != self._dtype or not fits:
+            raise ValueError(
+                f"{rows.shape} {rows.dtype} after {self._rows} rows of {self._shape} {self._dtype}"
+            )
+        self._rows += len(rows)
+        step = max(1, _PIECE_BYTES // max(1, rows[:1].nbytes))
+        for top in range(0, len(rows), step):
+            piece = rows[top : top + step]
+            if self._flattens:
+                piece = _over_white(piece)
+            if self._depth == 8:
+                piece = _rounded_to_8_bits(piece)
+            lines = piece.astype(piece.dtype.newbyteorder(">"), order="C").view(np.uint8)
+            # the zero before each line says that it is not filtered
+            filtered = np.pad(lines.reshape(len(lines), -1), ((0, 0), (1, 0)))
+            self._encoder.put(_png_chunk(b"IDAT", self._stored.compress(filtered.data)))
+
+    @contextmanager
+    def _encoding(self) -> Iterator[None]:
+        with written_whole(self._path) as partial:
+            self._encoder = _Encoder(self._path, lambda image: self._save(image, partial))
+            try:
+                channels = self._shape[2] - self._flattens
+                self._encoder.put(_png_start(*self._shape[:2], channels, self._depth))
+                yield
+                if self._rows != self._shape[0]:
+                    raise ValueError(f"{self._rows} rows of {self._shape[0]} were written")
+                self._encoder.put(_png_chunk(b"IDAT", self._stored.flush()))
+                self._encoder.put(_png_chunk(b"IEND", b""))
+                self._encoder.finish()
+            except BaseException:
+                self._encoder.abort()
+                raise
+
+    def _save(self, image: Any, partial: Path) -> None:
+        horizontal, vertical = self._resolution
+        if self._format is _BMP:
+            dpi = (horizontal * MM_PER_INCH, vertical * MM_PER_INCH)
+            partial.write_bytes(encoded(image.numpy(), ".bmp", dpi=dpi))
+            return
+        value_types = load_vips().GValue
+        image = image.copy(xres=horizontal, yres=vertical)
+        for name, value in self._metadata.items():
+            kind = value_types.refstr_type if isinstance(value, str) else value_types.blob_type
+            image.set_type(kind, name, value)
+        for name in set(image.get_fields()) - set(self._metadata):
+            # vips has read the EXIF anew, and found the orientation and the thumbnail again
+            if name.startswith("exif-") or name in ("orientation", "jpeg-thumbnail-data"):
+                image.remove(name)
+        getattr(image, self._format.saver)(os.fsencode(partial), **self._options)
+
+
+def _over_white(pixels: Pixels) -> Pixels:
+    """Without alpha, which says how much of white covers the colour."""
+    white = int(np.iinfo(pixels.dtype).max)
+    colour, alpha = pixels[..., :-1].astype(np.uint32), pixels[..., -1:].astype(np.uint32)
+    # below 2 ** 32, if only just
+    covered = (colour * alpha + white * (white - alpha) + white // 2) // white
+    return covered.astype(pixels.dtype)
+
+
+def _rounded_to_8_bits(pixels: Pixels) -> Pixels:
+    if pixels.dtype == np.uint8:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+class _Encoder:
+    """Runs `save(image)` in a thread of its own, on an image that comes as the pieces of a PNG.
+
+    A PNG without compression: every libvips reads it row by row, while PPM, which would be
+    simpler, is missing from the wheels.
+    """
+
+    def __init__(self, path: Path, save: Callable[[Any], None]) -> None:
+        self._path = path
+        self._save = save
+        self._pieces: queue.Queue[bytes] = queue.Queue(_PIECES_QUEUED)
+        self._piece = memoryview(b"")
+        self._ended = False
+        self._failure: ImageError | None = None
+        self._thread = threading.Thread(target=self._run, name="photo encoder", daemon=True)
+        self._thread.start()
+
+    def put(self, piece: bytes) -> None:
+        """Hand over a piece when there is room, or raise why the encoder failed."""
+        while self._thread.is_alive():
+            with suppress(queue.Full):
+                self._pieces.put(piece, timeout=0.1)
+                return
+        if self._failure is not None:
+            raise self._failure
+
+    def finish(self) -> None:
+        """Wait for the end of `save`, or raise why it failed."""
+        self.put(b"")
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def abort(self) -> None:
+        """Let `save` fail for want of data, and wait for that."""
+        with suppress(queue.Empty):
+            while True:
+                self._pieces.get_nowait()
+        self._pieces.put(b"")  # there is room now; it wakes the thread
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            vips = load_vips()
+            source = vips.SourceCustom()
+            source.on_read(self._read)
+            options = {"access": "sequential", "fail_on": "error", "unlimited": True}
+            self._save(vips.Image.pngload_source(source, **options))
+        except Exception as error:  # noqa: BLE001 - it is raised where rows are written
+            self._failure = ImageError(f"{self._path}: cannot be written ({reason_of(error)})")
+            self._failure.__cause__ = error.with_traceback(None)  # which would keep the file open
+
+    def _read(self, most: int) -> memoryview:
+        """At most so many of the next bytes; none at the end."""
+        if not self._piece and not self._ended:
+            self._piece = memoryview(self._pieces.get())
+            self._ended = not self._piece
+        if self._ended:
+            return memoryview(b"")
+        part, self._piece = self._piece[:most], self._piece[most:]
+        return part
+
+
+def _png_start(height: int, width: int, channels: int, depth: int) -> bytes:
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header)
+
+
+def _png_chunk(kind: bytes, data: bytes) -> bytes:
+    digest = zlib.crc32(data, zlib.crc32(kind))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", digest)

@@ -1,0 +1,53 @@
+"""Where pixels come from: an array, or a file that need not fit into memory."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from adadm.runtime.errors import ImageError
+from adadm.runtime.images.arrays import Pixels
+
+__all__ = ["ArraySource", "Source"]
+
+
+class Source(Protocol):
+    """An image that is read by regions: an array, or a file that need not fit into memory."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
+        """A region (h, w, 3), RGB."""
+
+
+class ArraySource:
+    """An image in memory.
+
+    Args:
+        image: uint8 or uint16 (H, W, 3), RGB.
+
+    Raises:
+        ImageError: it is no such array.
+    """
+
+    def __init__(self, image: Pixels) -> None:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+            raise ImageError(
+                f"the image is {image.dtype} {image.shape}, expected uint8 or uint16 (H, W, 3)"
+            )
+        if not image.size:
+            raise ImageError(f"the image {image.shape} has no pixel")
+        self.image = image
+        self.height, self.width = image.shape[:2]
+        self.dtype = image.dtype
+
+    def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
+        return self.image[top : top + height, left : left + width]

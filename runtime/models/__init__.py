@@ -1,0 +1,1 @@
+"""ONNX models: the bundled ones, reading, metadata."""

@@ -1,0 +1,63 @@
+"""Which file a model is in, and the two for tiles beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adadm.runtime.errors import SessionError
+
+__all__ = ["BUNDLED", "FOR_TILES", "beside", "files_of", "is_engine", "path_of"]
+
+BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
+"""The models that come with the package, by factor."""
+
+
+FOR_TILES = ("tile", "moments")
+"""The forms of a model that lie beside it."""
+
+_FOLDER = Path(__file__).parent
+_ENGINES = (".engine", ".plan")
+
+
+def is_engine(model: str | os.PathLike[str]) -> bool:
+    """Whether a file is an engine of TensorRT, by its name."""
+    return Path(model).suffix in _ENGINES
+
+
+def beside(model: Path, form: str) -> Path:
+    """Where a form of a model is: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`.
+
+    The engines that are built of them are named alike: `x2.engine`, `x2.tile.engine`.
+    """
+    return model.with_suffix(f".{form}{model.suffix if is_engine(model) else '.onnx'}")
+
+
+def files_of(model: str | os.PathLike[str]) -> list[Path]:
+    """The file of a model, and those beside it that belong to it.
+
+    The models for tiles; what says how it was lowered; and the manifest of an engine.
+    """
+    name = os.fspath(model)
+    path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
+    models = [path, *(beside(path, form) for form in FOR_TILES)]
+    more = [path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
+    return [path, *(found for found in (*models[1:], *more) if found.exists())]
+
+
+def path_of(model: str | os.PathLike[str]) -> Path:
+    """The file of a model that is named as in `BUNDLED`, or by its path.
+
+    Raises:
+        SessionError: there is no such file.
+    """
+    name = os.fspath(model)
+    if name in BUNDLED:
+        return _FOLDER / BUNDLED[name]
+    path = Path(name)
+    if not path.is_file():
+        raise SessionError(
+            f"{path}: no such model; expected {', '.join(BUNDLED)} or the path of an exported one, "
+            "or of an engine"
+        )
+    return path

@@ -1,0 +1,108 @@
+"""Running a model on ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.errors import SessionError, require
+from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.sessions.session import Array, Session, TensorSpec
+
+__all__ = ["OnnxRuntimeSession"]
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int64)": np.int64,
+}
+
+
+class OnnxRuntimeSession(Session):
+    """A model loaded into ONNX Runtime.
+
+    Args:
+        model: a path, or a serialized model.
+        providers: execution providers in order of preference, with options where needed.
+        threads: of one operator; 0 leaves it to ONNX Runtime.
+        custom_ops: libraries of custom operators to register.
+        optimize: let ONNX Runtime rewrite the graph.
+        lean: hold as little memory as can be, within a run and after it; somewhat slower.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        EngineError: the model is none, or not one for a backend (`checked_onnx`).
+        SessionError: ONNX Runtime refuses the model, lacks a provider, or does not use the first.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        providers: Sequence[str | tuple[str, dict[str, Any]]] = ("CPUExecutionProvider",),
+        threads: int = 0,
+        custom_ops: Sequence[str] = (),
+        optimize: bool = True,
+        lean: bool = False,
+    ) -> None:
+        ort = require("onnxruntime", "cpu")
+        ort.disable_telemetry_events()
+        wanted = {p if isinstance(p, str) else p[0] for p in providers}
+        if missing := sorted(wanted - set(ort.get_available_providers())):
+            raise SessionError(
+                f"this ONNX Runtime has no {', '.join(missing)}; it has "
+                f"{', '.join(ort.get_available_providers())}. For CUDA and TensorRT: "
+                "pip install 'adadm-deploy[gpu]' in place of [cpu]"
+            )
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # A plan of the memory is kept for each size, in a block of its own: a quarter more memory,
+        # and no faster (docs/decisions.md).
+        options.enable_mem_pattern = False
+        if lean:
+            options.enable_cpu_mem_arena = False
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        for library in custom_ops:
+            options.register_custom_ops_library(library)
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # and nothing else
+        content = checked_onnx(model, needs_bodies=not custom_ops)
+        try:
+            self._session = ort.InferenceSession(
+                content,
+                options,
+                providers=list(providers),
+                enable_fallback=0,  # or a provider that fails is replaced by the CPU, on stdout
+            )
+        except Exception as error:  # onnxruntime raises classes that share no narrower base
+            name = "the model" if isinstance(model, bytes) else os.fspath(model)
+            raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
+        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
+        if (used := self._session.get_providers()[0]) != first:
+            raise SessionError(f"ONNX Runtime fell back from {first} to {used}; see its log")
+        self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
+        self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
+        self.metadata = self._session.get_modelmeta().custom_metadata_map
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        names = [spec.name for spec in self.outputs]
+        try:
+            results = self._session.run(names, dict(feed))
+        except Exception as error:  # as above
+            raise SessionError(f"ONNX Runtime failed: {error}") from error
+        return dict(zip(names, results, strict=True))
+
+    def _release(self) -> None:
+        del self._session
+
+
+def _spec(tensor: Any) -> TensorSpec:
+    if tensor.type not in _DTYPES:
+        raise SessionError(f"{tensor.name} is {tensor.type}; supported: {', '.join(_DTYPES)}")
+    return TensorSpec(tensor.name, tuple(tensor.shape), np.dtype(_DTYPES[tensor.type]))

@@ -1,0 +1,89 @@
+"""Running a model on OpenVINO, an optional extra."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.errors import SessionError, require
+from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.sessions.openvino_operators import CONVERTERS
+from adadm.runtime.sessions.session import Array, Session, TensorSpec
+
+__all__ = ["OpenVINOSession"]
+
+
+class OpenVINOSession(Session):
+    """A model loaded into OpenVINO on the CPU.
+
+    The model's own functions (domain `adadm`), which OpenVINO's ONNX frontend does not expand, are
+    converted by `openvino_operators`.
+
+    Args:
+        model: a path, or a serialized model.
+        threads: of one inference; 0 leaves it to OpenVINO.
+        precision: `f32`, or `bf16` where the CPU computes in it; `f32` is never lowered.
+
+    Raises:
+        MissingDependencyError: openvino is not installed.
+        EngineError: the model is none, or not one for a backend (`checked_onnx`).
+        SessionError: OpenVINO refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes,
+        threads: int = 0,
+        precision: str = "f32",
+    ) -> None:
+        ov: Any = require("openvino", "openvino")
+        frontend: Any = require("openvino.frontend.onnx", "openvino")
+        core = ov.Core()
+        for operator, convert in CONVERTERS.items():
+            core.add_extension(frontend.ConversionExtension(operator, "adadm", convert))
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if threads:
+            config["INFERENCE_NUM_THREADS"] = threads
+        content = checked_onnx(model)
+        try:
+            graph = core.read_model(content)
+            self._compiled = core.compile_model(graph, "CPU", config)
+            self._request = self._compiled.create_infer_request()
+            self.inputs = [_spec(port) for port in self._compiled.inputs]
+            self.outputs = [_spec(port) for port in self._compiled.outputs]
+        except RuntimeError as error:
+            name = "the model" if isinstance(model, bytes) else os.fspath(model)
+            raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
+        self.metadata = _metadata(graph)
+
+    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}
+        try:
+            results = self._request.infer(arrays, share_inputs=True)
+        except RuntimeError as error:
+            raise SessionError(f"OpenVINO failed: {error}") from error
+        return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
+
+    def _release(self) -> None:
+        del self._request, self._compiled
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple(
+        int(size.get_length()) if size.is_static else None for size in port.get_partial_shape()
+    )
+    return TensorSpec(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()))
+
+
+def _metadata(graph: Any) -> dict[str, str]:
+    """The metadata of the ONNX file, which OpenVINO's frontend keeps among its own."""
+    if not graph.has_rt_info("framework"):
+        return {}
+    kept = graph.get_rt_info("framework").value
+    return {name: str(entry) for name, entry in kept.items()}

@@ -1,0 +1,1 @@
+"""Images of any size: whole, or in tiles that share their statistics."""

@@ -1,0 +1,315 @@
+"""Many image files, one after the other: reading ahead, inference and writing at the same time."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.arguments import find_clash
+from adadm.runtime.errors import AdadmError, ImageError, OutputError
+from adadm.runtime.images.arrays import EXTENSIONS, Pixels, images_in, to_integers
+from adadm.runtime.images.photo_reader import Photo, open_photo
+from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.upscaling.tile_plan import Plan
+from adadm.runtime.upscaling.upscaler import Upscaler
+
+__all__ = ["Job", "Outcome", "Progress", "find_jobs", "upscale_files"]
+
+_STRIP_PX = 256
+_FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
+_FAILURES = (AdadmError, OSError, MemoryError)
+"""What one image may raise without stopping the others."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to upscale."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Outcome:
+    """What became of the files."""
+
+    done: list[Job] = field(default_factory=list)
+    skipped: list[Job] = field(default_factory=list)
+    failed: list[tuple[Job, str]] = field(default_factory=list)
+
+
+class Progress:
+    """What a caller may show; this one shows nothing."""
+
+    def started(self, job: Job, plan: Plan) -> None:
+        """An image is decoded, and its windows are chosen."""
+
+    def advanced(self, done: int, total: int) -> None:
+        """So many of the windows of the current image are done."""
+
+    def ended(self, job: Job, reason: str = "") -> None:
+        """An image is written or skipped, or failed for a reason."""
+
+
+NO_PROGRESS = Progress()
+
+
+def find_jobs(
+    inputs: Sequence[Path], output: Path, suffix: str | None, reads: Sequence[Path] = ()
+) -> list[Job]:
+    """Which files are read, and where each result goes.
+
+    Args:
+        inputs: files and folders; folders are searched recursively and mirrored, but for names
+            that begin with a dot.
+        output: an image file where there is one input file and the name has an image's suffix;
+            else a folder.
+        suffix: of the results; None for that of each source.
+        reads: what is read besides.
+
+    Raises:
+        ImageError: a folder holds no image, or the output's name is that of no format.
+        OutputError: a result would replace a source, or two results would have one name.
+    """
+    inside = output.resolve()
+    jobs = []
+    for given in inputs:
+        if not given.is_dir():
+            is_file = len(inputs) == 1 and _names_a_file(output, suffix)
+            jobs.append(Job(given, output if is_file else _target(output, given.name, suffix)))
+            continue
+        found = [
+            path
+            for path in images_in(given)
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(given).parts)
+            # results of an earlier run, where they lie inside the folder
+            and (inside == given.resolve() or inside not in path.resolve().parents)
+        ]
+        if not found:
+            raise ImageError(f"{given}: no image in it ({', '.join(sorted(EXTENSIONS))})")
+        jobs += [Job(path, _target(output, str(path.relative_to(given)), suffix)) for path in found]
+    sources = [*(job.source for job in jobs), *reads]
+    clash = find_clash(sources, [job.target for job in jobs])
+    if clash is not None:
+        index, is_source, other = clash
+        target = jobs[index].target
+        if is_source:
+            raise OutputError(f"{target} would replace a source; choose another -o")
+        raise OutputError(
+            f"{jobs[other].source} and {jobs[index].source} would both become {target}; upscale "
+            "them into different folders"
+        )
+    return jobs
+
+
+def _names_a_file(output: Path, suffix: str | None) -> bool:
+    if output.is_dir() or not _FORMAT_LIKE.fullmatch(output.suffix):
+        return False
+    if output.suffix.lower() not in EXTENSIONS:
+        raise ImageError(
+            f"{output}: cannot write {output.suffix}; one of {', '.join(sorted(EXTENSIONS))}"
+        )
+    if suffix not in (None, output.suffix.lower()):
+        raise ImageError(f"{output} is no name for --format {suffix[1:]}; leave one of them out")
+    return True
+
+
+def _target(folder: Path, name: str, suffix: str | None) -> Path:
+    path = folder / name
+    return path if suffix is None else path.with_suffix(suffix)
+
+
+def upscale_files(
+    upscaler: Upscaler,
+    jobs: Sequence[Job],
+    progress: Progress = NO_PROGRESS,
+    overwrite: bool = False,
+    quality: int = 95,
+    largest_megapixels: float = 500.0,
+) -> Outcome:
+    """Upscale files; one that fails does not stop the others.
+
+    The next file is decoded, and the last one encoded, while one is on the backend. Each result
+    appears whole or not at all. A result that is there already is not made again.
+
+    Args:
+        overwrite: make it again all the same.
+        quality: of JPEG and WebP, 1..100.
+        largest_megapixels: what is larger is refused before it is decoded.
+    """
+    outcome = Outcome()
+    waiting = []
+    for job in jobs:
+        if job.target.exists() and not overwrite:
+            outcome.skipped.append(job)
+            progress.ended(job)
+        else:
+            waiting.append(job)
+
+    def ended(job: Job, reason: str) -> None:
+        if reason:
+            outcome.failed.append((job, reason))
+        else:
+            outcome.done.append(job)
+        progress.ended(job, reason)
+
+    with ThreadPoolExecutor(1, "finish") as finishing:
+        last: tuple[Job, Future[None]] | None = None
+        for job, photo in _read_ahead(waiting, largest_megapixels):
+            current: Future[None] | None = None
+            reason = ""
+            try:
+                if isinstance(photo, BaseException):
+                    raise photo
+                current = _upscale_one(upscaler, job, photo, quality, progress, finishing)
+            except _FAILURES as error:
+                reason = _said(error)
+            if last is not None:
+                ended(last[0], _failure_of(last[1]))
+            last = (job, current) if current is not None else None
+            if current is None:
+                ended(job, reason)
+        if last is not None:
+            ended(last[0], _failure_of(last[1]))
+    return outcome
+
+
+def _upscale_one(
+    upscaler: Upscaler,
+    job: Job,
+    photo: Photo,
+    quality: int,
+    progress: Progress,
+    finishing: ThreadPoolExecutor,
+) -> Future[None]:
+    """Give all rows to the encoder; the future ends when the file is written."""
+    plan = upscaler.plan(photo.height, photo.width, photo.dtype)
+    progress.started(job, plan)
+    writer = PhotoWriter(job.target, photo, upscaler.factor, quality)
+    writer.__enter__()
+    try:
+        for rows in _rows(upscaler, photo, plan, progress):
+            writer.write(rows)
+    except BaseException as error:
+        writer.__exit__(type(error), error, error.__traceback__)
+        raise
+    finally:
+        photo.close()
+    return finishing.submit(writer.__exit__, None, None, None)
+
+
+def _failure_of(future: Future[None]) -> str:
+    try:
+        future.result()
+    except _FAILURES as error:
+        return _said(error)
+    return ""
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, progress: Progress) -> Iterator[Pixels]:
+    """Rows with as many channels as the file has; alpha goes through the network like colour."""
+    colour = upscaler.rows(photo, plan, progress.advanced)
+    alpha = _alpha_rows(upscaler, photo, plan)
+    for rows in colour:
+        channels = [_as_grey(rows) if photo.is_grey else rows]
+        if alpha is not None:
+            channels.append(_as_grey(next(alpha)))
+        yield channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
+
+
+def _as_grey(rows: Pixels) -> Pixels:
+    if rows.strides[2] == 0:
+        return rows[..., :1]
+    grey: Pixels = to_integers(rows.mean(axis=2, keepdims=True, dtype=np.float32), rows.dtype)
+    return grey
+
+
+class _Alpha:
+    """The alpha of a photo in the place of its colour."""
+
+    def __init__(self, photo: Photo) -> None:
+        self.height, self.width, self.dtype = photo.height, photo.width, photo.dtype
+        self.colour = photo.alpha
+
+
+def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels] | None:
+    if not photo.has_alpha:
+        return None
+    first = photo.alpha(0, 0, 1, 1)[0, 0, 0]
+    strips = range(0, photo.height, _STRIP_PX)
+    if all(
+        (photo.alpha(top, 0, min(_STRIP_PX, photo.height - top), photo.width) == first).all()
+        for top in strips
+    ):
+        return _constant_rows(first, upscaler.factor, photo.width, plan)
+    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, upscaler.factor)
+
+
+def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:
+    """No alpha outside that of the 3x3 pixels around: what is opaque or clear stays exactly so."""
+    for windows, upscaled in zip(plan.windows, rows, strict=True):
+        first, last = windows[0][0].inner_start, windows[0][0].inner_stop
+        top, bottom = max(0, first - 1), min(photo.height, last + 1)
+        source = photo.alpha(top, 0, bottom - top, photo.width)[..., 0]
+        padded = np.pad(source, ((top - first + 1, last + 1 - bottom), (1, 1)), mode="edge")
+        around = np.lib.stride_tricks.sliding_window_view(padded, (3, 3))
+        low, high = (
+            bound.repeat(factor, axis=0).repeat(factor, axis=1)[..., None]
+            for bound in (around.min(axis=(2, 3)), around.max(axis=(2, 3)))
+        )
+        yield np.clip(upscaled, low, high)
+
+
+def _constant_rows(value: Any, factor: int, width: int, plan: Plan) -> Iterator[Pixels]:
+    """An opaque image is as common as alpha itself, and needs no network."""
+    for row in plan.windows:
+        yield np.broadcast_to(value, (factor * row[0][0].share, factor * width, 3))
+
+
+def _read_ahead(
+    jobs: Sequence[Job], largest_megapixels: float
+) -> Iterator[tuple[Job, Photo | BaseException]]:
+    """Decode one file ahead, in a thread."""
+    photos: queue.Queue[Photo | BaseException] = queue.Queue(1)
+    stop, room = threading.Event(), threading.Semaphore(1)
+
+    def put(photo: Photo | BaseException) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                photos.put(photo, timeout=0.1)
+                return
+
+    def read() -> None:
+        for job in jobs:
+            while not room.acquire(timeout=0.1):
+                if stop.is_set():
+                    return
+            try:
+                put(open_photo(job.source, largest_megapixels))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the photo is used
+                put(error)
+
+    reader = threading.Thread(target=read, name="read ahead", daemon=True)
+    reader.start()
+    try:
+        for job in jobs:
+            photo = photos.get()
+            room.release()
+            yield job, photo
+    finally:
+        stop.set()
+        reader.join()

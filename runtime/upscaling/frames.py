@@ -1,0 +1,221 @@
+"""Where frames come from and where they go: folders of images, or what OpenCV opens."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote
+
+from adadm.runtime.arguments import check_outputs
+from adadm.runtime.errors import ImageError, require
+from adadm.runtime.files import written_whole
+from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, find_images, read_image, write_image
+from adadm.runtime.upscaling.batch import find_jobs
+
+__all__ = ["Frame", "Frames", "Source", "Write", "check_frames", "open_sink", "open_source"]
+
+_CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """RGB (H, W, 3), of a source or upscaled, and the `time.perf_counter()` of its capture."""
+
+    name: str
+    image: ImageArray
+    captured: float
+
+
+Frames = Generator[Frame, None, None]
+Write = Callable[[Frame], object]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames, which close the source when they are closed.
+
+    Attributes:
+        is_live: they come at their own pace, whether they are wanted or not.
+        rate: frames a second; 0 where it is not known.
+    """
+
+    frames: Frames
+    is_live: bool
+    rate: float
+
+
+def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[Path] = ()) -> None:
+    """Refuse an output that is the source, or one of its frames.
+
+    Args:
+        output, suffix: as `open_sink` will be given them.
+        reads: what is read besides.
+
+    Raises:
+        OutputError: it is; or a result would replace an image of the folder, or another result.
+        ImageError: the folder has no images.
+    """
+    if output is None:
+        return
+    writes = _files_in(output)
+    if os.path.isdir(source) and not _is_video(output):
+        find_jobs([Path(source)], Path(output), suffix, reads)
+    elif not _is_video(output):  # frames are named by their number
+        there = Path(output).glob(f"*{suffix}")
+        writes += [path for path in there if re.fullmatch(r"\d{6,}", path.stem)]
+    # Of a pipeline, the names that it may make, such as frame%03d.png, are there already.
+    check_outputs([*_files_in(source), *reads], list(dict.fromkeys(writes)))
+
+
+def _files_in(source: str) -> list[Path]:
+    """What OpenCV may read as, or a pipeline may write to: a name, or names within an address.
+
+    Such as `file:film.mkv`, `concat:a.ts|b.ts`, `filesrc location=film.mkv ! ...`, `frame%03d.png`;
+    and of one of numbered images all, as OpenCV goes on with the next. What a list of files names,
+    as an .m3u8 has it, is not looked up.
+    """
+    if source.isdecimal():
+        return []
+    names = [source]
+    if " ! " in source:
+        found = re.findall(r"""\b(?:location|uri)\s*=\s*("[^"]*"|'[^']*'|\S+)""", source)
+        names = [
+            unquote(name.split(":", 1)[1]) if name.startswith("file:") else name
+            for name in (name.strip("\"'") for name in found)
+        ]
+    elif not os.path.exists(source):
+        names += [name for name in re.split(r"[:|]", source) if name]
+    paths = [Path(name) for name in names]
+    for path in tuple(paths):
+        numbered = re.sub(r"%0?\d*d", "*", path.name)
+        if path.suffix.lower() in EXTENSIONS:
+            numbered = re.sub(r"\d+", "*", numbered)
+        if numbered != path.name:
+            paths += path.parent.glob(numbered)
+    return paths
+
+
+def open_source(source: str, output: str | None, suffix: str) -> Source:
+    """Open a folder of images; or a camera, file, address or GStreamer pipeline with OpenCV.
+
+    Args:
+        output, suffix: as `open_sink` will be given them.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed, and it is no folder.
+        ImageError: it cannot be opened.
+    """
+    if os.path.isdir(source):
+        folder = Path(source)
+        if output is None or _is_video(output):
+            paths = find_images([folder])
+        else:
+            paths = [job.source for job in find_jobs([folder], Path(output), suffix)]
+        return Source(_read(folder, paths), is_live=False, rate=0.0)
+    cv2 = require("cv2", "camera")
+    capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, _api(cv2, source))
+    if not capture.isOpened():
+        raise ImageError(
+            f"{source}: no folder, and no camera, video, address or pipeline that OpenCV can open"
+        )
+    is_recorded = os.path.isfile(source) or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+    return Source(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
+
+
+def _read(folder: Path, paths: list[Path]) -> Frames:
+    for path in paths:
+        image = read_image(path)
+        yield Frame(str(path.relative_to(folder)), image, time.perf_counter())
+
+
+def _captured(cv2: ModuleType, capture: Any) -> Frames:
+    """Until there are no more; OpenCV does not tell an end from a camera that is unplugged."""
+    try:
+        for number in count():
+            is_there, bgr = capture.read()
+            captured = time.perf_counter()
+            if not is_there:
+                return
+            yield Frame(f"{number:06}", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), captured)
+    finally:
+        capture.release()
+
+
+@contextmanager
+def open_sink(
+    output: str | None, suffix: str, rate: float, size: tuple[int, int]
+) -> Iterator[Write]:
+    """What writes a frame; for one thread at a time.
+
+    Args:
+        output: a folder, for images with the names of the frames; a file of a video, which appears
+            when it is complete; a GStreamer pipeline; or None, for nowhere.
+        suffix: of images.
+        rate: of a video, frames a second.
+        size: H and W of the frames.
+
+    Raises:
+        MissingDependencyError: OpenCV is not installed, and it is no folder.
+        ImageError: a video has no rate, cannot be made, or is not complete in the end.
+    """
+    if output is None:
+        yield lambda _: None
+    elif _is_video(output):
+        with _video(output, rate, size) as write:
+            yield write
+    else:
+        folder = Path(output)
+        yield lambda frame: write_image((folder / frame.name).with_suffix(suffix), frame.image)
+
+
+@contextmanager
+def _video(output: str, rate: float, size: tuple[int, int]) -> Iterator[Write]:
+    if not rate > 0:
+        raise ImageError(f"the source of {output} tells no frame rate; give it with --rate")
+    cv2 = require("cv2", "camera")
+    height, width = size
+    is_stream = " ! " in output
+    with nullcontext(output) if is_stream else written_whole(output) as target:
+        codec = 0 if is_stream else cv2.VideoWriter_fourcc(*_CODECS[Path(output).suffix.lower()])
+        writer = cv2.VideoWriter(str(target), _api(cv2, output), codec, rate, (width, height))
+        if not writer.isOpened():
+            raise ImageError(
+                f"{output}: OpenCV cannot write a video of {width}x{height} px at {rate} frames a "
+                "second there; give another kind, or a folder for images"
+            )
+        try:
+            yield lambda frame: writer.write(cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
+        finally:
+            writer.release()
+        if not is_stream and not _is_complete(cv2, target):
+            raise ImageError(f"{output} could not be written to its end: is the disk full?")
+
+
+def _is_complete(cv2: ModuleType, path: str | Path) -> bool:
+    """Whether the last frame is there; VideoWriter does not tell that it cannot write."""
+    video = cv2.VideoCapture(str(path))
+    last = video.get(cv2.CAP_PROP_FRAME_COUNT) - 1
+    return bool(last >= 0 and video.set(cv2.CAP_PROP_POS_FRAMES, last) and video.read()[0])
+
+
+def _is_video(output: str) -> bool:
+    return " ! " in output or Path(output).suffix.lower() in _CODECS
+
+
+def _api(cv2: ModuleType, name: str) -> int:
+    if " ! " not in name:
+        return int(cv2.CAP_ANY)
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise ImageError(
+            f"{name}: a GStreamer pipeline, and this OpenCV was built without GStreamer; that of "
+            "JetPack has it, that of PyPI has not"
+        )
+    return int(cv2.CAP_GSTREAMER)

@@ -1,0 +1,175 @@
+"""How much memory an inference takes, and how much there is.
+
+Run as a module with `MODEL BACKEND HxW...`, it prints the peak of its own process for each size, in
+the order given, which is from small to large: a process of its own, because what the process did
+before would hide in its peak.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from adadm.runtime.errors import SessionError
+from adadm.runtime.python_process import python_command
+
+__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
+
+Size = tuple[int, int]
+
+# Of a container: the limit, what is used, and where that says how much of it is cache.
+_CGROUPS = (
+    (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.stat",
+    ),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """The peak of a session on one backend, above what the process takes without it.
+
+    Attributes:
+        fixed_bytes: the loaded model.
+        bytes_per_pixel: of `lr`; all tensors of an inference, the output in float32 too.
+    """
+
+    fixed_bytes: int
+    bytes_per_pixel: int
+
+    def bytes_for(self, pixels: int) -> int:
+        """The peak for an input of so many pixels."""
+        return self.fixed_bytes + self.bytes_per_pixel * pixels
+
+
+def memory_models(metadata: str) -> dict[str, MemoryModel]:
+    """What export wrote, by the backend that it was measured on."""
+    return {backend: MemoryModel(*numbers) for backend, numbers in json.loads(metadata).items()}
+
+
+def free_bytes(limit_bytes: int | None = None, held_bytes: int = 0) -> int:
+    """Memory that this process can still take, of the machine and of the container that it is in.
+
+    Args:
+        limit_bytes: what it may take in all.
+        held_bytes: of what it has taken, what it can take again.
+    """
+    free: int = psutil.virtual_memory().available
+    if limit_bytes is not None:
+        free = min(free, limit_bytes - process_bytes())
+    for limit, used, statistics in _CGROUPS:
+        with suppress(OSError, ValueError):  # no such file, or no limit ("max")
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+            free = min(free, left + _cache_bytes(statistics))
+    return max(free + held_bytes, 0)
+
+
+def process_bytes() -> int:
+    """What this process takes now."""
+    taken: int = psutil.Process().memory_info().rss
+    return taken
+
+
+def _cache_bytes(statistics: str) -> int:
+    """Of files that were read, which the kernel drops when a process needs the memory."""
+    with suppress(OSError, ValueError):
+        entries = dict(line.split() for line in Path(statistics).read_text().splitlines())
+        return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
+    return 0
+
+
+def measure_memory(
+    model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[Size]
+) -> MemoryModel:
+    """Run a model in a process of its own, and fit its peak by a line over the pixels.
+
+    Args:
+        sizes: H and W, from small to large; one alone is a size that is fixed.
+
+    Raises:
+        SessionError: the process fails.
+    """
+    source = b"" if not isinstance(model, bytes) else model
+    path = "-" if isinstance(model, bytes) else os.fspath(model)
+    listed = [f"{height}x{width}" for height, width in sizes]
+    command = python_command("adadm.runtime.upscaling.memory", path, backend, *listed)
+    result = subprocess.run(command, input=source, capture_output=True, check=False)
+    if result.returncode:
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        # silent where the system kills it, for want of memory above all
+        reason = said[-1] if said else f"its process ended with {result.returncode}"
+        raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
+    before, loading, *running = json.loads(result.stdout)
+    if len(sizes) == 1:
+        return MemoryModel(_rounded_up(max(loading, *running) - before), 0)
+    pixels = [height * width for height, width in sizes]
+    slope, fixed = np.polyfit(pixels, np.array(running) - before, 1)
+    return MemoryModel(_rounded_up(max(fixed, loading - before)), _rounded_up(slope))
+
+
+def _rounded_up(number: float) -> int:
+    """To two digits: more would differ at each measurement."""
+    whole = max(math.ceil(number), 0)
+    unit: int = 10 ** max(0, len(str(whole)) - 2)
+    return -(-whole // unit) * unit
+
+
+def main(arguments: list[str]) -> None:
+    """Print the bytes before loading, the peak of loading, and that of each size, as JSON."""
+    from adadm.runtime.backends import open_session
+
+    path, backend, *sizes = arguments
+    model: Any = sys.stdin.buffer.read() if path == "-" else path
+    results = [process_bytes()]
+    with open_session(model, backend) as session:
+        (lr,) = session.inputs
+        results.append(_peak_rss())
+        _forget_loading()
+        for size in sizes:
+            height, width = map(int, size.split("x"))
+            batch = lr.shape[0] if isinstance(lr.shape[0], int) else 1
+            session.run({"lr": np.full((batch, 3, height, width), 7, lr.dtype)})
+            results.append(_peak_rss())
+    print(json.dumps(results))
+
+
+def _forget_loading() -> None:
+    """Give back what a backend took while it compiled: an inference could hide in that (Linux)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_rss() -> int:
+    """Of this process so far; getrusage would count what its parent had before."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        import resource
+
+        peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS, in bytes
+        return peak
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,279 @@
+"""Which windows of an image are run, and why: memory, overlap, and what that costs in accuracy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from adadm.runtime.errors import TilingError
+from adadm.runtime.sessions.session import SizeRange
+from adadm.runtime.upscaling.memory import MemoryModel, memory_models
+from adadm.runtime.upscaling.windows import Window, grid
+
+__all__ = [
+    "DEFAULT_ACCURACY",
+    "LargestTile",
+    "Plan",
+    "Tile",
+    "choose_overlap",
+    "common_sizes",
+    "make_plan",
+]
+
+Size = tuple[int, int]
+"""H and W, px."""
+Tile = int | Literal["auto", "off"]
+
+DEFAULT_ACCURACY = 0.01
+"""Grey levels, of 255, that tiles may be off from the whole image once the factors have settled."""
+
+_SAFETY = 4  # other photographs than those that export measured
+_FALLBACK_OVERLAP = 32
+_STEP = 32
+_SURELY_FITS_PX, _TILE_WHERE_UNKNOWN_PX = 1_000_000, 512
+_SHARE_OF_FREE = 0.8
+_ROWS_AT_ONCE = 3  # one being filled, one waiting, one being encoded
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one image is run.
+
+    Attributes:
+        windows: row by row; one alone is the whole image.
+        overlap: px of `lr` around each window's share.
+        reason: why so, in a few words.
+        warning: what the result loses by it, if anything.
+    """
+
+    windows: list[list[Window]]
+    overlap: int
+    reason: str
+    warning: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.windows) == len(self.windows[0]) == 1
+
+    @property
+    def count(self) -> int:
+        """How many windows there are."""
+        return len(self.windows) * len(self.windows[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """H and W of each window, px of `lr`."""
+        row, column = self.windows[0][0]
+        return row.length, column.length
+
+    def __str__(self) -> str:
+        height, width = self.shape
+        if self.is_whole:
+            return f"the whole image: {self.reason}"
+        columns = len(self.windows[0])
+        return (
+            f"{len(self.windows)} x {columns} windows of {width}x{height} px, which overlap by "
+            f"{self.overlap} px on each side: {self.reason}"
+        )
+
+
+def choose_overlap(metadata: Mapping[str, str], accuracy: float) -> tuple[int, str]:
+    """The overlap that keeps settled tiles within `accuracy`, and a warning if none does.
+
+    Args:
+        metadata: of the model. `adadm.halo_errors` lists what the largest error on photographs was
+            at each overlap, in grey levels; `adadm.receptive_field` bounds what can matter.
+    """
+    reach = metadata.get("adadm.receptive_field", "image")
+    measured = [
+        (int(px), float(levels))
+        for px, levels in json.loads(metadata.get("adadm.halo_errors", "[]"))
+    ]
+    enough = [px for px, levels in measured if levels * _SAFETY <= accuracy]
+    if enough:
+        return min(enough), ""
+    if reach != "image":
+        return int(reach), ""
+    overlap = _FALLBACK_OVERLAP
+    beyond = [levels for px, levels in measured if px >= overlap]
+    by = f"was off by up to {max(beyond):.2g} grey levels" if beyond else "was not measured"
+    return overlap, (
+        "this network looks at the whole image (attention, or a statistic that is no modulator's), "
+        f"so tiles differ from it: on photographs, when exported, an overlap of {overlap} px {by}"
+    )
+
+
+@dataclass(frozen=True)
+class LargestTile:
+    """What bounds a window: the memory that is free, and what each of its pixels takes."""
+
+    memory: MemoryModel
+    free_bytes: int
+    upscale: int
+    bytes_per_value: int
+
+    def fits(self, window: tuple[int, int], share: int, width: int) -> bool:
+        """Whether a window, and the rows of the result that wait for the encoder, fit.
+
+        Args:
+            window: H and W, px of `lr`.
+            share: how many rows of `lr` are finished at once.
+            width: of the image, px of `lr`.
+        """
+        rows = _ROWS_AT_ONCE * 3 * self.bytes_per_value * share * width * self.upscale**2
+        return self.memory.bytes_for(math.prod(window)) + rows <= _SHARE_OF_FREE * self.free_bytes
+
+
+def memory_model(metadata: Mapping[str, str], backend: str) -> MemoryModel | None:
+    """The memory of a backend as export measured it, or of the hungriest one it did measure."""
+    models = memory_models(metadata.get("adadm.memory", "{}"))
+    if backend in models:
+        return models[backend]
+    return max(models.values(), key=lambda model: model.bytes_per_pixel, default=None)
+
+
+def make_plan(
+    size: Size,
+    tile: Tile,
+    overlap: int,
+    largest: LargestTile | None,
+    sizes: Sequence[SizeRange] = (SizeRange(),),
+    tile_sizes: Callable[[], Sequence[SizeRange]] | None = None,
+) -> Plan:
+    """Choose the windows of an image.
+
+    Args:
+        size: H and W, px.
+        tile: the side of a window without its overlap, or `off`, or `auto` for the whole image if
+            it fits, else the largest tile that does.
+        overlap: px on each side.
+        largest: what fits; None where that is unknown.
+        sizes: what the model takes. Where that is bounded it decides, not the memory, which was
+            planned for it; a single size also decides against `tile`.
+        tile_sizes: what the models for tiles take, asked when it comes to tiles; by default as
+            the model itself.
+
+    Raises:
+        TilingError: no window is of a size that is taken: the image is too small, what was asked
+            for is not in the range, or the largest window is all overlap.
+    """
+    held = next((taken for taken in sizes if taken.holds(size)), None)
+    if tile == "off":
+        if held is None:
+            raise TilingError(
+                f"the model takes {_listed(sizes)}, the image has {_width_x_height(size)}, and "
+                "tiles are off"
+            )
+        return _whole(size, "asked for")
+    if held and held.is_bounded and (tile == "auto" or held.is_fixed):
+        return _whole(size, f"the model takes {_listed([held])}")
+    if tile == "auto":
+        limit, reason = _affordable_side(size, overlap, largest, sizes)
+        if held and limit is None:
+            return _whole(size, reason)
+        side = limit or max(size)
+    else:
+        side, reason = tile, f"tiles of {tile} px were asked for"
+    if held and side + 2 * overlap >= max(size):
+        return _whole(size, "it is no larger than one tile")
+    if tile_sizes is None:
+        return _in_tiles(size, tile, side, overlap, reason, "the model takes", sizes)
+    return _in_tiles(size, tile, side, overlap, reason, "tiles of the model take", tile_sizes())
+
+
+def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
+    """What two models take both."""
+    pairs = ((one, other) for one in first for other in second)
+    shared = [
+        SizeRange(
+            (max(one.least[0], other.least[0]), max(one.least[1], other.least[1])),
+            (min(one.most[0], other.most[0]), min(one.most[1], other.most[1])),
+        )
+        for one, other in pairs
+    ]
+    return [taken for taken in shared if taken.holds(taken.most)]
+
+
+def _affordable_side(
+    size: Size, overlap: int, largest: LargestTile | None, sizes: Sequence[SizeRange]
+) -> tuple[int | None, str]:
+    """The side of the largest tile that memory allows, None if the image does; and why."""
+    height, width = size
+    if largest is None:
+        unknown = "how much memory it takes is unknown"
+        if all(taken.is_bounded for taken in sizes):
+            return None, unknown
+        if height * width <= _SURELY_FITS_PX:
+            return None, f"it is small, and {unknown}"
+        return _TILE_WHERE_UNKNOWN_PX, unknown
+    free = f"{largest.free_bytes / 2**30:.1f} GiB are free"
+    if largest.fits(size, height, width):
+        return None, f"it fits, {free}"
+    side = max(size)
+    while side > _STEP:
+        side = -(-side // _STEP) * _STEP - _STEP
+        window = (min(height, side + 2 * overlap), min(width, side + 2 * overlap))
+        if largest.fits(window, min(height, side + overlap), width):
+            return side, f"the largest tile that fits, {free}"
+    return side, f"no tile is sure to fit, {free}"
+
+
+def _whole(size: Size, reason: str) -> Plan:
+    return Plan(grid(*size, size, 0), 0, reason)
+
+
+def _in_tiles(
+    size: Size,
+    tile: Tile,
+    side: int,
+    overlap: int,
+    reason: str,
+    takes: str,
+    sizes: Sequence[SizeRange],
+) -> Plan:
+    wanted = (min(size[0], side + 2 * overlap), min(size[1], side + 2 * overlap))
+    plans = []
+    for taken in sizes:
+        decides = taken.is_fixed or (tile == "auto" and taken.is_bounded)
+        window = taken.nearest(wanted) if decides or tile == "auto" else wanted
+        if taken.holds(window) and all(
+            part == length or 2 * overlap < part < length
+            for part, length in zip(window, size, strict=True)
+        ):
+            why = f"{takes} {_listed([taken])}" if decides else reason
+            plans.append(Plan(grid(*size, window, overlap), overlap, why))
+    if not plans:
+        why_not = _why_no_window(size, tile, wanted, overlap, sizes)
+        raise TilingError(f"{takes} {_listed(sizes)}, {why_not}")
+    return min(plans, key=lambda plan: plan.count * math.prod(plan.shape))
+
+
+def _why_no_window(
+    size: Size, tile: Tile, wanted: Size, overlap: int, sizes: Sequence[SizeRange]
+) -> str:
+    if not any(taken.least[0] <= size[0] and taken.least[1] <= size[1] for taken in sizes):
+        return (
+            f"the image has {_width_x_height(size)}; export without --static, or build for sizes "
+            "that are not larger than the image (--min)"
+        )
+    if tile != "auto" and not all(taken.is_fixed for taken in sizes):
+        return (
+            f"and tiles of {tile} px with an overlap of {overlap} px on each side are windows of "
+            f"{_width_x_height(wanted)} px; ask for other tiles, or build for that size"
+        )
+    return (
+        f"which leaves nothing within an overlap of {overlap} px on each side; give a smaller "
+        f"--overlap, or build or export a size above {2 * overlap} px"
+    )
+
+
+def _listed(sizes: Sequence[SizeRange]) -> str:
+    only = " and nothing else" if all(taken.is_fixed for taken in sizes) else ""
+    return " or ".join(map(str, sizes)) + only
+
+
+def _width_x_height(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

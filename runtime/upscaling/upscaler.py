@@ -1,0 +1,264 @@
+"""Upscaling images of any size with one model, whole or in tiles that share their statistics.
+
+from adadm.runtime import Upscaler
+
+with Upscaler("x4") as upscaler:
+    large = upscaler.upscale(image)  # uint8 (H, W, 3) to uint8 (4 H, 4 W, 3)
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from adadm.runtime.errors import ImageError, SessionError, TilingError
+from adadm.runtime.images.arrays import Pixels, batch_from_image, image_from_batch
+from adadm.runtime.images.pixel_source import ArraySource, Source
+from adadm.runtime.models.bundled import path_of
+from adadm.runtime.upscaling.memory import free_bytes, process_bytes
+from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
+from adadm.runtime.upscaling.tile_plan import (
+    DEFAULT_ACCURACY,
+    LargestTile,
+    Plan,
+    Tile,
+    choose_overlap,
+    make_plan,
+    memory_model,
+)
+from adadm.runtime.upscaling.variants import CPU_BACKENDS, Form, ModelForms
+from adadm.runtime.upscaling.windows import Window
+
+__all__ = ["Upscaler"]
+
+Progress = Callable[[int, int], object]
+
+
+class Upscaler:
+    """One model, opened once, for any number of images.
+
+    Args:
+        model: `x2` or `x4` for a bundled model, or the path of an exported one, or of an engine
+            that was built of it. Tiles with more than one pass need the two models that `adadm
+            export --stats external` writes beside, or their engines.
+        backend: as `adadm.runtime.backends.open_session` takes it.
+        tile: the side of a tile in px of the input, without its overlap; `off` for the whole image
+            at once; `auto` for the whole image if it fits into memory, else the largest tile.
+        passes: how often each tile is run. 1 gives each tile a statistic of its own, as other tools
+            do; with 2, the first pass collects the statistic of the image from the tiles; more
+            make it more exact, and `settle` goes on until it does not change, for at most 12. An
+            image that is unlike a sample of it gets up to four more.
+        overlap: px around each tile; by default what `accuracy` needs.
+        accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
+        threads: of the CPU; 0 leaves it to the backend.
+        memory_gib: what the process may take in all, on a CPU; by default what is free.
+
+    Raises:
+        SessionError: the model cannot be loaded.
+        TilingError: an option makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "x2",
+        backend: str = "auto",
+        tile: Tile = "auto",
+        passes: Passes = 2,
+        overlap: int | None = None,
+        accuracy: float = DEFAULT_ACCURACY,
+        threads: int = 0,
+        memory_gib: float | None = None,
+    ) -> None:
+        _check_options(tile, passes, overlap, accuracy, memory_gib)
+        self.model = path_of(model)
+        self.tile, self.passes = tile, passes
+        self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
+        self._bytes_before, self._largest_run_px = process_bytes(), 0
+        self._forms = ModelForms(self.model, backend, threads, alone=tile == "auto")
+        whole = self._forms.session("whole")
+        self.metadata, self.backend = whole.metadata, whole.backend
+        if "adadm.upscale" not in self.metadata:
+            raise TilingError(
+                f"{self.model} was not made by adadm export: it has no metadata of it"
+            )
+        if self.metadata.get("adadm.stats", "internal") != "internal":
+            raise TilingError(
+                f"{self.model} is one of the two models for tiles; give the model that they belong "
+                "to, without .tile or .moments in its name"
+            )
+        self.factor = int(self.metadata["adadm.upscale"])
+        self._rgb_range = float(self.metadata["adadm.rgb_range"])
+        lr = whole.inputs[0]
+        self._reads_images = lr.dtype == np.uint8
+        self._sizes = whole.sizes
+        if not self._sizes:
+            raise TilingError(
+                f"{self.model} takes {lr.shape[0] or 'several'} images at once; export it for one, "
+                "or build a profile for one"
+            )
+        chosen, self._warning = choose_overlap(self.metadata, accuracy)
+        self.overlap = chosen if overlap is None else overlap
+
+    def upscale(self, image: Pixels, on_window: Progress | None = None) -> Pixels:
+        """Upscale an array.
+
+        Args:
+            image: uint8 or uint16 (H, W, 3), RGB.
+            on_window: called with the number of windows that are done, and of all.
+
+        Returns:
+            (upscale * H, upscale * W, 3), of the same data type.
+
+        Raises:
+            ImageError: the array is no such image.
+            TilingError: it must be tiled, and the model cannot be.
+            SessionError: the backend fails.
+        """
+        source, r, done = ArraySource(image), self.factor, 0
+        result = np.empty((r * source.height, r * source.width, 3), source.dtype)
+        for rows in self.rows(source, on_window=on_window):
+            result[done : done + len(rows)] = rows
+            done += len(rows)
+        return result
+
+    def plan(self, height: int, width: int, dtype: npt.DTypeLike = np.uint8) -> Plan:
+        """How an image of a size is run.
+
+        Raises:
+            TilingError: it must be tiled, and the model cannot be.
+        """
+        memory = memory_model(self.metadata, self.backend)
+        largest = None
+        if memory is not None and self.backend in CPU_BACKENDS:
+            itemsize = np.dtype(dtype).itemsize
+            # A session keeps what it took for the last image, and takes it for the next.
+            kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
+            held = min(max(process_bytes() - self._bytes_before, 0), kept)
+            free = free_bytes(self._memory_bytes, held)
+            largest = LargestTile(memory, free, self.factor, itemsize)
+        tiles = None if self.passes == 1 else partial(self._forms.tile_sizes, height, width)
+        plan = make_plan((height, width), self.tile, self.overlap, largest, self._sizes, tiles)
+        warning = "" if plan.is_whole else self._warning
+        return Plan(plan.windows, plan.overlap, plan.reason, warning)
+
+    def rows(
+        self, source: Source, plan: Plan | None = None, on_window: Progress | None = None
+    ) -> Iterator[Pixels]:
+        """Upscale an image of any size, some of its rows at a time.
+
+        Args:
+            source: read by regions, once in each pass.
+            plan: from `plan()`, where it is known already.
+            on_window: called with the number of windows that are done, and of all.
+
+        Yields:
+            Rows of the result from top to bottom, (h, upscale * W, 3) of the source's data type.
+        """
+        if self._reads_images and source.dtype != np.uint8:
+            raise ImageError(
+                "the image has 16 bits and the model takes 8; export with --io float32"
+            )
+        plan = plan or self.plan(source.height, source.width, source.dtype)
+        count = _Count(on_window, plan.count)
+        self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
+        if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
+            form: Form = "whole"
+            std = None
+        else:
+            count.total += runs(plan, self.passes)
+            std = self._shared_std(source, plan, count)
+            form = "tile"
+            count.total = count.done + plan.count
+        for row in plan.windows:
+            yield self._row(form, source, row, std, count)
+
+    def _takes(self, size: tuple[int, int]) -> bool:
+        """Whether the model itself can run an image; if not, those for tiles may, as one tile."""
+        return any(taken.holds(size) for taken in self._sizes)
+
+    def _row(
+        self,
+        form: Form,
+        source: Source,
+        windows: list[Window],
+        std: npt.NDArray[np.float32] | None,
+        count: _Count,
+    ) -> Pixels:
+        r = self.factor
+        height = r * windows[0][0].share
+        result = np.empty((height, r * source.width, 3), source.dtype)
+        session = self._forms.session(form)  # not kept between rows: alpha may ask for another
+        for rows, columns in windows:
+            image = source.colour(rows.start, columns.start, rows.length, columns.length)
+            feed = {"lr": self._input(image)}
+            if std is not None:
+                feed["std"] = std
+            sr = session.run(feed)["sr"]
+            top, left, width = r * rows.inside.start, r * columns.inside.start, r * columns.share
+            into = result[:, r * columns.inner_start : r * columns.inner_start + width]
+            if self._reads_images:
+                into[:] = sr[0, top : top + height, left : left + width]
+            else:
+                share = sr[:, :, top : top + height, left : left + width]
+                if np.isnan(share.min()):
+                    raise SessionError("the network diverges on this image, to no number at all")
+                into[:] = image_from_batch(share, self._rgb_range, source.dtype)
+            count.one_more()
+        return result
+
+    def _shared_std(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
+        moments = self._forms.session("moments")
+        return shared_std(moments, source.colour, self._input, plan, self.passes, count.one_more)
+
+    def _input(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
+
+    def close(self) -> None:
+        """Free the models."""
+        self._forms.close()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _Count:
+    """Counts the windows that are done, for a progress bar."""
+
+    def __init__(self, report: Progress | None, total: int) -> None:
+        self.report, self.total, self.done = report, total, 0
+
+    def one_more(self) -> None:
+        self.done += 1
+        self.total = max(self.total, self.done)
+        if self.report:
+            self.report(self.done, self.total)
+
+
+def _check_options(
+    tile: Tile, passes: Passes, overlap: int | None, accuracy: float, memory_gib: float | None
+) -> None:
+    if tile not in ("auto", "off") and not (isinstance(tile, int) and tile >= 1):
+        raise TilingError(f"tile is {tile!r}, expected auto, off, or a number of pixels from 1 on")
+    if passes != "settle" and not (isinstance(passes, int) and passes >= 1):
+        raise TilingError(f"passes is {passes!r}, expected a number from 1 on, or settle")
+    if overlap is not None and overlap < 0:
+        raise TilingError(f"overlap is {overlap}, expected 0 or more")
+    if not accuracy > 0:
+        raise TilingError(f"accuracy is {accuracy}, expected a number of grey levels above 0")
+    if memory_gib is not None and not 0 < memory_gib < math.inf:
+        raise TilingError(f"memory is {memory_gib}, expected a number of GiB above 0")
