@@ -16,7 +16,7 @@ from adadm.export.checkpoint import network_class
 from adadm.export.networks.edsr import EDSR
 from adadm.runtime.errors import CheckpointError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 RCAN = "_support.foreign:RCANLike"
 
 MY_NETWORK = """

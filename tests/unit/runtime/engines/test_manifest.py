@@ -370,7 +370,7 @@ def run(script: str, *arguments: object, **options: Any) -> subprocess.Popen[str
 import importlib.util, os, sys
 spec = importlib.util.spec_from_file_location("here", {__file__!r})
 here = importlib.util.module_from_spec(spec)
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 spec.loader.exec_module(here)
 globals().update(vars(here))
 engine = Path(sys.argv[1])
