@@ -21,7 +21,8 @@ from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.calibration.search.sensitivity import Convolution
 from adadm.calibration.source_network import Source
 from adadm.calibration.target_forms.lowered import Form, check_half, in_target_form
-from adadm.export.assembly import Options, assemble
+from adadm.export.assembly import assemble
+from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target

@@ -30,7 +30,7 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import draw_sensitivities, print_sensitivities
 from adadm.calibration.source_network import load_source
-from adadm.export.to_onnx import add_hidden_hyperparameters, architecture, shape
+from adadm.export.arguments import add_hidden_hyperparameters, architecture, shape
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole

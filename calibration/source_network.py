@@ -10,11 +10,13 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from adadm.export.assembly import DEFAULTS, OPSETS, check_file, identity
+from adadm.export.assembly import identity
 from adadm.export.checkpoint import load_checkpoint
+from adadm.export.graph.checker import check_file
 from adadm.export.networks import Network
 from adadm.export.operators.modulator import modulators
-from adadm.export.proof.parity import Shape
+from adadm.export.options import DEFAULTS, OPSETS
+from adadm.export.proof.cases import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of

@@ -33,7 +33,7 @@ from adadm.deployment.inspection.summary import (
     inspect_weights,
 )
 from adadm.deployment.inspection.tables import print_inspection
-from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.export.arguments import add_hidden_hyperparameters, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole

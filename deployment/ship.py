@@ -31,7 +31,7 @@ from rich.table import Table
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.quality.ledger import rounded
 from adadm.deployment.shipping.run import Line, Order, Row, made_before
-from adadm.export.to_onnx import add_hidden_hyperparameters, architecture
+from adadm.export.arguments import add_hidden_hyperparameters, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole

@@ -6,10 +6,10 @@ export = export_onnx(load_checkpoint("edsr_x2.pt"), Options(opset=19))
 onnx.save(export.model, "edsr_x2.onnx")
 """
 
-from adadm.export.assembly import Options
 from adadm.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import AdaDM
+from adadm.export.options import Options
 from adadm.export.passes import collapse_tail, fold_batch_norm
 from adadm.export.pipeline import Export, export_onnx
 

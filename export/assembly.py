@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -14,9 +13,11 @@ import onnx_ir.passes.common as common
 import onnxsim
 
 from adadm.export.checkpoint import Checkpoint
+from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.graph.receptive_field import receptive_field
 from adadm.export.networks import Network
+from adadm.export.options import Options
 from adadm.export.passes import (
     BakeImageIO,
     Decision,
@@ -25,59 +26,20 @@ from adadm.export.passes import (
     collapse_tail,
     fold_batch_norm,
 )
-from adadm.export.proof.parity import Shape
 from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
-from adadm.runtime.errors import ExportError
 
 __all__ = [
-    "DEFAULTS",
-    "OPSETS",
     "Assembled",
-    "Options",
     "assemble",
     "bake_image_io",
-    "check_file",
-    "check_options",
     "hyperparameters",
     "identity",
     "inline",
 ]
 
-OPSETS = (17, 18, 19, 20)
 
 _METADATA_OF_ONNXSIM = "onnxsim."
-
-
-@dataclass(frozen=True)
-class Options:
-    """The form of the exported model.
-
-    Attributes:
-        modulator: `function` keeps each modulator one node with its body in the file; `inline`
-            expands it, for runtimes that ignore model-local functions (TensorRT 8.x).
-        fold: `exact` folds BatchNormalization; `off` keeps it, for tools that fold by themselves.
-        tail: `collapsed` makes one convolution and one DepthToSpace of a linear tail, exactly;
-            `original` keeps it.
-        io: `float32` for (N, 3, H, W) in 0..rgb_range, `uint8` for images (N, H, W, 3).
-        opset: of the default domain, 17 to 20.
-        static: N, H and W where the sizes are to be fixed.
-        factors: add the modulation factors to the outputs.
-        stats: `external` makes two more models, with which an image can be run in tiles that share
-            the statistics of the modulators.
-    """
-
-    modulator: Literal["function", "inline"] = "function"
-    fold: Literal["exact", "off"] = "exact"
-    tail: Literal["collapsed", "original"] = "collapsed"
-    io: Literal["float32", "uint8"] = "float32"
-    opset: int = 19
-    static: Shape | None = None
-    factors: bool = False
-    stats: Literal["internal", "external"] = "internal"
-
-
-DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -184,24 +146,6 @@ def inline(model: ir.Model) -> None:
     ResolveCastLike()(model)
 
 
-def check_options(options: Options, network: Network) -> None:
-    """Refuse options that no model of the network can have.
-
-    Raises:
-        ExportError: the opset is not supported, or the static size is too small.
-    """
-    if options.opset not in OPSETS:
-        raise ExportError(f"opset {options.opset} is not supported; choose one of {OPSETS}")
-    if options.static is not None:
-        _, height, width = options.static
-        if height * width < network.smallest_area:
-            side = network.smallest_side
-            raise ExportError(
-                f"the static size {height}x{width} has {height * width} px, {network.architecture} "
-                f"needs at least {network.smallest_area}, such as {side}x{side}"
-            )
-
-
 def hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:
     """Each with its value and where it comes from, ready for `json.dump`."""
     return {name: vars(found) for name, found in checkpoint.hyperparameters.items()}
@@ -219,21 +163,3 @@ def _simplified(model: ir.Model) -> onnx.ModelProto:
     common.RemoveUnusedFunctionsPass()(cleaned)  # type: ignore[no-untyped-call]
     checked: onnx.ModelProto = ir.to_proto(cleaned)
     return checked
-
-
-def check_file(proto: onnx.ModelProto, opset: int) -> None:
-    """The ONNX checker, strict shape inference, and the opset that the file really has.
-
-    Raises:
-        ExportError: one of them objects.
-    """
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the ONNX checker refuses the exported model: {error}") from error
-    opsets = {entry.version for entry in proto.opset_import if not entry.domain}
-    for function in proto.functions:
-        opsets |= {entry.version for entry in function.opset_import if not entry.domain}
-    if opsets != {opset}:
-        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {opset}")

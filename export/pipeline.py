@@ -12,31 +12,14 @@ from typing import Any
 
 import onnx
 
-from adadm.export.assembly import (
-    DEFAULTS,
-    Options,
-    assemble,
-    bake_image_io,
-    check_options,
-    hyperparameters,
-    identity,
-)
+from adadm.export.assembly import assemble, bake_image_io, hyperparameters, identity
 from adadm.export.checkpoint import Checkpoint
+from adadm.export.measurements import HaloError, measure_halo, measure_memories
+from adadm.export.options import DEFAULTS, Options, check_options
 from adadm.export.passes import Decision
-from adadm.export.proof.parity import (
-    Accuracy,
-    Hashing,
-    check_image_io,
-    check_parity,
-    measure_accuracy,
-)
-from adadm.export.tile_models import (
-    HaloError,
-    TileModels,
-    measure_halo,
-    measure_memories,
-    std_from,
-)
+from adadm.export.proof.accuracy import Accuracy, measure_accuracy
+from adadm.export.proof.parity import Hashing, check_image_io, check_parity
+from adadm.export.tile_models import TileModels, std_from
 from adadm.export.tracing import trace
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession

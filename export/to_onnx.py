@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 
 import argparse
 import json
-import re
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,9 +24,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from adadm.export.assembly import OPSETS, Options
+from adadm.export.arguments import add_hidden_hyperparameters, architecture, shape
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import ARCHITECTURES
+from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
@@ -35,11 +35,8 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import FOR_TILES, beside
 
 __all__ = [
-    "add_hidden_hyperparameters",
-    "architecture",
     "main",
     "print_report",
-    "shape",
     "write_export",
 ]
 
@@ -189,38 +186,6 @@ def _warn(export: Export, console: Console) -> None:
         )
     elif guesses:
         console.print(f"note: guessed, not in the file: {named}", highlight=False)
-
-
-def shape(text: str) -> tuple[int, int, int]:
-    """The type of `--static`: N, H and W."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x270x480")
-    return int(match[1]), int(match[2]), int(match[3])
-
-
-def architecture(text: str) -> str:
-    """The type of `--arch`."""
-    if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"\w+(\.\w+)*:\w+", text):
-        return text
-    known = ", ".join(("auto", *ARCHITECTURES))
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")
-
-
-def add_hidden_hyperparameters(parser: argparse.ArgumentParser) -> list[str]:
-    """Add a flag for each hyper-parameter that no tensor shows; returns their names."""
-    hidden: dict[str, list[str]] = {}
-    for network in ARCHITECTURES.values():
-        for name, value in {**network.template, **network.choices}.items():
-            published = "none" if isinstance(value, type) else f"{value:g}"
-            hidden.setdefault(name, []).append(f"{network.architecture} {published}")
-    group = parser.add_argument_group(
-        "what no tensor shows", "overrules the file's metadata and the values in brackets"
-    )
-    for name, values in hidden.items():
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
-    return list(hidden)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -13,7 +13,8 @@ import onnx_ir.passes.common as common
 
 from adadm.calibration.passes import LowerToHalf
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
-from adadm.export.assembly import check_file, inline
+from adadm.export.assembly import inline
+from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.engines.recipe import FLOAT32_LAYERS

@@ -17,9 +17,10 @@ from adadm.deployment.certification.running import (
     run_graph,
     split_outputs,
 )
-from adadm.export.assembly import DEFAULTS, assemble
+from adadm.export.assembly import assemble
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import modulators
+from adadm.export.options import DEFAULTS
 from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch

@@ -15,7 +15,7 @@ from adadm.deployment.inspection.structure import Structure, read_structure
 from adadm.export.assembly import identity
 from adadm.export.checkpoint import Hyperparameter, load_checkpoint
 from adadm.export.passes import Decision, fold_batch_norm
-from adadm.export.proof.parity import Shape
+from adadm.export.proof.cases import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import is_engine

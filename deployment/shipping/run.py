@@ -26,8 +26,8 @@ from adadm.deployment.certification.certificate import (
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.consistency import is_certificate_of
 from adadm.deployment.shipping.steps import Steps
-from adadm.export.assembly import Options
 from adadm.export.checkpoint import load_checkpoint
+from adadm.export.options import Options
 from adadm.export.pipeline import export_onnx
 from adadm.export.to_onnx import write_export
 from adadm.runtime.engines.builder import build, check_machine

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,39 +17,28 @@ import onnx
 
 from adadm.export.networks import Network
 from adadm.export.operators.sparse_attention import CODES_OUTPUT
+from adadm.export.proof.cases import Shape, parity_cases
 from adadm.export.proof.pytorch import HashCodes, attention_rounds, run_network, run_with_codes
-from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import ParityError
 from adadm.runtime.images.arrays import (
     Batch,
-    ImageArray,
     batch_from_image,
-    enlarge,
     image_from_batch,
-    reduce,
 )
 from adadm.runtime.images.compare import Comparison, compare
-from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = [
     "LARGEST_RELATIVE_ERROR",
-    "Accuracy",
     "Hashing",
     "check_image_io",
     "check_parity",
-    "measure_accuracy",
-    "photograph_batches",
     "session_with_codes",
 ]
 
-Shape = tuple[int, int, int]
 
 LARGEST_RELATIVE_ERROR = 3e-5
 """Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
-
-_PIXELS_TIMES_PARAMETERS = 1e10
-_PHOTOGRAPH_PX = (40, 128)
 
 
 @dataclass(frozen=True)
@@ -71,15 +60,6 @@ class Hashing:
         """JSON has no infinity: an infinite PSNR becomes null."""
         psnr = self.free_psnr_db
         return {**asdict(self), "free_psnr_db": psnr if math.isfinite(psnr) else None}
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """PSNR-Y (dB) of a reduced photograph, enlarged again."""
-
-    name: str
-    bicubic_db: float
-    network_db: float
 
 
 def check_parity(
@@ -111,7 +91,7 @@ def check_parity(
     session, codes_of = session_with_codes(network, model)
     results, hashing = [], []
     factors_of: dict[str, list[tuple[Batch, Batch]]] = defaultdict(list)
-    for name, lr in _cases(network, static):
+    for name, lr in parity_cases(network, static):
         outputs = session.run({"lr": lr, "std": std_of(lr)} if std_of else {"lr": lr})
         found = outputs.pop("sr")
         codes = {module: outputs.pop(value) for module, value in codes_of.items()}
@@ -160,7 +140,7 @@ def check_image_io(
     """
     session, reference = (OnnxRuntimeSession(m.SerializeToString()) for m in (images, batches))
     white = network.rgb_range
-    for name, lr in _cases(network, static):
+    for name, lr in parity_cases(network, static):
         pictures = [image_from_batch(one[None], white) for one in lr]
         fed = np.concatenate([batch_from_image(picture, white) for picture in pictures])
         expected = [image_from_batch(one[None], white) for one in reference.run({"lr": fed})["sr"]]
@@ -170,89 +150,6 @@ def check_image_io(
                 f"{name}: with uint8 in and out {differing} of {found.size} values differ from "
                 "those of the conversion outside the graph; nothing was written"
             )
-
-
-def measure_accuracy(network: Network) -> list[Accuracy]:
-    """Enlarge reduced photographs with a network and with bicubic interpolation."""
-    results = []
-    for name, hr in _photographs(network, _photograph_side(network)).items():
-        lr = reduce(hr, network.upscale)
-        sr = run_network(network, batch_from_image(lr, network.rgb_range))
-        bicubic = enlarge(lr, network.upscale)
-        scores = [
-            psnr_y(image, hr, shave=network.upscale)
-            for image in (bicubic, image_from_batch(sr, network.rgb_range))
-        ]
-        results.append(Accuracy(name, *scores))
-    return results
-
-
-def _cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]]:
-    """Named batches (N, 3, H, W): what is usual, and what breaks exports."""
-    white = network.rgb_range
-    photos = photograph_batches(network, _photograph_side(network))
-    if static is not None:
-        for name, photo in photos.items():
-            yield name, _fitted(photo, static)
-        shapes = {"flat black": static, "flat white": static, "one bright pixel": static}
-    else:
-        yield from photos.items()
-        photo = next(iter(photos.values()))
-        least = network.smallest_side
-        small = max(24, least)
-        yield "odd size", _fitted(photo, (1, small + 13, small + 29))
-        yield "batch of 2", _fitted(photo, (2, small, small + 7))
-        yield "aspect 1:8", _fitted(photo, (1, max(16, least), 8 * max(16, least)))
-        yield "smallest", _fitted(photo, (1, least, least))
-        shapes = {
-            "flat black": (1, small, small),
-            "flat white": (1, small, small),
-            "one bright pixel": (1, small + 1, small + 3),
-        }
-    for name, (batch, height, width) in shapes.items():
-        lr = np.full((batch, 3, height, width), white * (name == "flat white"), np.float32)
-        if name == "one bright pixel":
-            lr[..., height // 2, width // 2] = white
-        yield name, lr
-
-
-def photograph_batches(network: Network, side: int) -> dict[str, Batch]:
-    """Reduced photographs (1, 3, H, W), at most `side` px high and wide, for a network."""
-    return {
-        name: batch_from_image(reduce(hr, network.upscale), network.rgb_range)
-        for name, hr in _photographs(network, side).items()
-    }
-
-
-def _photographs(network: Network, side: int) -> dict[str, ImageArray]:
-    """Crops from the middle, of `side` px once they are reduced."""
-    upscale = network.upscale
-    return {n: _middle(image, side * upscale, upscale) for n, image in photographs().items()}
-
-
-def _photograph_side(network: Network) -> int:
-    """Smaller for a network with more parameters, to take seconds."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
-    return max(side, network.smallest_side)
-
-
-def _middle(image: ImageArray, side: int, multiple_of: int) -> ImageArray:
-    height, width = (min(side, n - n % multiple_of) for n in image.shape[:2])
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return image[top : top + height, left : left + width]
-
-
-def _fitted(photo: Batch, shape: Shape) -> Batch:
-    """A batch of a shape from a photograph (1, 3, H, W), mirrored where it is too small."""
-    count, height, width = shape
-    missing = [
-        (0, max(0, size - have))
-        for size, have in zip((height, width), photo.shape[2:], strict=True)
-    ]
-    large = np.pad(photo, ((0, 0), (0, 0), *missing), mode="symmetric")[..., :height, :width]
-    turned = [large if i % 2 == 0 else large[..., ::-1, :] * np.float32(0.5) for i in range(count)]
-    return np.ascontiguousarray(np.concatenate(turned))
 
 
 def _check_factor(output: str, cases: list[str], pairs: list[tuple[Batch, Batch]]) -> None:

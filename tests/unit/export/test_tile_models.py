@@ -23,17 +23,11 @@ from _support.graphs import graph
 from _support.parity import photograph_like
 from adadm.export import Options
 from adadm.export.graph.receptive_field import receptive_field
+from adadm.export.measurements import HaloError, measure_halo, measure_memories
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
-from adadm.export.proof.parity import photograph_batches
-from adadm.export.tile_models import (
-    HaloError,
-    TileModels,
-    measure_halo,
-    measure_memories,
-    std_from,
-    tile_graphs,
-)
+from adadm.export.proof.cases import photograph_batches
+from adadm.export.tile_models import TileModels, std_from, tile_graphs
 from adadm.runtime.errors import ExportError
 from adadm.runtime.models.bundled import BUNDLED
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession

@@ -4,8 +4,9 @@ import pytest
 
 from _support.exports import exported, traced
 from adadm.export import Options
-from adadm.export.assembly import check_file, check_options
+from adadm.export.graph.checker import check_file
 from adadm.export.networks import EDSR, NLSN
+from adadm.export.options import check_options
 from adadm.runtime.errors import ExportError
 
 

@@ -26,13 +26,14 @@ from adadm.calibration.source_network import Source, load_source
 from adadm.calibration.target_forms.deployed import deploy
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.layers.divergence import first_divergence
-from adadm.export.assembly import DEFAULTS, assemble, bake_image_io
+from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.graph.channels import (
     affine_of_batch_norm,
     reached_convolutions,
     scale_inputs,
     shift_inputs,
 )
+from adadm.export.options import DEFAULTS
 from adadm.export.passes.folding import is_batch_norm, replace
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError

@@ -1,0 +1,85 @@
+"""Passes in the order in which they make a graph exact and small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from adadm.export.graph.channels import label
+from adadm.export.operators import update_functions
+from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
+from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
+from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
+from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
+from adadm.export.passes.folding import Decision, is_batch_norm
+from adadm.export.passes.shift_trunk import ShiftTrunk
+
+__all__ = ["collapse_tail", "fold_batch_norm"]
+
+
+_IN_A_BODY = "it is in the body of a function, or of an If or Loop"
+
+
+def fold_batch_norm(model: ir.Model) -> list[Decision]:
+    """Fold every BatchNormalization of a model that can be folded exactly, in place.
+
+    Works on any ONNX graph (`onnx_ir.load`), whatever exported it. Constant factors after
+    convolutions (`res_scale`) are folded on the way.
+
+    Returns:
+        One decision for each BatchNormalization: what became of it, or why it was kept.
+    """
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    common.RemoveUnusedNodesPass()(model)  # a dead reader would stand in the way of a fold
+    common.ShapeInferencePass()(model)
+    norms = [node for node in _all_nodes(model) if is_batch_norm(node)]
+    names = {node: label(node) for node in norms}
+    passes = (
+        FoldAffineIntoPrecedingConv(),
+        FoldBatchNormAfterRelu(),
+        FoldBatchNormIntoFollowingConv(),
+        ShiftTrunk(),
+    )
+    forms: dict[ir.Node, str] = {}
+    reasons: dict[ir.Node, list[str]] = {}
+    folded = True
+    while folded:  # one fold can make room for another
+        folded = False
+        reasons = {node: [_IN_A_BODY] if node.graph is not model.graph else [] for node in norms}
+        for folding in passes:
+            folded |= folding(model).modified
+            for node, decision in folding.decisions.items():
+                if node in names and decision.form:
+                    forms[node] = decision.form
+                elif node in names:
+                    reasons[node].append(decision.reason)
+    common.RemoveUnusedNodesPass()(model)
+    update_functions(model)
+    return [
+        Decision(names[node], forms.get(node), "" if node in forms else "; ".join(reasons[node]))
+        for node in norms
+    ]
+
+
+def collapse_tail(model: ir.Model) -> Decision:
+    """Collapse the linear tail of a model into one convolution and one DepthToSpace, in place.
+
+    Works on any ONNX graph, after `fold_batch_norm`.
+
+    Returns:
+        What became of the tail, or why it was left alone.
+    """
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    collapsing = CollapseLinearTail()
+    collapsing(model)
+    common.ShapeInferencePass()(model)
+    nothing = Decision("tail", None, "the graph has no DepthToSpace")
+    return next(iter(collapsing.decisions.values()), nothing)
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
