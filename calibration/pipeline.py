@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -18,15 +20,32 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.tensor_statistics import METHOD
 from adadm.calibration.search.budget import Assignment, search
 from adadm.calibration.search.evaluations import Evaluations, Loss, LossMeter
-from adadm.calibration.search.sensitivity import OnStep, Sensitivity, measure_sensitivity
+from adadm.calibration.search.sensitivity import (
+    OnStep,
+    Sensitivity,
+    draw_sensitivities,
+    measure_sensitivity,
+)
 from adadm.calibration.source_network import Source
 from adadm.calibration.stages import run_of, stages_of
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import written_whole
+from adadm.runtime.models.bundled import beside
 
 __all__ = ["Quantized", "lower"]
 
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
+
+
+def report_of(output: Path) -> Path:
+    """Where the report of a model is."""
+    return output.with_suffix(".json")
+
+
+def plot_of(output: Path) -> Path:
+    """Where the plot of a model's sensitivities is."""
+    return output.with_suffix(".sensitivity.svg")
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,22 @@ class Quantized:
             CalibrationError: a gate fails.
         """
         check_gates(self.ledger.gates)
+
+    def write(self, output: Path) -> list[Path]:
+        """Write the models, the report and the plot beside each other: all files or none."""
+        paths = {f: output if f == "whole" else beside(output, f) for f in self.models}
+        written = [*paths.values(), report_of(output)]
+        with ExitStack() as files:
+            for form, path in paths.items():
+                onnx.save(self.models[form], files.enter_context(written_whole(path)))
+            content = json.dumps(self.as_json(), indent=2) + "\n"
+            report = files.enter_context(written_whole(report_of(output)))
+            report.write_text(content, encoding="utf-8")
+            if self.sensitivities:
+                plot = files.enter_context(written_whole(plot_of(output)))
+                draw_sensitivities(self.sensitivities, plot, self.spared)
+                written.append(plot_of(output))
+        return written
 
     def as_json(self) -> dict[str, Any]:
         """The report, ready for `json.dump`: the same for the same run."""

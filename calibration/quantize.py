@@ -16,29 +16,25 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["quantize", *sys.argv[1:]]))
 
 import argparse
-import json
-from contextlib import ExitStack
-from pathlib import Path
 
-import onnx
 from rich.console import Console
 
 from adadm.calibration.lowering import BUDGETS_DB, Request
-from adadm.calibration.pipeline import Quantized, lower
+from adadm.calibration.pipeline import Quantized, lower, plot_of, report_of
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
-from adadm.calibration.search.sensitivity import draw_sensitivities, print_sensitivities
+from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source
 from adadm.export.arguments import add_hidden_hyperparameters, architecture, shape
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import cache_folder, written_whole
+from adadm.runtime.files import cache_folder
 from adadm.runtime.models.bundled import FOR_TILES, beside
 from adadm.runtime.progress import staged
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["main", "write_models"]
+__all__ = ["main"]
 
 _PHOTOGRAPHS = 32
 
@@ -78,7 +74,7 @@ def main(argv: list[str]) -> None:
         quantized = lower(source, images, request, stages.on_stage, stages.on_step)
     _print(quantized, Console())
     quantized.check()
-    for path in write_models(quantized, arguments.output):
+    for path in quantized.write(arguments.output):
         print(f"wrote {path}")
 
 
@@ -109,33 +105,6 @@ def _print(quantized: Quantized, console: Console) -> None:
         f"{lowering.request.budget_db:g} dB",
         highlight=False,
     )
-
-
-def write_models(quantized: Quantized, output: Path) -> list[Path]:
-    """Write the models, the report and the plot beside each other: all files or none."""
-    report, plot = report_of(output), plot_of(output)
-    paths = {f: output if f == "whole" else beside(output, f) for f in quantized.models}
-    written = [*paths.values(), report]
-    with ExitStack() as files:
-        for form, path in paths.items():
-            onnx.save(quantized.models[form], files.enter_context(written_whole(path)))
-        content = json.dumps(quantized.as_json(), indent=2) + "\n"
-        files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
-        if quantized.sensitivities:
-            partial = files.enter_context(written_whole(plot))
-            draw_sensitivities(quantized.sensitivities, partial, quantized.spared)
-            written.append(plot)
-    return written
-
-
-def report_of(output: Path) -> Path:
-    """Where the report of a model is."""
-    return output.with_suffix(".json")
-
-
-def plot_of(output: Path) -> Path:
-    """Where the plot of a model's sensitivities is."""
-    return output.with_suffix(".sensitivity.svg")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

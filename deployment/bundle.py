@@ -20,7 +20,7 @@ from rich.console import Console
 
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.runtime.arguments import Paths
-from adadm.runtime.build_engine import add_sizes, bounds_of
+from adadm.runtime.engines.size_arguments import add_sizes, bounds_of
 from adadm.runtime.models.bundled import path_of
 from adadm.runtime.targets import TARGETS
 

@@ -6,8 +6,10 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -21,7 +23,9 @@ from adadm.export.proof.accuracy import Accuracy, measure_accuracy
 from adadm.export.proof.parity import Hashing, check_image_io, check_parity
 from adadm.export.tile_models import TileModels, std_from
 from adadm.export.tracing import trace
+from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
+from adadm.runtime.models.bundled import beside
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.memory import MemoryModel
 
@@ -61,6 +65,22 @@ class Export:
     def worse_than_bicubic(self) -> bool:
         """Whether the mean PSNR-Y lies below that of bicubic interpolation."""
         return sum(a.network_db - a.bicubic_db for a in self.accuracy) < 0
+
+    def write(self, output: Path, report: Path | None = None) -> list[Path]:
+        """Write the model, those for tiles beside it, and the report: all files or none."""
+        models = {output: self.model}
+        if self.tiles is not None:
+            models |= {
+                beside(output, "tile"): self.tiles.tile,
+                beside(output, "moments"): self.tiles.moments,
+            }
+        with ExitStack() as files:
+            for path, model in models.items():
+                onnx.save(model, files.enter_context(written_whole(path)))
+            if report is not None:
+                content = json.dumps(self.as_json(), indent=2) + "\n"
+                files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
+        return list(models)
 
     def as_json(self) -> dict[str, Any]:
         """The report, ready for `json.dump`."""

@@ -15,11 +15,8 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["export", *sys.argv[1:]]))
 
 import argparse
-import json
-from contextlib import ExitStack
 from pathlib import Path
 
-import onnx
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -31,13 +28,11 @@ from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
-from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import FOR_TILES, beside
 
 __all__ = [
     "main",
     "print_report",
-    "write_export",
 ]
 
 
@@ -60,28 +55,11 @@ def main(argv: list[str]) -> None:
     )
     with console.status("reading the checkpoint") as status:
         export = export_onnx(checkpoint, options, on_stage=status.update)
-    written = write_export(export, output, arguments.report)
+    written = export.write(output, arguments.report)
     print_report(export, Console())
     for path in written:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     _warn(export, console)
-
-
-def write_export(export: Export, output: Path, report: Path | None = None) -> list[Path]:
-    """Write the model, those for tiles beside it, and the report: all files or none."""
-    models = {output: export.model}
-    if export.tiles is not None:
-        models |= {
-            beside(output, "tile"): export.tiles.tile,
-            beside(output, "moments"): export.tiles.moments,
-        }
-    with ExitStack() as files:
-        for path, model in models.items():
-            onnx.save(model, files.enter_context(written_whole(path)))
-        if report is not None:
-            content = json.dumps(export.as_json(), indent=2) + "\n"
-            files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
-    return list(models)
 
 
 def print_report(export: Export, console: Console) -> None:

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["build", *sys.argv[1:]]))
 
 import argparse
-import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,13 +25,14 @@ from adadm.runtime.arguments import Paths
 from adadm.runtime.engines import cuda_runtime, trtexec
 from adadm.runtime.engines.builder import adopt, build, log_path
 from adadm.runtime.engines.manifest import Manifest, manifest_path
-from adadm.runtime.engines.recipe import Bounds, Recipe, Size, default_bounds, make_recipe
-from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
+from adadm.runtime.engines.recipe import Recipe, make_recipe
+from adadm.runtime.engines.size_arguments import add_sizes, bounds_of
+from adadm.runtime.errors import MissingDependencyError, SessionError
 from adadm.runtime.models.bundled import path_of
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["add_sizes", "bounds_of", "main"]
+__all__ = ["main"]
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -74,47 +74,6 @@ def main(argv: list[str]) -> None:
         if is_new
         else f"{arguments.output} is up to date"
     )
-
-
-def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which sizes an engine takes, and what its builder may."""
-    for name, words in (
-        ("opt", "the usual size; give it again for another profile; default: 1x256x256"),
-        ("min", "the least size, once for each --opt; default: 3/4 of the usual sides"),
-        ("max", "the largest, which sets the memory; default: 5/4 of the usual sides"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=_size, action="append", default=[], metavar="NxHxW", help=words
-        )
-    parser.add_argument(
-        "--workspace", type=_mebibytes, metavar="MIB", help="scratch that the builder may take"
-    )
-
-
-def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
-    """What `add_sizes` was given, completed by a small range around the usual sizes; or nothing.
-
-    Raises:
-        EngineError: there are more or fewer of the least or largest sizes than profiles.
-    """
-    if not (arguments.opt or arguments.min or arguments.max):
-        return []
-    around = [default_bounds(size) for size in arguments.opt] or [default_bounds()]
-    lists = {"min": arguments.min, "max": arguments.max}
-    for name, sizes in lists.items():
-        if sizes and len(sizes) != len(around):
-            raise EngineError(
-                f"--{name} is given {len(sizes)} times and --opt {len(arguments.opt)} times; each "
-                "profile needs its own --opt"
-            )
-    return [
-        Bounds(
-            arguments.min[index] if arguments.min else usual.minimum,
-            usual.optimum,
-            arguments.max[index] if arguments.max else usual.maximum,
-        )
-        for index, usual in enumerate(around)
-    ]
 
 
 def _progress(console: Console) -> Progress:
@@ -232,17 +191,3 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     adopted = [] if plan is None or in_place else [plan]
     paths.check(adopted, [manifest_path(arguments.output), log_path(arguments.output)])
     return arguments
-
-
-def _size(text: str) -> Size:
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if not found or "0" in found.groups():
-        raise argparse.ArgumentTypeError(f"{text!r} is not N x H x W, such as 1x256x256")
-    batch, height, width = map(int, found.groups())
-    return batch, height, width
-
-
-def _mebibytes(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB from 1 on")
-    return int(text) * _MIB

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from adadm.calibration.lowering import BUDGETS_DB, Precision, Request
 from adadm.calibration.pipeline import lower
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.quantize import write_models
 from adadm.calibration.source_network import load_source
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.deployment.certification.baseline import Reference, load_reference
@@ -29,7 +28,6 @@ from adadm.deployment.shipping.steps import Steps
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import Options
 from adadm.export.pipeline import export_onnx
-from adadm.export.to_onnx import write_export
 from adadm.runtime.engines.builder import build, check_machine
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import CalibrationError, EngineError, MissingDependencyError, SessionError
@@ -190,7 +188,7 @@ class Line:
             self._on_stage("export")
             options = Options(stats=order.stats)
             checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
-            write_export(export_onnx(checkpoint, options, self._on_stage), output)
+            export_onnx(checkpoint, options, self._on_stage).write(output)
 
         self.steps.run("export", self._from(stats=order.stats), self._forms(output), make)
         return output
@@ -214,7 +212,7 @@ class Line:
             source = load_source(order.checkpoint, **self._hidden)
             quantized = lower(source, self.calibration, request, self._on_stage, self._on_step)
             quantized.check()
-            write_models(quantized, output)
+            quantized.write(output)
 
         made_from = self._from(
             target=target.name,

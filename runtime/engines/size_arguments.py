@@ -1,0 +1,68 @@
+"""Arguments that say which sizes an engine takes."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from adadm.runtime.engines.recipe import Bounds, Size, default_bounds
+from adadm.runtime.errors import EngineError
+
+__all__ = ["add_sizes", "bounds_of"]
+
+_MIB = 2**20
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which sizes an engine takes, and what its builder may."""
+    for name, words in (
+        ("opt", "the usual size; give it again for another profile; default: 1x256x256"),
+        ("min", "the least size, once for each --opt; default: 3/4 of the usual sides"),
+        ("max", "the largest, which sets the memory; default: 5/4 of the usual sides"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=_size, action="append", default=[], metavar="NxHxW", help=words
+        )
+    parser.add_argument(
+        "--workspace", type=_mebibytes, metavar="MIB", help="scratch that the builder may take"
+    )
+
+
+def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
+    """What `add_sizes` was given, completed by a small range around the usual sizes; or nothing.
+
+    Raises:
+        EngineError: there are more or fewer of the least or largest sizes than profiles.
+    """
+    if not (arguments.opt or arguments.min or arguments.max):
+        return []
+    around = [default_bounds(size) for size in arguments.opt] or [default_bounds()]
+    lists = {"min": arguments.min, "max": arguments.max}
+    for name, sizes in lists.items():
+        if sizes and len(sizes) != len(around):
+            raise EngineError(
+                f"--{name} is given {len(sizes)} times and --opt {len(arguments.opt)} times; each "
+                "profile needs its own --opt"
+            )
+    return [
+        Bounds(
+            arguments.min[index] if arguments.min else usual.minimum,
+            usual.optimum,
+            arguments.max[index] if arguments.max else usual.maximum,
+        )
+        for index, usual in enumerate(around)
+    ]
+
+
+def _size(text: str) -> Size:
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+    if not found or "0" in found.groups():
+        raise argparse.ArgumentTypeError(f"{text!r} is not N x H x W, such as 1x256x256")
+    batch, height, width = map(int, found.groups())
+    return batch, height, width
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB from 1 on")
+    return int(text) * _MIB
