@@ -40,7 +40,7 @@ from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.criteria import Check, read_thresholds
 from adadm.deployment.certification.device_result import certify_device
 from adadm.deployment.certification.recheck import Places, recheck
-from adadm.deployment.certification.report.page import Crop
+from adadm.deployment.certification.report.crops import Crop
 from adadm.export.arguments import add_hidden_hyperparameters, architecture
 from adadm.runtime.arguments import Paths, check_outputs
 from adadm.runtime.backends import BACKENDS

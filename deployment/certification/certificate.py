@@ -16,7 +16,8 @@ from typing import Any
 from adadm.calibration.quality.ledger import rounded
 from adadm.deployment.certification.baseline import Reference
 from adadm.deployment.certification.candidate import Model
-from adadm.deployment.certification.report.page import Crop, write_report
+from adadm.deployment.certification.report.crops import Crop
+from adadm.deployment.certification.report.page import write_report
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of, written_whole
 

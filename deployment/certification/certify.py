@@ -28,7 +28,7 @@ from adadm.deployment.certification.criteria import (
 )
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.observations import Observations
-from adadm.deployment.certification.report.page import Crop
+from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.speed import measure_speed
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from adadm.calibration.quality.gates import shown_levels
 from adadm.calibration.quality.ledger import Output, relative_error
 from adadm.calibration.quality.photographs import Photograph
-from adadm.deployment.certification.report.page import Crop
+from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.images.arrays import Batch, ImageArray, enlarge, image_from_batch
 from adadm.runtime.images.metrics import psnr, psnr_y
 

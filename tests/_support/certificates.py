@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.calibration.quality.ledger import StageResult
-from adadm.deployment.certification.report.page import Crop
+from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.images.arrays import ImageArray
 

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from _support.certificates import crop, device_certificate, flat, model_certificate
-from adadm.deployment.certification.report.page import Crop, write_report
+from adadm.deployment.certification.report.crops import Crop
+from adadm.deployment.certification.report.page import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
 import tomllib
+
+from adadm.runtime import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("runtime", "export", "calibration", "deployment")
@@ -70,6 +74,93 @@ def test_no_file_is_named_like_a_library(folder: str) -> None:
             assert not any("site-packages" in folder for folder in found), path
         else:
             assert spec is None, path
+
+
+# At a layer's root: its verbs, its public doors, and what all of it is built on.
+ROOTS = {
+    "export": "to_onnx arguments assembly checkpoint measurements options pipeline state_dict "
+    "tile_models tracing",
+    "calibration": "quantize drawing lowering pipeline source_network stages",
+    "deployment": "validate inspect_network bundle ship",
+    "runtime": "upscale camera build_engine verify doctor backends cli targets arguments errors "
+    "files progress python_process telemetry",
+}
+DATA = {"checkpoints", "device_files", "templates"}
+VERBS = {verb.module for verb in cli.VERBS.values()}
+
+
+def rooms(layer: str) -> list[Path]:
+    """The folders of code below a layer."""
+    folders = {path.parent for path in (ROOT / layer).rglob("*.py")}
+    return sorted(folder for folder in folders - {ROOT / layer} if folder.name not in DATA)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_rest_is_in_rooms_of_two_to_twelve_files(layer: str) -> None:
+    assert files(ROOT / layer) == sorted(ROOTS[layer].split())
+    for room in rooms(layer):
+        assert 2 <= len(files(room)) <= 12, room
+        assert (room / "__init__.py").exists(), room
+
+
+def modules() -> dict[str, set[str]]:
+    """What each module of ours imports of ours, whenever it does."""
+    found = {}
+    for layer in LAYERS:
+        for path in (ROOT / layer).rglob("*.py"):
+            if "device_files" in path.parts:
+                continue
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(("adadm", *parts)).removesuffix(".__init__")
+            found[name] = {_module(entry) for entry in _names(path) if entry.startswith("adadm.")}
+    return found
+
+
+def _names(path: Path) -> Iterator[str]:
+    """Each name that is imported when the module is, with the module that it is from."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module(name: str) -> str:
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return name if path.is_dir() or path.with_suffix(".py").exists() else name.rpartition(".")[0]
+
+
+def test_imports_make_no_circle() -> None:
+    list(TopologicalSorter(modules()).static_order())
+
+
+def test_no_room_imports_what_stands_above_it_as_a_verb() -> None:
+    verbs = VERBS | {"adadm.runtime.camera", "adadm.runtime.verify"}
+    for name, imported in modules().items():
+        assert not imported & verbs, name
+
+
+def test_unit_tests_mirror_the_sources() -> None:
+    """A test is named like its module; what follows that name says which part."""
+    for path in (ROOT / "tests" / "unit").rglob("test_*.py"):
+        place = path.parent.relative_to(ROOT / "tests" / "unit")
+        if place.parts and place.parts[0] in LAYERS:
+            name = path.stem.removeprefix("test_")
+            stems = [*files(ROOT / place), ROOT.joinpath(place).name]
+            assert any(name == stem or name.startswith(f"{stem}_") for stem in stems), path
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_room_is_named_like_a_library(layer: str) -> None:
+    """A verb that is run by its path puts its layer first on sys.path."""
+    for room in rooms(layer):
+        spec = PathFinder.find_spec(room.name, LIBRARIES)
+        found = list((spec and spec.submodule_search_locations) or ())
+        assert spec is None or (spec.loader is None and not any("site-pack" in f for f in found))
 
 
 def test_there_is_no_root_package() -> None:

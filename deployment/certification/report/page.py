@@ -7,16 +7,13 @@ import hashlib
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from adadm.deployment.certification.report.crops import Crop, amplification_of, shown
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
-from adadm.runtime.images.arrays import ImageArray, encoded
 
 __all__ = ["Crop", "write_report"]
 
@@ -44,33 +41,9 @@ _ABSENT = {
 }
 """What stands for what only some certificates have."""
 
-_WIDEST_PX = {"wide": 496, "narrow": 288}
-"""A crop is enlarged up to this: two beside each other on the page; one on a telephone."""
 
-_VISIBLE_LEVELS = 64.0  # a quarter of white on mid-grey
-_MID_GREY = 128
 _NOTHING, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A piece of a photograph that the page shows.
-
-    Attributes:
-        left, top: of the crop, px of sr.
-        reason: why it is shown.
-        original: None where there are no originals.
-        reference, found: the outputs of the reference and of the model; all of one size.
-    """
-
-    photograph: str
-    left: int
-    top: int
-    reason: str
-    original: ImageArray | None
-    reference: ImageArray
-    found: ImageArray
 
 
 def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Path) -> None:
@@ -101,11 +74,11 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
     }
     environment.globals["ticks"] = _ticks
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    amplification = _amplification(crops)
+    amplification = amplification_of(crops)
     page = environment.get_template("report.html.j2").render(
         {**_ABSENT, **certificate},
         sections=_sections(certificate, crops),
-        crops=[_shown(crop, amplification) for crop in crops],
+        crops=[shown(crop, amplification) for crop in crops],
         amplification=amplification,
         style="\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _STYLES),
         script=script,
@@ -124,49 +97,6 @@ def _sections(certificate: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str
         for name, title in _SECTIONS.items()
         if name in always or certificate.get(name) or also.get(name)
     }
-
-
-def _amplification(crops: Sequence[Crop]) -> int:
-    """The power of two that makes the usual difference visible.
-
-    By the root mean square of all that differ, which a few large ones do not decide alone.
-    """
-    squares = [float(d) ** 2 for crop in crops for d in _difference(crop).flat if d]
-    if not squares:
-        return 1
-    usual = math.sqrt(math.fsum(squares) / len(squares))
-    return int(2 ** max(0, math.floor(math.log2(_VISIBLE_LEVELS / usual))))
-
-
-def _difference(crop: Crop) -> np.ndarray[Any, np.dtype[np.int16]]:
-    return crop.found.astype(np.int16) - crop.reference
-
-
-def _shown(crop: Crop, amplification: int) -> dict[str, Any]:
-    """What the template needs of a crop; views by their labels, left out where there is none."""
-    amplified = np.clip(_MID_GREY + amplification * _difference(crop), 0, 255).astype(np.uint8)
-    height, width = crop.found.shape[:2]
-    views = {
-        "original": crop.original,
-        "reference": crop.reference,
-        "model": crop.found,
-        "difference": amplified,
-    }
-    return {
-        "photograph": crop.photograph,
-        "left": crop.left,
-        "top": crop.top,
-        "reason": crop.reason,
-        "width": width,
-        "height": height,
-        "enlarged": {name: max(1, widest // width) for name, widest in _WIDEST_PX.items()},
-        "views": {name: _data_uri(view) for name, view in views.items() if view is not None},
-    }
-
-
-def _data_uri(image: ImageArray) -> str:
-    content = encoded(image, ".webp", lossless=True, quality=100)
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from _support.certificates import crop, device_certificate, flat, model_certificate
 from _support.pages import Page
-from adadm.deployment.certification.report.page import Crop, write_report
+from adadm.deployment.certification.report.crops import Crop
+from adadm.deployment.certification.report.page import write_report
 from adadm.runtime.errors import MissingDependencyError
 
 OPTIONAL = ("checks", "ledger", "photographs", "blocks", "layers", "speed")

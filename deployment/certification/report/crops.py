@@ -1,0 +1,86 @@
+"""Pieces of photographs that a report shows, and what differs in them."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adadm.runtime.images.arrays import ImageArray, encoded
+
+__all__ = ["Crop", "amplification_of", "shown"]
+
+
+_WIDEST_PX = {"wide": 496, "narrow": 288}
+"""A crop is enlarged up to this: two beside each other on the page; one on a telephone."""
+
+_VISIBLE_LEVELS = 64.0  # a quarter of white on mid-grey
+
+_MID_GREY = 128
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A piece of a photograph that the page shows.
+
+    Attributes:
+        left, top: of the crop, px of sr.
+        reason: why it is shown.
+        original: None where there are no originals.
+        reference, found: the outputs of the reference and of the model; all of one size.
+    """
+
+    photograph: str
+    left: int
+    top: int
+    reason: str
+    original: ImageArray | None
+    reference: ImageArray
+    found: ImageArray
+
+
+def amplification_of(crops: Sequence[Crop]) -> int:
+    """The power of two that makes the usual difference visible.
+
+    By the root mean square of all that differ, which a few large ones do not decide alone.
+    """
+    squares = [float(d) ** 2 for crop in crops for d in _difference(crop).flat if d]
+    if not squares:
+        return 1
+    usual = math.sqrt(math.fsum(squares) / len(squares))
+    return int(2 ** max(0, math.floor(math.log2(_VISIBLE_LEVELS / usual))))
+
+
+def _difference(crop: Crop) -> np.ndarray[Any, np.dtype[np.int16]]:
+    return crop.found.astype(np.int16) - crop.reference
+
+
+def shown(crop: Crop, amplification: int) -> dict[str, Any]:
+    """What the template needs of a crop; views by their labels, left out where there is none."""
+    amplified = np.clip(_MID_GREY + amplification * _difference(crop), 0, 255).astype(np.uint8)
+    height, width = crop.found.shape[:2]
+    views = {
+        "original": crop.original,
+        "reference": crop.reference,
+        "model": crop.found,
+        "difference": amplified,
+    }
+    return {
+        "photograph": crop.photograph,
+        "left": crop.left,
+        "top": crop.top,
+        "reason": crop.reason,
+        "width": width,
+        "height": height,
+        "enlarged": {name: max(1, widest // width) for name, widest in _WIDEST_PX.items()},
+        "views": {name: _data_uri(view) for name, view in views.items() if view is not None},
+    }
+
+
+def _data_uri(image: ImageArray) -> str:
+    content = encoded(image, ".webp", lossless=True, quality=100)
+    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
