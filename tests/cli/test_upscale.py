@@ -478,7 +478,8 @@ def test_a_model_that_reads_images(tmp_path: Path, capsys: pytest.CaptureFixture
 # Stopping
 
 SPOOLING = (
-    "import sys; from adadm.runtime import cli, photos; photos._MOST_IN_MEMORY_BYTES = 0; "
+    "import sys; from adadm.runtime import cli; from adadm.runtime.images import photo_reader; "
+    "photo_reader._MOST_IN_MEMORY_BYTES = 0; "
     "sys.exit(cli.main(['upscale', *sys.argv[1:]]))"
 )
 
