@@ -242,7 +242,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"the output is {arguments.output}, expected a name that ends in .json")
     by_default = []
     if arguments.output is None and arguments.model is not None:
-        by_default = [Path(files_of(arguments.model)[0]).with_suffix(".certificate.json")]
+        by_default = [files_of(arguments.model)[0].with_suffix(".certificate.json")]
         arguments.output = by_default[0]
     if arguments.certificate is None:
         paths.check(writes=[*by_default, report_of(arguments.output)])

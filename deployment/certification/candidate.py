@@ -26,7 +26,7 @@ from adadm.runtime.engines.manifest import manifest_path, read_manifest
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
-from adadm.runtime.models.bundled import beside, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, beside, is_engine
 from adadm.runtime.models.metadata import lowering_notes
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -101,7 +101,7 @@ def load_model(path: Path, reference: Reference, backend: str, trust: bool = Fal
         title = f"{title}, {opened.backend}"
         description = f"backend {opened.backend}"
     stages = [Stage(title, run)]
-    companions = tuple(p for f in ("tile", "moments") if (p := beside(path, f)).is_file())
+    companions = tuple(p for f in FOR_TILES if (p := beside(path, f)).is_file())
     if len(companions) == 2 and not is_image:
         stages.append(Stage("tile models", _tile_models(companions, metadata)))
     with open_session(path, "cpu") as session:

@@ -32,7 +32,7 @@ from adadm.runtime.engines.builder import build, check_machine
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import CalibrationError, EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import sha256_of
-from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.bundled import FOR_TILES, beside
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import Target
 
@@ -246,12 +246,11 @@ class Line:
             content = bound(certified.content, output, reference, deployed, self._photographs)
             write_certificate(content, certified.crops, output)
 
-        made_from = self._from(
-            models=self._digests(model), limits=dict(limits), images=self.certification.digest
-        )
+        digests, images = self._digests(model), self.certification.digest
+        made_from = self._from(models=digests, limits=dict(limits), images=images)
         name = f"certificate {model.name}"
-        whole, *companions = self._digests(model).items()
-        bound_to = (whole[1], dict(companions), self._checkpoint_sha256, self.certification.digest)
+        companions = {file: digest for file, digest in digests.items() if file != model.name}
+        bound_to = (digests[model.name], companions, self._checkpoint_sha256, images)
         if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, report_of(output)], make)
@@ -301,13 +300,13 @@ class Line:
         }
 
     def _digests(self, model: Path) -> dict[str, str]:
-        """Of a model and of those for tiles, by their names; the model is the first."""
+        """Of a model and of those for tiles, by their names."""
         return {path.name: sha256_of(path) for path in self._forms(model)}
 
     def _forms(self, model: Path) -> list[Path]:
         if self._order.stats == "internal":
             return [model]
-        return [model, beside(model, "tile"), beside(model, "moments")]
+        return [model, *(beside(model, form) for form in FOR_TILES)]
 
 
 def _precisions(target: Target) -> tuple[Precision, ...]:

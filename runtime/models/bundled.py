@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from adadm.runtime.errors import SessionError
 
@@ -13,7 +14,7 @@ BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
 
 
-FOR_TILES = ("tile", "moments")
+FOR_TILES: tuple[Literal["tile", "moments"], ...] = ("tile", "moments")
 """The forms of a model that lie beside it."""
 
 _FOLDER = Path(__file__).parent

@@ -7,7 +7,7 @@ from typing import Literal
 
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError, TilingError
-from adadm.runtime.models.bundled import beside, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, beside, is_engine
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
@@ -17,8 +17,6 @@ CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
 
 Form = Literal["whole", "tile", "moments"]
-
-_FOR_TILES: tuple[Form, Form] = ("tile", "moments")
 
 OF_ONE_MODEL = {
     "adadm.checkpoint_sha256": "was exported from another checkpoint",
@@ -74,12 +72,12 @@ class ModelForms:
             TilingError: one is not there, they are not of this model, or no tile fits both.
         """
         if not self._tile_sizes:
-            tile, moments = (self._checked(form, height, width) for form in _FOR_TILES)
+            tile, moments = (self._checked(form, height, width) for form in FOR_TILES)
             self._tile_sizes = common_sizes(tile, moments)
             if not self._tile_sizes:
                 takes = " and ".join(
                     f"{self._path(form)} takes {' or '.join(map(str, sizes)) or 'no single image'}"
-                    for form, sizes in zip(_FOR_TILES, (tile, moments), strict=True)
+                    for form, sizes in zip(FOR_TILES, (tile, moments), strict=True)
                 )
                 raise TilingError(f"{takes}, so no tile fits both; build both for the same sizes")
         return self._tile_sizes
