@@ -1,26 +1,29 @@
 """A network in lower precision, with what that costs measured, and under a budget.
 
-from adadm.calibration import CalibrationImages, Request, load_source, lower
+from adadm.calibration import (
+    CalibrationImages, LoweringOptions, load_source_network, lower_network
+)
 
-source = load_source("edsr_x2.safetensors")
+source = load_source_network("edsr_x2.safetensors")
 images = CalibrationImages([Path("photographs")], source.upscale)
-quantized = lower(source, images, Request("int8", TARGETS["jetson-orin-jp62"], budget_db=0.02))
+options = LoweringOptions("int8", TARGETS["jetson-orin-jp62"], budget_db=0.02)
+quantized = lower_network(source, images, options)
 quantized.check()
 onnx.save(quantized.models["whole"], "edsr_x2.int8.onnx")
 """
 
-from adadm.calibration.lowering import Request
-from adadm.calibration.pipeline import Quantized, lower
+from adadm.calibration.lowering import LoweringOptions
+from adadm.calibration.pipeline import Quantized, lower_network
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import Source, load_source
+from adadm.calibration.source_network import SourceNetwork, load_source_network
 from adadm.runtime.targets import TARGETS
 
 __all__ = [
     "TARGETS",
     "CalibrationImages",
+    "LoweringOptions",
     "Quantized",
-    "Request",
-    "Source",
-    "load_source",
-    "lower",
+    "SourceNetwork",
+    "load_source_network",
+    "lower_network",
 ]

@@ -19,7 +19,7 @@ from adadm.calibration.ranges.float16_ranges import half_ranges, trunk_exponent,
 from adadm.calibration.ranges.int8_ranges import choose_ranges, multiply_adds, quantize_convolutions
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.calibration.search.sensitivity import Convolution
-from adadm.calibration.source_network import Source
+from adadm.calibration.source_network import SourceNetwork
 from adadm.calibration.target_forms.lowered import Form, check_half, in_target_form
 from adadm.export.assembly import assemble
 from adadm.export.options import Options
@@ -27,7 +27,7 @@ from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
-__all__ = ["BUDGETS_DB", "Lowering", "Precision", "Request"]
+__all__ = ["BUDGETS_DB", "Lowering", "LoweringOptions", "Precision"]
 
 Precision = Literal["fp16", "int8"]
 
@@ -38,7 +38,7 @@ _OPSET = 19
 
 
 @dataclass(frozen=True)
-class Request:
+class LoweringOptions:
     """What is asked for.
 
     Attributes:
@@ -83,9 +83,9 @@ class Lowering:
 
     def __init__(
         self,
-        source: Source,
+        source: SourceNetwork,
         images: CalibrationImages,
-        request: Request,
+        request: LoweringOptions,
         on_stage: Callable[[str], object] = str,
         on_image: Callable[[int, int], object] = max,
     ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.gates import check_gates, measure_gates
 from adadm.calibration.quality.ledger import Ledger, measure, rounded
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -26,24 +26,24 @@ from adadm.calibration.search.sensitivity import (
     draw_sensitivities,
     measure_sensitivity,
 )
-from adadm.calibration.source_network import Source
-from adadm.calibration.stages import run_of, stages_of
+from adadm.calibration.source_network import SourceNetwork
+from adadm.calibration.stages import lowering_stages, run_of_model
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
-from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.bundled import companion_path
 
-__all__ = ["Quantized", "lower"]
+__all__ = ["Quantized", "lower_network"]
 
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
 
 
-def report_of(output: Path) -> Path:
+def report_path(output: Path) -> Path:
     """Where the report of a model is."""
     return output.with_suffix(".json")
 
 
-def plot_of(output: Path) -> Path:
+def plot_path(output: Path) -> Path:
     """Where the plot of a model's sensitivities is."""
     return output.with_suffix(".sensitivity.svg")
 
@@ -86,18 +86,18 @@ class Quantized:
 
     def write(self, output: Path) -> list[Path]:
         """Write the models, the report and the plot beside each other: all files or none."""
-        paths = {f: output if f == "whole" else beside(output, f) for f in self.models}
-        written = [*paths.values(), report_of(output)]
+        paths = {f: output if f == "whole" else companion_path(output, f) for f in self.models}
+        written = [*paths.values(), report_path(output)]
         with ExitStack() as files:
             for form, path in paths.items():
                 onnx.save(self.models[form], files.enter_context(written_whole(path)))
             content = json.dumps(self.as_json(), indent=2) + "\n"
-            report = files.enter_context(written_whole(report_of(output)))
+            report = files.enter_context(written_whole(report_path(output)))
             report.write_text(content, encoding="utf-8")
             if self.sensitivities:
-                plot = files.enter_context(written_whole(plot_of(output)))
+                plot = files.enter_context(written_whole(plot_path(output)))
                 draw_sensitivities(self.sensitivities, plot, self.spared)
-                written.append(plot_of(output))
+                written.append(plot_path(output))
         return written
 
     def as_json(self) -> dict[str, Any]:
@@ -132,10 +132,10 @@ class Quantized:
         return ready
 
 
-def lower(
-    source: Source,
+def lower_network(
+    source: SourceNetwork,
     images: CalibrationImages,
-    request: Request,
+    request: LoweringOptions,
     on_stage: Callable[[str], object] = str,
     on_step: OnStep = lambda *_: None,
 ) -> Quantized:
@@ -161,7 +161,7 @@ def lower(
         on_stage("measuring what each stage costs")
         counted = itertools.count(1)
         return measure(
-            stages_of(lowering, int8),
+            lowering_stages(lowering, int8),
             images,
             source.rgb_range,
             source.upscale,
@@ -183,8 +183,8 @@ def lower(
     int8 = assignment.int8 if assignment else ()
     forms = {name: lowering.lowered(name, int8) for name in lowering.forms}
     gates = measure_gates(
-        run_of(lowering.reference),
-        run_of(forms["whole"].evaluated),
+        run_of_model(lowering.reference),
+        run_of_model(forms["whole"].evaluated),
         itertools.islice(images, _SEARCH_PHOTOGRAPHS),
         source.rgb_range,
         source.upscale,
@@ -249,9 +249,9 @@ def _evaluations(lowering: Lowering) -> Evaluations:
         if not meters:  # a search that remembers everything runs nothing
             photographs = itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS)
             source = lowering.source
-            reference = run_of(lowering.reference)
+            reference = run_of_model(lowering.reference)
             meters.append(LossMeter(reference, photographs, source.rgb_range, source.upscale))
-        return meters[0].loss_of(run_of(lowering.lowered("whole", int8).evaluated))
+        return meters[0].loss_of(run_of_model(lowering.lowered("whole", int8).evaluated))
 
     cache = lowering.request.cache
     return Evaluations(measure_loss, cache and cache / f"evaluations-{lowering.key}.json")

@@ -19,18 +19,18 @@ import argparse
 
 from rich.console import Console
 
-from adadm.calibration.lowering import BUDGETS_DB, Request
-from adadm.calibration.pipeline import Quantized, lower, plot_of, report_of
+from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions
+from adadm.calibration.pipeline import Quantized, lower_network, plot_path, report_path
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import print_sensitivities
-from adadm.calibration.source_network import load_source
-from adadm.export.arguments import add_hidden_hyperparameters, architecture, shape
+from adadm.calibration.source_network import load_source_network
+from adadm.export.arguments import add_network_options, architecture, shape
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
-from adadm.runtime.models.bundled import FOR_TILES, beside
+from adadm.runtime.models.bundled import FOR_TILES, companion_path
 from adadm.runtime.progress import staged
 from adadm.runtime.targets import TARGETS
 
@@ -44,14 +44,14 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     console = Console(stderr=True)
     given = {name: getattr(arguments, name) for name in arguments.hidden}
-    source = load_source(arguments.source, arguments.arch, **given)
+    source = load_source_network(arguments.source, arguments.arch, **given)
     static = source.static or arguments.static
     if arguments.static not in (None, static) or (source.static and arguments.tile):
         raise CalibrationError(
             f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
             "it without --static, or give the checkpoint"
         )
-    request = Request(
+    request = LoweringOptions(
         precision=arguments.precision,
         target=TARGETS[arguments.target],
         budget_db=arguments.budget_db
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     print(f"calibration: {images}")
     with staged(console) as stages:
-        quantized = lower(source, images, request, stages.on_stage, stages.on_step)
+        quantized = lower_network(source, images, request, stages.on_stage, stages.on_step)
     _print(quantized, Console())
     quantized.check()
     for path in quantized.write(arguments.output):
@@ -176,15 +176,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
     )
-    hidden = add_hidden_hyperparameters(parser)
+    hidden = add_network_options(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     if arguments.sensitivity and arguments.precision == "fp16":
         parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
-    for_tiles = [beside(arguments.output, form) for form in FOR_TILES]
-    more = [report_of(arguments.output), plot_of(arguments.output)]
+    for_tiles = [companion_path(arguments.output, form) for form in FOR_TILES]
+    more = [report_path(arguments.output), plot_path(arguments.output)]
     paths.check(writes=more + (for_tiles if arguments.stats == "external" else []))
     return arguments
 

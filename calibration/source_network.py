@@ -23,7 +23,7 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 
-__all__ = ["Source", "load_source", "refuse_checkpoint_options"]
+__all__ = ["SourceNetwork", "load_source_network", "refuse_checkpoint_options"]
 
 _IDENTITY = (
     "adadm.architecture",
@@ -39,7 +39,7 @@ _OF_A_COLLAPSED_TAIL = ("adadm.tail", "adadm.receptive_field")
 
 
 @dataclass(frozen=True)
-class Source(NetworkMetadata):
+class SourceNetwork(NetworkMetadata):
     """A network before any fold, as `assemble` takes it.
 
     Attributes:
@@ -58,7 +58,9 @@ class Source(NetworkMetadata):
     sha256: str
 
 
-def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float | None) -> Source:
+def load_source_network(
+    path: str | os.PathLike[str], arch: str = "auto", **given: float | None
+) -> SourceNetwork:
     """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
 
     Both give the same graph once it is folded and its tail is collapsed.
@@ -76,7 +78,7 @@ def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float
     if path.suffix != ".onnx":
         checkpoint = load_checkpoint(path, arch, **given)
         network = checkpoint.network
-        return Source(trace(network), identity(checkpoint), network, None, checkpoint.sha256)
+        return SourceNetwork(trace(network), identity(checkpoint), network, None, checkpoint.sha256)
     refuse_checkpoint_options(path, arch, given)
     proto = _read(path)
     model: ir.Model = ir.from_proto(proto)
@@ -88,7 +90,7 @@ def load_source(path: str | os.PathLike[str], arch: str = "auto", **given: float
     sizes = model.graph.inputs[0].shape
     assert sizes is not None  # the checker saw it
     fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
-    return Source(
+    return SourceNetwork(
         model=model,
         metadata={key: metadata[key] for key in known},
         network=None,

@@ -15,10 +15,10 @@ from adadm.export.tile_models import std_from
 from adadm.runtime.images.arrays import Batch
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["run_of", "stages_of"]
+__all__ = ["lowering_stages", "run_of_model"]
 
 
-def run_of(model: onnx.ModelProto) -> Run:
+def run_of_model(model: onnx.ModelProto) -> Run:
     """A model on ONNX Runtime: `lr` to `sr`."""
     session = OnnxRuntimeSession(model.SerializeToString())
 
@@ -29,7 +29,7 @@ def run_of(model: onnx.ModelProto) -> Run:
     return run
 
 
-def stages_of(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
+def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
     """All stages, from the network to what is written.
 
     The graphs run on ONNX Runtime, those on the way without its optimizations, so that what is

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.runtime.arguments import Paths
-from adadm.runtime.engines.size_arguments import add_sizes, bounds_of
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main"]
@@ -33,9 +33,9 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     with console.status("") as status:
         manifest = make_bundle(
-            path_of(arguments.model),
+            bundled_path(arguments.model),
             TARGETS[arguments.target],
-            bounds_of(arguments),
+            read_sizes(arguments),
             arguments.output,
             wheels=arguments.wheels,
             workspace_bytes=arguments.workspace,

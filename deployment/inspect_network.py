@@ -24,16 +24,16 @@ from pathlib import Path
 from rich.console import Console
 
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.deployment.inspection.figure import PICTURES, draw_inspection
-from adadm.deployment.inspection.inspected_file import Subject, read_subject
+from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.summary import (
     Inspection,
     inspect_on_images,
     inspect_weights,
 )
 from adadm.deployment.inspection.tables import print_inspection
-from adadm.export.arguments import add_hidden_hyperparameters, architecture
+from adadm.export.arguments import add_network_options, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write what was asked for."""
     arguments = _parse(argv)
     given = {name: getattr(arguments, name) for name in arguments.hidden}
-    subject = read_subject(arguments.source, arguments.arch, given)
+    subject = read_inspected_file(arguments.source, arguments.arch, given)
     if arguments.images:
         inspection = _on_images(subject, arguments.images, arguments.arch, given)
     else:
@@ -67,7 +67,7 @@ def _write(inspection: Inspection, picture: Path | None, report: Path | None) ->
 
 
 def _on_images(
-    subject: Subject, paths: list[Path], arch: str, given: Mapping[str, float | None]
+    subject: InspectedFile, paths: list[Path], arch: str, given: Mapping[str, float | None]
 ) -> Inspection:
     if subject.static and subject.static[0] > 1:
         raise CalibrationError(
@@ -82,7 +82,7 @@ def _on_images(
     for message in images.unusable:
         console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     with console.status("reading the network") as status:
-        source = None if subject.is_deployed else load_source(subject.path, arch, **given)
+        source = None if subject.is_deployed else load_source_network(subject.path, arch, **given)
         return inspect_on_images(subject, images, source, cache_folder(), status.update)
 
 
@@ -113,7 +113,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
     )
-    hidden = add_hidden_hyperparameters(parser)
+    hidden = add_network_options(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.output and arguments.output.suffix not in PICTURES:

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.quality.ledger import rounded
-from adadm.deployment.shipping.run import Line, Order, Row, made_before
-from adadm.export.arguments import add_hidden_hyperparameters, architecture
+from adadm.deployment.shipping.run import ShipOptions, ShipResult, ShipRun, made_before
+from adadm.export.arguments import add_network_options, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole
@@ -53,10 +53,10 @@ def main(argv: list[str]) -> None:
     hidden = {name: getattr(arguments, name) for name in arguments.hidden}
     started = time.monotonic()
     console = Console(stderr=True)
-    rows: list[Row] = []
+    rows: list[ShipResult] = []
     with staged(console, "looking at the photographs") as stages:
-        line = Line(
-            Order(
+        line = ShipRun(
+            ShipOptions(
                 checkpoint=arguments.checkpoint,
                 images=arguments.images,
                 targets=[TARGETS[name] for name in dict.fromkeys(arguments.target)],
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         )
 
 
-def _say_photographs(line: Line, console: Console) -> None:
+def _say_photographs(line: ShipRun, console: Console) -> None:
     for message in line.unusable:
         console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     console.print(f"calibration: {line.calibration}", highlight=False)
@@ -99,7 +99,7 @@ def _say_photographs(line: Line, console: Console) -> None:
         )
 
 
-def _print_summary(rows: Sequence[Row], console: Console) -> None:
+def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
     table = Table(title="What was made", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     for header in ("precision", "MB", "parity dB", "dB lost", "speed here", ""):
@@ -132,7 +132,7 @@ def _print_summary(rows: Sequence[Row], console: Console) -> None:
         )
 
 
-def _figures(row: Row) -> dict[str, float | None]:
+def _figures(row: ShipResult) -> dict[str, float | None]:
     checks: dict[str, Any] = {}
     speed: list[Any] = []
     if row.certificate is not None:
@@ -147,13 +147,13 @@ def _figures(row: Row) -> dict[str, float | None]:
     }
 
 
-def _why(row: Row) -> str:
+def _why(row: ShipResult) -> str:
     if row.problem or row.certificate is None:
         return str(row.problem)
     return "; ".join(row.certificate["failures"])
 
 
-def _write_summary(rows: Sequence[Row], path: Path) -> None:
+def _write_summary(rows: Sequence[ShipResult], path: Path) -> None:
     content = [
         {
             "target": row.target,
@@ -221,7 +221,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
     parser.add_argument("--arch", type=architecture, default="auto", help="as `adadm export`")
-    hidden = add_hidden_hyperparameters(parser)
+    hidden = add_network_options(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.photographs < 1 or not 0 <= arguments.budget_db < float("inf"):

@@ -28,25 +28,25 @@ from rich.table import Table
 
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.deployment.certification.baseline import load_reference
-from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.baseline import load_baseline
+from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import (
-    bound,
+    bind_to_files,
+    page_path,
     relative,
-    report_of,
     write_certificate,
 )
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.criteria import Check, read_thresholds
-from adadm.deployment.certification.device_result import certify_device
+from adadm.deployment.certification.device_result import certify_on_device
 from adadm.deployment.certification.recheck import Places, recheck
 from adadm.deployment.certification.report.crops import Crop
-from adadm.export.arguments import add_hidden_hyperparameters, architecture
+from adadm.export.arguments import add_network_options, architecture
 from adadm.runtime.arguments import Paths, check_outputs
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundles.bundle import MANIFEST, Bundle
 from adadm.runtime.errors import ParityError
-from adadm.runtime.models.bundled import BUNDLED, files_of, path_of
+from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import staged
 
 __all__ = ["main"]
@@ -75,8 +75,10 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
     console = Console(stderr=True)
     given = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
     with console.status("loading both"):
-        reference = load_reference(arguments.against, **hidden)
-        model = load_model(path_of(arguments.model), reference, arguments.backend, arguments.trust)
+        reference = load_baseline(arguments.against, **hidden)
+        model = load_candidate(
+            bundled_path(arguments.model), reference, arguments.backend, arguments.trust
+        )
         images = CalibrationImages(
             arguments.images,
             reference.upscale if arguments.hr else 1,
@@ -101,7 +103,7 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
             arguments.seconds,
         )
     output: Path = arguments.output
-    content = bound(certified.content, output, reference, model, arguments.images)
+    content = bind_to_files(certified.content, output, reference, model, arguments.images)
     printed = Console()
     print_ledger(certified.ledger, printed)
     _print_checks(certified.checks, printed)
@@ -110,8 +112,8 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
 
 def _take_in(arguments: argparse.Namespace) -> None:
     result, bundle, output = Path(arguments.model), arguments.against, arguments.output
-    check_outputs(Bundle.open(bundle).read_files, [output, report_of(output)])
-    content = certify_device(result, bundle)
+    check_outputs(Bundle.open(bundle).read_files, [output, page_path(output)])
+    content = certify_on_device(result, bundle)
     content["result"] = relative(result, output)
     content["reference"]["file"] = relative(bundle / MANIFEST, output)
     _finish(content, (), output)
@@ -120,7 +122,7 @@ def _take_in(arguments: argparse.Namespace) -> None:
 def _finish(content: dict[str, Any], crops: Sequence[Crop], output: Path) -> None:
     """Write both files, and fail if the model did."""
     written = write_certificate(content, crops, output)
-    print(f"wrote {output} and {report_of(output)}")
+    print(f"wrote {output} and {page_path(output)}")
     if not written["passed"]:
         place = written["place"]
         reasons = [*written["failures"], *([f"the place: {place['text']}"] if place else [])]
@@ -228,7 +230,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
     )
-    hidden = add_hidden_hyperparameters(parser)
+    hidden = add_network_options(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.certificate is None:
@@ -242,8 +244,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"the output is {arguments.output}, expected a name that ends in .json")
     by_default = []
     if arguments.output is None and arguments.model is not None:
-        by_default = [files_of(arguments.model)[0].with_suffix(".certificate.json")]
+        by_default = [companion_files(arguments.model)[0].with_suffix(".certificate.json")]
         arguments.output = by_default[0]
     if arguments.certificate is None:
-        paths.check(writes=[*by_default, report_of(arguments.output)])
+        paths.check(writes=[*by_default, page_path(arguments.output)])
     return arguments

@@ -7,7 +7,7 @@ import re
 
 from adadm.export.networks import ARCHITECTURES
 
-__all__ = ["add_hidden_hyperparameters", "architecture", "shape"]
+__all__ = ["add_network_options", "architecture", "shape"]
 
 
 def shape(text: str) -> tuple[int, int, int]:
@@ -26,7 +26,7 @@ def architecture(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")
 
 
-def add_hidden_hyperparameters(parser: argparse.ArgumentParser) -> list[str]:
+def add_network_options(parser: argparse.ArgumentParser) -> list[str]:
     """Add a flag for each hyper-parameter that no tensor shows; returns their names."""
     hidden: dict[str, list[str]] = {}
     for network in ARCHITECTURES.values():

@@ -74,7 +74,7 @@ def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Ass
     metadata = {
         "adadm.version": version("adadm-deploy"),
         "adadm.fold": options.fold,
-        "adadm.tail": (tail and tail.form) or "original",
+        "adadm.tail": (tail and tail.result) or "original",
         "adadm.io": "float32",
         "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
         "adadm.receptive_field": "image" if reach is None else str(reach),

@@ -20,7 +20,7 @@ import torch
 
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
-from adadm.export.state_dict import METADATA_KEY, read_state_dict, shown
+from adadm.export.state_dict import METADATA_KEY, read_state_dict, some_names
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 
@@ -127,7 +127,7 @@ def network_class(arch: str) -> type[Network]:
         return custom_network_class(arch)
     if arch not in ARCHITECTURES:
         raise CheckpointError(
-            f"unknown architecture {arch}; known: {shown(ARCHITECTURES)}, "
+            f"unknown architecture {arch}; known: {some_names(ARCHITECTURES)}, "
             "or package.module:factory for a network of your own"
         )
     return ARCHITECTURES[arch]
@@ -164,9 +164,10 @@ def _architecture(
     for candidate in candidates:
         if candidate.detects(state):
             return candidate
-    expected = arch if arch != "auto" else shown(ARCHITECTURES)
+    expected = arch if arch != "auto" else some_names(ARCHITECTURES)
     raise CheckpointError(
-        f"{path} is not recognised as {expected} with AdaDM; its keys are {shown(sorted(state))}"
+        f"{path} is not recognised as {expected} with AdaDM; "
+        f"its keys are {some_names(sorted(state))}"
     )
 
 
@@ -197,8 +198,8 @@ def _resolve(
             )
     if unknown := sorted(flags.keys() - hidden.keys() - resolved.keys()):
         raise CheckpointError(
-            f"{found_class.architecture} has no hyper-parameter {shown(unknown)} to set; "
-            f"it has {shown(hidden)}"
+            f"{found_class.architecture} has no hyper-parameter {some_names(unknown)} to set; "
+            f"it has {some_names(hidden)}"
         )
     for name, default in hidden.items():
         if name in resolved:
@@ -237,8 +238,8 @@ def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) 
     if missing or unexpected:
         raise CheckpointError(
             f"{path} is not a complete {network.architecture} with AdaDM\n"
-            f"  missing ({len(missing)}): {shown(missing)}\n"
-            f"  unexpected ({len(unexpected)}): {shown(unexpected)}"
+            f"  missing ({len(missing)}): {some_names(missing)}\n"
+            f"  unexpected ({len(unexpected)}): {some_names(unexpected)}"
         )
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["METADATA_KEY", "read_state_dict", "shown"]
+__all__ = ["METADATA_KEY", "read_state_dict", "some_names"]
 
 METADATA_KEY = "adadm"
 _NESTED_UNDER = ("state_dict", "params_ema", "params", "model")
@@ -50,7 +50,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise CheckpointError(
-            f"{path} holds no tensors (found: {shown(sorted(map(str, content)))}); expected a "
+            f"{path} holds no tensors (found: {some_names(sorted(map(str, content)))}); expected a "
             f"state dict, bare or under one of {', '.join(_NESTED_UNDER)}"
         )
     return _strip_prefix(tensors), metadata
@@ -109,7 +109,7 @@ def _strip_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def shown(names: Iterable[str]) -> str:
+def some_names(names: Iterable[str]) -> str:
     """Names for a message; a long list is cut, with the count of the rest."""
     listed = list(names)
     more = len(listed) - _KEYS_SHOWN

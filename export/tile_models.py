@@ -13,7 +13,7 @@ from adadm.export.passes import ExternalizeStatistics, ReturnMoments
 from adadm.runtime.errors import ExportError
 from adadm.runtime.images.arrays import Batch
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import Array
+from adadm.runtime.sessions.session import FloatArray
 
 __all__ = ["TileModels", "std_from", "tile_graphs"]
 
@@ -51,7 +51,7 @@ def tile_graphs(model: ir.Model) -> tuple[ir.Model, ir.Model]:
     return tile, moments
 
 
-def std_from(moments: OnnxRuntimeSession, lr: Array) -> Batch:
+def std_from(moments: OnnxRuntimeSession, lr: FloatArray) -> Batch:
     """The std (N, B, 1, 1) of every trunk for whole images, as the model reads them."""
     batch = lr.shape[0]
     height, width = lr.shape[1:3] if lr.dtype == np.uint8 else lr.shape[2:]

@@ -21,14 +21,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from adadm.export.arguments import add_hidden_hyperparameters, architecture, shape
+from adadm.export.arguments import add_network_options, architecture, shape
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import ARCHITECTURES
 from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
-from adadm.runtime.models.bundled import FOR_TILES, beside
+from adadm.runtime.models.bundled import FOR_TILES, companion_path
 
 __all__ = [
     "main",
@@ -73,7 +73,7 @@ def print_report(export: Export, console: Console) -> None:
         console.print("tail: kept (--tail original)")
     else:
         left_alone = f"kept: {export.tail.reason}"
-        console.print(f"tail: {export.tail.form or left_alone}", highlight=False)
+        console.print(f"tail: {export.tail.result or left_alone}", highlight=False)
     before, after = sum(export.nodes_before.values()), sum(export.nodes_after.values())
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(export.nodes_after.items()))
     console.print(f"nodes: {before} before, {after} after: {counted}", highlight=False)
@@ -144,11 +144,11 @@ def _print_decisions(export: Export, console: Console) -> None:
         return
     forms: dict[str, list[str]] = {}
     for decision in export.decisions:
-        forms.setdefault(decision.form or "affine kept", []).append(decision.node)
+        forms.setdefault(decision.result or "affine kept", []).append(decision.node)
     for form, nodes in forms.items():
         console.print(f"batch normalization, {form}: {len(nodes)}", highlight=False)
     for decision in export.decisions:
-        if decision.form is None:
+        if decision.result is None:
             console.print(f"  {decision.node} kept: {decision.reason}", highlight=False)
 
 
@@ -213,13 +213,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report", type=paths.written, metavar="FILE.json", help="write the report"
     )
-    hidden = add_hidden_hyperparameters(parser)
+    hidden = add_network_options(parser)
     arguments = parser.parse_args(argv)
     arguments.hidden = hidden
     if arguments.output and arguments.output.suffix != ".onnx":
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     by_default = [] if arguments.output else [arguments.checkpoint.with_suffix(".onnx")]
     arguments.output = arguments.output or by_default[0]
-    for_tiles = [beside(arguments.output, form) for form in FOR_TILES]
+    for_tiles = [companion_path(arguments.output, form) for form in FOR_TILES]
     paths.check(writes=by_default + (for_tiles if arguments.stats == "external" else []))
     return arguments

@@ -9,7 +9,7 @@ from pathlib import Path
 from adadm.runtime.errors import OutputError
 from adadm.runtime.files import is_special
 from adadm.runtime.images.arrays import images_in
-from adadm.runtime.models.bundled import files_of
+from adadm.runtime.models.bundled import companion_files
 
 __all__ = ["Paths", "check_outputs", "find_clash"]
 
@@ -37,7 +37,7 @@ class Paths:
 
     def model(self, text: str) -> str:
         """The type of one that names a model, with what lies beside it and belongs to it."""
-        self._reads += files_of(text)
+        self._reads += companion_files(text)
         return text
 
     def written(self, text: str) -> Path:

@@ -17,7 +17,7 @@ __all__ = ["AUTO_ORDER", "BACKENDS", "open_session"]
 
 _logger = logging.getLogger(__name__)
 
-Model = str | os.PathLike[str] | bytes
+ModelPath = str | os.PathLike[str] | bytes
 
 # TensorFloat-32 keeps 11 bits of a product's factors: an option for those who want it, no default.
 _CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
@@ -27,7 +27,7 @@ _CPU = "CPUExecutionProvider"
 _ENGINE = "engine"
 
 
-def _engine(model: Model, trust: bool) -> Session:
+def _engine(model: ModelPath, trust: bool) -> Session:
     if isinstance(model, bytes) or not is_engine(model):
         name = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
         raise SessionError(
@@ -37,7 +37,7 @@ def _engine(model: Model, trust: bool) -> Session:
     return TensorRTSession(model, trust)
 
 
-BACKENDS: dict[str, Callable[[Model, int], Session]] = {
+BACKENDS: dict[str, Callable[[ModelPath, int], Session]] = {
     "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads),
     "openvino": OpenVINOSession,
     "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads),
@@ -52,7 +52,7 @@ AUTO_ORDER = ("cuda", "openvino", "cpu")
 
 
 def open_session(
-    model: Model, backend: str = "cpu", threads: int = 0, trust: bool = False
+    model: ModelPath, backend: str = "cpu", threads: int = 0, trust: bool = False
 ) -> Session:
     """Load a model.
 
@@ -94,13 +94,13 @@ def open_session(
     raise SessionError(f"no backend can load the model:\n{listed}")
 
 
-def _opened(name: str, model: Model, threads: int) -> Session:
+def _opened(name: str, model: ModelPath, threads: int) -> Session:
     session = BACKENDS[name](model, threads)
     session.backend = name
     return session
 
 
-def _opened_or_reason(name: str, model: Model, threads: int) -> Session | str:
+def _opened_or_reason(name: str, model: ModelPath, threads: int) -> Session | str:
     try:
         return _opened(name, model, threads)
     except (MissingDependencyError, SessionError) as error:

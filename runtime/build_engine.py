@@ -26,9 +26,9 @@ from adadm.runtime.engines import cuda_runtime, trtexec
 from adadm.runtime.engines.builder import adopt, build, log_path
 from adadm.runtime.engines.manifest import Manifest, manifest_path
 from adadm.runtime.engines.recipe import Recipe, make_recipe
-from adadm.runtime.engines.size_arguments import add_sizes, bounds_of
+from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.errors import MissingDependencyError, SessionError
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import TARGETS, Target
 
@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     target = TARGETS[arguments.target]
     recipe = make_recipe(
-        read_onnx(path_of(arguments.model)),
+        read_onnx(bundled_path(arguments.model)),
         target,
-        bounds_of(arguments),
+        read_sizes(arguments),
         arguments.compute_capability,
         arguments.workspace,
     )

@@ -35,7 +35,7 @@ from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS
-from adadm.runtime.models.bundled import files_of, path_of
+from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling.frames import (
     Frame,
@@ -74,10 +74,13 @@ class Figures:
 def main(argv: list[str]) -> None:
     """Parse the command line, upscale, and print what was measured."""
     options = _parse(argv)
-    check_frames(options.source, options.output, options.format, files_of(options.model))
+    check_frames(options.source, options.output, options.format, companion_files(options.model))
     figures, stop = Figures(), threading.Event()
     source = open_source(options.source, options.output, options.format)
-    with closing(source.frames), open_session(path_of(options.model), options.backend) as session:
+    with (
+        closing(source.frames),
+        open_session(bundled_path(options.model), options.backend) as session,
+    ):
         if session.metadata.get("adadm.io") != "uint8":
             raise SessionError(
                 f"{options.model} does not read images of 8 bits, as frames are; make one that "

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime.arguments import Paths
-from adadm.runtime.checks.check import Check
+from adadm.runtime.checks.check import Observation
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.checks.inference import check_backends
 from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
@@ -40,7 +40,7 @@ from adadm.runtime.checks.tensorrt_install import (
 )
 from adadm.runtime.errors import SessionError
 from adadm.runtime.files import written_whole
-from adadm.runtime.models.bundled import files_of, path_of
+from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 
 __all__ = ["Examination", "examine", "main"]
@@ -61,12 +61,12 @@ class Examination:
     """
 
     info: dict[str, Any]
-    packages: list[Check]
-    backends: dict[str, Check]
-    machine: list[Check]
+    packages: list[Observation]
+    backends: dict[str, Observation]
+    machine: list[Observation]
 
     @property
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Observation]:
         return [*self.packages, *self.backends.values(), *self.machine]
 
     @property
@@ -108,7 +108,7 @@ def examine(
         root: where the file system begins.
     """
     info = device_info(root)
-    model = read_onnx(path_of(_MODEL))
+    model = read_onnx(bundled_path(_MODEL))
     on_step("loading TensorRT")
     tensorrt = TensorRT.here(model)
     return Examination(
@@ -126,7 +126,7 @@ def examine(
     )
 
 
-def _print(checks: list[Check]) -> None:
+def _print(checks: list[Observation]) -> None:
     table = Table("what", "verdict", "found, and what to do", box=SIMPLE_HEAD)
     for check in checks:
         style = _STYLES[check.verdict]
@@ -144,5 +144,5 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--json", type=paths.written, metavar="OUT", help="write all that was found"
     )
     arguments = parser.parse_args(argv)
-    paths.check(reads=files_of(_MODEL))
+    paths.check(reads=companion_files(_MODEL))
     return arguments

@@ -35,9 +35,9 @@ from adadm.runtime.backends import BACKENDS
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.vips import load_vips
-from adadm.runtime.models.bundled import BUNDLED, files_of
+from adadm.runtime.models.bundled import BUNDLED, companion_files
 from adadm.runtime.upscaling import batch
-from adadm.runtime.upscaling.batch import Job, Outcome, find_jobs, upscale_files
+from adadm.runtime.upscaling.batch import BatchResult, Job, find_jobs, upscale_files
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Plan, Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
-    reads = files_of(arguments.model or f"x{arguments.upscale}")
+    reads = companion_files(arguments.model or f"x{arguments.upscale}")
     jobs = find_jobs(arguments.input, arguments.output, arguments.format, reads)
     console = Console(stderr=True)
     with (
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     _summarise(outcome, arguments.output)
 
 
-def _summarise(outcome: Outcome, output: Path) -> None:
+def _summarise(outcome: BatchResult, output: Path) -> None:
     done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
     there = " (they were there; --overwrite makes them again)" if skipped else ""
     print(f"{output}: {done} done, {skipped} skipped{there}, {failed} failed")

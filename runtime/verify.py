@@ -19,10 +19,10 @@ from rich.text import Text
 
 from adadm.runtime.arguments import Paths
 from adadm.runtime.bundles.bundle import Bundle
-from adadm.runtime.bundles.case_results import Outcome, Times
+from adadm.runtime.bundles.case_results import CaseResult, Times
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.cli import run
-from adadm.runtime.engines.builder import adopt, check_machine
+from adadm.runtime.engines.builder import adopt, check_builds_here
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import EngineError, ParityError
 from adadm.runtime.files import written_whole
@@ -68,7 +68,7 @@ def _check_machine(bundle: Bundle) -> None:
         listed = ", ".join(damaged)
         raise EngineError(f"{listed}: missing or not as shipped; copy the bundle again")
     for form in bundle.models:
-        check_machine(_recipe(bundle, form))
+        check_builds_here(_recipe(bundle, form))
 
 
 def _record(bundle: Bundle) -> None:
@@ -141,7 +141,7 @@ def _why(found: Verification) -> str:
     return f"{found.bundle.folder} does not pass on {found.backend}:\n{listed}"
 
 
-def _title(outcome: Outcome) -> str:
+def _title(outcome: CaseResult) -> str:
     return f"{outcome.reference.name}, {outcome.reference.form}"
 
 

@@ -96,7 +96,7 @@ def _measured(
     rows = []
     with Upscaler(model, tile="off") as upscaler:
         whole = {name: upscaler.upscale(photo) for name, photo in photos.items()}
-        upscale = upscaler.factor
+        upscale = upscaler.upscale_factor
     for method in METHODS:
         console.print(f"measuring {model}: {method.name}")
         with Upscaler(model, tile=TILE_PX, passes=method.passes, overlap=method.overlap) as tiled:

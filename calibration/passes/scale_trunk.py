@@ -18,8 +18,8 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    input_leaves,
     label,
-    leaves_of_use,
     replace_initializer,
     scale_inputs,
     scale_outputs,
@@ -134,7 +134,7 @@ class _Region:
                 touched[reader] = None
                 if _is(reader, "Conv", "Concat"):
                     shrunk = np.full(_channels(value), 1 / self.factor)
-                    for leaf in leaves_of_use(value, reader, index):
+                    for leaf in input_leaves(value, reader, index):
                         yield functools.partial(scale_inputs, leaf, shrunk)
         for node in touched:
             if is_modulator(node):
@@ -191,7 +191,7 @@ class _Region:
         if is_batch_norm(reader) and index == 0:
             affine_of_batch_norm(reader)
             return ()
-        leaves_of_use(value, reader, index)
+        input_leaves(value, reader, index)
         return ()
 
     def _undecided_product(self) -> ir.Node | None:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 
 from adadm.calibration.target_forms.deployed import deploy
-from adadm.deployment.bundling.references import Reference, factor_tolerance, make_references
+from adadm.deployment.bundling.references import RecordedCase, factor_tolerance, make_references
 from adadm.deployment.bundling.texts import build_script, readme
 from adadm.deployment.bundling.wheels import collect_wheels
 from adadm.runtime.engines.builder import ledger_beside
@@ -25,7 +25,7 @@ from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_rec
 from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
 from adadm.runtime.errors import EngineError, MissingDependencyError
 from adadm.runtime.files import flush, naming, sha256_of
-from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.bundled import companion_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import OF_ONE_MODEL
@@ -134,7 +134,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 def _sources(model: Path, target: Target) -> dict[str, Path]:
     """The models that there are, which are whole, of one network, and of the target's form."""
-    paths = {form: model if form == "whole" else beside(model, form) for form in _FORMS}
+    paths = {form: model if form == "whole" else companion_path(model, form) for form in _FORMS}
     paths = {form: path for form, path in paths.items() if path.is_file()}
     files = {form: read_onnx(path) for form, path in paths.items()}
     for path, found in zip(paths.values(), files.values(), strict=True):
@@ -149,10 +149,10 @@ def _sources(model: Path, target: Target) -> dict[str, Path]:
 
 
 def _name(form: str) -> str:
-    return str(_MODEL if form == "whole" else beside(_MODEL, form))
+    return str(_MODEL if form == "whole" else companion_path(_MODEL, form))
 
 
-def _write_references(folder: Path, references: Sequence[Reference]) -> None:
+def _write_references(folder: Path, references: Sequence[RecordedCase]) -> None:
     """Each as .npz, and raw, as trtexec reads it and as its output is compared without numpy."""
     folder.mkdir()
     for found in references:
@@ -178,7 +178,7 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
     return engine.activation_bytes
 
 
-def _manifest(recipes: Mapping[str, Recipe], references: Sequence[Reference]) -> dict[str, Any]:
+def _manifest(recipes: Mapping[str, Recipe], references: Sequence[RecordedCase]) -> dict[str, Any]:
     whole = recipes["whole"]
     engines = {form: str(Path(_name(form)).with_suffix(".engine")) for form in recipes}
     return {

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from adadm.calibration.target_forms.deployed import Deployed
 from adadm.export.proof.sample_photographs import photographs
 from adadm.export.tile_models import std_from
-from adadm.runtime.engines.recipe import Bounds, Size
+from adadm.runtime.engines.recipe import BatchHeightWidth, Bounds
 from adadm.runtime.images.arrays import ImageArray, batch_from_image, reduce
 from adadm.runtime.images.compare import compare
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import Array
+from adadm.runtime.sessions.session import FloatArray
 
-__all__ = ["Reference", "factor_tolerance", "make_references"]
+__all__ = ["RecordedCase", "factor_tolerance", "make_references"]
 
 _NAMES = ("astronaut", "coffee", "chelsea")
 _MARGIN_DB, _INT8_MARGIN_DB = 12, 6
@@ -33,7 +33,7 @@ _NUDGE = 2.0**-22
 
 
 @dataclass(frozen=True)
-class Reference:
+class RecordedCase:
     """One input and what must come of it.
 
     Attributes:
@@ -45,13 +45,13 @@ class Reference:
 
     name: str
     form: str
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
+    inputs: dict[str, FloatArray]
+    outputs: dict[str, FloatArray]
     psnr_db: dict[str, float]
     factor_error: float
 
 
-def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[Reference]:
+def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[RecordedCase]:
     """Photographs at the usual size, the least, and one between, which is odd; run here.
 
     A device may differ from them by four times as much (INT8: twice) as ONNX Runtime does when it
@@ -75,7 +75,7 @@ def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[Refe
         margin_db = _INT8_MARGIN_DB if is_int8 else _MARGIN_DB
         for name, size in zip(_NAMES, sizes, strict=True):
             lr = _low_resolution(images[name], size, plain)
-            feed: dict[str, Array] = {"lr": lr}
+            feed: dict[str, FloatArray] = {"lr": lr}
             if form != "whole" and std_of is not None:
                 feed["std"] = std_from(std_of, lr)
             if form == "moments":
@@ -85,7 +85,7 @@ def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[Refe
     return references
 
 
-def factor_tolerance(references: Sequence[Reference]) -> float:
+def factor_tolerance(references: Sequence[RecordedCase]) -> float:
     """How far a factor may be off, of the largest of its block."""
     worst = max((found.factor_error for found in references), default=0.0)
     return max(_FACTOR_MARGIN * worst, _FLOAT32_FACTOR)
@@ -94,11 +94,11 @@ def factor_tolerance(references: Sequence[Reference]) -> float:
 def _reference(
     name: str,
     form: str,
-    feed: dict[str, Array],
+    feed: dict[str, FloatArray],
     plain: OnnxRuntimeSession,
     rounded: OnnxRuntimeSession,
     margin_db: float,
-) -> Reference:
+) -> RecordedCase:
     types = {spec.name: spec.dtype for spec in plain.outputs}
     outputs = {key: value.astype(types[key]) for key, value in rounded.run(feed).items()}
     others = [plain.run(feed)]
@@ -116,10 +116,10 @@ def _reference(
             found = [compare(key, o[key].astype(expected.dtype), expected, 1) for o in others]
             least_db = min(comparison.psnr_db for comparison in found) - margin_db
             psnr_db[key] = math.floor(10 * min(least_db, most)) / 10
-    return Reference(name, form, feed, outputs, psnr_db, factor_error)
+    return RecordedCase(name, form, feed, outputs, psnr_db, factor_error)
 
 
-def _between(bounds: Bounds) -> Size:
+def _between(bounds: Bounds) -> BatchHeightWidth:
     """Odd sides between the least and the usual ones, where there are some."""
     batch, *sides = bounds.optimum
     least = bounds.minimum[1:]
@@ -129,7 +129,9 @@ def _between(bounds: Bounds) -> Size:
     return batch, height, width
 
 
-def _low_resolution(image: ImageArray, size: Size, session: OnnxRuntimeSession) -> Array:
+def _low_resolution(
+    image: ImageArray, size: BatchHeightWidth, session: OnnxRuntimeSession
+) -> FloatArray:
     """The upper left of a photograph, reduced; mirrored where it is too small."""
     batch, height, width = size
     upscale = int(session.metadata["adadm.upscale"])

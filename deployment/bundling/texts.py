@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from adadm.calibration.ranges.int8_ranges import COUNTED_AT, multiply_adds
 from adadm.calibration.target_forms.deployed import Deployed
-from adadm.deployment.bundling.references import Reference, factor_tolerance
+from adadm.deployment.bundling.references import RecordedCase, factor_tolerance
 from adadm.runtime.engines import trtexec
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import Shape
@@ -23,7 +23,7 @@ __all__ = ["build_script", "readme"]
 _GIB = 2**30
 
 
-def build_script(recipes: Mapping[str, Recipe], references: Sequence[Reference]) -> str:
+def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCase]) -> str:
     """`build.sh`, for `sh`.
 
     Where the device's Python runs `adadm.runtime`, it checks the machine first, and writes the
@@ -83,7 +83,7 @@ def readme(
     recipes: Mapping[str, Recipe],
     deployed: Mapping[str, Deployed],
     memories: Mapping[str, tuple[int, ...]],
-    references: Sequence[Reference],
+    references: Sequence[RecordedCase],
     files: Sequence[str],
 ) -> str:
     """`README.md`: what to do, and what it takes; times are for the reader to fill in.

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from adadm.calibration.quality.ledger import Stage
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.deployment.certification.running import (
     evaluated,
     precision_of,
@@ -29,14 +29,14 @@ from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["IDENTITY", "Reference", "load_reference"]
+__all__ = ["IDENTITY", "Baseline", "load_baseline"]
 
 IDENTITY = ("adadm.upscale", "adadm.rgb_range", "adadm.smallest_area", "adadm.architecture")
 """What must be known of a network."""
 
 
 @dataclass(frozen=True)
-class Reference(NetworkMetadata):
+class Baseline(NetworkMetadata):
     """What a model is held to.
 
     Attributes:
@@ -59,7 +59,7 @@ class Reference(NetworkMetadata):
     metadata: Mapping[str, str]
 
 
-def load_reference(path: Path, arch: str = "auto", **given: float | None) -> Reference:
+def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Baseline:
     """Load a checkpoint into PyTorch, or an ONNX model into ONNX Runtime.
 
     Args:
@@ -85,7 +85,7 @@ def load_reference(path: Path, arch: str = "auto", **given: float | None) -> Ref
         description = f"ONNX Runtime, {precision_of(graph, found.metadata)}"
         run = run_graph(graph, found.metadata)
         names = [str(node.name) for node in modulators(ir.from_proto(onnx.load(path)).graph)]
-        return Reference(
+        return Baseline(
             path=path,
             sha256=found.sha256,
             description=description,
@@ -95,14 +95,14 @@ def load_reference(path: Path, arch: str = "auto", **given: float | None) -> Ref
             blocks=_blocks(names),
             metadata=found.metadata,
         )
-    source = load_source(path, arch, **given)
+    source = load_source_network(path, arch, **given)
     network = source.network
     assert network is not None  # it is no ONNX file
     options = replace(DEFAULTS, factors=True)
     graph = assemble(source.model.clone(), source.metadata, options).model
     exported = OnnxRuntimeSession(graph.SerializeToString())
     modules = network.root.named_modules()
-    return Reference(
+    return Baseline(
         path=path,
         sha256=source.sha256,
         description="PyTorch",

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from adadm.calibration.quality.ledger import Output, Stage
-from adadm.deployment.certification.baseline import IDENTITY, Reference
+from adadm.deployment.certification.baseline import IDENTITY, Baseline
 from adadm.deployment.certification.running import (
     RunWithFactors,
     evaluated,
@@ -26,18 +26,18 @@ from adadm.runtime.engines.manifest import manifest_path, read_manifest
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
-from adadm.runtime.models.bundled import FOR_TILES, beside, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, companion_path, is_engine
 from adadm.runtime.models.metadata import lowering_notes
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling.variants import OF_ONE_MODEL
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Candidate", "load_candidate"]
 
 
 @dataclass(frozen=True)
-class Model:
+class Candidate:
     """What is certified.
 
     Attributes:
@@ -70,7 +70,7 @@ class Model:
         return lowering_notes(self.metadata).get("target")
 
 
-def load_model(path: Path, reference: Reference, backend: str, trust: bool = False) -> Model:
+def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = False) -> Candidate:
     """Load what is certified, of the same network as the reference.
 
     Args:
@@ -101,12 +101,12 @@ def load_model(path: Path, reference: Reference, backend: str, trust: bool = Fal
         title = f"{title}, {opened.backend}"
         description = f"backend {opened.backend}"
     stages = [Stage(title, run)]
-    companions = tuple(p for f in FOR_TILES if (p := beside(path, f)).is_file())
+    companions = tuple(p for f in FOR_TILES if (p := companion_path(path, f)).is_file())
     if len(companions) == 2 and not is_image:
         stages.append(Stage("tile models", _tile_models(companions, metadata)))
     with open_session(path, "cpu") as session:
         sizes = session.sizes if any(spec.name == "lr" for spec in session.inputs) else []
-    return Model(
+    return Candidate(
         path=path,
         sha256=found.sha256,
         precision=precision,
@@ -122,7 +122,7 @@ def load_model(path: Path, reference: Reference, backend: str, trust: bool = Fal
     )
 
 
-def _engine(path: Path, reference: Reference, trust: bool) -> Model:
+def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
     session = open_session(path, "engine", trust=trust)
     metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **session.metadata}
     _check_network(path, metadata, reference)
@@ -131,7 +131,7 @@ def _engine(path: Path, reference: Reference, trust: bool) -> Model:
     usual = manifest.profiles[0]["lr"].optimum if manifest and manifest.profiles else None
     first = 1 if metadata.get("adadm.io") == "uint8" else 2
     sizes = session.sizes
-    return Model(
+    return Candidate(
         path=path,
         sha256=sha256_of(path),
         precision=manifest.precision if manifest else "float32",
@@ -147,7 +147,7 @@ def _engine(path: Path, reference: Reference, trust: bool) -> Model:
     )
 
 
-def _check_network(path: Path, metadata: Mapping[str, str], reference: Reference) -> None:
+def _check_network(path: Path, metadata: Mapping[str, str], reference: Baseline) -> None:
     """Refuse a model that enlarges by another factor, or was exported from another checkpoint."""
     wrong = [
         f"{key.removeprefix('adadm.')} {metadata[key]}, not {reference.metadata[key]}"

@@ -14,24 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from adadm.calibration.quality.ledger import rounded
-from adadm.deployment.certification.baseline import Reference
-from adadm.deployment.certification.candidate import Model
+from adadm.deployment.certification.baseline import Baseline
+from adadm.deployment.certification.candidate import Candidate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import write_report
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of, written_whole
 
-__all__ = ["bound", "digest_of", "read_certificate", "relative", "report_of", "write_certificate"]
+__all__ = [
+    "bind_to_files",
+    "digest_of",
+    "page_path",
+    "read_certificate",
+    "relative",
+    "write_certificate",
+]
 
 _FORMAT = 1
 _KINDS = ("model", "device")
 
 
-def bound(
+def bind_to_files(
     content: Mapping[str, Any],
     path: Path,
-    reference: Reference,
-    model: Model,
+    reference: Baseline,
+    model: Candidate,
     images: Sequence[Path],
 ) -> dict[str, Any]:
     """A certificate with the places of all that it is bound to, relative to its own."""
@@ -58,12 +65,12 @@ def write_certificate(
     ready["sha256"] = digest_of(ready)
     with written_whole(path) as partial:
         partial.write_text(json.dumps(ready, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write_report({**ready, "file": path.name}, crops, report_of(path))
+        write_report({**ready, "file": path.name}, crops, page_path(path))
     written: dict[str, Any] = ready
     return written
 
 
-def report_of(path: Path) -> Path:
+def page_path(path: Path) -> Path:
     """Where the report of a certificate is."""
     return path.with_suffix(".html")
 

@@ -17,8 +17,8 @@ from adadm.calibration.quality.drawn_inputs import drawn_inputs, drawn_size
 from adadm.calibration.quality.gates import GateResult, Run, measure_gates
 from adadm.calibration.quality.ledger import Ledger, Output, Stage, measure
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.deployment.certification.baseline import Reference
-from adadm.deployment.certification.candidate import Model
+from adadm.deployment.certification.baseline import Baseline
+from adadm.deployment.certification.candidate import Candidate
 from adadm.deployment.certification.criteria import (
     Check,
     Thresholds,
@@ -58,8 +58,8 @@ class Certified:
 
 
 def certify(
-    reference: Reference,
-    model: Model,
+    reference: Baseline,
+    model: Candidate,
     images: CalibrationImages,
     originals: bool,
     given: Mapping[str, float],
@@ -161,7 +161,7 @@ def _checks(
     ledger: Ledger,
     model: int,
     seen: Observations,
-    reference: Reference,
+    reference: Baseline,
     thresholds: Thresholds,
 ) -> list[Check]:
     truth, found = ledger.stages[0], ledger.stages[model:]
@@ -214,7 +214,7 @@ def _place(comparison: LayerComparison | None) -> dict[str, Any] | None:
     return None if found is None else asdict(found)
 
 
-def _described(model: Model) -> dict[str, Any]:
+def _described(model: Candidate) -> dict[str, Any]:
     metadata = model.metadata
     return {
         "sha256": model.sha256,
@@ -254,7 +254,7 @@ def _in_8_bits(stage: Stage, rgb_range: float) -> Stage:
     return Stage(stage.name, run)
 
 
-def _cropped(lr: Batch, reference: Reference, model: Model) -> Batch:
+def _cropped(lr: Batch, reference: Baseline, model: Candidate) -> Batch:
     """The middle, where it is large; as it is, where the model takes that size alone."""
     if model.tile:
         return lr

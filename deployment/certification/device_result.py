@@ -9,17 +9,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from adadm.runtime.bundles.bundle import MANIFEST, Bundle, Reference
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.models.onnx_reader import read_onnx
 
-__all__ = ["certify_device"]
+__all__ = ["certify_on_device"]
 
 _RESULT_FORMAT = 1
 
 
-def certify_device(result: Path, folder: Path) -> dict[str, Any]:
+def certify_on_device(result: Path, folder: Path) -> dict[str, Any]:
     """Hold the figures of a device to what the bundle asks for.
 
     The verdict is found here, from the figures and the digests. That the device itself passed is
@@ -126,7 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _problems(reference: Reference, row: Mapping[str, Any] | None) -> list[str]:
+def _problems(reference: ReferenceCase, row: Mapping[str, Any] | None) -> list[str]:
     """Why one reference does not pass, by its figures."""
     name = f"{reference.form} {reference.name}"
     if row is None:

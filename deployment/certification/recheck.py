@@ -10,13 +10,13 @@ from typing import Any
 
 from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.deployment.certification.baseline import load_reference
-from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.baseline import load_baseline
+from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import read_certificate
 from adadm.deployment.certification.certify import OnStep, certify
 from adadm.deployment.certification.consistency import inconsistencies
 from adadm.deployment.certification.criteria import KEYS
-from adadm.deployment.certification.device_result import certify_device
+from adadm.deployment.certification.device_result import certify_on_device
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import find_images
@@ -73,7 +73,7 @@ def recheck(
     """Compare a certificate with the files that it names, and with figures measured anew.
 
     Args:
-        hidden: `arch` and hyper-parameters of the checkpoint, as `load_reference` takes them.
+        hidden: `arch` and hyper-parameters of the checkpoint, as `load_baseline` takes them.
 
     Raises:
         CalibrationError: it is no certificate; or the files are as certified, and cannot be run.
@@ -146,8 +146,8 @@ def _again(
     on_stage: Callable[[str], object],
     on_step: OnStep,
 ) -> dict[str, Any]:
-    truth = load_reference(reference, **hidden)
-    certified = load_model(model, truth, content["model"]["backend"])
+    truth = load_baseline(reference, **hidden)
+    certified = load_candidate(model, truth, content["model"]["backend"])
     originals = content["images"]["originals"]
     tile = content["images"]["tile"]
     chosen = CalibrationImages(
@@ -239,7 +239,7 @@ def _device_problems(content: Mapping[str, Any], path: Path, places: Places) -> 
     yield from changed
     if changed:
         return
-    again = rounded(certify_device(result, bundle))
+    again = rounded(certify_on_device(result, bundle))
     for key in ("passed", "failures", "model", "references", "latency", "device"):
         before = content[key]
         if key == "model":

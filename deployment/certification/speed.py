@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from adadm.deployment.certification.baseline import Reference
-from adadm.deployment.certification.candidate import Model
+from adadm.deployment.certification.baseline import Baseline
+from adadm.deployment.certification.candidate import Candidate
 from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.images.arrays import Batch
@@ -20,7 +20,7 @@ _ROUNDS = 3
 
 
 def measure_speed(
-    reference: Reference, model: Model, lr: Batch, seconds: float
+    reference: Baseline, model: Candidate, lr: Batch, seconds: float
 ) -> list[dict[str, Any]]:
     """Run both in turns on one input, after a run that does not count.
 
@@ -62,7 +62,7 @@ def measure_speed(
     return rows
 
 
-def _peak_bytes(model: Model, lr: Batch) -> int | None:
+def _peak_bytes(model: Candidate, lr: Batch) -> int | None:
     """Of an engine what its builder planned; on a CPU that of a process of its own."""
     if model.backend == "engine":
         if not model.companions:  # no manifest

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from adadm.calibration.ranges.float16_ranges import LARGEST_SAFE
 from adadm.deployment.inspection.headroom import Headroom
-from adadm.deployment.inspection.inspected_file import Subject
-from adadm.deployment.inspection.responses import Content
+from adadm.deployment.inspection.inspected_file import InspectedFile
+from adadm.deployment.inspection.responses import BlockResponse
 from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block
 from adadm.export.passes.shift_trunk import LARGEST_CENTER_TO_STD, ShiftTrunk
-from adadm.export.state_dict import shown
+from adadm.export.state_dict import some_names
 
 __all__ = ["RULES", "Finding", "Rule", "find"]
 
@@ -194,8 +194,8 @@ class Finding:
 
 
 def find(
-    subject: Subject,
-    contents: Sequence[Content] = (),
+    subject: InspectedFile,
+    contents: Sequence[BlockResponse] = (),
     headroom: Mapping[str | None, Headroom] | None = None,
 ) -> list[Finding]:
     """All findings, in the order of `RULES`.
@@ -205,7 +205,7 @@ def find(
         headroom: of the blocks by name, and under None of the rest.
     """
     blocks = subject.structure.blocks
-    seen: Sequence[Content | None] = contents or [None] * len(blocks)
+    seen: Sequence[BlockResponse | None] = contents or [None] * len(blocks)
     found = [
         Finding(GUESSED, name, parameter.value)
         for name, parameter in subject.hyperparameters.items()
@@ -224,7 +224,7 @@ def find(
     return sorted(found, key=lambda finding: RULES.index(finding.rule))
 
 
-def _of_modulator(block: Block, content: Content | None) -> Iterator[Finding]:
+def _of_modulator(block: Block, content: BlockResponse | None) -> Iterator[Finding]:
     if block.weight <= FALLING.threshold:
         yield Finding(FALLING, block.name, block.weight)
     if content is not None:
@@ -235,21 +235,21 @@ def _of_modulator(block: Block, content: Content | None) -> Iterator[Finding]:
         yield Finding(LARGE_FACTOR, block.name, factor, detail)
 
 
-def _of_shifts(block: Block, content: Content | None) -> Iterator[Finding]:
+def _of_shifts(block: Block, content: BlockResponse | None) -> Iterator[Finding]:
     for normalization in block.normalizations:
         center, std = normalization.largest_center, normalization.trunk_std
         decision = normalization.decision
         if center is None or std is None or decision is None:
             continue
-        if decision.form is None and center > KEPT.threshold * std:
+        if decision.result is None and center > KEPT.threshold * std:
             yield Finding(KEPT, normalization.name, center / std)
         if content is not None and content.trunk is not None:
             std = content.trunk.mean
-        if decision.form == ShiftTrunk.form and center > SHIFTED_FAR.threshold * std:
+        if decision.result == ShiftTrunk.result and center > SHIFTED_FAR.threshold * std:
             yield Finding(SHIFTED_FAR, normalization.name, center / std if std else math.inf)
 
 
-def _of_content(block: Block, content: Content) -> Iterator[Finding]:
+def _of_content(block: Block, content: BlockResponse) -> Iterator[Finding]:
     if content.factor.ratio > MOVING.threshold:
         least, largest = content.factor.least, content.factor.largest
         yield Finding(MOVING, block.name, content.factor.ratio, f"{least:.3g} to {largest:.3g}")
@@ -261,7 +261,7 @@ def _of_content(block: Block, content: Content) -> Iterator[Finding]:
 def _faint(rule: Rule, place: str, magnitudes: Array, faint: Mask) -> Iterator[Finding]:
     if faint.any():
         median = float(np.median(magnitudes))
-        channels = shown(map(str, np.flatnonzero(faint)))
+        channels = some_names(map(str, np.flatnonzero(faint)))
         yield Finding(
             rule,
             place,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from adadm.calibration.source_network import load_source, refuse_checkpoint_options
+from adadm.calibration.source_network import load_source_network, refuse_checkpoint_options
 from adadm.deployment.inspection.sketch import sketch
 from adadm.deployment.inspection.structure import Structure, read_structure
 from adadm.export.assembly import identity
@@ -22,7 +22,7 @@ from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.models.metadata import NetworkMetadata, lowering_notes
 from adadm.runtime.models.onnx_reader import read_onnx
 
-__all__ = ["Subject", "read_subject"]
+__all__ = ["InspectedFile", "read_inspected_file"]
 
 _CHECKPOINTS = (".pt", ".pth", ".safetensors")
 _FORM = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
@@ -30,7 +30,7 @@ _FORM = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 
 
 @dataclass(frozen=True)
-class Subject(NetworkMetadata):
+class InspectedFile(NetworkMetadata):
     """A network with AdaDM in a file.
 
     Attributes:
@@ -62,7 +62,7 @@ class Subject(NetworkMetadata):
         return bool(lowering_notes(self.metadata).get("factor_scales"))
 
 
-def read_subject(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+def read_inspected_file(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
     """Read a file.
 
     Args:
@@ -95,12 +95,12 @@ def read_subject(path: Path, arch: str, given: Mapping[str, float | None]) -> Su
     return subject
 
 
-def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
     checkpoint = load_checkpoint(path, arch, **given)
     network = checkpoint.network
     model = sketch(network) or trace(network)
     decisions = fold_batch_norm(model.clone())
-    return Subject(
+    return InspectedFile(
         path=path,
         sha256=checkpoint.sha256,
         metadata=identity(checkpoint),
@@ -111,7 +111,7 @@ def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> Sub
     )
 
 
-def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
+def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
     refuse_checkpoint_options(path, arch, given)
     found = read_onnx(path)
     metadata = found.metadata
@@ -128,13 +128,13 @@ def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Subject:
         )
     form["precision"] = lowering_notes(metadata).get("precision", "float32")
     if form["fold"] == "off":
-        model = load_source(path).model
+        model = load_source_network(path).model
         decisions = fold_batch_norm(model.clone())
     else:
         model = ir.load(path)
         decisions = [Decision(**d) for d in json.loads(metadata["adadm.batch_normalizations"])]
     hyperparameters = json.loads(metadata["adadm.hyperparameters"])
-    return Subject(
+    return InspectedFile(
         path=path,
         sha256=found.sha256,
         metadata=metadata,

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from adadm.calibration.lowering import Lowering
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.running import evaluated, run_graph
-from adadm.deployment.inspection.inspected_file import Subject
+from adadm.deployment.inspection.inspected_file import InspectedFile
 from adadm.export.graph.channels import constant_of, new_initializer
 from adadm.export.operators.modulator import SIGNATURES, modulators
 from adadm.export.passes import ExposeFactors
@@ -22,7 +22,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["Content", "Spread", "observe", "observe_deployed"]
+__all__ = ["BlockResponse", "Spread", "measure_deployed_responses", "measure_responses"]
 
 Array = npt.NDArray[np.float64]
 OnImage = Callable[[int, int], object]
@@ -52,7 +52,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Content:
+class BlockResponse:
     """What a block does with the photographs; a folded or lowered file shows its factor alone.
 
     Attributes:
@@ -85,7 +85,7 @@ class _Planes:
         return float(np.sqrt(variance * count / max(count - 1, 1)))
 
 
-def observe(lowering: Lowering, on_image: OnImage = max) -> list[Content]:
+def measure_responses(lowering: Lowering, on_image: OnImage = max) -> list[BlockResponse]:
     """What each block of a network does with the photographs, in the order of the graph."""
     centers = [_center(node) for node in modulators(lowering.whole.graph)]
     session = OnnxRuntimeSession(_with_planes(lowering.whole).SerializeToString(), lean=True)
@@ -103,7 +103,7 @@ def observe(lowering: Lowering, on_image: OnImage = max) -> list[Content]:
             seen[index].append((trunk, residual, wide[f"factor_{index}"].item()))
         on_image(count, len(lowering.images))
     return [
-        Content(
+        BlockResponse(
             factor=Spread.of([factor for *_, factor in block]),
             trunk=Spread.of([trunk.std for trunk, *_ in block]),
             residual=Spread.of([residual.std for _, residual, _ in block]),
@@ -114,9 +114,9 @@ def observe(lowering: Lowering, on_image: OnImage = max) -> list[Content]:
     ]
 
 
-def observe_deployed(
-    subject: Subject, images: CalibrationImages, on_image: OnImage = max
-) -> list[Content]:
+def measure_deployed_responses(
+    subject: InspectedFile, images: CalibrationImages, on_image: OnImage = max
+) -> list[BlockResponse]:
     """The factors of a file that is folded or lowered, in the units of the network.
 
     Raises:
@@ -133,7 +133,7 @@ def observe_deployed(
             )
         factors.append([factor.item() for factor in found])
         on_image(count, len(images))
-    return [Content(Spread.of(block)) for block in zip(*factors, strict=True)]
+    return [BlockResponse(Spread.of(block)) for block in zip(*factors, strict=True)]
 
 
 def _center(modulator: ir.Node) -> Array | float:

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from adadm.calibration.lowering import BUDGETS_DB, Lowering, Request
+from adadm.calibration.lowering import BUDGETS_DB, Lowering, LoweringOptions
 from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import Source
+from adadm.calibration.source_network import SourceNetwork
 from adadm.deployment.inspection.findings import Finding, find
 from adadm.deployment.inspection.headroom import Headroom, measure_headroom
-from adadm.deployment.inspection.inspected_file import Subject
-from adadm.deployment.inspection.responses import Content, Spread, observe, observe_deployed
+from adadm.deployment.inspection.inspected_file import InspectedFile
+from adadm.deployment.inspection.responses import (
+    BlockResponse,
+    Spread,
+    measure_deployed_responses,
+    measure_responses,
+)
 from adadm.deployment.inspection.structure import Block, Normalization
 from adadm.runtime.targets import TARGETS
 
@@ -36,10 +41,10 @@ class Inspection:
             for a folded or lowered file.
     """
 
-    subject: Subject
+    subject: InspectedFile
     findings: Sequence[Finding]
     images: CalibrationImages | None = None
-    contents: Sequence[Content] = ()
+    contents: Sequence[BlockResponse] = ()
     headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -73,15 +78,15 @@ class Inspection:
         return ready
 
 
-def inspect_weights(subject: Subject) -> Inspection:
+def inspect_weights(subject: InspectedFile) -> Inspection:
     """What the weights alone tell."""
     return Inspection(subject, find(subject))
 
 
 def inspect_on_images(
-    subject: Subject,
+    subject: InspectedFile,
     images: CalibrationImages,
-    source: Source | None,
+    source: SourceNetwork | None,
     cache: Path | None = None,
     on_stage: Callable[[str], object] = str,
 ) -> Inspection:
@@ -100,12 +105,14 @@ def inspect_on_images(
         return lambda done, total: on_stage(f"{stage}: {done} of {total}")
 
     if source is None:
-        contents = observe_deployed(subject, images, counted("running photographs"))
+        contents = measure_deployed_responses(subject, images, counted("running photographs"))
         return Inspection(subject, find(subject, contents), images, contents)
     # A target that computes in float32, so that the trunk keeps the range that it has.
-    request = Request("int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache)
+    request = LoweringOptions(
+        "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
+    )
     lowering = Lowering(source, images, request, on_stage, counted("observing ranges"))
-    contents = observe(lowering, counted("observing deviations"))
+    contents = measure_responses(lowering, counted("observing deviations"))
     names = [block.name for block in subject.structure.blocks]
     headroom = measure_headroom(lowering, names)
     return Inspection(subject, find(subject, contents, headroom), images, contents, headroom)
@@ -132,7 +139,7 @@ def _normalization_as_json(found: Normalization) -> dict[str, Any]:
         "negative_share": found.negative_share,
         "near_zero_share": found.near_zero_share,
         "largest_center": found.largest_center,
-        "form": decision and decision.form,
+        "form": decision and decision.result,
         "kept_because": decision and decision.reason,
     }
 

@@ -108,17 +108,17 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
 def _form(found: Normalization) -> str:
     if found.decision is None:
         return "kept"
-    return (found.decision.form or "kept").removeprefix("folded into the ")
+    return (found.decision.result or "kept").removeprefix("folded into the ")
 
 
 def _print_decisions(inspection: Inspection, console: Console) -> None:
     decisions = inspection.subject.decisions
     if inspection.subject.is_deployed:
-        forms = Counter(decision.form or "kept" for decision in decisions)
+        forms = Counter(decision.result or "kept" for decision in decisions)
         listed = ", ".join(f"{count} {form}" for form, count in forms.items()) or "none"
         console.print(f"batch normalizations, as exported: {listed}", highlight=False)
     for decision in decisions:
-        if decision.form is None:
+        if decision.result is None:
             console.print(_indented(f"{decision.node} kept: {decision.reason}"))
 
 

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from adadm.calibration.lowering import BUDGETS_DB, Precision, Request
-from adadm.calibration.pipeline import lower
+from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions, Precision
+from adadm.calibration.pipeline import lower_network
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.deployment.bundling.make_bundle import make_bundle
-from adadm.deployment.certification.baseline import Reference, load_reference
-from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.baseline import Baseline, load_baseline
+from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import (
-    bound,
+    bind_to_files,
+    page_path,
     read_certificate,
-    report_of,
     write_certificate,
 )
 from adadm.deployment.certification.certify import certify
@@ -28,15 +28,15 @@ from adadm.deployment.shipping.steps import Steps
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import Options
 from adadm.export.pipeline import export_onnx
-from adadm.runtime.engines.builder import build, check_machine
+from adadm.runtime.engines.builder import build, check_builds_here
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import CalibrationError, EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import sha256_of
-from adadm.runtime.models.bundled import FOR_TILES, beside
+from adadm.runtime.models.bundled import FOR_TILES, companion_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import Target
 
-__all__ = ["Line", "Order", "Row", "made_before"]
+__all__ = ["ShipOptions", "ShipResult", "ShipRun", "made_before"]
 
 _FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
@@ -45,7 +45,7 @@ _SUFFIXES = (".onnx", ".json", ".html", ".svg")
 
 
 @dataclass(frozen=True)
-class Order:
+class ShipOptions:
     """What is asked for.
 
     Attributes:
@@ -70,7 +70,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Row:
+class ShipResult:
     """One line of the summary.
 
     Attributes:
@@ -106,7 +106,7 @@ def made_before(folder: Path, checkpoint: Path) -> list[Path]:
     ]
 
 
-class Line:
+class ShipRun:
     """One run of the line.
 
     Args:
@@ -126,7 +126,7 @@ class Line:
 
     def __init__(
         self,
-        order: Order,
+        order: ShipOptions,
         on_stage: Callable[[str], object],
         on_step: Callable[[int, int, str], object],
     ) -> None:
@@ -136,12 +136,12 @@ class Line:
         self._checkpoint_sha256 = sha256_of(order.checkpoint)
         self._name = order.checkpoint.stem
         self._models = order.folder / "models"
-        self._reference: Reference | None = None
+        self._reference: Baseline | None = None
         self._choose_photographs()
         kept = [order.checkpoint, *self.calibration.files.values(), *self._photographs]
         self.steps = Steps(order.folder / "steps.json", kept)
 
-    def run(self) -> Iterator[Row]:
+    def run(self) -> Iterator[ShipResult]:
         """Make what is not there yet; a row for each target and precision, as it is done.
 
         Raises:
@@ -150,8 +150,8 @@ class Line:
         """
         order = self._order
         float32 = self._export()
-        yield Row("any", _FLOAT32, float32, self._certify(float32, {}))
-        lowered: dict[tuple[Any, ...], Row] = {}
+        yield ShipResult("any", _FLOAT32, float32, self._certify(float32, {}))
+        lowered: dict[tuple[Any, ...], ShipResult] = {}
         for target in order.targets:
             for precision in _precisions(target):
                 form = (precision, target.typing, target.opset, target.functions)
@@ -193,13 +193,13 @@ class Line:
         self.steps.run("export", self._from(stats=order.stats), self._forms(output), make)
         return output
 
-    def _lowered_row(self, target: Target, precision: Precision) -> Row:
+    def _lowered_row(self, target: Target, precision: Precision) -> ShipResult:
         try:
             model = self._lower(target, precision)
         except CalibrationError as error:
-            return Row(target.name, precision, None, None, problem=str(error))
+            return ShipResult(target.name, precision, None, None, problem=str(error))
         limits = {"lost_db": self._order.budgets_db[precision]}
-        return Row(target.name, precision, model, self._certify(model, limits))
+        return ShipResult(target.name, precision, model, self._certify(model, limits))
 
     def _lower(self, target: Target, precision: Precision) -> Path:
         order = self._order
@@ -208,9 +208,13 @@ class Line:
 
         def make() -> None:
             self._on_stage(f"{precision} for {target.name}")
-            request = Request(precision, target, budget_db, stats=order.stats, cache=order.cache)
-            source = load_source(order.checkpoint, **self._hidden)
-            quantized = lower(source, self.calibration, request, self._on_stage, self._on_step)
+            request = LoweringOptions(
+                precision, target, budget_db, stats=order.stats, cache=order.cache
+            )
+            source = load_source_network(order.checkpoint, **self._hidden)
+            quantized = lower_network(
+                source, self.calibration, request, self._on_stage, self._on_step
+            )
             quantized.check()
             quantized.write(output)
 
@@ -231,9 +235,9 @@ class Line:
         def make() -> None:
             self._on_stage(f"certificate of {model.name}")
             if self._reference is None:
-                self._reference = load_reference(self._order.checkpoint, **self._hidden)
+                self._reference = load_baseline(self._order.checkpoint, **self._hidden)
             reference = self._reference
-            deployed = load_model(model, reference, "cpu")
+            deployed = load_candidate(model, reference, "cpu")
             certified = certify(
                 reference,
                 deployed,
@@ -243,7 +247,9 @@ class Line:
                 self._on_stage,
                 self._on_step,
             )
-            content = bound(certified.content, output, reference, deployed, self._photographs)
+            content = bind_to_files(
+                certified.content, output, reference, deployed, self._photographs
+            )
             write_certificate(content, certified.crops, output)
 
         digests, images = self._digests(model), self.certification.digest
@@ -253,7 +259,7 @@ class Line:
         bound_to = (digests[model.name], companions, self._checkpoint_sha256, images)
         if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
             self.steps.forget(name)
-        self.steps.run(name, made_from, [output, report_of(output)], make)
+        self.steps.run(name, made_from, [output, page_path(output)], make)
         return read_certificate(output)
 
     def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
@@ -262,7 +268,7 @@ class Line:
             return
         recipe = make_recipe(read_onnx(model), target, ())
         try:
-            check_machine(recipe)
+            check_builds_here(recipe)
         except (EngineError, MissingDependencyError, SessionError):
             pass  # on the device, from the bundle
         else:
@@ -306,7 +312,7 @@ class Line:
     def _forms(self, model: Path) -> list[Path]:
         if self._order.stats == "internal":
             return [model]
-        return [model, *(beside(model, form) for form in FOR_TILES)]
+        return [model, *(companion_path(model, form) for form in FOR_TILES)]
 
 
 def _precisions(target: Target) -> tuple[Precision, ...]:

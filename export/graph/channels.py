@@ -21,8 +21,8 @@ __all__ = [
     "bias_of",
     "constant_of",
     "graph_of",
+    "input_leaves",
     "label",
-    "leaves_of_use",
     "new_initializer",
     "pads",
     "reached_convolutions",
@@ -233,10 +233,10 @@ def reached_convolutions(value: ir.Value) -> list[Leaf]:
     """
     if value.is_graph_output():
         raise NotFoldable(f"{value.name} is a graph output")
-    return [leaf for node, index in value.uses() for leaf in leaves_of_use(value, node, index)]
+    return [leaf for node, index in value.uses() for leaf in input_leaves(value, node, index)]
 
 
-def leaves_of_use(value: ir.Value, node: ir.Node, index: int) -> list[Leaf]:
+def input_leaves(value: ir.Value, node: ir.Node, index: int) -> list[Leaf]:
     """The convolutions that one use of a value reaches.
 
     Raises:

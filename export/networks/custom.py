@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.runtime.errors import CheckpointError
 
 __all__ = ["custom_network_class"]
@@ -38,7 +38,7 @@ def custom_network_class(name: str) -> type[Network]:
 
     class Custom(Network):
         architecture: ClassVar[str] = name
-        template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": float}
+        template: ClassVar[Mapping[str, Undetectable]] = {"rgb_range": float}
 
         def __init__(self, rgb_range: float) -> None:
             try:

@@ -17,7 +17,7 @@ from adadm.export.networks.blocks import (
     read_linear_tail,
     read_norm_groups,
 )
-from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.export.networks.network import Network, StateDict, Undetectable
 
 __all__ = ["EDSR"]
 
@@ -40,7 +40,7 @@ class EDSR(Network):
     """
 
     architecture: ClassVar[str] = "edsr"
-    template: ClassVar[Mapping[str, Hidden]] = {
+    template: ClassVar[Mapping[str, Undetectable]] = {
         "res_scale": 0.1,
         "rgb_range": 255.0,
         "norm_groups": int,

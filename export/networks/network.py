@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-__all__ = ["Hidden", "Network", "StateDict"]
+__all__ = ["Network", "StateDict", "Undetectable"]
 
 StateDict = Mapping[str, torch.Tensor]
 
-Hidden = float | type[int] | type[float]
+Undetectable = float | type[int] | type[float]
 """The published value of a hyper-parameter, or its type where there is none."""
 
 
@@ -32,7 +32,7 @@ class Network(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
-    template: ClassVar[Mapping[str, Hidden]]
+    template: ClassVar[Mapping[str, Undetectable]]
     choices: ClassVar[Mapping[str, float]] = {}
     smallest_area: int = 1
     hyperparameters: dict[str, float]

@@ -18,7 +18,7 @@ from adadm.export.networks.blocks import (
     read_linear_tail,
     read_norm_groups,
 )
-from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.export.networks.sparse_attention import SparseAttention
 from adadm.runtime.errors import CheckpointError
 
@@ -63,7 +63,7 @@ class NLSN(Network):
     """
 
     architecture: ClassVar[str] = "nlsn"
-    template: ClassVar[Mapping[str, Hidden]] = {
+    template: ClassVar[Mapping[str, Undetectable]] = {
         "res_scale": 0.1,
         "chunk_size": 144,
         "n_hashes": 4,

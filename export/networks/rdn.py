@@ -18,7 +18,7 @@ from adadm.export.networks.blocks import (
     read_upscale,
     upsampling_stages,
 )
-from adadm.export.networks.network import Hidden, Network, StateDict
+from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.runtime.errors import CheckpointError
 
 __all__ = ["RDN"]
@@ -78,7 +78,7 @@ class RDN(Network):
     """
 
     architecture: ClassVar[str] = "rdn"
-    template: ClassVar[Mapping[str, Hidden]] = {"rgb_range": 255.0, "norm_groups": int}
+    template: ClassVar[Mapping[str, Undetectable]] = {"rgb_range": 255.0, "norm_groups": int}
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from onnx import parser
 
 from adadm.runtime.errors import ExportError
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OLDEST_OPSET", "function_from_text", "reduce"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "OLDEST_OPSET", "function_from_text", "reduction"]
 
 DOMAIN = "adadm"
 DOMAIN_VERSION = 1
@@ -33,7 +33,7 @@ def function_from_text(signature: str, body: str, opset: int) -> ir.Function:
     return ir.serde.deserialize_function(parser.parse_function(text))
 
 
-def reduce(
+def reduction(
     kind: str, result: str, value: str, axes: tuple[int, ...], opset: int, keepdims: int = 1
 ) -> str:
     """Statements that reduce axes; up to opset 17 they are an attribute, but for ReduceSum."""

@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from adadm.export.operators.domain import function_from_text, reduce
+from adadm.export.operators.domain import function_from_text, reduction
 from adadm.export.operators.modulator import (
     amplification,
     deviation,
@@ -92,15 +92,15 @@ def _moments_body(opset: int, shifted: bool) -> str:
             second = Constant <value_ints = [2]> ()
             channel_shape = Slice (shape, first, second)
             channels = Cast <to = 1> (channel_shape)
-            {reduce("ReduceSum", "pixels", "inside", (1, 2, 3), opset)}
+            {reduction("ReduceSum", "pixels", "inside", (1, 2, 3), opset)}
             counted = Mul (pixels, channels)
             least = Constant <value_float = 1.0> ()
             count = Max (counted, least)
 
             wide_x = Cast <to = 1> (x)
             x_inside = Mul (wide_x, inside)
-            {reduce("ReduceSum", "sum_of_planes", "x_inside", (2, 3), opset)}
-            {reduce("ReduceSum", "sum_of_x", "sum_of_planes", (1,), opset)}
+            {reduction("ReduceSum", "sum_of_planes", "x_inside", (2, 3), opset)}
+            {reduction("ReduceSum", "sum_of_x", "sum_of_planes", (1,), opset)}
             {"mean_of_x" if shifted else "mean"} = Div (sum_of_x, count)
             {deviation(shifted, opset)}
             deviation_inside = Mul (deviation, inside)

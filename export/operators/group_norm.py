@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.operators.domain import function_from_text, reduce
+from adadm.export.operators.domain import function_from_text, reduction
 
 __all__ = ["FUNCTIONS", "GROUP_NORM"]
 
@@ -35,8 +35,8 @@ def group_norm_function(opset: int) -> ir.Function:
     """
 
     def mean(result: str, value: str) -> str:
-        rows = reduce("ReduceMean", f"{result}_of_rows", value, (3,), opset)
-        return rows + "\n" + reduce("ReduceMean", result, f"{result}_of_rows", (2,), opset)
+        rows = reduction("ReduceMean", f"{result}_of_rows", value, (3,), opset)
+        return rows + "\n" + reduction("ReduceMean", result, f"{result}_of_rows", (2,), opset)
 
     body = f"""
         groups_number = Constant <value_int: int = @num_groups> ()

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from adadm.export.operators.domain import DOMAIN, function_from_text, reduce
+from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 
 __all__ = [
     "FUNCTIONS",
@@ -143,16 +143,16 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
 
 def mean(result: str, value: str, opset: int) -> str:
     """Statements for the mean over one image, plane by plane."""
-    planes = reduce("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
-    return planes + "\n" + reduce("ReduceMean", result, f"{result}_of_planes", (1,), opset)
+    planes = reduction("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
+    return planes + "\n" + reduction("ReduceMean", result, f"{result}_of_planes", (1,), opset)
 
 
 def sum_of_squares(result: str, value: str, opset: int) -> str:
     """Statements for the sum of squares over one image, row by row."""
     return f"""
-            {reduce("ReduceSumSquare", f"{result}_of_rows", value, (3,), opset)}
-            {reduce("ReduceSum", f"{result}_of_planes", f"{result}_of_rows", (2,), opset)}
-            {reduce("ReduceSum", result, f"{result}_of_planes", (1,), opset)}"""
+            {reduction("ReduceSumSquare", f"{result}_of_rows", value, (3,), opset)}
+            {reduction("ReduceSum", f"{result}_of_planes", f"{result}_of_rows", (2,), opset)}
+            {reduction("ReduceSum", result, f"{result}_of_planes", (1,), opset)}"""
 
 
 def deviation(shifted: bool, opset: int) -> str:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.operators.domain import function_from_text, reduce
+from adadm.export.operators.domain import function_from_text, reduction
 
 __all__ = ["ATTENTION_ROUND", "CODES_OUTPUT", "FUNCTIONS", "LARGEST_BUCKETS", "SMALLEST_NORM"]
 
@@ -225,7 +225,7 @@ def attention_round_function(opset: int) -> ir.Function:
     """
 
     def summed(result: str, value: str, axis: int, keepdims: int = 1) -> str:
-        return reduce("ReduceSum", result, value, (axis,), opset, keepdims)
+        return reduction("ReduceSum", result, value, (axis,), opset, keepdims)
 
     body = (_SIZES + _HASH + _SORT + _ATTEND).format(
         largest_buckets=LARGEST_BUCKETS,
@@ -235,7 +235,7 @@ def attention_round_function(opset: int) -> ir.Function:
         in_smaller=summed("in_smaller", "in_each_smaller", axis=2, keepdims=0),
         count=summed("count", "own_count", axis=3, keepdims=0),
         squared_norm=summed("squared_norm", "squares", axis=3),
-        top=reduce("ReduceMax", "top", "scores", axes=(3,), opset=opset),
+        top=reduction("ReduceMax", "top", "scores", axes=(3,), opset=opset),
         total=summed("total", "exponential", axis=3),
     )
     return function_from_text(

@@ -56,7 +56,7 @@ class CollapseLinearTail(FoldingPass):
     the tail is collapsed already, or costs fewer multiply-adds as it is.
     """
 
-    form: ClassVar[str] = "collapsed"
+    result: ClassVar[str] = "collapsed"
 
     def matches(self, node: ir.Node) -> bool:
         shuffles = (other for other in graph_of(node) if _is_shuffle(other))

@@ -38,7 +38,7 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
     convolution is not diagonal, or has groups, pads or strides.
     """
 
-    form: ClassVar[str] = "folded into the convolution before it"
+    result: ClassVar[str] = "folded into the convolution before it"
 
     def matches(self, node: ir.Node) -> bool:
         is_scale = node.op_type == "Mul" and not node.domain and _factor(node) is not None

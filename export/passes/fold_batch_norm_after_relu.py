@@ -42,7 +42,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
     not constant; some `a` is negative and the result reaches something other than convolutions.
     """
 
-    form: ClassVar[str] = "folded into the activation"
+    result: ClassVar[str] = "folded into the activation"
 
     def matches(self, node: ir.Node) -> bool:
         return is_batch_norm(node) and produced_by(node.inputs[0], "Relu") is not None

@@ -34,7 +34,7 @@ class FoldBatchNormIntoFollowingConv(FoldingPass):
     the normalization; a parameter is not constant.
     """
 
-    form: ClassVar[str] = "folded into the convolutions after it"
+    result: ClassVar[str] = "folded into the convolutions after it"
 
     def matches(self, node: ir.Node) -> bool:
         return is_batch_norm(node)

@@ -22,12 +22,12 @@ class Decision:
 
     Attributes:
         node: the name of the module or node.
-        form: what became of it; None where it was left alone.
+        result: what became of it; None where it was left alone.
         reason: why it was left alone; empty otherwise.
     """
 
     node: str
-    form: str | None
+    result: str | None
     reason: str = ""
 
 
@@ -35,11 +35,11 @@ class FoldingPass(ir.passes.InPlacePass):
     """Folds one node at a time; a node that cannot be folded is left alone, with the reason.
 
     Attributes:
-        form: how a report calls the result.
+        result: how a report calls the result.
         decisions: one for each node that the last call looked at, in graph order.
     """
 
-    form: ClassVar[str]
+    result: ClassVar[str]
 
     def __init__(self) -> None:
         self.decisions: dict[ir.Node, Decision] = {}
@@ -68,8 +68,8 @@ class FoldingPass(ir.passes.InPlacePass):
                 _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
                 self.decisions[node] = Decision(name, None, str(reason))
             else:
-                self.decisions[node] = Decision(name, self.form)
-        folded = any(decision.form for decision in self.decisions.values())
+                self.decisions[node] = Decision(name, self.result)
+        folded = any(decision.result for decision in self.decisions.values())
         return ir.passes.PassResult(model, modified=folded)
 
 

@@ -51,8 +51,8 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
         for folding in passes:
             folded |= folding(model).modified
             for node, decision in folding.decisions.items():
-                if node in names and decision.form:
-                    forms[node] = decision.form
+                if node in names and decision.result:
+                    forms[node] = decision.result
                 elif node in names:
                     reasons[node].append(decision.reason)
     common.RemoveUnusedNodesPass()(model)

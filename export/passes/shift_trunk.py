@@ -16,8 +16,8 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    input_leaves,
     label,
-    leaves_of_use,
     pads,
     reached_convolutions,
     replace_initializer,
@@ -57,7 +57,7 @@ class ShiftTrunk(FoldingPass):
     computes or reads `x` that cannot take the shift; a parameter is not constant.
     """
 
-    form: ClassVar[str] = "shifted trunk"
+    result: ClassVar[str] = "shifted trunk"
 
     def matches(self, node: ir.Node) -> bool:
         trunk = node.inputs[0] if is_batch_norm(node) else None
@@ -152,7 +152,7 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iter
             raise NotFoldable(f"Add {label(reader)} reads the trunk and cannot take the shift back")
         yield _shift_producer(other, -shift)
     else:
-        for leaf in leaves_of_use(trunk, reader, index):
+        for leaf in input_leaves(trunk, reader, index):
             if pads(leaf.convolution):
                 raise NotFoldable(f"{label(leaf.convolution)} reads the trunk and pads it")
             yield functools.partial(shift_inputs, leaf, -shift.values)

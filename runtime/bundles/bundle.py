@@ -24,10 +24,10 @@ from adadm.runtime.engines.manifest import manifest_path, read_manifest
 from adadm.runtime.engines.tensorrt_api import Profile, Shape
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import path_inside, sha256_of
-from adadm.runtime.sessions.session import Array
+from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["MANIFEST", "Bundle", "Reference"]
+__all__ = ["MANIFEST", "Bundle", "ReferenceCase"]
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -37,7 +37,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceCase:
     """Inputs, and what a form of the model makes of them.
 
     Attributes:
@@ -86,7 +86,7 @@ class Bundle:
     workspace_bytes: int | None
     factors_patch: str | None
     factor_tolerance: float
-    references: tuple[Reference, ...]
+    references: tuple[ReferenceCase, ...]
     files: Mapping[str, str]
 
     @classmethod
@@ -166,7 +166,7 @@ class Bundle:
             return sha256_of(self.path(name))
         return None
 
-    def arrays(self, reference: Reference, more: Iterable[str] = ()) -> dict[str, Array]:
+    def arrays(self, reference: ReferenceCase, more: Iterable[str] = ()) -> dict[str, FloatArray]:
         """The inputs and outputs of a reference, by name.
 
         Args:
@@ -304,11 +304,11 @@ def _profile(value: Any) -> Profile:
     return Profile(_shape(value["min"]), _shape(value["opt"]), _shape(value["max"]))
 
 
-def _reference(path: Path, file: Callable[[Any], str]) -> Callable[[Any], Reference]:
-    def converted(value: Any) -> Reference:
+def _reference(path: Path, file: Callable[[Any], str]) -> Callable[[Any], ReferenceCase]:
+    def converted(value: Any) -> ReferenceCase:
         name = _field(f"{path}: references", value, "name", _text, "a text")
         field = partial(_field, f"{path}: the reference {name}", value)
-        return Reference(
+        return ReferenceCase(
             name=name,
             form=field("form", _text, "a text"),
             file=field("file", file, "a file of the bundle"),

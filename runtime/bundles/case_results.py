@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from adadm.runtime.bundles.bundle import Reference
+from adadm.runtime.bundles.bundle import ReferenceCase
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.errors import ParityError
 from adadm.runtime.images.compare import Comparison, compare
-from adadm.runtime.sessions.session import Array, Session
+from adadm.runtime.sessions.session import FloatArray, Session
 
-__all__ = ["Latency", "Outcome", "Times", "compared", "latency_of"]
+__all__ = ["CaseResult", "Latency", "Times", "compare_case", "latency_of"]
 
 _BORDER_PX = 4  # of lr, as when a model is exported
 
@@ -55,7 +55,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CaseResult:
     """What became of a reference.
 
     Attributes:
@@ -64,7 +64,7 @@ class Outcome:
         failures: why it failed; none when it passed.
     """
 
-    reference: Reference
+    reference: ReferenceCase
     comparisons: dict[str, Comparison | None]
     failures: tuple[str, ...]
     latency: Latency | None = None
@@ -86,7 +86,9 @@ class Outcome:
         }
 
 
-def latency_of(session: Session, name: str, feed: Mapping[str, Array], seconds: float) -> Latency:
+def latency_of(
+    session: Session, name: str, feed: Mapping[str, FloatArray], seconds: float
+) -> Latency:
     """Of a session that has run the feed before."""
     times_ms: list[float] = []
     end = time.perf_counter() + seconds
@@ -100,10 +102,10 @@ def latency_of(session: Session, name: str, feed: Mapping[str, Array], seconds: 
     return Latency(name, Times.of(times_ms), kernels_ms)
 
 
-def compared(
-    reference: Reference,
-    found: Mapping[str, Array],
-    expected: Mapping[str, Array],
+def compare_case(
+    reference: ReferenceCase,
+    found: Mapping[str, FloatArray],
+    expected: Mapping[str, FloatArray],
 ) -> tuple[dict[str, Comparison | None], list[str]]:
     """Each output that is asked for against the reference, and what is wrong."""
     comparisons: dict[str, Comparison | None] = dict.fromkeys(reference.psnr_db)
@@ -125,7 +127,7 @@ def compared(
     return comparisons, failures
 
 
-def _compare(name: str, found: Array, expected: Array, lr: Array) -> Comparison:
+def _compare(name: str, found: FloatArray, expected: FloatArray, lr: FloatArray) -> Comparison:
     """Images of any layout; what is no image has no border."""
     if expected.ndim != 4:
         return compare(name, found, expected, 0)

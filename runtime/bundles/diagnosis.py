@@ -18,19 +18,19 @@ from typing import Literal
 import numpy as np
 
 from adadm.runtime.backends import open_session
-from adadm.runtime.bundles.bundle import Bundle, Reference
-from adadm.runtime.bundles.case_results import compared
+from adadm.runtime.bundles.bundle import Bundle, ReferenceCase
+from adadm.runtime.bundles.case_results import compare_case
 from adadm.runtime.engines.manifest import read_manifest, write_engine
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
 from adadm.runtime.errors import AdadmError, EngineError
-from adadm.runtime.sessions.session import Array, Session
+from adadm.runtime.sessions.session import FloatArray, Session
 
 __all__ = ["diagnose"]
 
 
 def diagnose(
     bundle: Bundle,
-    reference: Reference,
+    reference: ReferenceCase,
     backend: Literal["engine", "cpu"],
     on_step: Callable[[str], object],
 ) -> str:
@@ -59,7 +59,7 @@ def diagnose(
             expected = bundle.arrays(reference, names)
             found = session.run({name: expected[name] for name in reference.inputs})
         outputs = {name: array for name, array in found.items() if name not in names}
-        if not compared(reference, outputs, expected)[1]:
+        if not compare_case(reference, outputs, expected)[1]:
             return (
                 "with the factors as outputs too, the same model agrees with the reference: "
                 "what differs is how this one was built"
@@ -71,8 +71,8 @@ def diagnose(
 
 def _first_difference(
     names: list[str],
-    found: Mapping[str, Array],
-    expected: Mapping[str, Array],
+    found: Mapping[str, FloatArray],
+    expected: Mapping[str, FloatArray],
     largest: Mapping[str, float],
     bundle: Bundle,
 ) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adadm.runtime.backends import open_session
-from adadm.runtime.bundles.bundle import MANIFEST, Bundle, Reference
-from adadm.runtime.bundles.case_results import Latency, Outcome, compared, latency_of
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
+from adadm.runtime.bundles.case_results import CaseResult, Latency, compare_case, latency_of
 from adadm.runtime.bundles.diagnosis import diagnose
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.engines import cuda_runtime
@@ -43,7 +43,7 @@ class Verification:
     backend: Backend
     reason: str
     changed_files: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[CaseResult, ...]
     diagnosis: str | None
     device: dict[str, Any]
     digests: dict[str, str | None]
@@ -99,13 +99,13 @@ def verify(
     on_step("checking the files")
     changed = bundle.changed_files()
     chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
-    outcomes: list[Outcome] = []
+    outcomes: list[CaseResult] = []
     for form in dict.fromkeys(reference.form for reference in bundle.references):
         references = [found for found in bundle.references if found.form == form]
         try:
             session = open_session(_path(bundle, form, chosen), chosen, trust=trust)
         except _FAILURES as error:
-            outcomes += [Outcome(found, {}, (str(error),)) for found in references]
+            outcomes += [CaseResult(found, {}, (str(error),)) for found in references]
             continue
         with session:
             for index, reference in enumerate(references):
@@ -150,8 +150,8 @@ def _path(bundle: Bundle, form: str, backend: Backend) -> Path:
 
 
 def _outcome(
-    session: Session, bundle: Bundle, reference: Reference, seconds: float | None
-) -> Outcome:
+    session: Session, bundle: Bundle, reference: ReferenceCase, seconds: float | None
+) -> CaseResult:
     """Run one reference; measure it where `seconds` are given."""
     try:
         expected = bundle.arrays(reference)
@@ -159,6 +159,6 @@ def _outcome(
         found = session.run(feed)
         latency = None if seconds is None else latency_of(session, reference.name, feed, seconds)
     except _FAILURES as error:
-        return Outcome(reference, {}, (str(error),))
-    comparisons, failures = compared(reference, found, expected)
-    return Outcome(reference, comparisons, tuple(failures), latency)
+        return CaseResult(reference, {}, (str(error),))
+    comparisons, failures = compare_case(reference, found, expected)
+    return CaseResult(reference, comparisons, tuple(failures), latency)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from adadm.runtime.errors import AdadmError, SessionError
 
-__all__ = ["Check", "Verdict", "any_error_told", "first_line"]
+__all__ = ["Observation", "Verdict", "first_line", "reraise_as_session_error"]
 
 Verdict = Literal["ok", "missing", "broken"]
 
@@ -17,7 +17,7 @@ _LONGEST_LINE = 200
 
 
 @dataclass(frozen=True)
-class Check:
+class Observation:
     """One thing that was looked at.
 
     Attributes:
@@ -41,7 +41,7 @@ def first_line(error: AdadmError | OSError) -> str:
 
 
 @contextmanager
-def any_error_told() -> Iterator[None]:
+def reraise_as_session_error() -> Iterator[None]:
     """Make one of ours of whatever a broken installation raises: it is a finding like any other.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.backends import BACKENDS, open_session
-from adadm.runtime.checks.check import Check, Verdict, any_error_told, first_line
+from adadm.runtime.checks.check import Observation, Verdict, first_line, reraise_as_session_error
 from adadm.runtime.checks.machine import has_gpu, is_jetson
 from adadm.runtime.checks.packages import install_command, installed_version
 from adadm.runtime.checks.tensorrt_install import TensorRT, tensorrt_advice
@@ -21,7 +21,7 @@ from adadm.runtime.engines.recipe import Recipe, default_bounds, make_recipe
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, ParityError
 from adadm.runtime.images.compare import compare
 from adadm.runtime.models.onnx_reader import OnnxFile
-from adadm.runtime.sessions.session import Array
+from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
 
@@ -39,7 +39,7 @@ def check_backends(
     info: dict[str, Any],
     tensorrt: TensorRT,
     on_step: Callable[[str], object] = lambda _: None,
-) -> dict[str, Check]:
+) -> dict[str, Observation]:
     """Run a model on each backend; the first that can is what the others are compared with.
 
     Args:
@@ -49,12 +49,12 @@ def check_backends(
     """
     lr = _image() * np.float32(model.metadata["adadm.rgb_range"])
     checks = {}
-    first: tuple[str, Array] | None = None
+    first: tuple[str, FloatArray] | None = None
     for name in BACKENDS:
         on_step(f"running {model.path.name} on {name}")
         began = time.perf_counter()
         try:
-            with any_error_told():
+            with reraise_as_session_error():
                 sr = _run(name, model, lr, tensorrt)
             seconds = time.perf_counter() - began
             other, expected = first or (name, sr)
@@ -68,19 +68,19 @@ def check_backends(
         if first is not None:
             found += f"; {comparison.psnr_db:.0f} dB from {other}"
         details = {"seconds": seconds, "compared_with": first and other, "sr": comparison.as_json()}
-        checks[name] = Check(_title(name), found, details=details)
+        checks[name] = Observation(_title(name), found, details=details)
         first = first or (name, sr)
     return checks
 
 
-def _image() -> Array:
+def _image() -> FloatArray:
     """Ramps, and an edge along the diagonal: on noise, factors of modulators feed on each other."""
     y, x = np.mgrid[:_SIDE_PX, :_SIDE_PX] / (_SIDE_PX - 1)
-    image: Array = np.stack([x, y, x > y])[np.newaxis].astype(np.float32)
+    image: FloatArray = np.stack([x, y, x > y])[np.newaxis].astype(np.float32)
     return image
 
 
-def _run(name: str, model: OnnxFile, lr: Array, tensorrt: TensorRT) -> Array:
+def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> FloatArray:
     if name != _ENGINE:
         with open_session(model.path, name) as session:
             return session.run({"lr": lr})["sr"]
@@ -113,7 +113,7 @@ def _recipe_or_refusal(model: OnnxFile, target: Target) -> Recipe | EngineError:
 
 def _failed(
     name: str, error: AdadmError, model: OnnxFile, info: dict[str, Any], tensorrt: TensorRT
-) -> Check:
+) -> Observation:
     is_missing = isinstance(error, MissingDependencyError)
     if name not in CPU_BACKENDS and not has_gpu(info):
         is_missing, advice = True, "needs an NVIDIA GPU with its driver: nvidia-smi"
@@ -130,7 +130,7 @@ def _failed(
         if name not in CPU_BACKENDS and is_jetson(info):  # PyPI has no wheels for most of them
             advice = "adadm build --help: an engine needs no onnxruntime-gpu"
     verdict: Verdict = "missing" if is_missing else "broken"
-    return Check(_title(name), first_line(error), verdict, advice, {"message": str(error)})
+    return Observation(_title(name), first_line(error), verdict, advice, {"message": str(error)})
 
 
 def _title(backend: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from adadm.runtime.checks.check import Check, any_error_told, first_line
+from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
 from adadm.runtime.checks.packages import install_command, installed_version, version_numbers
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError, MissingDependencyError
@@ -43,7 +43,7 @@ def has_gpu(info: dict[str, Any]) -> bool:
     return is_jetson(info) or any((gpu["name"], gpu["compute_capability"]))
 
 
-def check_gpu(info: dict[str, Any]) -> Check:
+def check_gpu(info: dict[str, Any]) -> Observation:
     """The GPU, and whether CUDA can use it.
 
     Args:
@@ -54,18 +54,20 @@ def check_gpu(info: dict[str, Any]) -> Check:
     parts = (gpu["name"], gpu["compute_capability"], driver and f"driver {driver}")
     shown = ", ".join(filter(None, (*parts, cuda and f"CUDA {cuda}"))) or "of a name unknown"
     try:
-        with any_error_told():
+        with reraise_as_session_error():
             free, total = cuda_runtime.memory()
     except AdadmError as error:
         said, details = first_line(error), {**gpu, "message": str(error)}
         if not has_gpu(info):
             advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
-            return Check("gpu", f"none: {said}", "missing", advice, details)
+            return Observation("gpu", f"none: {said}", "missing", advice, details)
         if isinstance(error, MissingDependencyError):
-            return Check("gpu", f"{shown}; {said}", "missing", install_command("jetson"), details)
-        return Check("gpu", f"{shown}; {said}", "broken", _cuda_advice(cuda), details)
+            return Observation(
+                "gpu", f"{shown}; {said}", "missing", install_command("jetson"), details
+            )
+        return Observation("gpu", f"{shown}; {said}", "broken", _cuda_advice(cuda), details)
     details = {**gpu, "free_bytes": free, "total_bytes": total}
-    return Check("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
+    return Observation("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
 
 
 def _cuda_advice(driver: str | None) -> str:
@@ -76,7 +78,7 @@ def _cuda_advice(driver: str | None) -> str:
     return "nvidia-smi"
 
 
-def check_memory(model: OnnxFile) -> Check:
+def check_memory(model: OnnxFile) -> Observation:
     """Free memory, against what a photograph takes on the hungriest backend.
 
     Args:
@@ -93,7 +95,7 @@ def check_memory(model: OnnxFile) -> Check:
     )
 
 
-def check_disks(model: OnnxFile) -> list[Check]:
+def check_disks(model: OnnxFile) -> list[Observation]:
     """Room for temporary files, and for what `adadm quantize` keeps.
 
     Args:
@@ -121,26 +123,26 @@ def check_disks(model: OnnxFile) -> list[Check]:
 
 def _check_disk(
     name: str, locate: Callable[[], Path], needed: int, reason: str, advice: str
-) -> Check:
+) -> Observation:
     try:
         folder = locate().absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
     except OSError as error:  # also where no folder takes temporary files: tempfile tries
-        return Check(name, first_line(error), "broken", advice)
+        return Observation(name, first_line(error), "broken", advice)
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        return Check(name, f"{folder} cannot be written", "broken", advice)
+        return Observation(name, f"{folder} cannot be written", "broken", advice)
     return _check_room(name, free, needed, reason, advice, f" in {folder}")
 
 
 def _check_room(
     name: str, free: int, needed: int, reason: str, advice: str, where: str = ""
-) -> Check:
+) -> Observation:
     found = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
     details = {"free_bytes": free, "needed_bytes": needed, "needed_for": reason}
     if free < needed:
-        return Check(name, found, "missing", advice, details)
-    return Check(name, found, details=details)
+        return Observation(name, found, "missing", advice, details)
+    return Observation(name, found, details=details)
 
 
 def _size(size: int) -> str:

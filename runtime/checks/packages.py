@@ -7,7 +7,7 @@ import re
 from importlib import metadata, util
 from typing import Any
 
-from adadm.runtime.checks.check import Check, Verdict
+from adadm.runtime.checks.check import Observation, Verdict
 
 __all__ = [
     "check_extras",
@@ -31,7 +31,7 @@ _UNLISTED = {"opencv-python-headless": "cv2"}
 """A module that JetPack and other distributions bring, under no such name."""
 
 
-def check_python(info: dict[str, Any]) -> Check:
+def check_python(info: dict[str, Any]) -> Observation:
     """Python, the toolkit and the system.
 
     Args:
@@ -42,11 +42,11 @@ def check_python(info: dict[str, Any]) -> Check:
     details = {"python": platform.python_version(), _OWN: version}
     found = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
     if version is None:  # its folders are on the path, and nothing says what it asks for
-        return Check("python", found, "missing", f"pip install {_OWN}", details)
-    return Check("python", found, details=details)
+        return Observation("python", found, "missing", f"pip install {_OWN}", details)
+    return Observation("python", found, details=details)
 
 
-def check_extras() -> list[Check]:
+def check_extras() -> list[Observation]:
     """What each extra of the toolkit asks for, and which of it is installed."""
     if installed_version(_OWN) is None:
         return []
@@ -81,14 +81,14 @@ def version_numbers(version: str) -> list[int]:
     return [int(part) for part in found[0].split(".")] if found else []
 
 
-def _check_extra(extra: str) -> Check:
+def _check_extra(extra: str) -> Observation:
     states = {name: _state(name, wanted) for name, wanted in _needed(_OWN, extra).items()}
     found = ", ".join(text for text, _ in states.values())
     versions = {"versions": {name: installed_version(name) for name in states}}
     for verdict in ("missing", "broken"):
         if any(judged == verdict for _, judged in states.values()):
-            return Check(f"extra {extra}", found, verdict, install_command(extra), versions)
-    return Check(f"extra {extra}", found, details=versions)
+            return Observation(f"extra {extra}", found, verdict, install_command(extra), versions)
+    return Observation(f"extra {extra}", found, details=versions)
 
 
 def _needed(distribution: str, extra: str) -> dict[str, str]:

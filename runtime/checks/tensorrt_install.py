@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from adadm.runtime.checks.check import Check, any_error_told, first_line
+from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
 from adadm.runtime.checks.machine import is_jetson
 from adadm.runtime.checks.packages import install_command, version_numbers
-from adadm.runtime.engines.builder import check_machine
+from adadm.runtime.engines.builder import check_builds_here
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import DEFAULTS, Flavour, load
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
@@ -89,7 +89,7 @@ class TensorRT:
 
 def _version(flavour: Flavour) -> str | AdadmError:
     try:
-        with any_error_told():
+        with reraise_as_session_error():
             return str(load(flavour).__version__)
     except AdadmError as error:
         return error
@@ -97,14 +97,14 @@ def _version(flavour: Flavour) -> str | AdadmError:
 
 def _refusal(model: OnnxFile, target: Target) -> AdadmError | None:
     try:
-        with any_error_told():
-            check_machine(Recipe(model, target, (), DEFAULTS))
+        with reraise_as_session_error():
+            check_builds_here(Recipe(model, target, (), DEFAULTS))
     except AdadmError as error:
         return error
     return None
 
 
-def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Check:
+def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Observation:
     """What engines can be built for on this machine.
 
     Args:
@@ -117,9 +117,9 @@ def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Check:
     }
     if tensorrt.targets:
         names = ", ".join(target.name for target in tensorrt.targets)
-        return Check("targets", f"{tensorrt} builds for {names}", details=details)
+        return Observation("targets", f"{tensorrt} builds for {names}", details=details)
     reason = tensorrt.refusal
-    return Check(
+    return Observation(
         "targets",
         first_line(reason),
         "broken" if tensorrt.versions else "missing",
@@ -151,7 +151,7 @@ def tensorrt_advice(tensorrt: TensorRT, info: dict[str, Any], reason: AdadmError
     return "pip install --upgrade 'adadm-deploy[tensorrt]'"
 
 
-def check_jetson(tensorrt: TensorRT, info: dict[str, Any]) -> list[Check]:
+def check_jetson(tensorrt: TensorRT, info: dict[str, Any]) -> list[Observation]:
     """Which target a Jetson is, and whether its TensorRT is that target's; none elsewhere.
 
     Args:
@@ -166,18 +166,18 @@ def check_jetson(tensorrt: TensorRT, info: dict[str, Any]) -> list[Check]:
     if target is None:
         known = ", ".join(name for name, target in TARGETS.items() if target.jetpack)
         found = f"{found}: none of {known}"
-        return [Check("jetson", found, "missing", "adadm build --help", details)]
+        return [Observation("jetson", found, "missing", "adadm build --help", details)]
     found = f"{found}: {target.name}, TensorRT {target.tensorrt}"
     refusal = tensorrt.refusals[target.name]
     if refusal is None:
-        return [Check("jetson", f"{found}; {tensorrt} is here", details=details)]
+        return [Observation("jetson", f"{found}; {tensorrt} is here", details=details)]
     if "tensorrt" not in tensorrt.versions:
         found = f"{found}; it is not installed for this Python"
-        return [Check("jetson", found, "missing", _JETPACK_TENSORRT, details)]
+        return [Observation("jetson", found, "missing", _JETPACK_TENSORRT, details)]
     advice = tensorrt_advice(tensorrt, info, refusal)
     if tensorrt.targets:
         advice = f"adadm build MODEL.onnx --target {tensorrt.targets[0].name} -o OUT.engine"
-    return [Check("jetson", f"{found}; {first_line(refusal)}", "broken", advice, details)]
+    return [Observation("jetson", f"{found}; {first_line(refusal)}", "broken", advice, details)]
 
 
 def _target_of(board: str, l4t: str, compute_capability: str | None) -> Target | None:
@@ -194,7 +194,7 @@ def _target_of(board: str, l4t: str, compute_capability: str | None) -> Target |
     return None
 
 
-def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Check]:
+def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Observation]:
     """The program that `build.sh` of a bundle runs; nothing where there is no TensorRT.
 
     Args:
@@ -203,8 +203,8 @@ def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Check]:
     places = (os.environ.get("TRTEXEC"), shutil.which("trtexec"), root / _TRTEXEC)
     located = next((place for place in places if place and os.access(place, os.X_OK)), None)
     if located is not None:
-        return [Check("trtexec", str(located))]
+        return [Observation("trtexec", str(located))]
     if "tensorrt" not in tensorrt.versions:
         return []
     found = f"none on the path, or at /{_TRTEXEC}; build.sh of a bundle runs it"
-    return [Check("trtexec", found, "missing", "sudo apt install libnvinfer-bin")]
+    return [Observation("trtexec", found, "missing", "sudo apt install libnvinfer-bin")]

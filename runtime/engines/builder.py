@@ -11,14 +11,14 @@ from typing import Any
 
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress
-from adadm.runtime.engines.manifest import Manifest, locked, up_to_date, write_engine
+from adadm.runtime.engines.manifest import Manifest, is_up_to_date, locked, write_engine
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
 from adadm.runtime.targets import Target
 
-__all__ = ["adopt", "build", "check_machine", "ledger_beside", "log_path"]
+__all__ = ["adopt", "build", "check_builds_here", "ledger_beside", "log_path"]
 
 
 def build(
@@ -55,7 +55,7 @@ def build(
         )
     key = _manifest(recipe, machine, b"", ()).key
     with locked(engine, on_wait):
-        found = None if force else up_to_date(engine, key)
+        found = None if force else is_up_to_date(engine, key)
         if found is not None:
             return found, False
         cache = None
@@ -115,7 +115,7 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     return manifest
 
 
-def check_machine(recipe: Recipe) -> None:
+def check_builds_here(recipe: Recipe) -> None:
     """Refuse a machine that cannot build it, before something builds for minutes.
 
     Raises:

@@ -18,11 +18,11 @@ import numpy as np
 
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.contexts import make_contexts
-from adadm.runtime.engines.manifest import check_machine, read_engine
+from adadm.runtime.engines.manifest import check_runs_here, read_engine
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load
 from adadm.runtime.engines.tensors import choose_profile, engine_profiles, engine_tensors
 from adadm.runtime.errors import SessionError
-from adadm.runtime.sessions.session import Array, Session, SizeRange
+from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -71,7 +71,9 @@ class TensorRTSession(Session):
         flavour = flavour if manifest is None else manifest.flavour
         module = load(flavour)
         if manifest is not None:
-            check_machine(manifest, flavour, module.__version__, cuda_runtime.compute_capability())
+            check_runs_here(
+                manifest, flavour, module.__version__, cuda_runtime.compute_capability()
+            )
         self.metadata = {} if manifest is None else dict(manifest.metadata)
         self._lanes: OrderedDict[tuple[Shape, ...], _Lane] = OrderedDict()
         self._buffers: dict[int, dict[str, _Buffer]] = {}
@@ -99,7 +101,7 @@ class TensorRTSession(Session):
             if lr.minimum[0] <= 1 <= lr.maximum[0]
         ]
 
-    def run_shared(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         self._check(feed)
         lane = self._fed(feed)
         self._enqueue(lane)
@@ -111,7 +113,7 @@ class TensorRTSession(Session):
         self._stream.synchronize()
         return results
 
-    def measure(self, feed: Mapping[str, Array], seconds: float) -> list[float]:
+    def measure(self, feed: Mapping[str, FloatArray], seconds: float) -> list[float]:
         """Milliseconds of each inference, run one after the other for a time, without copies.
 
         The next inference always waits on the GPU while one is timed, so that the CPU, which puts
@@ -141,7 +143,7 @@ class TensorRTSession(Session):
             self._stream.synchronize()
         return times
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         return {name: array.copy() for name, array in self.run_shared(feed).items()}
 
     def _release(self) -> None:
@@ -160,7 +162,7 @@ class TensorRTSession(Session):
             raise self._failure(f"{module.__name__} {module.__version__} cannot load it")
         return loaded
 
-    def _fed(self, feed: Mapping[str, Array]) -> _Lane:
+    def _fed(self, feed: Mapping[str, FloatArray]) -> _Lane:
         """The lane for the shapes of a feed, whose copies to the GPU are on the stream."""
         shapes = tuple(feed[spec.name].shape for spec in self.inputs)
         lane = self._lanes.get(shapes)

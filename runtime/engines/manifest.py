@@ -25,12 +25,12 @@ from adadm.runtime.files import written_whole
 
 __all__ = [
     "Manifest",
-    "check_machine",
+    "check_runs_here",
+    "is_up_to_date",
     "locked",
     "manifest_path",
     "read_engine",
     "read_manifest",
-    "up_to_date",
     "write_engine",
 ]
 
@@ -225,7 +225,7 @@ def read_engine(engine: Path, trust: bool = False) -> tuple[bytes, Manifest | No
     return plan, manifest
 
 
-def up_to_date(engine: Path, key: str) -> Manifest | None:
+def is_up_to_date(engine: Path, key: str) -> Manifest | None:
     """The manifest of an engine that is whole and was made from what `key` stands for, or None."""
     try:
         _, manifest = read_engine(engine)
@@ -234,7 +234,7 @@ def up_to_date(engine: Path, key: str) -> Manifest | None:
     return manifest if manifest is not None and manifest.key == key else None
 
 
-def check_machine(
+def check_runs_here(
     manifest: Manifest, flavour: Flavour, tensorrt_version: str, compute_capability: str | None
 ) -> None:
     """Check that an engine was built for this machine.

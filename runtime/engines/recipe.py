@@ -28,7 +28,7 @@ FLOAT32_LAYERS = "adadm.float32_layers"
 """Metadata of a model for weak typing: nodes that must stay float32 where the builder chooses."""
 
 Precision = Literal["float32", "fp16", "int8"]
-Size = tuple[int, int, int]
+BatchHeightWidth = tuple[int, int, int]
 _Length = TypeVar("_Length", bound=int | str | None)
 
 _WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
@@ -36,7 +36,7 @@ _WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
     "fp16": ("FP16",),
     "int8": ("FP16", "INT8"),
 }
-_USUAL: Size = (1, 256, 256)
+_USUAL: BatchHeightWidth = (1, 256, 256)
 _AROUND = (3, 5, 4)  # from 3/4 to 5/4 of the usual size
 
 
@@ -44,9 +44,9 @@ _AROUND = (3, 5, 4)  # from 3/4 to 5/4 of the usual size
 class Bounds:
     """N, H and W: the least, the usual and the largest that an engine takes."""
 
-    minimum: Size
-    optimum: Size
-    maximum: Size
+    minimum: BatchHeightWidth
+    optimum: BatchHeightWidth
+    maximum: BatchHeightWidth
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Recipe:
         return cast(Precision, (self.quantization or {}).get("precision", "float32"))
 
 
-def default_bounds(optimum: Size = _USUAL) -> Bounds:
+def default_bounds(optimum: BatchHeightWidth = _USUAL) -> Bounds:
     """A small range around what will be run: memory follows the largest shape."""
     batch, height, width = optimum
     low, high, whole = _AROUND
@@ -125,7 +125,7 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
         return []
     bounds = bounds or [default_bounds()]
 
-    def shape(spec: TensorSpec, size: Size) -> tuple[int, ...]:
+    def shape(spec: TensorSpec, size: BatchHeightWidth) -> tuple[int, ...]:
         sizes = dict(zip(_size(lr.shape), size, strict=True))
         for fixed, wanted in sizes.items():
             if isinstance(fixed, int) and fixed != wanted:

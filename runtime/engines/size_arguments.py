@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import re
 
-from adadm.runtime.engines.recipe import Bounds, Size, default_bounds
+from adadm.runtime.engines.recipe import BatchHeightWidth, Bounds, default_bounds
 from adadm.runtime.errors import EngineError
 
-__all__ = ["add_sizes", "bounds_of"]
+__all__ = ["add_sizes", "read_sizes"]
 
 _MIB = 2**20
 
@@ -28,7 +28,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
+def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:
     """What `add_sizes` was given, completed by a small range around the usual sizes; or nothing.
 
     Raises:
@@ -54,7 +54,7 @@ def bounds_of(arguments: argparse.Namespace) -> list[Bounds]:
     ]
 
 
-def _size(text: str) -> Size:
+def _size(text: str) -> BatchHeightWidth:
     found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
     if not found or "0" in found.groups():
         raise argparse.ArgumentTypeError(f"{text!r} is not N x H x W, such as 1x256x256")

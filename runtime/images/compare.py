@@ -13,7 +13,7 @@ from adadm.runtime.errors import ParityError
 
 __all__ = ["Comparison", "compare"]
 
-Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Comparison:
         )
 
 
-def compare(name: str, found: Array, expected: Array, border_px: int) -> Comparison:
+def compare(name: str, found: FloatArray, expected: FloatArray, border_px: int) -> Comparison:
     """Compare batches (N, C, H, W) in float64.
 
     Raises:

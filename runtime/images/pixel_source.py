@@ -9,10 +9,10 @@ import numpy as np
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import Pixels
 
-__all__ = ["ArraySource", "Source"]
+__all__ = ["ArrayPixels", "PixelSource"]
 
 
-class Source(Protocol):
+class PixelSource(Protocol):
     """An image that is read by regions: an array, or a file that need not fit into memory."""
 
     @property
@@ -28,7 +28,7 @@ class Source(Protocol):
         """A region (h, w, 3), RGB."""
 
 
-class ArraySource:
+class ArrayPixels:
     """An image in memory.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from adadm.runtime.errors import SessionError
 
-__all__ = ["BUNDLED", "FOR_TILES", "beside", "files_of", "is_engine", "path_of"]
+__all__ = ["BUNDLED", "FOR_TILES", "bundled_path", "companion_files", "companion_path", "is_engine"]
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
@@ -26,7 +26,7 @@ def is_engine(model: str | os.PathLike[str]) -> bool:
     return Path(model).suffix in _ENGINES
 
 
-def beside(model: Path, form: str) -> Path:
+def companion_path(model: Path, form: str) -> Path:
     """Where a form of a model is: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`.
 
     The engines that are built of them are named alike: `x2.engine`, `x2.tile.engine`.
@@ -34,19 +34,19 @@ def beside(model: Path, form: str) -> Path:
     return model.with_suffix(f".{form}{model.suffix if is_engine(model) else '.onnx'}")
 
 
-def files_of(model: str | os.PathLike[str]) -> list[Path]:
+def companion_files(model: str | os.PathLike[str]) -> list[Path]:
     """The file of a model, and those beside it that belong to it.
 
     The models for tiles; what says how it was lowered; and the manifest of an engine.
     """
     name = os.fspath(model)
     path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
-    models = [path, *(beside(path, form) for form in FOR_TILES)]
+    models = [path, *(companion_path(path, form) for form in FOR_TILES)]
     more = [path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
     return [path, *(found for found in (*models[1:], *more) if found.exists())]
 
 
-def path_of(model: str | os.PathLike[str]) -> Path:
+def bundled_path(model: str | os.PathLike[str]) -> Path:
     """The file of a model that is named as in `BUNDLED`, or by its path.
 
     Raises:

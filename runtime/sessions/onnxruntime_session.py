@@ -10,7 +10,7 @@ import numpy as np
 
 from adadm.runtime.errors import SessionError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
-from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
 __all__ = ["OnnxRuntimeSession"]
 
@@ -90,7 +90,7 @@ class OnnxRuntimeSession(Session):
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
         self.metadata = self._session.get_modelmeta().custom_metadata_map
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         names = [spec.name for spec in self.outputs]
         try:
             results = self._session.run(names, dict(feed))

@@ -11,7 +11,7 @@ import numpy as np
 from adadm.runtime.errors import SessionError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
-from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
 __all__ = ["OpenVINOSession"]
 
@@ -62,7 +62,7 @@ class OpenVINOSession(Session):
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
         self.metadata = _metadata(graph)
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}
         try:
             results = self._request.infer(arrays, share_inputs=True)

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError
 
-__all__ = ["Array", "Session", "SizeRange", "TensorSpec"]
+__all__ = ["FloatArray", "Session", "SizeRange", "TensorSpec"]
 
-Array = npt.NDArray[Any]
+FloatArray = npt.NDArray[Any]
 
 _UNBOUNDED = sys.maxsize
 _Length = TypeVar("_Length")
@@ -87,7 +87,7 @@ class Session(ABC):
     backend = ""
     _closed = False
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """Run the model on arrays by input name; returns arrays by output name.
 
         Raises:
@@ -97,7 +97,7 @@ class Session(ABC):
         self._check(feed)
         return self._run(feed)
 
-    def run_shared(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """As `run`, for a loop that is done with the results before it runs again.
 
         A backend may save a copy: then the next run overwrites them, of whatever shape, and they
@@ -135,7 +135,7 @@ class Session(ABC):
         self.close()
 
     @abstractmethod
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """Run on arrays that are checked; the results belong to the caller."""
 
     @abstractmethod
@@ -147,7 +147,7 @@ class Session(ABC):
         first = 1 if self.metadata.get("adadm.io") == "uint8" else 2
         return shape[first], shape[first + 1]
 
-    def _check(self, feed: Mapping[str, Array]) -> None:
+    def _check(self, feed: Mapping[str, FloatArray]) -> None:
         if self._closed:
             raise SessionError("the session is closed; open the model again")
         expected = {spec.name: spec for spec in self.inputs}

@@ -22,7 +22,7 @@ from adadm.runtime.images.photo_writer import PhotoWriter
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
-__all__ = ["Job", "Outcome", "Progress", "find_jobs", "upscale_files"]
+__all__ = ["BatchResult", "Job", "Progress", "find_jobs", "upscale_files"]
 
 _STRIP_PX = 256
 _FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass
-class Outcome:
+class BatchResult:
     """What became of the files."""
 
     done: list[Job] = field(default_factory=list)
@@ -136,7 +136,7 @@ def upscale_files(
     overwrite: bool = False,
     quality: int = 95,
     largest_megapixels: float = 500.0,
-) -> Outcome:
+) -> BatchResult:
     """Upscale files; one that fails does not stop the others.
 
     The next file is decoded, and the last one encoded, while one is on the backend. Each result
@@ -147,7 +147,7 @@ def upscale_files(
         quality: of JPEG and WebP, 1..100.
         largest_megapixels: what is larger is refused before it is decoded.
     """
-    outcome = Outcome()
+    outcome = BatchResult()
     waiting = []
     for job in jobs:
         if job.target.exists() and not overwrite:
@@ -195,7 +195,7 @@ def _upscale_one(
     """Give all rows to the encoder; the future ends when the file is written."""
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
     progress.started(job, plan)
-    writer = PhotoWriter(job.target, photo, upscaler.factor, quality)
+    writer = PhotoWriter(job.target, photo, upscaler.upscale_factor, quality)
     writer.__enter__()
     try:
         for rows in _rows(upscaler, photo, plan, progress):
@@ -255,8 +255,8 @@ def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels
         (photo.alpha(top, 0, min(_STRIP_PX, photo.height - top), photo.width) == first).all()
         for top in strips
     ):
-        return _constant_rows(first, upscaler.factor, photo.width, plan)
-    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, upscaler.factor)
+        return _constant_rows(first, upscaler.upscale_factor, photo.width, plan)
+    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, upscaler.upscale_factor)
 
 
 def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:

@@ -20,7 +20,7 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, find_images, read_image, write_image
 from adadm.runtime.upscaling.batch import find_jobs
 
-__all__ = ["Frame", "Frames", "Source", "Write", "check_frames", "open_sink", "open_source"]
+__all__ = ["Frame", "FrameSource", "Frames", "Write", "check_frames", "open_sink", "open_source"]
 
 _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
 
@@ -39,7 +39,7 @@ Write = Callable[[Frame], object]
 
 
 @dataclass(frozen=True)
-class Source:
+class FrameSource:
     """Frames, which close the source when they are closed.
 
     Attributes:
@@ -103,7 +103,7 @@ def _files_in(source: str) -> list[Path]:
     return paths
 
 
-def open_source(source: str, output: str | None, suffix: str) -> Source:
+def open_source(source: str, output: str | None, suffix: str) -> FrameSource:
     """Open a folder of images; or a camera, file, address or GStreamer pipeline with OpenCV.
 
     Args:
@@ -119,7 +119,7 @@ def open_source(source: str, output: str | None, suffix: str) -> Source:
             paths = find_images([folder])
         else:
             paths = [job.source for job in find_jobs([folder], Path(output), suffix)]
-        return Source(_read(folder, paths), is_live=False, rate=0.0)
+        return FrameSource(_read(folder, paths), is_live=False, rate=0.0)
     cv2 = require("cv2", "camera")
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, _api(cv2, source))
     if not capture.isOpened():
@@ -127,7 +127,7 @@ def open_source(source: str, output: str | None, suffix: str) -> Source:
             f"{source}: no folder, and no camera, video, address or pipeline that OpenCV can open"
         )
     is_recorded = os.path.isfile(source) or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-    return Source(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
+    return FrameSource(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
 
 
 def _read(folder: Path, paths: list[Path]) -> Frames:

@@ -27,7 +27,7 @@ from adadm.runtime.python_process import python_command
 
 __all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
 
-Size = tuple[int, int]
+HeightWidth = tuple[int, int]
 
 # Of a container: the limit, what is used, and where that says how much of it is cache.
 _CGROUPS = (
@@ -98,7 +98,7 @@ def _cache_bytes(statistics: str) -> int:
 
 
 def measure_memory(
-    model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[Size]
+    model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[HeightWidth]
 ) -> MemoryModel:
     """Run a model in a process of its own, and fit its peak by a line over the pixels.
 

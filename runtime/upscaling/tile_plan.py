@@ -23,7 +23,7 @@ __all__ = [
     "make_plan",
 ]
 
-Size = tuple[int, int]
+HeightWidth = tuple[int, int]
 """H and W, px."""
 Tile = int | Literal["auto", "off"]
 
@@ -136,7 +136,7 @@ def memory_model(metadata: Mapping[str, str], backend: str) -> MemoryModel | Non
 
 
 def make_plan(
-    size: Size,
+    size: HeightWidth,
     tile: Tile,
     overlap: int,
     largest: LargestTile | None,
@@ -198,7 +198,7 @@ def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> lis
 
 
 def _affordable_side(
-    size: Size, overlap: int, largest: LargestTile | None, sizes: Sequence[SizeRange]
+    size: HeightWidth, overlap: int, largest: LargestTile | None, sizes: Sequence[SizeRange]
 ) -> tuple[int | None, str]:
     """The side of the largest tile that memory allows, None if the image does; and why."""
     height, width = size
@@ -221,12 +221,12 @@ def _affordable_side(
     return side, f"no tile is sure to fit, {free}"
 
 
-def _whole(size: Size, reason: str) -> Plan:
+def _whole(size: HeightWidth, reason: str) -> Plan:
     return Plan(grid(*size, size, 0), 0, reason)
 
 
 def _in_tiles(
-    size: Size,
+    size: HeightWidth,
     tile: Tile,
     side: int,
     overlap: int,
@@ -252,7 +252,7 @@ def _in_tiles(
 
 
 def _why_no_window(
-    size: Size, tile: Tile, wanted: Size, overlap: int, sizes: Sequence[SizeRange]
+    size: HeightWidth, tile: Tile, wanted: HeightWidth, overlap: int, sizes: Sequence[SizeRange]
 ) -> str:
     if not any(taken.least[0] <= size[0] and taken.least[1] <= size[1] for taken in sizes):
         return (
@@ -275,5 +275,5 @@ def _listed(sizes: Sequence[SizeRange]) -> str:
     return " or ".join(map(str, sizes)) + only
 
 
-def _width_x_height(size: Size) -> str:
+def _width_x_height(size: HeightWidth) -> str:
     return f"{size[1]}x{size[0]}"

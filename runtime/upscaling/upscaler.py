@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image, image_from_batch
-from adadm.runtime.images.pixel_source import ArraySource, Source
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.images.pixel_source import ArrayPixels, PixelSource
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.upscaling.memory import free_bytes, process_bytes
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import (
@@ -33,7 +33,7 @@ from adadm.runtime.upscaling.tile_plan import (
     make_plan,
     memory_model,
 )
-from adadm.runtime.upscaling.variants import CPU_BACKENDS, Form, ModelForms
+from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants, Variant
 from adadm.runtime.upscaling.windows import Window
 
 __all__ = ["Upscaler"]
@@ -77,11 +77,11 @@ class Upscaler:
         memory_gib: float | None = None,
     ) -> None:
         _check_options(tile, passes, overlap, accuracy, memory_gib)
-        self.model = path_of(model)
+        self.model = bundled_path(model)
         self.tile, self.passes = tile, passes
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._bytes_before, self._largest_run_px = process_bytes(), 0
-        self._forms = ModelForms(self.model, backend, threads, alone=tile == "auto")
+        self._forms = ModelVariants(self.model, backend, threads, alone=tile == "auto")
         whole = self._forms.session("whole")
         self.metadata, self.backend = whole.metadata, whole.backend
         if "adadm.upscale" not in self.metadata:
@@ -93,7 +93,7 @@ class Upscaler:
                 f"{self.model} is one of the two models for tiles; give the model that they belong "
                 "to, without .tile or .moments in its name"
             )
-        self.factor = int(self.metadata["adadm.upscale"])
+        self.upscale_factor = int(self.metadata["adadm.upscale"])
         self._rgb_range = float(self.metadata["adadm.rgb_range"])
         lr = whole.inputs[0]
         self._reads_images = lr.dtype == np.uint8
@@ -121,7 +121,7 @@ class Upscaler:
             TilingError: it must be tiled, and the model cannot be.
             SessionError: the backend fails.
         """
-        source, r, done = ArraySource(image), self.factor, 0
+        source, r, done = ArrayPixels(image), self.upscale_factor, 0
         result = np.empty((r * source.height, r * source.width, 3), source.dtype)
         for rows in self.rows(source, on_window=on_window):
             result[done : done + len(rows)] = rows
@@ -142,14 +142,14 @@ class Upscaler:
             kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
             held = min(max(process_bytes() - self._bytes_before, 0), kept)
             free = free_bytes(self._memory_bytes, held)
-            largest = LargestTile(memory, free, self.factor, itemsize)
+            largest = LargestTile(memory, free, self.upscale_factor, itemsize)
         tiles = None if self.passes == 1 else partial(self._forms.tile_sizes, height, width)
         plan = make_plan((height, width), self.tile, self.overlap, largest, self._sizes, tiles)
         warning = "" if plan.is_whole else self._warning
         return Plan(plan.windows, plan.overlap, plan.reason, warning)
 
     def rows(
-        self, source: Source, plan: Plan | None = None, on_window: Progress | None = None
+        self, source: PixelSource, plan: Plan | None = None, on_window: Progress | None = None
     ) -> Iterator[Pixels]:
         """Upscale an image of any size, some of its rows at a time.
 
@@ -169,7 +169,7 @@ class Upscaler:
         count = _Count(on_window, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
-            form: Form = "whole"
+            form: Variant = "whole"
             std = None
         else:
             count.total += runs(plan, self.passes)
@@ -185,13 +185,13 @@ class Upscaler:
 
     def _row(
         self,
-        form: Form,
-        source: Source,
+        form: Variant,
+        source: PixelSource,
         windows: list[Window],
         std: npt.NDArray[np.float32] | None,
         count: _Count,
     ) -> Pixels:
-        r = self.factor
+        r = self.upscale_factor
         height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
         session = self._forms.session(form)  # not kept between rows: alpha may ask for another
@@ -213,7 +213,9 @@ class Upscaler:
             count.one_more()
         return result
 
-    def _shared_std(self, source: Source, plan: Plan, count: _Count) -> npt.NDArray[np.float32]:
+    def _shared_std(
+        self, source: PixelSource, plan: Plan, count: _Count
+    ) -> npt.NDArray[np.float32]:
         moments = self._forms.session("moments")
         return shared_std(moments, source.colour, self._input, plan, self.passes, count.one_more)
 

@@ -7,16 +7,16 @@ from typing import Literal
 
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError, TilingError
-from adadm.runtime.models.bundled import FOR_TILES, beside, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, companion_path, is_engine
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
-__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "Form", "ModelForms"]
+__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "ModelVariants", "Variant"]
 
 CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
 
-Form = Literal["whole", "tile", "moments"]
+Variant = Literal["whole", "tile", "moments"]
 
 OF_ONE_MODEL = {
     "adadm.checkpoint_sha256": "was exported from another checkpoint",
@@ -25,7 +25,7 @@ OF_ONE_MODEL = {
 """Metadata that the three forms share."""
 
 
-class ModelForms:
+class ModelVariants:
     """The forms of one model, each opened when it is needed first.
 
     Args:
@@ -42,12 +42,12 @@ class ModelForms:
         self._model, self._threads = model, threads
         self._closed = False
         self._tile_sizes: list[SizeRange] = []
-        self._sessions: dict[Form, Session] = {"whole": open_session(model, backend, threads)}
+        self._sessions: dict[Variant, Session] = {"whole": open_session(model, backend, threads)}
         self._metadata = self._sessions["whole"].metadata
         self._backend = self._sessions["whole"].backend
         self._alone = alone and self._backend in CPU_BACKENDS
 
-    def session(self, form: Form) -> Session:
+    def session(self, form: Variant) -> Session:
         """The model in a form. Not to be kept: asking for another form may close it.
 
         Raises:
@@ -89,10 +89,10 @@ class ModelForms:
             session.close()
         self._sessions.clear()
 
-    def _path(self, form: Form) -> Path:
-        return self._model if form == "whole" else beside(self._model, form)
+    def _path(self, form: Variant) -> Path:
+        return self._model if form == "whole" else companion_path(self._model, form)
 
-    def _checked(self, form: Form, height: int, width: int) -> list[SizeRange]:
+    def _checked(self, form: Variant, height: int, width: int) -> list[SizeRange]:
         path = self._path(form)
         if not path.is_file():
             make = (

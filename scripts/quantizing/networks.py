@@ -102,7 +102,7 @@ def load(title: str) -> Net:
             leaves = reached_convolutions(node.outputs[0])
             names = [(label(leaf.convolution), leaf.offset) for leaf in leaves]
             norms[label(node)] = np.abs(affine_of_batch_norm(node).scale), names
-    shifted = [d.node for d in fold_batch_norm(model) if d.form == "shifted trunk"]
+    shifted = [d.node for d in fold_batch_norm(model) if d.result == "shifted trunk"]
     collapse_tail(model)
     affine, lowered = {}, []
     for node in model.graph:

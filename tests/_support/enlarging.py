@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from _support.networks import random_edsr
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.export import Options, save_checkpoint
 from adadm.export.assembly import assemble
 from adadm.export.networks import Network
@@ -90,7 +90,7 @@ def plant_large_branch(network: Network, block: int, times: float) -> None:
 def write_checkpoint(path: Path, network: Network) -> Path:
     """A checkpoint, and beside it the same as `adadm export --fold off` has it."""
     save_checkpoint(path, network)
-    source = load_source(path)
+    source = load_source_network(path)
     unfolded = assemble(source.model.clone(), source.metadata, Options(fold="off"))
     onnx.save(unfolded.model, path.with_suffix(".onnx"))
     return path

@@ -10,11 +10,11 @@ import onnx
 from PIL import Image
 
 from _support.scripts import ROOT
-from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.bundled import companion_path
 from adadm.runtime.targets import TARGETS
 
 Precision = Literal["fp16", "int8"]
@@ -30,9 +30,13 @@ def lowered_x2(
     (folder / "images").mkdir(exist_ok=True)
     for name, photo in photographs().items():
         Image.fromarray(photo[100:228, 100:228]).save(folder / "images" / f"{name}.png")
-    source = load_source(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors", "auto")
+    source = load_source_network(
+        ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors", "auto"
+    )
     images = CalibrationImages([folder / "images"], source.upscale)
-    request = Request(precision, TARGETS[target], 0.02, io, "external", cache=folder / "cache")
+    request = LoweringOptions(
+        precision, TARGETS[target], 0.02, io, "external", cache=folder / "cache"
+    )
     lowering = Lowering(source, images, request)
     int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
     output = folder / f"x2.{precision}.{target}.{io}.onnx"
@@ -47,5 +51,5 @@ def lowered_x2(
         model = lowering.lowered(form, int8).model
         entry = model.metadata_props.add()
         entry.key, entry.value = "adadm.quantization", json.dumps(noted, sort_keys=True)
-        onnx.save(model, output if form == "whole" else beside(output, form))
+        onnx.save(model, output if form == "whole" else companion_path(output, form))
     return output

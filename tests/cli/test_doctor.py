@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from _support.limits import files_at_most
 from adadm.runtime import doctor
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.checks.check import Check
+from adadm.runtime.checks.check import Observation
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.checks.inference import check_backends
 from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
@@ -38,7 +38,7 @@ from adadm.runtime.checks.tensorrt_install import (
     check_trtexec,
 )
 from adadm.runtime.cli import run
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.models.onnx_reader import OnnxFile, read_onnx
 from adadm.runtime.sessions.openvino_session import OpenVINOSession
 from adadm.runtime.targets import TARGETS
@@ -52,7 +52,7 @@ no_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="a GP
 
 @pytest.fixture(scope="module")
 def model() -> OnnxFile:
-    return read_onnx(path_of("x2"))
+    return read_onnx(bundled_path("x2"))
 
 
 def info_of(**changes: Any) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
-def named(checks: list[Check], name: str) -> Check:
+def named(checks: list[Observation], name: str) -> Observation:
     (check,) = (check for check in checks if check.name == name)
     return check
 

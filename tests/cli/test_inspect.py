@@ -32,11 +32,11 @@ from _support.enlarging import (
 from _support.lowered import lowered_x2
 from _support.networks import random_edsr, random_network
 from _support.scripts import ROOT
-from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.drawn_inputs import drawn_inputs
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source
-from adadm.calibration.stages import run_of
+from adadm.calibration.source_network import load_source_network
+from adadm.calibration.stages import run_of_model
 from adadm.deployment.inspection.findings import RULES
 from adadm.export import save_checkpoint
 from adadm.export.checkpoint import load_checkpoint
@@ -438,12 +438,12 @@ def test_a_shift_of_8_deviations_costs_float16_some_8_db(crops: Path, tmp_path: 
                     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
                     norm.bias[::4] = (scale * (times * std + norm.running_mean))[::4]
         save_checkpoint(tmp_path / "x2.safetensors", network)
-        source = load_source(tmp_path / "x2.safetensors")
+        source = load_source_network(tmp_path / "x2.safetensors")
         images = CalibrationImages([crops], 2)
-        lowering = Lowering(source, images, Request("fp16", TARGETS["tensorrt10"], 1))
+        lowering = Lowering(source, images, LoweringOptions("fp16", TARGETS["tensorrt10"], 1))
         expected, found = (
-            run_of(lowering.reference),
-            run_of(lowering.lowered("whole", ()).evaluated),
+            run_of_model(lowering.reference),
+            run_of_model(lowering.lowered("whole", ()).evaluated),
         )
         errors = []
         for photograph in images:

@@ -23,7 +23,7 @@ from adadm.deployment.certification.criteria import CRITERIA
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.verify import main as verify_main
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
@@ -267,7 +267,7 @@ def test_a_model_made_worse_fails_and_the_report_points_at_the_place(
     failing: str,
     place: str,
 ) -> None:
-    path = path_of("x2") if of == "float32" else lowered(folder, "int8")
+    path = bundled_path("x2") if of == "float32" else lowered(folder, "int8")
     model = onnx.load(path)
     defect(model)
     onnx.save(model, tmp_path / "worse.onnx")
@@ -300,7 +300,7 @@ def test_inputs_without_originals(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "c.json"
-    assert adadm(path_of("x2"), certified(folder), "-o", output) == 0
+    assert adadm(bundled_path("x2"), certified(folder), "-o", output) == 0
     assert "not measured without originals" in capsys.readouterr().out
     content = content_of(output)
     assert "PSNR-Y lost" not in [check["name"] for check in content["checks"]]
@@ -311,7 +311,7 @@ def test_inputs_without_originals(
 def test_another_network_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert adadm(path_of("x4"), certified(folder), "-o", tmp_path / "c.json") == 1
+    assert adadm(bundled_path("x4"), certified(folder), "-o", tmp_path / "c.json") == 1
     said = capsys.readouterr().err
     assert "is of another network than" in said and "upscale 4, not 2" in said
     assert list(tmp_path.iterdir()) == []
@@ -332,7 +332,14 @@ def test_what_is_no_certificate_is_refused(
 def on_device(folder: Path) -> Path:
     """A bundle, and what a device wrote of it."""
     output = folder / "device" / "bundle"
-    words = [str(path_of("x2")), "--target", "jetson-orin-jp62", "-o", str(output), "--no-wheels"]
+    words = [
+        str(bundled_path("x2")),
+        "--target",
+        "jetson-orin-jp62",
+        "-o",
+        str(output),
+        "--no-wheels",
+    ]
     assert run("adadm bundle", bundle.main, [*words, "--opt", "1x40x48"]) == 0
     result = output.parent / "result.json"
     assert run("verify", verify_main_of(output), ["--json", str(result), "--seconds", "0.1"]) == 0
@@ -354,7 +361,7 @@ def test_a_devices_result_becomes_its_certificate(folder: Path, tmp_path: Path) 
     certificate = device / "result.certificate.json"
     content = content_of(certificate)
     assert content["kind"] == "device" and content["passed"]
-    assert content["model"]["source_sha256"] == sha256_of(path_of("x2"))
+    assert content["model"]["source_sha256"] == sha256_of(bundled_path("x2"))
     assert content["model"]["checkpoint_sha256"] == sha256_of(CHECKPOINT)
     assert content["latency"]["end_to_end_ms"]["median"] > 0
     assert certificate.with_suffix(".html").is_file()

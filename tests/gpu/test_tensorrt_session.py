@@ -28,7 +28,7 @@ from adadm.runtime.engines.tensorrt_api import load
 from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels
-from adadm.runtime.models.bundled import beside, path_of
+from adadm.runtime.models.bundled import bundled_path, companion_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
@@ -83,7 +83,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 @pytest.fixture(scope="module")
 def x2(built: Build) -> Path:
-    return built(path_of("x2"))
+    return built(bundled_path("x2"))
 
 
 def on_cpu(model: Path, feed: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
@@ -95,7 +95,7 @@ def on_cpu(model: Path, feed: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray
 @pytest.mark.parametrize("model", ["x2", "x4"])
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_parity_at_sizes_of_both_profiles(built: Build, model: str, cuda_graphs: bool) -> None:
-    with TensorRTSession(built(path_of(model)), cuda_graphs=cuda_graphs) as session:
+    with TensorRTSession(built(bundled_path(model)), cuda_graphs=cuda_graphs) as session:
         (lr,), (sr,) = session.inputs, session.outputs
         assert lr == TensorSpec("lr", (None, 3, None, None), np.dtype(np.float32))
         assert sr == TensorSpec("sr", (None, 3, None, None), np.dtype(np.float32))
@@ -105,7 +105,7 @@ def test_parity_at_sizes_of_both_profiles(built: Build, model: str, cuda_graphs:
             image = photograph_like(shape)
             chosen.add(choose_profile(session.profiles, {"lr": image.shape}))
             found = session.run({"lr": image})["sr"]
-            assert_parity(found, on_cpu(path_of(model), {"lr": image}), "float32")
+            assert_parity(found, on_cpu(bundled_path(model), {"lr": image}), "float32")
         assert chosen == {0, 1}
 
 
@@ -140,7 +140,7 @@ def test_a_replay_reads_what_it_is_fed(x2: Path) -> None:
     with TensorRTSession(x2) as session:
         for image in images * 3:
             found = session.run({"lr": image})["sr"]
-            assert_parity(found, on_cpu(path_of("x2"), {"lr": image}), "float32")
+            assert_parity(found, on_cpu(bundled_path("x2"), {"lr": image}), "float32")
 
 
 def test_shared_results_are_those_of_the_last_run(x2: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_trusted_engine_runs_without_its_manifest(x2: Path, tmp_path: Path) ->
     with TensorRTSession(bare, trust=True, flavour=flavour) as session:
         assert session.metadata == {}
         found = session.run({"lr": image})["sr"]
-    assert_parity(found, on_cpu(path_of("x2"), {"lr": image}), "float32")
+    assert_parity(found, on_cpu(bundled_path("x2"), {"lr": image}), "float32")
 
 
 def test_times_are_of_the_inferences_alone(x2: Path) -> None:
@@ -273,9 +273,9 @@ def forms(built: Build) -> Path:
         ".tile": Bounds((1, 32, 32), (1, 64, 64), (1, 64, 64)),
         ".moments": Bounds((1, 32, 32), (1, 64, 64), (1, 64, 64)),
     }
-    model = path_of("x2")
+    model = bundled_path("x2")
     for form, bound in bounds.items():
-        path = beside(model, form[1:]) if form else model
+        path = companion_path(model, form[1:]) if form else model
         engine = built(path, (bound,), f"forms{form}")
     return engine.with_name("forms.engine")
 

@@ -69,7 +69,7 @@ def test_the_bundled_model_is_the_export_of_the_bundled_checkpoint(upscale: int)
 @pytest.mark.parametrize("upscale", UPSCALES)
 def test_every_normalization_is_folded_and_parity_is_tight(upscale: int) -> None:
     export = exported(upscale)
-    assert all(decision.form for decision in export.decisions), export.decisions
+    assert all(decision.result for decision in export.decisions), export.decisions
     assert len(export.decisions) == 16
     assert max(case.largest_error for case in export.parity) <= LARGEST_ERROR
 

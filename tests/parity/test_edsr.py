@@ -115,9 +115,9 @@ def test_an_affine_is_kept_with_a_reason_and_is_exact() -> None:
     model = trace(network)
     decisions = {decision.node: decision for decision in fold_batch_norm(model)}
     kept = decisions.pop("body.1.norm1")
-    assert kept.form is None
+    assert kept.result is None
     assert "gamma is 0 in channel 5" in kept.reason
-    assert all(decision.form for decision in decisions.values())
+    assert all(decision.result for decision in decisions.values())
     proto: onnx.ModelProto = ir.to_proto(model)
     assert sum(node.op_type == "BatchNormalization" for node in proto.graph.node) == 1
     lr = photograph_like((2, 17, 23))

@@ -40,11 +40,11 @@ def assert_folds_exactly(model: ir.Model) -> ir.Model:
         assert relative_error(one, other) <= TOLERANCES["float64"]
 
     kept = [node for node in folded.graph if node.op_type == "BatchNormalization"]
-    left_alone = [decision for decision in decisions if decision.form is None]
+    left_alone = [decision for decision in decisions if decision.result is None]
     assert len(decisions) == sum(n.op_type == "BatchNormalization" for n in model.graph)
     assert len(left_alone) == len(kept)
     assert all(decision.reason for decision in left_alone)
-    assert not any(decision.reason for decision in decisions if decision.form)
+    assert not any(decision.reason for decision in decisions if decision.result)
     return folded
 
 

@@ -32,7 +32,7 @@ every_network = pytest.mark.parametrize(
 @every_network
 def test_folded_agrees_with_pytorch_in_float32(architecture: str, upscale: int) -> None:
     network, model, decisions = exported(architecture, upscale, Options())
-    assert "shifted trunk" in {decision.form for decision in decisions}
+    assert "shifted trunk" in {decision.result for decision in decisions}
     side = network.smallest_side
     sizes = [size for size in SIZES if size[1] * size[2] >= network.smallest_area]
     for batch, height, width in (*sizes, (1, side, side)):
@@ -52,7 +52,7 @@ def assert_folded_exactly(network: Network, sizes: list[tuple[int, int]]) -> Non
     promote_scalars(unfolded)
     folded: ir.Model = ir.from_proto(ir.to_proto(unfolded))
     decisions = fold_batch_norm(folded)
-    kept = [decision for decision in decisions if decision.form is None]
+    kept = [decision for decision in decisions if decision.result is None]
     assert len(kept) == sum(isinstance(m, SparseAttention) for m in network.modules())
     for height, width in sizes:
         lr = np.random.default_rng(height).uniform(0, network.rgb_range, (2, 3, height, width))
@@ -94,7 +94,7 @@ def test_published_sizes(name: str, upscale: int, tmp_path: Path) -> None:
     assert size.items() <= checkpoint.network.hyperparameters.items()
 
     export = export_onnx(checkpoint)
-    assert all(decision.form for decision in export.decisions)
+    assert all(decision.result for decision in export.decisions)
     peak = max(case.peak for case in export.parity)
     assert max(case.largest_error for case in export.parity) <= TOLERANCES["float32"] * peak
     assert_folded_exactly(network, [(9, 8)])

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from _support.profiles import tile_profile
-from adadm.calibration.lowering import Lowering, Request
+from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source
+from adadm.calibration.source_network import load_source_network
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.backends import open_session
 from adadm.runtime.cli import main
@@ -119,8 +119,8 @@ def for_tensorrt(folder: Path, of: str, stats: Any = "internal") -> Lowered:
     """The x2 network with what was found for the CPU in INT8; its ranges are in the cache."""
     _, report = lowered(folder, 2, "int8")
     images = CalibrationImages([folder / "images"], 2)
-    request = Request("int8", TARGETS[of], 0.02, stats=stats, cache=folder / "cache")
-    lowering = Lowering(load_source(checkpoint(2)), images, request)
+    request = LoweringOptions("int8", TARGETS[of], 0.02, stats=stats, cache=folder / "cache")
+    lowering = Lowering(load_source_network(checkpoint(2)), images, request)
     return Lowered(lowering, report["int8"]["convolutions"])
 
 
@@ -175,8 +175,8 @@ def test_openvino_has_the_factors_of_onnx_runtime(folder: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     _, report = lowered(folder, 2, "int8")
     images = CalibrationImages([folder / "images"], 2)
-    request = Request("int8", TARGETS["cpu"], 0.02, cache=folder / "cache")
-    lowering = Lowering(load_source(checkpoint(2)), images, request)
+    request = LoweringOptions("int8", TARGETS["cpu"], 0.02, cache=folder / "cache")
+    lowering = Lowering(load_source_network(checkpoint(2)), images, request)
     proto = lowering.lowered("whole", report["int8"]["convolutions"], factors=True).model
     lr = next(iter(images)).lr.transpose(2, 0, 1)[None].astype(np.float32)
     ours, theirs = (

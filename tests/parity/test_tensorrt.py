@@ -111,7 +111,7 @@ def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
     shape = (1, 64, 270, 480)
     original = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
     collapsed = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
-    assert collapse_tail(collapsed).form
+    assert collapse_tail(collapsed).result
     before, after = (
         build_engine(
             ir.to_proto(model).SerializeToString(),

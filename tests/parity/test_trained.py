@@ -50,7 +50,7 @@ def test_nothing_is_guessed_and_it_beats_bicubic(architecture: str) -> None:
 
 @each
 def test_normalizations_are_folded_but_for_those_after_attention(architecture: str) -> None:
-    kept = [d for d in exported(architecture).decisions if d.form is None]
+    kept = [d for d in exported(architecture).decisions if d.result is None]
     assert {d.node for d in kept} == ({"body.1.norm1"} if architecture == "nlsn" else set())
 
 

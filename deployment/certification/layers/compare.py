@@ -20,8 +20,8 @@ from adadm.deployment.certification.layers.divergence import (
 )
 from adadm.deployment.certification.layers.errors import LayerErrors
 from adadm.deployment.certification.layers.graph import LayerGraph, unconverted
-from adadm.deployment.certification.layers.subgraph import Piece
-from adadm.deployment.certification.layers.units import Unit, units
+from adadm.deployment.certification.layers.subgraph import LayerSubgraph
+from adadm.deployment.certification.layers.units import ChannelMap, units
 from adadm.deployment.certification.running import feed_of
 from adadm.runtime.images.arrays import Batch
 
@@ -71,7 +71,7 @@ def compare_layers(
     one, other = LayerGraph(reference), LayerGraph(candidate)
     matched = units(one, other)
     layers = _layers(one, other, matched)
-    images = [_Image.of(lr, one, other) for lr in feeds]
+    images = [_LayerOutputs.of(lr, one, other) for lr in feeds]
     for layer in layers:
         with layer.reference, layer.candidate:
             for image in images:
@@ -98,9 +98,9 @@ class _Layer:
     """
 
     name: str
-    unit: Unit
-    reference: Piece
-    candidate: Piece
+    unit: ChannelMap
+    reference: LayerSubgraph
+    candidate: LayerSubgraph
     last_read: frozenset[str] = frozenset()
     accumulated: LayerErrors = field(default_factory=LayerErrors)
     isolated: LayerErrors = field(default_factory=LayerErrors)
@@ -120,7 +120,7 @@ class _Layer:
 
 
 @dataclass
-class _Image:
+class _LayerOutputs:
     """What was computed of one image, and is still to be read.
 
     Attributes:
@@ -136,20 +136,20 @@ class _Image:
     found: dict[str, Array]
 
     @classmethod
-    def of(cls, lr: Batch, reference: LayerGraph, candidate: LayerGraph) -> _Image:
+    def of(cls, lr: Batch, reference: LayerGraph, candidate: LayerGraph) -> _LayerOutputs:
         feeds = [feed_of(side.input, lr, side.metadata) for side in (reference, candidate)]
         return cls(lr.shape[2], feeds[0], dict(feeds[1]), feeds[1])
 
 
 def _layers(
-    reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, Unit]
+    reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, ChannelMap]
 ) -> list[_Layer]:
     layers: list[_Layer] = []
     known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
     for name, unit in matched.items():
         values = [side.layers[name][1] for side in (reference, candidate)]
-        expected = Piece(reference, values[0], known[0])
-        layers.append(_Layer(name, unit, expected, Piece(candidate, values[1], known[1])))
+        expected = LayerSubgraph(reference, values[0], known[0])
+        layers.append(_Layer(name, unit, expected, LayerSubgraph(candidate, values[1], known[1])))
         for before, value in zip(known, values, strict=True):
             before[value] = name
     read: set[str] = set()
@@ -159,7 +159,7 @@ def _layers(
     return layers
 
 
-def _run(layer: _Layer, image: _Image) -> None:
+def _run(layer: _Layer, image: _LayerOutputs) -> None:
     """Run a layer of both models, and that of the candidate alone too."""
     name, piece = layer.name, layer.candidate
     expected, _ = layer.reference.run(image.expected)

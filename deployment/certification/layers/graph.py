@@ -21,7 +21,7 @@ from adadm.export.passes.folding import produced_by
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "LayerGraph", "Modulator", "unconverted"]
+__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "InlinedModulator", "LayerGraph", "unconverted"]
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +35,7 @@ _RANK = 4
 
 
 @dataclass(frozen=True)
-class Modulator:
+class InlinedModulator:
     """An inlined modulator: `result = trunk + residual * factor`, shifted or not.
 
     Attributes:
@@ -193,7 +193,7 @@ class LayerGraph:
         computed = (value for node in self._graph for value in node.outputs)
         return next((v for v in computed if v.name == f"{returned.name}.float32"), returned)
 
-    def _find_modulators(self) -> Iterator[Modulator]:
+    def _find_modulators(self) -> Iterator[InlinedModulator]:
         for add in self._graph:
             for index in range(2 if add.op_type == ADD else 0):
                 summand = add.inputs[index]
@@ -213,7 +213,7 @@ class LayerGraph:
         result: ir.Value,
         exponential: ir.Node,
         inner: set[ir.Node],
-    ) -> Modulator:
+    ) -> InlinedModulator:
         trunk = unconverted(trunk)
         moved = trunk.producer()
         if moved is not None and (summed := self.by_channel(moved, ADD)) is not None:
@@ -231,7 +231,7 @@ class LayerGraph:
                         center = constant.reshape(-1)
                 elif value is not None and producer is not None and unconverted(value) is not trunk:
                     waiting.append(producer)
-        return Modulator(trunk, unconverted(residual), result, center, frozenset(inner))
+        return InlinedModulator(trunk, unconverted(residual), result, center, frozenset(inner))
 
 
 def unconverted(value: ir.Value) -> ir.Value:

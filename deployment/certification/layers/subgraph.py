@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from adadm.deployment.certification.layers.graph import LayerGraph
 
-__all__ = ["Piece"]
+__all__ = ["LayerSubgraph"]
 
 Array = npt.NDArray[Any]
 
 
-class Piece:
+class LayerSubgraph:
     """What computes a layer from the layers before it; a context, in which it runs.
 
     Args:
@@ -47,7 +47,7 @@ class Piece:
             assert scale is not None
             self.scale = float(np.asarray(scale).item())
 
-    def __enter__(self) -> Piece:
+    def __enter__(self) -> LayerSubgraph:
         with ExitStack() as opened:
             open_ = self._graph.opened
             arriving = self._quantizer.inputs[:1] if self._quantizer is not None else ()

@@ -21,7 +21,7 @@ from adadm.deployment.certification.layers.graph import (
 from adadm.export.passes.folding import produced_by
 from adadm.runtime.models.metadata import lowering_notes
 
-__all__ = ["Unit", "units"]
+__all__ = ["ChannelMap", "units"]
 
 Array = npt.NDArray[Any]
 
@@ -30,7 +30,7 @@ _LARGEST_MISFIT = 0.1
 
 
 @dataclass(frozen=True)
-class Unit:
+class ChannelMap:
     """The candidate has `scale * x + offset` for the reference's `x`; both (C,) or one number.
 
     A scale is NaN for a channel that tells nothing: it is 0 everywhere, or nothing reads it.
@@ -51,7 +51,7 @@ class Unit:
         return moved / _spread(self.scale) if (self.scale != 1).any() else moved
 
 
-def units(reference: LayerGraph, candidate: LayerGraph) -> dict[str, Unit]:
+def units(reference: LayerGraph, candidate: LayerGraph) -> dict[str, ChannelMap]:
     """The units of each layer that both have, by name, in the order of the reference.
 
     Layers are the same by name and kind. Lowering and folding change units on purpose:
@@ -74,7 +74,7 @@ def units(reference: LayerGraph, candidate: LayerGraph) -> dict[str, Unit]:
     found = {}
     for name, scale in matched.scales.items():
         before, after = (side.get(name, np.zeros(1)) for side in offsets)
-        found[name] = Unit(scale, after - np.nan_to_num(scale, nan=1.0) * before)
+        found[name] = ChannelMap(scale, after - np.nan_to_num(scale, nan=1.0) * before)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from adadm.runtime.images.arrays import ImageArray, encoded
 
-__all__ = ["Crop", "amplification_of", "shown"]
+__all__ = ["Crop", "amplification_of", "render_crop"]
 
 
 _WIDEST_PX = {"wide": 496, "narrow": 288}
@@ -59,7 +59,7 @@ def _difference(crop: Crop) -> np.ndarray[Any, np.dtype[np.int16]]:
     return crop.found.astype(np.int16) - crop.reference
 
 
-def shown(crop: Crop, amplification: int) -> dict[str, Any]:
+def render_crop(crop: Crop, amplification: int) -> dict[str, Any]:
     """What the template needs of a crop; views by their labels, left out where there is none."""
     amplified = np.clip(_MID_GREY + amplification * _difference(crop), 0, 255).astype(np.uint8)
     height, width = crop.found.shape[:2]

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adadm.deployment.certification.report.crops import Crop, amplification_of, shown
+from adadm.deployment.certification.report.crops import Crop, amplification_of, render_crop
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
 
@@ -78,7 +78,7 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
     page = environment.get_template("report.html.j2").render(
         {**_ABSENT, **certificate},
         sections=_sections(certificate, crops),
-        crops=[shown(crop, amplification) for crop in crops],
+        crops=[render_crop(crop, amplification) for crop in crops],
         amplification=amplification,
         style="\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in _STYLES),
         script=script,

@@ -14,26 +14,26 @@ import pytest
 
 from _support.enlarging import enlarging_edsr, write_checkpoint, write_crops
 from adadm.calibration import pipeline
-from adadm.calibration.lowering import Lowering, Request
-from adadm.calibration.pipeline import Quantized, lower
+from adadm.calibration.lowering import Lowering, LoweringOptions
+from adadm.calibration.pipeline import Quantized, lower_network
 from adadm.calibration.quality.gates import SHIFT, GateResult
 from adadm.calibration.quality.ledger import Ledger, Stage, StageResult
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
-from adadm.calibration.source_network import Source, load_source
-from adadm.calibration.stages import run_of, stages_of
+from adadm.calibration.source_network import SourceNetwork, load_source_network
+from adadm.calibration.stages import lowering_stages, run_of_model
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.targets import TARGETS
 
-CPU = Request("int8", TARGETS["cpu"], 0.02)
-HALF = Request("fp16", TARGETS["tensorrt10"], 0.005)
+CPU = LoweringOptions("int8", TARGETS["cpu"], 0.02)
+HALF = LoweringOptions("fp16", TARGETS["tensorrt10"], 0.005)
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> SourceNetwork:
     path = tmp_path_factory.mktemp("network") / "edsr.safetensors"
-    return load_source(write_checkpoint(path, enlarging_edsr()).with_suffix(".onnx"))
+    return load_source_network(write_checkpoint(path, enlarging_edsr()).with_suffix(".onnx"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def images_of(folder: Path) -> CalibrationImages:
 
 
 def mean_psnr_y_db(model: onnx.ModelProto, images: CalibrationImages) -> float:
-    run = run_of(model)
+    run = run_of_model(model)
     scores = [
         psnr_y(image_from_batch(run(batch_from_image(photo.lr, 255)), 255), photo.hr, shave=2)
         for photo in images
@@ -88,11 +88,13 @@ class Measured:
         monkeypatch.setattr(pipeline, "measure", self)
 
 
-def test_stages_and_steps_are_told_in_order(source: Source, folder: Path, cache: Path) -> None:
+def test_stages_and_steps_are_told_in_order(
+    source: SourceNetwork, folder: Path, cache: Path
+) -> None:
     stages: list[str] = []
     steps: dict[str, list[tuple[int, int]]] = {}
     request = replace(CPU, cache=cache)
-    quantized = lower(
+    quantized = lower_network(
         source,
         images_of(folder),
         request,
@@ -116,27 +118,27 @@ def test_stages_and_steps_are_told_in_order(source: Source, folder: Path, cache:
 
 
 def test_what_is_remembered_is_not_measured_again(
-    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = replace(CPU, cache=cache)
-    first = lower(source, images_of(folder), request)
+    first = lower_network(source, images_of(folder), request)
 
     def never(*_: Any) -> None:
         raise AssertionError("measured again")
 
     monkeypatch.setattr(pipeline, "LossMeter", never)
-    again = lower(source, images_of(folder), request)
+    again = lower_network(source, images_of(folder), request)
     assert again.as_json() == first.as_json()
     assert again.models["whole"].SerializeToString() == first.models["whole"].SerializeToString()
 
 
 @pytest.mark.parametrize("request_", [CPU, replace(CPU, target=TARGETS["tensorrt10"])])
 def test_what_is_lost_is_what_the_lowered_model_loses(
-    source: Source, folder: Path, cache: Path, request_: Request
+    source: SourceNetwork, folder: Path, cache: Path, request_: LoweringOptions
 ) -> None:
     """Measured again, on the model that stands for what is written."""
     images = images_of(folder)
-    quantized = lower(source, images, replace(request_, cache=cache))
+    quantized = lower_network(source, images, replace(request_, cache=cache))
     assert quantized.assignment is not None
     lowered = quantized.lowering.lowered("whole", quantized.assignment.int8)
     single, found = (
@@ -147,7 +149,9 @@ def test_what_is_lost_is_what_the_lowered_model_loses(
     assert quantized.ledger.stages[-1].psnr_y_db == pytest.approx(found, abs=1e-6)
 
 
-def test_the_worst_of_what_is_written_is_lost(source: Source, folder: Path, cache: Path) -> None:
+def test_the_worst_of_what_is_written_is_lost(
+    source: SourceNetwork, folder: Path, cache: Path
+) -> None:
     """Stages after the lowering count; those before are float32."""
     lowering = Lowering(source, images_of(folder), replace(CPU, cache=cache))
 
@@ -163,12 +167,12 @@ def test_the_worst_of_what_is_written_is_lost(source: Source, folder: Path, cach
 
 
 def test_more_photographs_that_lose_more_tighten_the_search(
-    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search sees eight of them; where all lose over the budget, less becomes INT8."""
     measured = Measured(0.05, 0.01)
     measured.into(monkeypatch)
-    quantized = lower(source, images_of(folder), replace(CPU, cache=cache))
+    quantized = lower_network(source, images_of(folder), replace(CPU, cache=cache))
     first, second = measured.int8
     assert second < first and len(second) > 0
     assert quantized.assignment is not None and frozenset(quantized.assignment.int8) == second
@@ -176,7 +180,7 @@ def test_more_photographs_that_lose_more_tighten_the_search(
 
 
 def test_a_budget_that_all_photographs_miss_is_refused(
-    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = Measured(0.021, 0.0211, 0.0212, 0.0)
     measured.into(monkeypatch)
@@ -184,67 +188,71 @@ def test_a_budget_that_all_photographs_miss_is_refused(
         r"INT8 loses 0\.0212 dB over all 2 photographs, the budget is 0\.02 dB; raise --budget"
     )
     with pytest.raises(CalibrationError, match=message):
-        lower(source, images_of(folder), replace(CPU, cache=cache))
+        lower_network(source, images_of(folder), replace(CPU, cache=cache))
     assert len(measured.int8) == 3
 
 
 def test_nothing_within_a_tightened_budget_is_refused(
-    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Measured(1e9).into(monkeypatch)
     with pytest.raises(CalibrationError, match=r"INT8 loses 1000000000\.0000 dB over all"):
-        lower(source, images_of(folder), replace(CPU, cache=cache))
+        lower_network(source, images_of(folder), replace(CPU, cache=cache))
 
 
 def test_float16_over_its_budget_is_refused(
-    source: Source, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "measure", lambda *_: ledger_with(ONNX_Runtime=30.0, FP16=29.99))
     with pytest.raises(CalibrationError, match=r"float16 loses 0\.0100 dB, the budget is 0\.005 d"):
-        lower(source, images_of(folder), replace(HALF, cache=cache))
+        lower_network(source, images_of(folder), replace(HALF, cache=cache))
 
 
 def test_float16_of_a_target_without_it_is_refused_before_anything_runs(
-    source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any) -> None:
         raise AssertionError("observed")
 
     monkeypatch.setattr("adadm.calibration.lowering.collect", never)
     with pytest.raises(CalibrationError, match="float16 gains nothing on cpu"):
-        lower(source, images_of(folder), replace(HALF, target=TARGETS["cpu"]))
+        lower_network(source, images_of(folder), replace(HALF, target=TARGETS["cpu"]))
 
 
 def test_the_report_is_json_and_the_same_each_time(
-    source: Source, folder: Path, cache: Path
+    source: SourceNetwork, folder: Path, cache: Path
 ) -> None:
-    quantized = lower(source, images_of(folder), replace(HALF, cache=cache))
+    quantized = lower_network(source, images_of(folder), replace(HALF, cache=cache))
     text = json.dumps(quantized.as_json(), allow_nan=False)
-    again = lower(source, images_of(folder), replace(HALF, cache=cache))
+    again = lower_network(source, images_of(folder), replace(HALF, cache=cache))
     assert json.dumps(again.as_json()) == text
     assert json.loads(text)["int8"] is None
     assert len(json.loads(text)["gates"]) == 6
 
 
-def test_a_failed_gate_is_told_by_check_alone(source: Source, folder: Path, cache: Path) -> None:
+def test_a_failed_gate_is_told_by_check_alone(
+    source: SourceNetwork, folder: Path, cache: Path
+) -> None:
     """A caller can look at the models and the ledger of what `check` refuses."""
-    quantized = lower(source, images_of(folder), replace(HALF, cache=cache))
+    quantized = lower_network(source, images_of(folder), replace(HALF, cache=cache))
     failed = replace(quantized.ledger, gates=(GateResult(SHIFT, 0.6, "red of a.png"),))
     with pytest.raises(CalibrationError, match=r"mean shift is 0\.60 levels \(red of a\.png\)"):
         replace(quantized, ledger=failed).check()
 
 
-def test_an_input_model_is_left_as_it_is(source: Source, folder: Path, cache: Path) -> None:
+def test_an_input_model_is_left_as_it_is(source: SourceNetwork, folder: Path, cache: Path) -> None:
     before = ir.to_proto(source.model).SerializeToString(deterministic=True)
-    lower(source, images_of(folder), replace(CPU, cache=cache))
+    lower_network(source, images_of(folder), replace(CPU, cache=cache))
     assert ir.to_proto(source.model).SerializeToString(deterministic=True) == before
 
 
-def test_stages_are_one_function_in_many_forms(source: Source, folder: Path, cache: Path) -> None:
+def test_stages_are_one_function_in_many_forms(
+    source: SourceNetwork, folder: Path, cache: Path
+) -> None:
     """Exact ones agree to the last digits, with all their factors."""
     request = replace(CPU, target=TARGETS["tensorrt10"], stats="external", cache=cache)
     lowering = Lowering(source, images_of(folder), request)
-    stages = stages_of(lowering, ["body.0.conv1"])
+    stages = lowering_stages(lowering, ["body.0.conv1"])
     assert [stage.name for stage in stages] == [
         "as exported",
         "folded",
@@ -269,9 +277,9 @@ def test_stages_are_one_function_in_many_forms(source: Source, folder: Path, cac
     assert found["INT8"][0].tobytes() != found["FP16"][0].tobytes()
 
 
-def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
+def test_models_are_noted(source: SourceNetwork, folder: Path, cache: Path) -> None:
     request = replace(CPU, stats="external", cache=cache)
-    quantized = lower(source, images_of(folder), request)
+    quantized = lower_network(source, images_of(folder), request)
     assert quantized.models.keys() == {"whole", "tile", "moments"}
     notes = set()
     for model in quantized.models.values():
@@ -283,7 +291,7 @@ def test_models_are_noted(source: Source, folder: Path, cache: Path) -> None:
 
 
 def test_drawn_inputs_are_as_large_as_the_network_needs(
-    source: Source, folder: Path, monkeypatch: pytest.MonkeyPatch
+    source: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
     assert Lowering(source, images_of(folder), CPU).size == (16, 20)
@@ -292,16 +300,18 @@ def test_drawn_inputs_are_as_large_as_the_network_needs(
 
 
 def test_the_cache_of_losses_is_that_of_what_is_evaluated(
-    source: Source, folder: Path, cache: Path
+    source: SourceNetwork, folder: Path, cache: Path
 ) -> None:
     """The two forms for TensorRT compute the same; float32 does not."""
     keys = [
-        Lowering(source, images_of(folder), Request("int8", TARGETS[name], 0.02, cache=cache)).key
+        Lowering(
+            source, images_of(folder), LoweringOptions("int8", TARGETS[name], 0.02, cache=cache)
+        ).key
         for name in ("tensorrt10", "jetson-orin-jp51", "cpu")
     ]
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_two_images_at_a_time_are_refused(source: Source, folder: Path) -> None:
+def test_two_images_at_a_time_are_refused(source: SourceNetwork, folder: Path) -> None:
     with pytest.raises(CalibrationError, match="a model for 2 images at a time cannot be lowered"):
         Lowering(source, images_of(folder), replace(CPU, static=(2, 32, 32)))

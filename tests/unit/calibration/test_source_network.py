@@ -13,7 +13,7 @@ import pytest
 from onnx import parser
 
 from _support.networks import random_network
-from adadm.calibration.source_network import Source, load_source
+from adadm.calibration.source_network import SourceNetwork, load_source_network
 from adadm.export import Options, collapse_tail, fold_batch_norm, save_checkpoint
 from adadm.export.assembly import assemble, bake_image_io
 from adadm.runtime.errors import CalibrationError, CheckpointError, EngineError
@@ -29,12 +29,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def traced(checkpoint: Path) -> Source:
-    return load_source(checkpoint)
+def traced(checkpoint: Path) -> SourceNetwork:
+    return load_source_network(checkpoint)
 
 
 @pytest.fixture
-def export(traced: Source, tmp_path: Path) -> Callable[[Options], Path]:
+def export(traced: SourceNetwork, tmp_path: Path) -> Callable[[Options], Path]:
     def exported(options: Options) -> Path:
         assert traced.network is not None
         assembled = assemble(traced.model.clone(), traced.metadata, options)
@@ -50,7 +50,7 @@ def export(traced: Source, tmp_path: Path) -> Callable[[Options], Path]:
     return exported
 
 
-def parameters(source: Source) -> dict[str, np.ndarray[Any, Any]]:
+def parameters(source: SourceNetwork) -> dict[str, np.ndarray[Any, Any]]:
     """The weights and biases of all convolutions, once folded and collapsed."""
     model = source.model.clone()
     fold_batch_norm(model)
@@ -67,10 +67,10 @@ def parameters(source: Source) -> dict[str, np.ndarray[Any, Any]]:
 @pytest.mark.parametrize("opset", [17, 20])
 @pytest.mark.parametrize("tail", ["original", "collapsed"])
 def test_an_export_gives_the_same_graph_as_its_checkpoint(
-    traced: Source, export: Callable[[Options], Path], tail: Any, opset: int
+    traced: SourceNetwork, export: Callable[[Options], Path], tail: Any, opset: int
 ) -> None:
     path = export(replace(UNFOLDED, tail=tail, opset=opset))
-    expected, found = parameters(traced), parameters(load_source(path))
+    expected, found = parameters(traced), parameters(load_source_network(path))
     assert found.keys() == expected.keys() and len(found) > 20
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, name)
@@ -78,9 +78,9 @@ def test_an_export_gives_the_same_graph_as_its_checkpoint(
 
 @pytest.mark.parametrize("tail", ["original", "collapsed"])
 def test_what_is_assembled_of_them_says_the_same(
-    traced: Source, export: Callable[[Options], Path], tail: Any
+    traced: SourceNetwork, export: Callable[[Options], Path], tail: Any
 ) -> None:
-    sources = traced, load_source(export(replace(UNFOLDED, tail=tail)))
+    sources = traced, load_source_network(export(replace(UNFOLDED, tail=tail)))
     metadata = [
         {
             entry.key: entry.value
@@ -94,10 +94,10 @@ def test_what_is_assembled_of_them_says_the_same(
 
 
 def test_what_is_known_of_a_source(
-    checkpoint: Path, traced: Source, export: Callable[[Options], Path]
+    checkpoint: Path, traced: SourceNetwork, export: Callable[[Options], Path]
 ) -> None:
     path = export(UNFOLDED)
-    exported = load_source(path)
+    exported = load_source_network(path)
     for source, file in ((traced, checkpoint), (exported, path)):
         assert (source.upscale, source.rgb_range, source.smallest_area) == (2, 255, 1)
         assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
@@ -107,13 +107,13 @@ def test_what_is_known_of_a_source(
 
 
 def test_flags_reach_the_checkpoint(checkpoint: Path) -> None:
-    assert load_source(checkpoint, "edsr", res_scale=None, rgb_range=1).rgb_range == 1
+    assert load_source_network(checkpoint, "edsr", res_scale=None, rgb_range=1).rgb_range == 1
     with pytest.raises(CheckpointError, match="not recognised as rdn"):
-        load_source(checkpoint, "rdn")
+        load_source_network(checkpoint, "rdn")
 
 
 def test_fixed_sizes_are_kept(export: Callable[[Options], Path]) -> None:
-    source = load_source(export(replace(UNFOLDED, static=(2, 24, 30))))
+    source = load_source_network(export(replace(UNFOLDED, static=(2, 24, 30))))
     assert source.static == (2, 24, 30)
     assert source.model.graph.inputs[0].shape == ir.Shape([2, 3, 24, 30])
 
@@ -136,7 +136,7 @@ def test_other_forms_are_refused(
     export: Callable[[Options], Path], options: Options, message: str
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
-        load_source(export(options))
+        load_source_network(export(options))
 
 
 def test_an_opset_that_is_not_known_is_refused(export: Callable[[Options], Path]) -> None:
@@ -147,7 +147,7 @@ def test_an_opset_that_is_not_known_is_refused(export: Callable[[Options], Path]
     with pytest.raises(
         CalibrationError, match=r"it has opset 16\. Export it again with --opset 19"
     ):
-        load_source(path)
+        load_source_network(path)
 
 
 def test_files_of_others_and_damaged_ones_are_refused(
@@ -157,17 +157,17 @@ def test_files_of_others_and_damaged_ones_are_refused(
     text = '<ir_version: 9, opset_import: ["" : 19]> g (float[N] x) => (float[N] y) {y = Relu (x)}'
     onnx.save(parser.parse_model(text), foreign)
     with pytest.raises(CalibrationError, match=r"not written by adadm export .*lacks adadm\.arch"):
-        load_source(foreign)
+        load_source_network(foreign)
     with pytest.raises(EngineError, match="No such file"):
-        load_source(tmp_path / "missing.onnx")
+        load_source_network(tmp_path / "missing.onnx")
     path = export(UNFOLDED)
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(EngineError, match=r"not the whole of one: .*; copy or export it again"):
-        load_source(path)
+        load_source_network(path)
 
 
 def test_flags_of_checkpoints_are_refused_for_onnx(export: Callable[[Options], Path]) -> None:
     with pytest.raises(
         CalibrationError, match="--arch, --res-scale can be given with a checkpoint"
     ):
-        load_source(export(UNFOLDED), "edsr", res_scale=0.1, rgb_range=None)
+        load_source_network(export(UNFOLDED), "edsr", res_scale=0.1, rgb_range=None)

@@ -9,7 +9,7 @@ import pytest
 
 from adadm.runtime.arguments import Paths, check_outputs
 from adadm.runtime.errors import OutputError
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 
 LINKS: dict[str, Callable[[Path, Path], object]] = {
     "hard": lambda link, file: os.link(file, link),
@@ -114,6 +114,6 @@ def test_arguments_are_collected_while_they_are_read(file: Path, tmp_path: Path)
     parse("x2").check(rewrites=links)
     with pytest.raises(OutputError, match="is read"):
         parse(model).check(rewrites=links)
-    bundled = str(path_of("x2"))
+    bundled = str(bundled_path("x2"))
     with pytest.raises(OutputError, match=r"edsr_adadm_x2\.onnx is read"):
         parse("x2", "-o", bundled).check()

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adadm.runtime.backends import AUTO_ORDER, BACKENDS, Model, open_session
+from adadm.runtime.backends import AUTO_ORDER, BACKENDS, ModelPath, open_session
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import Array, Session, SizeRange, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, SizeRange, TensorSpec
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -80,7 +80,7 @@ def test_a_closed_session_says_so(backend: str) -> None:
 def test_auto_follows_its_order(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def absent(model: Model, threads: int) -> Session:
+    def absent(model: ModelPath, threads: int) -> Session:
         raise SessionError("no device")
 
     assert AUTO_ORDER == ("cuda", "openvino", "cpu")
@@ -140,7 +140,7 @@ class Small(Session):
         self.outputs = []
         self.metadata = {"adadm.smallest_area": "6", "adadm.io": io}
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         return {}
 
     def _release(self) -> None: ...

@@ -14,7 +14,7 @@ import pytest
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import ImageArray, read_image, write_image
-from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling.frames import Frame, Frames, check_frames, open_sink, open_source
 
 FOREVER_S = 20
@@ -30,16 +30,16 @@ class Repeating(Session):
         self.metadata = {"adadm.io": "uint8", "adadm.upscale": "2"}
         self.before_run: Callable[[int], object] = lambda _: None
         self.runs = 0
-        self.shared: Array = np.zeros((1, 8, 12, 3), np.uint8)
+        self.shared: FloatArray = np.zeros((1, 8, 12, 3), np.uint8)
 
-    def run_shared(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         self._check(feed)
         self.before_run(self.runs)
         self.runs += 1
         np.copyto(self.shared, feed["lr"].repeat(2, axis=1).repeat(2, axis=2))
         return {"sr": self.shared}
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         raise NotImplementedError
 
     def _release(self) -> None:

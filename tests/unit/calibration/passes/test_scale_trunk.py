@@ -40,7 +40,7 @@ def scaled(
     (expected,) = run_double(model, feed)
     scaling = ScaleTrunk(exponent, values)
     assert scaling(model).modified
-    assert scaling.decision and scaling.decision.form == "scaled"
+    assert scaling.decision and scaling.decision.result == "scaled"
     watched = ir.from_proto(ir.to_proto(model))
     trunks = [node.inputs[0] for node in modulators(watched.graph)]
     watched.graph.outputs.extend(trunk for trunk in trunks if trunk is not None)
@@ -180,7 +180,7 @@ def test_is_left_alone(body: str, values: Collection[str], reason: str) -> None:
     before = ir.to_proto(model).SerializeToString()
     scaling = ScaleTrunk(-2, values)
     assert not scaling(model).modified
-    assert scaling.decision and scaling.decision.form is None
+    assert scaling.decision and scaling.decision.result is None
     assert reason in scaling.decision.reason
     assert ir.to_proto(model).SerializeToString() == before
 

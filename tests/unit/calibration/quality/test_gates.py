@@ -16,7 +16,7 @@ from adadm.calibration.quality.photographs import Photograph
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, reduce
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 UPSCALE, WHITE = 2, 255.0
@@ -24,7 +24,7 @@ TAIL_INPUT = "add"  # the trunk's output, which the collapsed tail reads
 
 
 def load() -> onnx.ModelProto:
-    return onnx.load(path_of("x2"))
+    return onnx.load(bundled_path("x2"))
 
 
 def opened(model: onnx.ModelProto) -> Run:

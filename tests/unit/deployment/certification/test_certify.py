@@ -15,8 +15,8 @@ from _support.lowered import lowered_x2
 from _support.scripts import ROOT
 from adadm.calibration.quality.gates import GATES
 from adadm.calibration.quality.photographs import Photograph
-from adadm.deployment.certification.baseline import load_reference
-from adadm.deployment.certification.candidate import load_model
+from adadm.deployment.certification.baseline import load_baseline
+from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.criteria import (
     CRITERIA,
     KEYS,
@@ -31,7 +31,7 @@ from adadm.export.proof.pytorch import run_with_factors
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError, SessionError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch, reduce
-from adadm.runtime.models.bundled import path_of
+from adadm.runtime.models.bundled import bundled_path
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
 
@@ -133,8 +133,8 @@ def test_factors_are_compared_block_by_block() -> None:
 
 
 def test_a_checkpoint_and_its_export_are_the_same_reference() -> None:
-    exported_one = load_reference(path_of("x2"))
-    sides = [load_reference(CHECKPOINT), exported_one]
+    exported_one = load_baseline(bundled_path("x2"))
+    sides = [load_baseline(CHECKPOINT), exported_one]
     assert sides[0].blocks == exported_one.blocks == tuple(f"body.{i}" for i in range(8))
     assert sides[0].stages[0].name == "PyTorch"
     outputs = [side.stages[0].run(lr_of()) for side in sides]
@@ -148,8 +148,8 @@ def test_factors_of_a_scaled_trunk_are_in_the_units_of_the_network(tmp_path: Pat
     proto.metadata_props.add(key="adadm.quantization", value=json.dumps(noted))
     onnx.save(proto, tmp_path / "scaled.onnx")
     onnx.save(exported("edsr", 2, Options())[1], tmp_path / "reference.onnx")
-    truth = load_reference(tmp_path / "reference.onnx")
-    model = load_model(tmp_path / "scaled.onnx", truth, "cpu")
+    truth = load_baseline(tmp_path / "reference.onnx")
+    model = load_candidate(tmp_path / "scaled.onnx", truth, "cpu")
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 24, 28)).astype(np.float32)
     _, expected = run_with_factors(network, lr)
     _, found = model.stages[0].run(lr)
@@ -163,9 +163,9 @@ def test_a_model_for_images_and_one_of_a_fixed_size(tmp_path: Path) -> None:
         _, proto, _ = exported("edsr", 2, Options(io=io, static=static))  # type: ignore[arg-type]
         onnx.save(proto, tmp_path / f"{io}.onnx")
     onnx.save(exported("edsr", 2, Options())[1], tmp_path / "reference.onnx")
-    truth = load_reference(tmp_path / "reference.onnx")
+    truth = load_baseline(tmp_path / "reference.onnx")
     image, fixed = (
-        load_model(tmp_path / f"{io}.onnx", truth, "cpu") for io in ("uint8", "float32")
+        load_candidate(tmp_path / f"{io}.onnx", truth, "cpu") for io in ("uint8", "float32")
     )
     assert (image.tile, fixed.tile) == (None, (20, 24))
     lr = np.rint(np.random.default_rng(1).uniform(0, 255, (1, 3, 20, 24))).astype(np.float32)
@@ -191,16 +191,16 @@ def test_a_model_of_another_tool_is_held_to_the_reference(tmp_path: Path) -> Non
                 value.name = new
     onnx.save(proto, tmp_path / "foreign.onnx")
     onnx.save(exported("edsr", 2, Options())[1], tmp_path / "reference.onnx")
-    truth = load_reference(tmp_path / "reference.onnx")
-    model = load_model(tmp_path / "foreign.onnx", truth, "cpu")
+    truth = load_baseline(tmp_path / "reference.onnx")
+    model = load_candidate(tmp_path / "foreign.onnx", truth, "cpu")
     lr = np.random.default_rng(2).uniform(0, 255, (1, 3, 20, 24)).astype(np.float32)
     assert np.abs(model.stages[0].run(lr)[0] - truth.stages[0].run(lr)[0]).max() < 1e-2
     assert model.precision == "float32" and model.target is None
 
 
 def test_models_for_tiles_are_a_stage(tmp_path: Path) -> None:
-    truth = load_reference(CHECKPOINT)
-    model = load_model(lowered_x2(tmp_path, "tensorrt10", "fp16"), truth, "cpu")
+    truth = load_baseline(CHECKPOINT)
+    model = load_candidate(lowered_x2(tmp_path, "tensorrt10", "fp16"), truth, "cpu")
     assert [stage.name for stage in model.stages] == ["FP16", "tile models"]
     assert [path.name.split(".")[-2] for path in model.companions] == ["tile", "moments"]
     whole, tiles = (stage.run(lr_of())[0] for stage in model.stages)
@@ -211,14 +211,14 @@ def test_what_cannot_be_a_side_is_refused(tmp_path: Path) -> None:
     engine = tmp_path / "x2.engine"
     engine.write_bytes(b"plan")
     with pytest.raises(CalibrationError, match=r"x2\.engine is an engine: the reference is"):
-        load_reference(engine)
-    proto = onnx.load(path_of("x2"))
+        load_baseline(engine)
+    proto = onnx.load(bundled_path("x2"))
     del proto.metadata_props[:]
     onnx.save(proto, tmp_path / "bare.onnx")
     with pytest.raises(CalibrationError, match=r"lacks adadm\.upscale.*give the checkpoint"):
-        load_reference(tmp_path / "bare.onnx")
+        load_baseline(tmp_path / "bare.onnx")
     with pytest.raises(SessionError, match="no such model"):
-        path_of(tmp_path / "missing.onnx")
+        bundled_path(tmp_path / "missing.onnx")
 
 
 def test_a_row_that_is_missing_is_a_difference_on_any_machine() -> None:

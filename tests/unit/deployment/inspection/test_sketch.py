@@ -144,7 +144,7 @@ class Adopted(Network):
 
 
 def forms(decisions: list[Decision]) -> list[tuple[str, str | None, bool]]:
-    return [(found.node, found.form, bool(found.reason)) for found in decisions]
+    return [(found.node, found.result, bool(found.reason)) for found in decisions]
 
 
 def assert_folded_alike(network: Network) -> list[Decision]:
@@ -168,7 +168,7 @@ def test_gammas_of_both_signs_and_of_zero(architecture: str, upscale: int) -> No
     with torch.no_grad():
         on_the_trunk.weight[1] = 0
         norms[-1].weight[0] = 1e-6
-    reasons = [found.reason for found in assert_folded_alike(network) if found.form is None]
+    reasons = [found.reason for found in assert_folded_alike(network) if found.result is None]
     assert any("gamma is 0 in channel 1" in reason for reason in reasons)
 
 
@@ -181,7 +181,7 @@ def test_published_sizes(name: str) -> None:
             nn.init.constant_(module.bias, 0.3)
     model = sketch(network)
     assert model is not None
-    kept = [found.node for found in fold_batch_norm(model) if found.form is None]
+    kept = [found.node for found in fold_batch_norm(model) if found.result is None]
     after_attention = [f"body.{index}.norm1" for index in (1, 10, 19, 28)]
     assert kept == (after_attention if name == "nlsn" else [])
 

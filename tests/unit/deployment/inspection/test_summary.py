@@ -28,7 +28,7 @@ from adadm.deployment.inspection.findings import (
     Rule,
     find,
 )
-from adadm.deployment.inspection.inspected_file import Subject, read_subject
+from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.structure import block_of, read_structure
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint, network_class
@@ -50,8 +50,8 @@ def in_float64(tensor: torch.Tensor | None) -> Array:
     return values
 
 
-def read(path: Path, arch: str = "auto", **given: float) -> Subject:
-    return read_subject(path, arch, given)
+def read(path: Path, arch: str = "auto", **given: float) -> InspectedFile:
+    return read_inspected_file(path, arch, given)
 
 
 def upscale_of(architecture: str) -> int:
@@ -225,7 +225,7 @@ def test_an_export_has_what_it_says_of_itself(io: str, tmp_path: Path) -> None:
     subject = read(tmp_path / "network.onnx")
     assert subject.is_deployed and not subject.is_rescaled
     assert subject.static == (2, 24, 18)
-    kept = [decision.node for decision in decisions if decision.form is None]
+    kept = [decision.node for decision in decisions if decision.result is None]
     assert [found.name for found in subject.structure.normalizations] == kept and kept
     assert list(subject.decisions) == decisions
     assert subject.form["io"] == io and subject.form["precision"] == "float32"
@@ -236,11 +236,11 @@ def test_an_export_has_what_it_says_of_itself(io: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=BUNDLED)
-def bundled(request: pytest.FixtureRequest) -> Subject:
+def bundled(request: pytest.FixtureRequest) -> InspectedFile:
     return read(CHECKPOINTS / request.param)
 
 
-def test_bundled_networks_have_no_findings(bundled: Subject) -> None:
+def test_bundled_networks_have_no_findings(bundled: InspectedFile) -> None:
     assert find(bundled) == []
 
 
@@ -466,4 +466,4 @@ def test_what_cannot_be_read_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     path = make(tmp_path)
     with pytest.raises(error, match=match):
-        read_subject(path, arch, given)
+        read_inspected_file(path, arch, given)

@@ -217,5 +217,5 @@ def test_a_collapsed_tail_has_no_bound_of_its_own() -> None:
     """Its strips move, so export takes the figure before."""
     model = tail_graph(random_tail(0, linear_tail(4, 6)), 6, np.float32)
     assert receptive_field(model) == 2
-    assert collapse_tail(model).form
+    assert collapse_tail(model).result
     assert receptive_field(model) is None

@@ -44,7 +44,7 @@ def test_every_size_is_exact_to_the_border(upscale: int, network: str) -> None:
     tail = published(upscale, network)
     double, single = (tail_graph(tail, CHANNELS, dtype) for dtype in (np.float64, np.float32))
     for model in (double, single):
-        assert collapse_tail(model).form == "collapsed"
+        assert collapse_tail(model).result == "collapsed"
     session = OnnxRuntimeSession(ir.to_proto(single).SerializeToString())
     for (height, width), batch in zip(SIZES, itertools.cycle((1, 2, 3))):
         features = features_of(CHANNELS, batch, height, width)
@@ -121,7 +121,7 @@ def test_random_tails(
     features = features_of(channels, *size)
     expected = run_tail(model, features)
     with patch.object(collapse_linear_tail, "_multiply_adds", lambda _: math.inf):
-        assert collapse_tail(model).form == "collapsed"
+        assert collapse_tail(model).result == "collapsed"
     assert relative_error(run_tail(model, features), expected) <= TOLERANCES["float64"]
 
 
@@ -163,7 +163,7 @@ def test_left_alone(layers: list[nn.Module], reason: str) -> None:
     model = tail_graph(random_tail(0, *layers), 8)
     before = ir.to_proto(model).SerializeToString()
     decision = collapse_tail(model)
-    assert decision.form is None
+    assert decision.result is None
     assert reason in decision.reason
     assert ir.to_proto(model).graph.node == onnx.load_from_string(before).graph.node
 

@@ -22,7 +22,7 @@ CONV = "c = Conv <pads = [1, 1, 1, 1]> (x, W3, B)"
 def test_fires(body: str) -> None:
     counts, decisions = apply(FoldAffineIntoPrecedingConv(), graph(body))
     assert counts["BatchNormalization"] == counts["Mul"] == 0
-    assert {decision.form for decision in decisions} == {"folded into the convolution before it"}
+    assert {decision.result for decision in decisions} == {"folded into the convolution before it"}
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_is_left_alone(body: str, reason: str) -> None:
     counts, decisions = apply(FoldAffineIntoPrecedingConv(), graph(body))
     assert counts["BatchNormalization"] + counts["Mul"] == 1
     assert len(decisions) == 1
-    assert decisions[0].form is None
+    assert decisions[0].result is None
     assert reason in decisions[0].reason
 
 

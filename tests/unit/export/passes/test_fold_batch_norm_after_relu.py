@@ -14,7 +14,7 @@ def test_fires(gamma: str) -> None:
     body = f"{BEFORE} b = BatchNormalization (h, {gamma}, T, M, S) {AFTER}"
     counts, decisions = apply(FoldBatchNormAfterRelu(), graph(body))
     assert counts == {"Conv": 2, "Relu": 1, "Add": 1}
-    assert decisions[0].form == "folded into the activation"
+    assert decisions[0].result == "folded into the activation"
 
 
 def test_fires_through_concats_with_negative_gammas() -> None:
@@ -26,7 +26,7 @@ def test_fires_through_concats_with_negative_gammas() -> None:
     )
     counts, decisions = apply(FoldBatchNormAfterRelu(), graph(body))
     assert counts == {"Conv": 3, "Relu": 1, "Concat": 2, "Add": 2}
-    assert decisions[0].form == "folded into the activation"
+    assert decisions[0].result == "folded into the activation"
 
 
 def test_fires_before_a_depthwise_convolution() -> None:
@@ -75,5 +75,5 @@ def test_positive_gammas_need_no_convolution_after() -> None:
 def test_is_left_alone(body: str, reason: str) -> None:
     counts, decisions = apply(FoldBatchNormAfterRelu(), graph(body))
     assert counts["BatchNormalization"] == counts["Relu"] == 1
-    assert decisions[0].form is None
+    assert decisions[0].result is None
     assert reason in decisions[0].reason

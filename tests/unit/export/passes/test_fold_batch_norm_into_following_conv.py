@@ -23,7 +23,7 @@ NORM = "b = BatchNormalization (x, G, T, M, S)"
 def test_fires(body: str) -> None:
     counts, decisions = apply(FoldBatchNormIntoFollowingConv(), graph(body))
     assert counts["BatchNormalization"] == 0
-    assert decisions[0].form == "folded into the convolutions after it"
+    assert decisions[0].result == "folded into the convolutions after it"
 
 
 @pytest.mark.parametrize(
@@ -42,5 +42,5 @@ def test_fires(body: str) -> None:
 def test_is_left_alone(body: str, reason: str) -> None:
     counts, decisions = apply(FoldBatchNormIntoFollowingConv(), graph(body))
     assert counts["BatchNormalization"] == 1
-    assert decisions[0].form is None
+    assert decisions[0].result is None
     assert reason in decisions[0].reason

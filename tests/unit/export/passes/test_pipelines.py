@@ -30,7 +30,7 @@ def test_training_mode_is_left_alone() -> None:
         "c = Conv (x, W1, B) y, m, v = BatchNormalization <training_mode = 1> (c, G, T, M, S)"
     )
     (decision,) = fold_batch_norm(model)
-    assert (decision.form, decision.reason.split(";")[0]) == (None, "it is in training mode")
+    assert (decision.result, decision.reason.split(";")[0]) == (None, "it is in training mode")
 
 
 def test_a_weight_that_is_an_output_too_keeps_its_values() -> None:
@@ -59,7 +59,7 @@ def test_unknown_channels_before_it_in_a_concat_are_a_reason() -> None:
         if node.op_type == "Expand":
             node.outputs[0].shape = None
     (decision,) = fold_batch_norm(model)
-    assert decision.form or "channels of u are unknown" in decision.reason
+    assert decision.result or "channels of u are unknown" in decision.reason
 
 
 def in_a_branch() -> onnx.ModelProto:
@@ -82,7 +82,7 @@ def in_a_branch() -> onnx.ModelProto:
 def test_bodies_are_left_alone_with_a_reason_and_keep_their_functions() -> None:
     model: ir.Model = ir.from_proto(in_a_branch())
     decisions = fold_batch_norm(model)
-    assert [(d.form, d.reason.split(",")[0]) for d in decisions] == [
+    assert [(d.result, d.reason.split(",")[0]) for d in decisions] == [
         (None, "it is in the body of a function")
     ] * 2
     assert [identifier[1] for identifier in model.functions] == ["AdaDMModulate"]

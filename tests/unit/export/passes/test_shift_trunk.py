@@ -51,7 +51,7 @@ def block(trunk: str, result: str, gamma: str = "G") -> str:
 )
 def test_fires(body: str, shifted: int) -> None:
     counts, decisions = apply(ShiftTrunk(), graph(body))
-    assert [d.form for d in decisions].count("shifted trunk") == shifted
+    assert [d.result for d in decisions].count("shifted trunk") == shifted
     assert counts["AdaDMModulateShifted"] >= shifted
 
 
@@ -84,7 +84,7 @@ def test_the_last_modulator_gives_the_trunk_back_unshifted() -> None:
 def test_is_left_alone(body: str, reason: str) -> None:
     counts, decisions = apply(ShiftTrunk(), graph(body))
     assert counts["BatchNormalization"] == 1
-    assert decisions[0].form is None
+    assert decisions[0].result is None
     assert reason in decisions[0].reason
 
 
@@ -101,7 +101,7 @@ def test_is_left_alone(body: str, reason: str) -> None:
 )
 def test_is_left_alone_where_the_trunk_cannot_move(body: str, reason: str) -> None:
     _, decisions = apply(ShiftTrunk(), graph(body))
-    assert decisions[-1].form is None
+    assert decisions[-1].result is None
     assert reason in decisions[-1].reason
 
 

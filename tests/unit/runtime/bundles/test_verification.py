@@ -17,8 +17,8 @@ import pytest
 
 from _support.bundles import ASKED_DB, bundled, edit_manifest, sign, smooth, write_bundle
 from adadm.runtime import verify as command
-from adadm.runtime.bundles.bundle import Bundle, Reference
-from adadm.runtime.bundles.case_results import Times, compared
+from adadm.runtime.bundles.bundle import Bundle, ReferenceCase
+from adadm.runtime.bundles.case_results import Times, compare_case
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.errors import EngineError, ParityError
 
@@ -205,15 +205,15 @@ def test_a_broken_engine_is_not_passed_over(folder: Path) -> None:
     assert "has no manifest model.engine.json beside it" in found.reason
 
 
-def _reference(**psnr_db: float) -> Reference:
-    return Reference("case", "whole", "case.npz", {"lr": (1, 3, 8, 10)}, psnr_db)
+def _reference(**psnr_db: float) -> ReferenceCase:
+    return ReferenceCase("case", "whole", "case.npz", {"lr": (1, 3, 8, 10)}, psnr_db)
 
 
 def test_the_border_of_images_is_that_of_planes() -> None:
     lr, expected = (np.full((1, *size, 3), 200, np.uint8) for size in ((8, 10), (24, 30)))
     found = expected.copy()
     found[0, 20, 29] = 190  # an edge of the image, and no edge of (W, 3)
-    (comparison,) = compared(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
+    (comparison,) = compare_case(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
         0
     ].values()
     assert comparison is not None
@@ -221,7 +221,7 @@ def test_the_border_of_images_is_that_of_planes() -> None:
     lr = expected = np.full((1, 40, 40, 3), 200, np.uint8)
     found = np.full((1, 40, 40, 3), 190, np.uint8)
     found[:, 4:-4, 4:-4] = 197
-    (comparison,) = compared(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
+    (comparison,) = compare_case(_reference(sr=20), {"sr": found}, {"lr": lr, "sr": expected})[
         0
     ].values()
     assert comparison is not None
@@ -234,7 +234,7 @@ def test_moments_are_no_images() -> None:
     found = expected.copy()
     found[0, 7, 2] -= 0.023 * np.sqrt(24, dtype=np.float32)  # 60 dB of the peak of 23
     for asked, failures in ((59.9, 0), (60.1, 1)):
-        comparisons, failed = compared(
+        comparisons, failed = compare_case(
             _reference(moments=asked), {"moments": found}, {"lr": lr, "moments": expected}
         )
         assert len(failed) == failures
@@ -245,10 +245,10 @@ def test_moments_are_no_images() -> None:
 def test_outputs_of_other_names_or_shapes_fail() -> None:
     sr = smooth(8, 10)
     expected = {"lr": sr, "sr": sr}
-    comparisons, failures = compared(_reference(sr=20), {"hr": sr}, expected)
+    comparisons, failures = compare_case(_reference(sr=20), {"hr": sr}, expected)
     assert comparisons == {"sr": None}
     assert failures == ["outputs are ['hr'], expected ['sr']"]
-    comparisons, failures = compared(_reference(sr=20), {"sr": sr[:, :, 1:]}, expected)
+    comparisons, failures = compare_case(_reference(sr=20), {"sr": sr[:, :, 1:]}, expected)
     assert comparisons == {"sr": None}
     assert failures == ["sr: found float32 (1, 3, 7, 10), expected float32 (1, 3, 8, 10)"]
 
@@ -256,8 +256,8 @@ def test_outputs_of_other_names_or_shapes_fail() -> None:
 def test_an_error_against_zeros_fails() -> None:
     zeros = np.zeros((1, 3, 8, 10), np.float32)
     expected = {"lr": zeros, "sr": zeros}
-    assert compared(_reference(sr=90), {"sr": zeros}, expected)[1] == []
-    assert len(compared(_reference(sr=90), {"sr": zeros + 1}, expected)[1]) == 1
+    assert compare_case(_reference(sr=90), {"sr": zeros}, expected)[1] == []
+    assert len(compare_case(_reference(sr=90), {"sr": zeros + 1}, expected)[1]) == 1
 
 
 def test_percentiles_are_those_of_the_runs() -> None:

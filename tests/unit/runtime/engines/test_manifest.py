@@ -17,12 +17,12 @@ import pytest
 from _support.limits import files_at_most
 from adadm.runtime.engines.manifest import (
     Manifest,
-    check_machine,
+    check_runs_here,
+    is_up_to_date,
     locked,
     manifest_path,
     read_engine,
     read_manifest,
-    up_to_date,
     write_engine,
 )
 from adadm.runtime.engines.tensorrt_api import Profile
@@ -309,18 +309,18 @@ def test_trust_does_not_excuse_a_damaged_manifest(engine: Path) -> None:
 
 
 def test_up_to_date_is_an_engine_that_is_whole_and_of_this_key(engine: Path) -> None:
-    assert up_to_date(engine, MANIFEST.key) == MANIFEST
-    assert up_to_date(engine, LEAST.key) is None
-    assert up_to_date(engine.with_name("no.engine"), MANIFEST.key) is None
+    assert is_up_to_date(engine, MANIFEST.key) == MANIFEST
+    assert is_up_to_date(engine, LEAST.key) is None
+    assert is_up_to_date(engine.with_name("no.engine"), MANIFEST.key) is None
     text = manifest_path(engine).read_text()
     manifest_path(engine).write_text(text.replace("int8", "fp16"))
-    assert up_to_date(engine, MANIFEST.key) is None
+    assert is_up_to_date(engine, MANIFEST.key) is None
     manifest_path(engine).unlink()
-    assert up_to_date(engine, MANIFEST.key) is None
+    assert is_up_to_date(engine, MANIFEST.key) is None
     manifest_path(engine).write_text(text)
-    assert up_to_date(engine, MANIFEST.key) == MANIFEST
+    assert is_up_to_date(engine, MANIFEST.key) == MANIFEST
     engine.write_bytes(PLAN[:-1])
-    assert up_to_date(engine, MANIFEST.key) is None
+    assert is_up_to_date(engine, MANIFEST.key) is None
 
 
 @pytest.mark.parametrize("part", ["engine", "manifest"])
@@ -435,7 +435,7 @@ write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
     for trust in (False, True):
         with pytest.raises(EngineError, match="is damaged, or" if old else "cannot be read: No"):
             read_engine(engine, trust)
-    assert up_to_date(engine, MANIFEST.key) is None
+    assert is_up_to_date(engine, MANIFEST.key) is None
     write_engine(engine, b"new", manifest_of(b"new"))
     assert read_engine(engine) == (b"new", manifest_of(b"new"))
 
@@ -519,8 +519,8 @@ def test_a_lock_ends_with_the_build_however_it_ends(tmp_path: Path) -> None:
 
 
 def test_an_engine_fits_the_machine_that_it_was_built_for() -> None:
-    check_machine(MANIFEST, "tensorrt", "10.3.0", "SM87")
-    check_machine(MANIFEST, "tensorrt", "10.3.0", "SM89")
+    check_runs_here(MANIFEST, "tensorrt", "10.3.0", "SM87")
+    check_runs_here(MANIFEST, "tensorrt", "10.3.0", "SM89")
 
 
 @pytest.mark.parametrize(
@@ -537,4 +537,4 @@ def test_an_engine_of_another_machine_is_refused(
     flavour: Literal["tensorrt", "rtx"], version: str, capability: str | None, message: str
 ) -> None:
     with pytest.raises(EngineError, match=f"the engine of größe x2.onnx .*{message}"):
-        check_machine(MANIFEST, flavour, version, capability)
+        check_runs_here(MANIFEST, flavour, version, capability)

@@ -18,10 +18,10 @@ from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionErr
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
-from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling import batch
 from adadm.runtime.upscaling import variants as model_forms
-from adadm.runtime.upscaling.batch import Job, Outcome, Progress, find_jobs, upscale_files
+from adadm.runtime.upscaling.batch import BatchResult, Job, Progress, find_jobs, upscale_files
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
@@ -43,7 +43,7 @@ class Repeating(Session):
         }
         self.before_run: Callable[[], object] = lambda: None
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         self.before_run()
         return {"sr": feed["lr"].repeat(2, axis=2).repeat(2, axis=3)}
 
@@ -81,9 +81,9 @@ def make_jobs(folder: Path, count: int, **options: Any) -> list[Job]:
     return jobs
 
 
-def upscale(jobs: list[Job], progress: Progress | None = None, **options: Any) -> Outcome:
+def upscale(jobs: list[Job], progress: Progress | None = None, **options: Any) -> BatchResult:
     """Fails, rather than hangs, where threads wait for each other."""
-    results: list[Outcome | BaseException] = []
+    results: list[BatchResult | BaseException] = []
 
     def run() -> None:
         try:
@@ -158,7 +158,7 @@ def test_what_is_there_is_not_even_read(
     assert outcome.done == jobs
     check(jobs[1], 1)
     assert upscale(jobs).skipped == jobs
-    assert upscale([]) == Outcome()
+    assert upscale([]) == BatchResult()
 
 
 def test_one_that_fails_does_not_stop_the_others(session: Session, tmp_path: Path) -> None:

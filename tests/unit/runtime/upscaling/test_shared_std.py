@@ -12,7 +12,7 @@ import pytest
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
-from adadm.runtime.sessions.session import Array, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling import shared_std as shared_statistics
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import Plan, make_plan
@@ -48,7 +48,7 @@ def reader(image: Pixels) -> Callable[[int, int, int, int], Pixels]:
     return read
 
 
-def shared(session: Session, image: Pixels, plan: Plan, passes: Passes) -> tuple[Array, int]:
+def shared(session: Session, image: Pixels, plan: Plan, passes: Passes) -> tuple[FloatArray, int]:
     """The std of each trunk, and how many windows were run for it."""
     count: list[int] = []
     std = shared_std(
@@ -70,7 +70,7 @@ class Recurrence(Session):
         self.inputs = [TensorSpec("std", (1, 3, 1, 1), np.dtype(np.float32))]
         self.outputs, self.metadata = [], {}
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         rows, columns = feed["rows_inside"].ravel() > 0, feed["columns_inside"].ravel() > 0
         inside = feed["lr"][0][:, rows][:, :, columns]
         rows_of_moments = []
@@ -79,13 +79,13 @@ class Recurrence(Session):
             rows_of_moments.append([values.size, mean, ((values - mean) ** 2).sum()])
         return {"moments": np.array([rows_of_moments], np.float32)}
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         return self.run(feed)
 
     def _release(self) -> None: ...
 
     @staticmethod
-    def trunks(image: Array, std: Array) -> list[npt.NDArray[np.float64]]:
+    def trunks(image: FloatArray, std: FloatArray) -> list[npt.NDArray[np.float64]]:
         """With a std of 0 for its own, as in the bundled models."""
         first = image.astype(np.float64)
         second = first**1.5 / (1 + (std[0] or first.std(ddof=1)))
@@ -158,9 +158,9 @@ class Recorder(Session):
     def __init__(self) -> None:
         self.inputs = [TensorSpec("std", (1, 2, 1, 1), np.dtype(np.float32))]
         self.outputs, self.metadata = [], {}
-        self.feeds: list[tuple[Array, Array, Array]] = []
+        self.feeds: list[tuple[FloatArray, FloatArray, FloatArray]] = []
 
-    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         assert feed["rows_inside"].shape[2] == feed["lr"].shape[2]
         assert feed["columns_inside"].shape[3] == feed["lr"].shape[3]
         assert {"rows_inside", "columns_inside", "lr", "std"} == feed.keys()
@@ -168,7 +168,7 @@ class Recorder(Session):
         self.feeds.append((feed["lr"][0, :2], rows, columns))
         return {"moments": np.ones((1, 2, 3), np.float32)}
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         return self.run(feed)
 
     def _release(self) -> None: ...
@@ -265,7 +265,7 @@ def test_a_network_that_diverges_is_refused() -> None:
     """A std that is no number would give the factor 0, and a picture that looks right."""
 
     class Diverging(Recurrence):
-        def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
             moments = super().run(feed)["moments"]
             moments[:, 1:, 1:] = np.inf
             return {"moments": moments}

@@ -17,9 +17,9 @@ from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
-from adadm.runtime.images.pixel_source import ArraySource
+from adadm.runtime.images.pixel_source import ArrayPixels
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import Array, Session, SizeRange, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, SizeRange, TensorSpec
 from adadm.runtime.upscaling import upscaler
 from adadm.runtime.upscaling import variants as model_forms
 from adadm.runtime.upscaling.memory import memory_models, process_bytes
@@ -170,7 +170,7 @@ def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
 def test_rows_come_from_top_to_bottom() -> None:
     image = scene(70, 50)
     with Upscaler("x2", "cpu", 16) as opened:
-        rows = list(opened.rows(ArraySource(image)))
+        rows = list(opened.rows(ArrayPixels(image)))
         assert len(rows) == len(opened.plan(70, 50).windows) > 2
         np.testing.assert_array_equal(np.concatenate(rows), opened.upscale(image))
 
@@ -408,7 +408,7 @@ class Repeating(Session):
         self.inputs, self.outputs = [lr], []
         self.backend = "cpu"
 
-    def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         rows, columns = (1, 2) if self.metadata.get("adadm.io") == "uint8" else (2, 3)
         return {"sr": feed["lr"].repeat(2, axis=rows).repeat(2, axis=columns)}
 

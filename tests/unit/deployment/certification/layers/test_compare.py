@@ -19,10 +19,10 @@ from onnx import numpy_helper
 
 from _support.lowered import lowered_x2
 from _support.scripts import ROOT
-from adadm.calibration.lowering import Lowering, Precision, Request
+from adadm.calibration.lowering import Lowering, LoweringOptions, Precision
 from adadm.calibration.passes import ScaleTrunk
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import Source, load_source
+from adadm.calibration.source_network import SourceNetwork, load_source_network
 from adadm.calibration.target_forms.deployed import deploy
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.layers.divergence import first_divergence
@@ -38,7 +38,7 @@ from adadm.export.passes.folding import is_batch_norm, replace
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image
-from adadm.runtime.models.bundled import beside
+from adadm.runtime.models.bundled import companion_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
 
@@ -52,12 +52,12 @@ INSIDE_BLOCKS = {f"body.{block}.{layer}" for block in range(8) for layer in ("co
 
 
 @pytest.fixture(scope="module")
-def source() -> Source:
-    return load_source(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
+def source() -> SourceNetwork:
+    return load_source_network(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
 
 
 @pytest.fixture(scope="module")
-def reference(source: Source) -> onnx.ModelProto:
+def reference(source: SourceNetwork) -> onnx.ModelProto:
     options = dataclasses.replace(DEFAULTS, factors=True)
     return assemble(source.model.clone(), source.metadata, options).model
 
@@ -75,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models(folder: Path, source: Source) -> dict[str, onnx.ModelProto]:
+def models(folder: Path, source: SourceNetwork) -> dict[str, onnx.ModelProto]:
     """Healthy, by precision."""
     lowered = {p: onnx.load(lowered_x2(folder, TARGET[p], p)) for p in ("int8", "fp16")}
     return {**lowered, "float32": assemble(source.model.clone(), source.metadata, DEFAULTS).model}
@@ -329,7 +329,7 @@ def test_of_a_model_with_other_names_the_image_is_compared(
 @pytest.mark.parametrize("precision", ["int8", "fp16", "float32"])
 def test_a_naive_fold_is_found_at_the_border(
     precision: Precision | Literal["float32"],
-    source: Source,
+    source: SourceNetwork,
     reference: onnx.ModelProto,
     feeds: list[Batch],
     models: dict[str, onnx.ModelProto],
@@ -340,7 +340,7 @@ def test_a_naive_fold_is_found_at_the_border(
         candidate = assemble(naive.model, source.metadata, DEFAULTS).model
     else:
         images = CalibrationImages([folder / "images"], source.upscale)
-        lowering = Lowering(naive, images, Request(precision, TARGETS["tensorrt10"], 0.02))
+        lowering = Lowering(naive, images, LoweringOptions(precision, TARGETS["tensorrt10"], 0.02))
         int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
         candidate = lowering.lowered("whole", int8).evaluated
     place = compare_layers(reference, candidate, feeds).first_divergence
@@ -353,7 +353,7 @@ def test_a_naive_fold_is_found_at_the_border(
 
 
 def test_one_naive_fold_is_found_in_its_block(
-    source: Source, reference: onnx.ModelProto, feeds: list[Batch]
+    source: SourceNetwork, reference: onnx.ModelProto, feeds: list[Batch]
 ) -> None:
     naive = naively_folded(source.model, "body.5.norm2")
     candidate = assemble(naive, source.metadata, DEFAULTS).model
@@ -391,7 +391,7 @@ def naively_folded(model: ir.Model, prefix: str) -> ir.Model:
 def test_other_forms_of_the_export_are_equal(
     changed: dict[str, Any],
     left_out: set[str],
-    source: Source,
+    source: SourceNetwork,
     reference: onnx.ModelProto,
     feeds: list[Batch],
     folder: Path,
@@ -410,13 +410,13 @@ def test_other_forms_of_the_export_are_equal(
 
 
 def test_weak_typing_and_a_scaled_trunk(
-    source: Source, reference: onnx.ModelProto, feeds: list[Batch], folder: Path
+    source: SourceNetwork, reference: onnx.ModelProto, feeds: list[Batch], folder: Path
 ) -> None:
     scaled, scaling = source.model.clone(), ScaleTrunk(-5)
     scaling(scaled)
     images = CalibrationImages([folder / "images"], source.upscale)
     target = "jetson-orin-jp51"
-    request = Request("int8", TARGETS[target], 0.02)
+    request = LoweringOptions("int8", TARGETS[target], 0.02)
     lowering = Lowering(dataclasses.replace(source, model=scaled), images, request)
     int8 = [convolution.name for convolution in lowering.convolutions]
     model = lowering.lowered("whole", int8).model
@@ -458,6 +458,6 @@ def test_models_that_read_more_than_an_image_are_refused(
     folder: Path,
 ) -> None:
     (lowered,) = (path for path in folder.glob("x2.fp16.*.onnx") if path.stem.endswith("float32"))
-    tile = deploy(beside(lowered, "tile"), TARGETS["tensorrt10"]).evaluated
+    tile = deploy(companion_path(lowered, "tile"), TARGETS["tensorrt10"]).evaluated
     with pytest.raises(CalibrationError, match=r"reads std besides the image lr.*whole images"):
         compare_layers(reference, tile, feeds)
