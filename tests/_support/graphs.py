@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import numpy_helper, parser
 
-from _support.double import relative_error, run_double
+from _support.double_precision import relative_error, run_double
 from _support.parity import TOLERANCES
 from adadm.export.operators import update_functions
 from adadm.export.passes.folding import Decision, FoldingPass

@@ -15,7 +15,7 @@ SMALL: dict[str, dict[str, float]] = {
     "nlsn": {"blocks": 9, "features": 12, "n_hashes": 2},
     "rdn": {"blocks": 3, "layers": 3, "growth": 8, "features": 8},
 }
-CUSTOM = {"_support.foreign:RCANLike": 2, "_support.foreign:RRDBLike": 4}
+CUSTOM = {"_support.custom_networks:RCANLike": 2, "_support.custom_networks:RRDBLike": 4}
 """A user's networks, and their factors."""
 
 PUBLISHED: dict[str, tuple[str, dict[str, float]]] = {

@@ -16,7 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 from _support.exports import exported
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from _support.refused import int32_bias
 from adadm.export import Options
 from adadm.runtime import build_engine

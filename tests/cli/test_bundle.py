@@ -19,7 +19,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from _support.lowered import Precision, lowered_x2
 from adadm.deployment import bundle
 from adadm.runtime.cli import run

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from _support.exports import exported
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.export import Options
 from adadm.runtime import Upscaler, camera
 from adadm.runtime.cli import run

@@ -23,7 +23,7 @@ import tomllib
 from onnx import numpy_helper
 from packaging.requirements import Requirement
 
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.runtime import doctor
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.checks.check import Observation

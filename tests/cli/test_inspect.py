@@ -21,7 +21,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from _support.enlarging import (
+from _support.lowered import lowered_x2
+from _support.networks import random_edsr, random_network
+from _support.scripts import ROOT
+from _support.toy_networks import (
     blocks_of,
     enlarging_edsr,
     plant_large_trunk,
@@ -29,9 +32,6 @@ from _support.enlarging import (
     write_checkpoint,
     write_crops,
 )
-from _support.lowered import lowered_x2
-from _support.networks import random_edsr, random_network
-from _support.scripts import ROOT
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.drawn_inputs import drawn_inputs
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -137,7 +137,8 @@ def test_deviations_and_factors_are_pytorchs(name: str, crops: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "upscale"), [("_support.foreign:RCANLike", 2), ("_support.foreign:RRDBLike", 4)]
+    ("name", "upscale"),
+    [("_support.custom_networks:RCANLike", 2), ("_support.custom_networks:RRDBLike", 4)],
 )
 def test_networks_of_a_user(name: str, upscale: int, crops: Path, tmp_path: Path) -> None:
     """Also branches inside branches; a deviation of 1e3 in one and of 0.1 in the other."""

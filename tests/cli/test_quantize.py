@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from PIL import Image
 
-from _support.enlarging import (
+from _support.file_size_limit import files_at_most
+from _support.parity import photograph_like
+from _support.toy_networks import (
     blocks_of,
     enlarging_edsr,
     plant_large_branch,
@@ -26,8 +28,6 @@ from _support.enlarging import (
     write_checkpoint,
     write_crops,
 )
-from _support.limits import files_at_most
-from _support.parity import photograph_like
 from adadm.calibration.quality import gates
 from adadm.export.networks import Network
 from adadm.export.proof.pytorch import run_network

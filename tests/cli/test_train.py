@@ -83,7 +83,7 @@ def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path
     [
         ("rdn", ["blocks=1", "layers=1", "growth=2", "features=4"]),
         ("nlsn", ["blocks=1", "features=8", "chunk_size=16", "n_hashes=1"]),
-        ("_support.foreign:RCANLike", ["rgb_range=255"]),
+        ("_support.custom_networks:RCANLike", ["rgb_range=255"]),
     ],
 )
 def test_every_architecture_trains(
@@ -115,7 +115,14 @@ def test_mistakes_are_said(
     assert "no image is as large as 64x64" in capsys.readouterr().err
     assert run(photographs, tmp_path / "x.safetensors", "--set", "depth=3") == 1
     assert "edsr has no hyper-parameter depth to set; it has blocks, " in capsys.readouterr().err
-    custom = ("--arch", "_support.foreign:RCANLike", "--upscale", "3", "--set", "rgb_range=255")
+    custom = (
+        "--arch",
+        "_support.custom_networks:RCANLike",
+        "--upscale",
+        "3",
+        "--set",
+        "rgb_range=255",
+    )
     assert run(photographs, tmp_path / "x.safetensors", *custom) == 1
     assert "enlarges x2, --upscale is 3" in capsys.readouterr().err
     (tmp_path / "file").write_text("")

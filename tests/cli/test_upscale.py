@@ -22,7 +22,7 @@ from PIL import Image
 from scipy import ndimage
 
 from _support.exports import exported, exported_tiles
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.export import Options
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run

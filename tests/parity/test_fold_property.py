@@ -7,9 +7,9 @@ import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from _support.double import relative_error, run_double
+from _support.double_precision import relative_error, run_double
 from _support.parity import TOLERANCES
-from _support.stacks import BLOCKS, GAMMAS, build, stacks
+from _support.random_stacks import BLOCKS, GAMMAS, build, stacks
 from adadm.export import fold_batch_norm
 from adadm.export.graph.channels import (
     Leaf,

@@ -55,7 +55,7 @@ def test_the_groups_are_in_no_tensor(tmp_path: Path) -> None:
 
 def test_layer_normalization_in_a_network_of_ones_own(tmp_path: Path) -> None:
     """nn.LayerNorm over the channels of each pixel; ONNX says that its statistics are float32."""
-    name = "_support.foreign:LayerNormed"
+    name = "_support.custom_networks:LayerNormed"
     network = make_non_neutral(network_class(name)(rgb_range=255), seed=0)
     save_checkpoint(tmp_path / "trained.safetensors", network)
     export = export_onnx(load_checkpoint(tmp_path / "trained.safetensors", name))

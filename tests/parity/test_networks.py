@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from _support.double import promote_scalars, relative_error, run_double
+from _support.double_precision import promote_scalars, relative_error, run_double
 from _support.exports import exported
 from _support.networks import CUSTOM, PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both

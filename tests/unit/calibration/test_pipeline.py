@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from _support.enlarging import enlarging_edsr, write_checkpoint, write_crops
+from _support.toy_networks import enlarging_edsr, write_checkpoint, write_crops
 from adadm.calibration import pipeline
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.pipeline import Quantized, lower_network

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import pyvips
 
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, write_image

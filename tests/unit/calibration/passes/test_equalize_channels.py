@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from _support.double import relative_error, run_double
+from _support.double_precision import relative_error, run_double
 from _support.graphs import CHANNELS, graph
 from _support.parity import TOLERANCES
 from adadm.calibration.passes import EqualizeChannels

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 
-from _support.double import relative_error, run_double
+from _support.double_precision import relative_error, run_double
 from _support.graphs import CHANNELS, graph
 from _support.parity import TOLERANCES
 from adadm.calibration.passes import ScaleTrunk

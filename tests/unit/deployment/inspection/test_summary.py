@@ -41,7 +41,13 @@ Array = npt.NDArray[np.float64]
 CHECKPOINTS = ROOT / "export" / "checkpoints"
 MODELS = ROOT / "runtime" / "models"
 BUNDLED = sorted(path.name for path in CHECKPOINTS.glob("*.safetensors"))
-SMALL = ["edsr", "nlsn", "rdn", "_support.foreign:RCANLike", "_support.foreign:RRDBLike"]
+SMALL = [
+    "edsr",
+    "nlsn",
+    "rdn",
+    "_support.custom_networks:RCANLike",
+    "_support.custom_networks:RRDBLike",
+]
 
 
 def in_float64(tensor: torch.Tensor | None) -> Array:
@@ -144,10 +150,10 @@ def test_what_follows_the_input_has_gammas_and_no_map(kind: str, tmp_path: Path)
         network = random_network("rdn", 2, **size)
         name, parameter = "RDBs.0.norm", "RDBs.0.norm.weight"
     else:
-        network = network_class("_support.foreign:LayerNormed")(rgb_range=255.0).eval()
+        network = network_class("_support.custom_networks:LayerNormed")(rgb_range=255.0).eval()
         name, parameter = "1.body.0.norm", "1.body.0.norm.weight"
     save_checkpoint(tmp_path / "network.safetensors", network)
-    arch = "auto" if kind == "group normalization" else "_support.foreign:LayerNormed"
+    arch = "auto" if kind == "group normalization" else "_support.custom_networks:LayerNormed"
     subject = read(tmp_path / "network.safetensors", arch)
     first, second = subject.structure.normalizations
     assert (first.name, first.kind, second.kind) == (name, kind, kind)

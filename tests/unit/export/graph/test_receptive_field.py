@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from _support.double import run_double
+from _support.double_precision import run_double
 from _support.graphs import CHANNELS, graph
 from _support.networks import random_network
 from _support.tails import random_tail, tail_graph
@@ -24,7 +24,7 @@ from adadm.export.tracing import trace
 Array = npt.NDArray[Any]
 Run = Callable[[Array], Array]
 
-RRDB = "_support.foreign:RRDBLike"
+RRDB = "_support.custom_networks:RRDBLike"
 SMALLER: dict[str, dict[str, Any]] = {
     "edsr": {"blocks": 2, "features": 6},
     "rdn": {"blocks": 2, "layers": 2, "growth": 6, "features": 6},

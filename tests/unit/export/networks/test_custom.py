@@ -17,7 +17,7 @@ from adadm.export.networks.edsr import EDSR
 from adadm.runtime.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[4]
-RCAN = "_support.foreign:RCANLike"
+RCAN = "_support.custom_networks:RCANLike"
 
 MY_NETWORK = """
 import torch
@@ -66,9 +66,9 @@ def test_keys_are_those_of_the_module_and_survive_a_round_trip(tmp_path: Path) -
 
 
 def test_the_smallest_input_and_the_factor_are_measured() -> None:
-    network = network_class("_support.foreign:Windowed")(rgb_range=1)
+    network = network_class("_support.custom_networks:Windowed")(rgb_range=1)
     assert (network.upscale, network.smallest_side) == (2, 8)
-    assert network_class("_support.foreign:RRDBLike")(rgb_range=1).upscale == 4
+    assert network_class("_support.custom_networks:RRDBLike")(rgb_range=1).upscale == 4
 
 
 def test_a_subclass_of_network_is_taken_as_it_is() -> None:
@@ -82,12 +82,21 @@ def test_a_subclass_of_network_is_taken_as_it_is() -> None:
             "nowhere.at_all:build",
             "cannot import nowhere.at_all: ModuleNotFoundError",
         ),
-        ("_support.foreign:missing", "_support.foreign has no function or class missing"),
-        ("_support.foreign:needs_an_argument", "fails when called without arguments: TypeError"),
+        (
+            "_support.custom_networks:missing",
+            "_support.custom_networks has no function or class missing",
+        ),
+        (
+            "_support.custom_networks:needs_an_argument",
+            "fails when called without arguments: TypeError",
+        ),
         ("adadm.export.networks.network:Network", "does not define all that a Network has"),
-        ("_support.foreign:not_callable", "has no function or class not_callable"),
-        ("_support.foreign:returns_a_number", "returned a int, expected a torch.nn.Module"),
-        ("_support.foreign:NoSuperResolution", r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected"),
+        ("_support.custom_networks:not_callable", "has no function or class not_callable"),
+        ("_support.custom_networks:returns_a_number", "returned a int, expected a torch.nn.Module"),
+        (
+            "_support.custom_networks:NoSuperResolution",
+            r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected",
+        ),
         (
             "no_such_network",
             "unknown architecture no_such_network; known: nlsn, edsr, rdn,",

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from _support.double import promote
+from _support.double_precision import promote
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import SIGNATURES, Signature, modulator_function
 from adadm.runtime.errors import ExportError

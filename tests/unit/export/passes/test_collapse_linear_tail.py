@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from _support.double import relative_error
+from _support.double_precision import relative_error
 from _support.graphs import graph
 from _support.parity import TOLERANCES
 from _support.tails import features_of, random_tail, run_tail, tail_graph

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, parser
 
-from _support.double import relative_error, run_double
+from _support.double_precision import relative_error, run_double
 from _support.graphs import CHANNELS, graph
 from _support.parity import TOLERANCES
 from adadm.export import fold_batch_norm

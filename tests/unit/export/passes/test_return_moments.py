@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from _support.double import run_double
+from _support.double_precision import run_double
 from _support.graphs import CHANNELS, graph
 from adadm.export.passes import ExternalizeStatistics, ReturnMoments
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.runtime.engines.manifest import (
     Manifest,
     check_runs_here,

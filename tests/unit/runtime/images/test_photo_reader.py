@@ -23,7 +23,7 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms, ImageOps
 
-from _support.limits import files_at_most
+from _support.file_size_limit import files_at_most
 from adadm.runtime.errors import ImageError, MissingDependencyError
 from adadm.runtime.images import photo_reader as photos
 from adadm.runtime.images import photo_writer, vips

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from _support.certificates import crop, device_certificate, flat, model_certificate
-from _support.pages import Page
+from _support.report_pages import Page
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import write_report
 from adadm.runtime.errors import MissingDependencyError
