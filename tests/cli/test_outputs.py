@@ -266,7 +266,7 @@ CHECKED_ELSEWHERE = {
     ("upscale", "model"),  # with the sources
 }
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-NO_OUTPUT_TO_NAME = {"benchmark", "demo", "study_deviation", "study_quantization", "study_tiles"}
+NO_OUTPUT_TO_NAME = {"demo"}
 
 
 def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter
 
 from adadm.calibration.drawing import drawing_style
 from adadm.runtime.files import written_whole
-from benchmarking.networks import Case
-from benchmarking.peers import CPU_PEERS
+from studies.performance.networks import Case
+from studies.performance.peers import CPU_PEERS
 
 __all__ = ["draw"]
 

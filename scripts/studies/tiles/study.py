@@ -32,9 +32,11 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
-from benchmarking.networks import CASES, random_network
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.performance.networks import CASES, random_network
+
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "tiling_figures.json"
 PAGE = ROOT / "docs" / "tiling_figures.md"
 PICTURE = ROOT / "docs" / "images" / "tiling_seams.webp"
@@ -189,7 +191,8 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
     lines = [
         "# Tiles against the whole image, measured",
         "",
-        "Written by `scripts/study_tiles.py`; every figure comes from `docs/tiling_figures.json`.",
+        "Written by `scripts/studies/tiles/study.py`; every figure comes from",
+        "`docs/tiling_figures.json`.",
         f"Tiles of {TILE_PX} px, net of the overlap, on 16 bit images; differences in grey levels",
         "of 255. *Seam* is the root mean square step of the error from one pixel to the next",
         "across the cuts, *elsewhere* the same between all other pixels.",
@@ -221,7 +224,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="study_tiles.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="studies/tiles/study.py", description=__doc__)
     parser.add_argument(
         "--draw", action="store_true", help="measure nothing, write page and picture"
     )
@@ -233,4 +236,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run("study_tiles.py", main, sys.argv[1:]))
+    sys.exit(run("studies/tiles/study.py", main, sys.argv[1:]))

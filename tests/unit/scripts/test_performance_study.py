@@ -1,4 +1,4 @@
-"""The parts of scripts/benchmark.py, on networks that take milliseconds."""
+"""The parts of scripts/studies/performance/study.py, on networks that take milliseconds."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper
 from rich.console import Console
 
 from adadm.export import load_checkpoint
-from benchmarking import draw, measure, networks, report
-from benchmarking.networks import CASES, Case
-from benchmarking.peers import Files, Worker
+from studies.performance import draw, measure, networks, report
+from studies.performance.networks import CASES, Case
+from studies.performance.peers import Files, Worker
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = Case("small", "edsr", 4, (20, 28), {"blocks": 2, "features": 8})
 ONNX_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_openvino")
 

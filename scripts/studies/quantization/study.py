@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare ways to quantize the bundled networks; write docs/quantization_figures.md.
 
-    python scripts/study_quantization.py --calibration PHOTOS --sets Set5 Set14 B100 Kodak24
+    python scripts/studies/quantization/study.py --calibration PHOTOS --sets Set5 Set14 B100 Kodak24
 
 The first two folders of `--sets` compare methods, all of them compare programs. Networks that are
 not named by `--networks` keep the figures that they have.
@@ -24,11 +24,13 @@ from rich.console import Console
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
-from quantizing import edges, methods, quantizers
-from quantizing.networks import GATED, NETWORKS, Judge, Net, load
-from quantizing.report import page
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.quantization import edges, methods, quantizers
+from studies.quantization.networks import GATED, NETWORKS, Judge, Net, load
+from studies.quantization.report import page
+
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "quantization_figures.json"
 PAGE = ROOT / "docs" / "quantization_figures.md"
 PICTURE = ROOT / "docs" / "images" / "quantization_edges.svg"
@@ -148,7 +150,7 @@ def _all_of(folder: Path, upscale: int) -> list[Photograph]:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="study_quantization.py",
+        prog="studies/quantization/study.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -171,4 +173,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run("study_quantization.py", main, sys.argv[1:]))
+    sys.exit(run("studies/quantization/study.py", main, sys.argv[1:]))

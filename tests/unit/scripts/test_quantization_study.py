@@ -1,4 +1,4 @@
-"""The parts of scripts/study_quantization.py, against definitions and by brute force."""
+"""The parts of scripts/studies/quantization/study.py, against definitions and by brute force."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from quantizing import edges, networks, report
-from quantizing.quantizers import described
-from quantizing.ranges import BINS, Histogram, divergence, entropy, mean_square, percentile
-from quantizing.reconstruction import (
+from studies.quantization import edges, networks, report
+from studies.quantization.quantizers import described
+from studies.quantization.ranges import (
+    BINS,
+    Histogram,
+    divergence,
+    entropy,
+    mean_square,
+    percentile,
+)
+from studies.quantization.reconstruction import (
     Moments,
     least_squares,
     reconstruct,
@@ -25,7 +32,7 @@ from quantizing.reconstruction import (
     weights,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 Values = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 

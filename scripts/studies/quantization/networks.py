@@ -31,7 +31,7 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["GATED", "NETWORKS", "Judge", "Net", "inputs_of", "load", "observed"]
 
-_CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parents[3] / "export" / "checkpoints"
 NETWORKS = {
     "EDSR 8 x 48, x2": "edsr_adadm_x2",
     "EDSR 8 x 48, x4": "edsr_adadm_x4",

@@ -16,9 +16,9 @@ from adadm.calibration.quality.photographs import Photograph
 from adadm.calibration.ranges import int8_ranges as int8
 from adadm.calibration.ranges.int8_ranges import ConvolutionRange
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics
-from quantizing.networks import Net, inputs_of, observed
-from quantizing.ranges import Histogram, entropy, mean_square, percentile
-from quantizing.reconstruction import Moments, reconstruct, weights
+from studies.quantization.networks import Net, inputs_of, observed
+from studies.quantization.ranges import Histogram, entropy, mean_square, percentile
+from studies.quantization.reconstruction import Moments, reconstruct, weights
 
 __all__ = ["SHIPPED", "Ranges", "Variants", "equalizers", "ranges", "reconstructions"]
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarking.draw import kind_groups
-from benchmarking.networks import SWEPT, Case
-from benchmarking.peers import CPU_PEERS, GPU_PEERS, Peer
+from studies.performance.draw import kind_groups
+from studies.performance.networks import SWEPT, Case
+from studies.performance.peers import CPU_PEERS, GPU_PEERS, Peer
 
 __all__ = ["page"]
 
@@ -42,7 +42,7 @@ def _method(results: Results) -> str:
         )
     return f"""# Performance
 
-Written by `scripts/benchmark.py`; every figure comes from `docs/performance.json`.
+Written by `scripts/studies/performance/study.py`; every figure comes from `docs/performance.json`.
 
 Measured on {machine["date"]}: {machine["cpu"]}, {machine["cores"]} cores
 ({", ".join(machine["instructions"])}), {machine["memory_bytes"] / 2**30:.0f} GiB, Python
@@ -260,7 +260,10 @@ def _engines(results: Results, cases: Mapping[str, Case], keys: list[str]) -> st
 def _gpu(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
     measured = [key for key in keys if f"{key}_gpu" in results]
     if not measured:
-        return "## On a GPU\n\nNot measured: `scripts/benchmark.py --gpu` does, where there is one."
+        return (
+            "## On a GPU\n\nNot measured: `scripts/studies/performance/study.py --gpu` does, where "
+            "there is one."
+        )
     ceilings = results["gpu_ceilings"]
     text = (
         f"## On a GPU\n\n{ceilings['multiply_adds_per_s'] / 1e12:.1f} T multiply-adds/s in a "

@@ -24,12 +24,14 @@ import numpy as np
 
 from adadm.runtime.cli import run
 from adadm.runtime.files import written_whole
-from benchmarking.peers import CPU_PEERS, GPU_PEERS, Array
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.performance.peers import CPU_PEERS, GPU_PEERS, Array
 
 if TYPE_CHECKING:  # a peer's process imports this file, and must not hold PyTorch for it
-    from benchmarking.networks import Case
+    from studies.performance.networks import Case
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "performance.json"
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx", "numpy")
 _LARGEST_TOGETHER = 512
@@ -38,7 +40,7 @@ SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_
 
 def main(argv: list[str]) -> None:
     """Measure what is asked for, then write page and plots."""
-    from benchmarking import draw, networks, report
+    from studies.performance import draw, networks, report
 
     arguments = _parse(argv)
     results: dict[str, Any] = {}
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> None:
 def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from benchmarking import measure, networks
+    from studies.performance import measure, networks
 
     console = Console(stderr=True)
     rounds: int = arguments.rounds
@@ -171,7 +173,7 @@ def _rounds(text: str) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="studies/performance/study.py", description=__doc__)
     parser.add_argument(
         "--rounds", type=_rounds, default=7, help="inferences of a peer; default: 7"
     )
@@ -182,4 +184,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run("benchmark.py", main, sys.argv[1:]))
+    sys.exit(run("studies/performance/study.py", main, sys.argv[1:]))

@@ -15,8 +15,8 @@ from adadm.calibration.quality.gates import RINGING
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from quantizing import methods
-from quantizing.networks import DRAWN_SIZE, Net
+from studies.quantization import methods
+from studies.quantization.networks import DRAWN_SIZE, Net
 
 __all__ = ["PICTURED", "draw", "profiles"]
 

@@ -22,7 +22,7 @@ from adadm.runtime.engines.tensorrt_api import parse
 from adadm.runtime.errors import AdadmError, EngineError
 from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.python_process import python_command
-from quantizing.networks import Net
+from studies.quantization.networks import Net
 
 __all__ = [
     "MODEL_OPTIMIZER",

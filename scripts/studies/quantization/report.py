@@ -58,7 +58,7 @@ def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
     lines = [
         "# Ways to quantize, measured",
         "",
-        "Written by `scripts/study_quantization.py`; every figure comes from",
+        "Written by `scripts/studies/quantization/study.py`; every figure comes from",
         "`docs/quantization_figures.json`. What they mean: [quantization](quantization.md).",
         "",
         f"The bundled networks, calibrated on {photographs} photographs, whole, where nothing else",

@@ -1,9 +1,9 @@
-"""scripts/study_deviation.py: the twins, and what is measured in them."""
+"""scripts/studies/deviation/study.py: the twins, and what is measured in them."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,10 @@ from adadm.export.networks.edsr import EDSR
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.images.arrays import batch_from_image, reduce
-from deviation.measure import deviations, edges, modulators, scores
-from deviation.report import page
-from deviation.twins import TWINS, Normalized, Plain
-
-study = load_script("study_deviation")
+from studies.deviation import study
+from studies.deviation.measure import deviations, edges, modulators, scores
+from studies.deviation.report import page
+from studies.deviation.twins import TWINS, Normalized, Plain
 
 SIZES = {"upscale": 2, "blocks": 3, "features": 6}
 
@@ -105,7 +104,7 @@ def test_scores_are_against_the_originals(tmp_path: Path) -> None:
 def test_a_twin_of_another_course_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "adadm-0.safetensors", built(EDSR), {"training": {"steps": 7}})
     with pytest.raises(CheckpointError, match=r"of another course: .*steps 7, not 4000.*remove it"):
-        study._trained("adadm", 0, SimpleNamespace(work=tmp_path))
+        study._trained("adadm", 0, Namespace(work=tmp_path))
 
 
 def row_of(seed: int, db: float, added: float, w: float | None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from adadm.runtime.backends import open_session
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import require
-from benchmarking.peers import Files, Worker
+from studies.performance.peers import Files, Worker
 
 __all__ = ["built_engines", "ceilings", "cost", "gpu_ceilings", "profiled", "run_peers"]
 

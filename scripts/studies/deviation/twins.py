@@ -39,14 +39,14 @@ class _PlainBlock(_NormalizedBlock):
 class Plain(EDSR):
     """EDSR as it was published in 2017: no normalization."""
 
-    architecture: ClassVar[str] = "deviation.twins:Plain"
+    architecture: ClassVar[str] = "studies.deviation.twins:Plain"
     block: ClassVar[type[ResidualBlock]] = _PlainBlock
 
 
 class Normalized(EDSR):
     """Batch normalization where AdaDM has it, and no AdaDM."""
 
-    architecture: ClassVar[str] = "deviation.twins:Normalized"
+    architecture: ClassVar[str] = "studies.deviation.twins:Normalized"
     block: ClassVar[type[ResidualBlock]] = _NormalizedBlock
 
 

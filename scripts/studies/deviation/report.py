@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deviation.draw import NAMES
+from studies.deviation.draw import NAMES
 
 __all__ = ["page"]
 
@@ -26,7 +26,8 @@ def page(results: Mapping[str, Any]) -> str:
     lines = [
         "# The deviation of residual features, measured",
         "",
-        "Written by `scripts/study_deviation.py`; every figure comes from `docs/study.json`.",
+        "Written by `scripts/studies/deviation/study.py`; every figure comes from",
+        "`docs/study.json`.",
         "",
         "AdaDM's paper says: normalization shrinks the deviation of residual features, which",
         "costs a super-resolution network quality; a factor predicted from the deviation restores",

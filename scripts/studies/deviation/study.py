@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train three twins of one network and look at their deviations; write docs/study.md.
 
-    python scripts/study_deviation.py --images PHOTOS --validation MORE --sets Set5 Set14 B100 \
-        --work DIR
+    python scripts/studies/deviation/study.py --images PHOTOS --validation MORE \
+        --sets Set5 Set14 B100 --work DIR
 
 What is trained already in DIR is not trained again, and an interrupted training goes on; on two CPU
 cores one takes some four to eight minutes.
@@ -26,12 +26,14 @@ from adadm.export.state_dict import read_state_dict
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import written_whole
-from deviation import draw
-from deviation.measure import deviations, edges, modulators, scores
-from deviation.report import page
-from deviation.twins import TWINS
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.deviation import draw
+from studies.deviation.measure import deviations, edges, modulators, scores
+from studies.deviation.report import page
+from studies.deviation.twins import TWINS
+
+ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "study.json"
 PAGE = ROOT / "docs" / "study.md"
 PICTURES = ROOT / "docs" / "images"
@@ -115,7 +117,7 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="study_deviation.py",
+        prog="studies/deviation/study.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -132,4 +134,4 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(run("study_deviation.py", main, sys.argv[1:]))
+    sys.exit(run("studies/deviation/study.py", main, sys.argv[1:]))

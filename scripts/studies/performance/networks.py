@@ -19,11 +19,11 @@ from adadm.export.assembly import assemble, identity
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.tracing import trace
-from benchmarking.peers import Files
+from studies.performance.peers import Files
 
 __all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare", "random_network"]
 
-_CHECKPOINTS = Path(__file__).resolve().parents[2] / "export" / "checkpoints"
+_CHECKPOINTS = Path(__file__).resolve().parents[3] / "export" / "checkpoints"
 
 
 @dataclass(frozen=True)

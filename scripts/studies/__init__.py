@@ -1,0 +1,1 @@
+"""Measurements that the pages in docs/ are written from."""
