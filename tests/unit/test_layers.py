@@ -64,7 +64,12 @@ def test_every_folder_with_code_or_data_is_packaged() -> None:
     assert settings["package-dir"] == {f"adadm.{layer}": layer for layer in LAYERS}
 
 
-@pytest.mark.parametrize("folder", [*LAYERS, "scripts"])
+STUDIES = sorted(
+    str(path.parent.relative_to(ROOT)) for path in ROOT.glob("scripts/studies/*/study.py")
+)
+
+
+@pytest.mark.parametrize("folder", [*LAYERS, "scripts", *STUDIES])
 def test_no_file_is_named_like_a_library(folder: str) -> None:
     """A script's own folder comes first on sys.path, so the library would be shadowed."""
     for path in (ROOT / folder).glob("[!_]*.py"):
