@@ -95,11 +95,9 @@ def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
             str(recipe.model.path),
             str(arguments.output),
             recipe.target,
-            recipe.precision,
             recipe.profiles,
-            recipe.settings.float32_layers,
-            recipe.settings.workspace_bytes,
-            arguments.timing_cache and str(arguments.timing_cache),
+            settings=recipe.settings,
+            timing_cache=arguments.timing_cache and str(arguments.timing_cache),
         )
     ]
     output = str(arguments.output)

@@ -6,10 +6,11 @@ A new target is one entry of `TARGETS`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["TARGETS", "Target", "Typing"]
+__all__ = ["TARGETS", "Precision", "Target", "Typing"]
 
+Precision = Literal["float32", "fp16", "int8"]
 Typing = Literal["strong", "weak", "float32"]
 
 
@@ -35,7 +36,7 @@ class Target:
 
     name: str
     description: str
-    typing: Typing
+    typing: Typing = "strong"
     opset: int = 19
     functions: bool = True
     int8_constants: bool = True
@@ -46,6 +47,21 @@ class Target:
     cuda: str | None = None
     glibc: str | None = None
     memory_gib: tuple[int, int] | None = None
+
+    @property
+    def form(self) -> tuple[Typing, int, bool, bool]:
+        """What a model must be: targets that have this in common read the same files."""
+        return self.typing, self.opset, self.functions, self.int8_constants
+
+    @property
+    def is_weakly_typed(self) -> bool:
+        """Whether the builder chooses types; what that takes is in `engines/weak_typing.py`."""
+        return self.typing == "weak"
+
+    @property
+    def computes_half(self) -> bool:
+        """Whether anything computes in half precision."""
+        return self.typing != "float32"
 
     @property
     def is_rtx(self) -> bool:
@@ -60,22 +76,24 @@ class Target:
 
 _MEMORY_GIB = {"Xavier": (8, 64), "Orin": (4, 64), "Thor": (64, 128)}
 
-
 _GLIBC = {"3.8": "2.31", "3.10": "2.35", "3.12": "2.39"}
 """By the Python of Ubuntu 20.04, 22.04 and 24.04."""
+
+_FORM_FOR_8: dict[str, Any] = {
+    "typing": "weak",
+    "opset": 17,
+    "functions": False,
+    "int8_constants": False,
+}
+"""What TensorRT 8.x reads: what the newer ones have is not there yet."""
 
 
 def _jetson(
     name: str, board: str, capability: str, jetpack: str, tensorrt: str, cuda: str, python: str
 ) -> Target:
-    old = tensorrt.startswith("8.")
     return Target(
         name=name,
         description=f"Jetson {board}, JetPack {jetpack}, TensorRT {tensorrt}",
-        typing="weak" if old else "strong",
-        opset=17 if old else 19,
-        functions=not old,
-        int8_constants=not old,
         tensorrt=tensorrt,
         compute_capabilities=(capability,),
         jetpack=jetpack,
@@ -83,6 +101,7 @@ def _jetson(
         cuda=cuda,
         glibc=_GLIBC[python],
         memory_gib=_MEMORY_GIB[board],
+        **(_FORM_FOR_8 if tensorrt.startswith("8.") else {}),
     )
 
 
@@ -96,12 +115,11 @@ TARGETS: dict[str, Target] = {
         _jetson("jetson-orin-jp72", "Orin", "SM87", "7.2", "10.16", "13.2", "3.12"),
         _jetson("jetson-thor-jp71", "Thor", "SM110", "7.1", "10.13", "13.0", "3.12"),
         _jetson("jetson-thor-jp72", "Thor", "SM110", "7.2", "10.16", "13.2", "3.12"),
-        Target("tensorrt10", "TensorRT 10.3 or later, any GPU", "strong", tensorrt="10.3"),
-        Target("tensorrt11", "TensorRT 11, any GPU", "strong", tensorrt="11.0"),
+        Target("tensorrt10", "TensorRT 10.3 or later, any GPU", tensorrt="10.3"),
+        Target("tensorrt11", "TensorRT 11, any GPU", tensorrt="11.0"),
         Target(
             "tensorrt-rtx",
             "TensorRT for RTX",
-            "strong",
             tensorrt="1.2",
             compute_capabilities=("SM75", "SM80", "SM86", "SM89", "SM120", "SM121"),
         ),

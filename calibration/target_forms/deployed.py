@@ -17,7 +17,7 @@ from adadm.export.assembly import inline
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.passes import ExposeFactors
-from adadm.runtime.engines.recipe import FLOAT32_LAYERS
+from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS
 from adadm.runtime.targets import Target
 
 __all__ = ["Deployed", "deploy"]

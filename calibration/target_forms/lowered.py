@@ -18,7 +18,7 @@ from adadm.export.graph.channels import constant_of, label, new_initializer
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.passes import BakeImageIO
-from adadm.runtime.engines.recipe import FLOAT32_LAYERS
+from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 

@@ -47,13 +47,7 @@ def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCas
         engine = recipe.model.path.with_suffix(".engine").name
         plan = f"{engine}.plan" if target.runs_runtime else engine
         command = trtexec.build_command(
-            recipe.model.path.name,
-            plan,
-            target,
-            recipe.precision,
-            recipe.profiles,
-            recipe.settings.float32_layers,
-            recipe.settings.workspace_bytes,
+            recipe.model.path.name, plan, target, recipe.profiles, settings=recipe.settings
         )
         steps.append(_logged(f"{engine}.log", command))
     if target.runs_runtime:

@@ -154,8 +154,7 @@ class ShipRun:
         lowered: dict[tuple[Any, ...], ShipResult] = {}
         for target in order.targets:
             for precision in _precisions(target):
-                form = (precision, target.typing, target.opset, target.functions)
-                key = (*form, target.int8_constants)
+                key = (precision, target.form)
                 if key not in lowered:
                     lowered[key] = self._lowered_row(target, precision)
                 row = lowered[key]
@@ -316,4 +315,4 @@ class ShipRun:
 
 
 def _precisions(target: Target) -> tuple[Precision, ...]:
-    return ("int8",) if target.typing == "float32" else ("fp16", "int8")
+    return ("fp16", "int8") if target.computes_half else ("int8",)

@@ -22,6 +22,7 @@ from adadm.runtime.bundles.bundle import Bundle, ReferenceCase
 from adadm.runtime.bundles.case_results import compare_case
 from adadm.runtime.engines.manifest import read_manifest, write_engine
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
+from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import AdadmError, EngineError
 from adadm.runtime.sessions.session import FloatArray, Session
 
@@ -118,12 +119,10 @@ def _session_with_factors(
             yield session
         return
     manifest = read_manifest(bundle.path(bundle.engines["whole"]))
-    weak_types = manifest.flags.get("weak_types")
     rtx = manifest.flavour == "rtx"
     settings = Settings(
         compute_capabilities=manifest.compute_capabilities if rtx else (),
-        weak_types=None if weak_types is None else tuple(weak_types),
-        float32_layers=tuple(manifest.flags.get("float32_layers", ())),
+        weak_typing=WeakTyping.of_flags(manifest.flags),
         workspace_bytes=manifest.flags.get("workspace_bytes"),
     )
     plan = build_engine(model, manifest.profiles, manifest.flavour, settings).plan

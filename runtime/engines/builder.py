@@ -14,6 +14,7 @@ from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress
 from adadm.runtime.engines.manifest import Manifest, is_up_to_date, locked, write_engine
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load
+from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
 from adadm.runtime.targets import Target
@@ -192,8 +193,7 @@ def _manifest(
         profiles=tuple(dict(profile) for profile in recipe.profiles),
         flags={
             "tf32": False,
-            "weak_types": settings.weak_types and list(settings.weak_types),
-            "float32_layers": list(settings.float32_layers),
+            **weak_flags(settings.weak_typing),
             "workspace_bytes": settings.workspace_bytes,
         },
         activation_bytes=activation_bytes or None,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Profiles, Settings, Shape
+from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.sessions.session import TensorSpec
-from adadm.runtime.targets import TARGETS, Target
+from adadm.runtime.targets import TARGETS, Precision, Target
 
 __all__ = [
-    "FLOAT32_LAYERS",
     "Bounds",
-    "Precision",
     "Recipe",
     "check_lowered",
     "default_bounds",
@@ -24,18 +23,9 @@ __all__ = [
     "profiles_of",
 ]
 
-FLOAT32_LAYERS = "adadm.float32_layers"
-"""Metadata of a model for weak typing: nodes that must stay float32 where the builder chooses."""
-
-Precision = Literal["float32", "fp16", "int8"]
 BatchHeightWidth = tuple[int, int, int]
 _Length = TypeVar("_Length", bound=int | str | None)
 
-_WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
-    "float32": (),
-    "fp16": ("FP16",),
-    "int8": ("FP16", "INT8"),
-}
 _USUAL: BatchHeightWidth = (1, 256, 256)
 _AROUND = (3, 5, 4)  # from 3/4 to 5/4 of the usual size
 
@@ -90,7 +80,7 @@ class Recipe:
 
     @property
     def precision(self) -> Precision:
-        return cast(Precision, (self.quantization or {}).get("precision", "float32"))
+        return _precision(self.model)
 
 
 def default_bounds(optimum: BatchHeightWidth = _USUAL) -> Bounds:
@@ -179,18 +169,20 @@ def make_recipe(
             f"{target.name} builds for the GPU that is present; only tensorrt-rtx can be told "
             "another compute capability"
         )
-    settings = Settings(tuple(compute_capabilities), workspace_bytes=workspace_bytes)
-    recipe = Recipe(model, target, profiles_of(model.inputs, bounds), settings)
-    _check_form(recipe)
-    if target.typing != "weak":
-        return recipe
-    pinned = tuple(json.loads(model.metadata.get(FLOAT32_LAYERS, "[]")))
-    types = _WEAK_TYPES[recipe.precision]
-    return replace(recipe, settings=replace(settings, weak_types=types, float32_layers=pinned))
+    profiles = profiles_of(model.inputs, bounds)
+    _check_form(model, target)
+    weak = None
+    if target.is_weakly_typed:
+        weak = WeakTyping.of_model(_precision(model), model.metadata)
+    settings = Settings(
+        compute_capabilities=tuple(compute_capabilities),
+        weak_typing=weak,
+        workspace_bytes=workspace_bytes,
+    )
+    return Recipe(model, target, profiles, settings)
 
 
-def _check_form(recipe: Recipe) -> None:
-    model, target = recipe.model, recipe.target
+def _check_form(model: OnnxFile, target: Target) -> None:
     check_lowered(model, target)
     problems = []
     if model.opset > target.opset:
@@ -213,7 +205,7 @@ def check_lowered(model: OnnxFile, target: Target) -> None:
     """
     noted = _quantization(model)
     made_for = TARGETS.get(noted["target"]) if noted else None
-    if made_for and _form(made_for) != _form(target):
+    if made_for and made_for.form != target.form:
         raise EngineError(
             f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), {target.name} "
             f"reads another form ({_named(target)}): adadm quantize --target {target.name}"
@@ -225,8 +217,8 @@ def _quantization(model: OnnxFile) -> dict[str, Any] | None:
     return None if noted is None else json.loads(noted)
 
 
-def _form(target: Target) -> tuple[Any, ...]:
-    return target.typing, target.opset, target.functions, target.int8_constants
+def _precision(model: OnnxFile) -> Precision:
+    return cast(Precision, (_quantization(model) or {}).get("precision", "float32"))
 
 
 def _named(target: Target) -> str:

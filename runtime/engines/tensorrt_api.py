@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress, Stop, run_stoppable
+from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
 
@@ -56,16 +57,13 @@ class Settings:
 
     Attributes:
         compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
-        weak_types: for weak typing (TensorRT 8.x): the types that the builder may choose besides
-            float32, of `FP16` and `INT8`; None for strong typing.
-        float32_layers: layers that must stay float32 under weak typing.
+        weak_typing: what the builder may choose; None for strong typing.
         workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
         detailed: put the names of all kernels into the plan, and count them.
     """
 
     compute_capabilities: tuple[str, ...] = ()
-    weak_types: tuple[str, ...] | None = None
-    float32_layers: tuple[str, ...] = ()
+    weak_typing: WeakTyping | None = None
     workspace_bytes: int | None = None
     detailed: bool = False
 
@@ -160,7 +158,7 @@ def build_engine(
     Raises:
         EngineError: parsing or building fails.
     """
-    parsed = parse(model, flavour, settings.weak_types is not None, log)
+    parsed = parse(model, flavour, settings.weak_typing is not None, log)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -173,8 +171,8 @@ def build_engine(
         for name, shape in shapes.items():
             profile.set_shape(name, shape.minimum, shape.optimum, shape.maximum)
         config.add_optimization_profile(profile)
-    if settings.weak_types is not None:
-        _set_weak_types(parsed, config, settings)
+    if settings.weak_typing is not None:
+        settings.weak_typing.configure(trt, parsed.network, config)
     if settings.compute_capabilities:
         _set_compute_capabilities(trt, config, settings.compute_capabilities)
     if timing_cache is not None:
@@ -214,27 +212,6 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, names: Sequence[str]
             known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
             raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
         config.set_compute_capability(capability, index)
-
-
-def _set_weak_types(parsed: ParsedNetwork, config: Any, settings: Settings) -> None:
-    """What `trtexec --fp16 --int8 --precisionConstraints=obey --layerPrecisions` does."""
-    trt = parsed.trt
-    for name in settings.weak_types or ():
-        config.set_flag(getattr(trt.BuilderFlag, name))
-    if not settings.float32_layers:
-        return
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    wanted, found = set(settings.float32_layers), 0
-    for index in range(parsed.network.num_layers):
-        layer = parsed.network.get_layer(index)
-        if layer.name in wanted:
-            layer.precision = trt.float32
-            found += 1
-    if not found:
-        raise EngineError(
-            f"none of the {len(wanted)} layers that must stay float32 is in the network, such as "
-            f"{settings.float32_layers[0]}: the parser names layers otherwise than the file"
-        )
 
 
 def _creation_flags(trt: ModuleType, weak: bool) -> int:

@@ -13,8 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
-from adadm.runtime.engines.recipe import Precision
-from adadm.runtime.engines.tensorrt_api import Profiles, Shape
+from adadm.runtime.engines.tensorrt_api import DEFAULTS, Profiles, Settings, Shape
 from adadm.runtime.errors import EngineError
 from adadm.runtime.targets import Target
 
@@ -22,11 +21,6 @@ __all__ = ["build_command", "options_of", "output_command", "shell_line", "timin
 
 Version = tuple[int, ...]
 
-_WEAK_TYPES: dict[Precision, tuple[str, ...]] = {
-    "float32": (),
-    "fp16": ("--fp16",),
-    "int8": ("--fp16", "--int8"),
-}
 _ALIKE = ("--noDataTransfers", "--useCudaGraph", "--useSpinWait", "--separateProfileRun")
 """What TensorRT 11 does without being told: there they only draw warnings."""
 _TIMED = ("--warmUp=1000", "--duration=10", "--iterations=50", "--percentile=99")
@@ -58,41 +52,31 @@ def build_command(
     model: str,
     engine: str,
     target: Target,
-    precision: Precision,
     profiles: Profiles,
-    float32_layers: Sequence[str] = (),
-    workspace_bytes: int | None = None,
+    *,
+    settings: Settings = DEFAULTS,
     timing_cache: str | None = None,
 ) -> list[str]:
     """Build an engine as `adadm build` does on the device, and measure nothing.
 
     Args:
-        precision: for weak typing; a strongly typed graph has its own types.
         profiles: empty for a model of one size.
-        float32_layers: for weak typing: nodes that the builder must leave in float32.
+        settings: of the builder, as `adadm build` takes them.
 
     Raises:
         EngineError: the target has no trtexec, or its trtexec cannot be told this.
     """
     options = _options(target)
     argv = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
-    if target.typing == "weak":
-        argv += _WEAK_TYPES[precision]
-        if float32_layers:
-            types = dict.fromkeys(float32_layers, "fp32")
-            argv += ["--precisionConstraints=obey", _pairs("layerPrecisions", types)]
-    elif float32_layers:
-        raise EngineError(
-            f"{len(float32_layers)} layers are to stay float32, but {target.name} is strongly "
-            "typed: there the graph itself says so. Quantize the model again for this target"
-        )
+    if settings.weak_typing is not None:
+        argv += settings.weak_typing.trtexec_options(_pairs)
     elif "--fp16" in options:  # there is weak typing too, and it is the default
         argv.append("--stronglyTyped")
     argv.append("--noTF32")  # off as in the engines of `adadm build`, whose outputs are compared
     argv.append("--skipInference" if "--skipInference" in options else "--buildOnly")
-    if workspace_bytes is not None:
+    if settings.workspace_bytes is not None:
         # MiB without a unit in each version; fractions are read, suffixes only from 10 on.
-        argv.append(f"--memPoolSize=workspace:{workspace_bytes / 2**20:.17g}")
+        argv.append(f"--memPoolSize=workspace:{settings.workspace_bytes / 2**20:.17g}")
     if timing_cache is not None:
         argv.append(f"--timingCacheFile={timing_cache}")
     return argv + _shape_ranges(profiles, target, options)

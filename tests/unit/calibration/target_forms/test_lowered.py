@@ -20,7 +20,7 @@ from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.target_forms.lowered import in_target_form
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors
-from adadm.runtime.engines.recipe import FLOAT32_LAYERS
+from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS
 from adadm.runtime.errors import CalibrationError, ExportError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS, Target

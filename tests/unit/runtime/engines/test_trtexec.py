@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping, Sequence
-from typing import get_args
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
-from adadm.runtime.engines.recipe import Precision
-from adadm.runtime.engines.tensorrt_api import Profile
+from adadm.runtime.engines.tensorrt_api import Profile, Profiles, Settings
 from adadm.runtime.engines.trtexec import (
     build_command,
     options_of,
@@ -15,13 +13,16 @@ from adadm.runtime.engines.trtexec import (
     shell_line,
     timing_command,
 )
+from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError
-from adadm.runtime.targets import TARGETS
+from adadm.runtime.targets import TARGETS, Target
 
 SMALL = {"lr": Profile((1, 3, 64, 64), (1, 3, 256, 256), (1, 3, 512, 512))}
 LARGE = {"lr": Profile((1, 3, 512, 512), (2, 3, 720, 1280), (4, 3, 1080, 1920))}
 WITH_FACTORS = {**SMALL, "factors": Profile((1, 16), (2, 16), (4, 16))}
 LR = {"lr": (1, 3, 256, 256)}
+FLOAT32, FP16 = WeakTyping(()), WeakTyping(("FP16",))
+PINNED = WeakTyping(("FP16", "INT8"), ("body.0/mean", "/a:1"))
 WITH_TRTEXEC = [
     name
     for name, target in TARGETS.items()
@@ -77,16 +78,18 @@ def test_options_are_not_guessed_across_major_versions(version: str) -> None:
         options_of(version)
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("weak", [FLOAT32, FP16, PINNED])
 @pytest.mark.parametrize("name", WITH_TRTEXEC)
-def test_each_option_is_known_to_the_version(name: str, precision: Precision) -> None:
+def test_each_option_is_known_to_the_version(name: str, weak: WeakTyping) -> None:
     target = TARGETS[name]
     assert target.tensorrt is not None
-    weak = target.typing == "weak"
+    several = [] if target.is_weakly_typed else [[SMALL, LARGE]]
+    settings = Settings(
+        weak_typing=weak if target.is_weakly_typed else None, workspace_bytes=1 << 30
+    )
     commands = [
-        build_command("m.onnx", "m.engine", target, precision, profiles, pinned, 1 << 30, "cache")
-        for profiles in ([], [SMALL], [WITH_FACTORS], *([] if weak else [[SMALL, LARGE]]))
-        for pinned in ((), *([("a",)] if weak else []))
+        build_command("m", "e", target, profiles, settings=settings, timing_cache="cache")
+        for profiles in ([], [SMALL], [WITH_FACTORS], *several)
     ]
     commands += [
         timing_command("m.engine", target, LR),
@@ -100,121 +103,76 @@ def test_each_option_is_known_to_the_version(name: str, precision: Precision) ->
             assert names(command) <= options_of(version)
 
 
-def test_weak_typing_with_pinned_layers() -> None:
-    command = build_command(
-        "x2.onnx",
-        "x2.engine",
-        TARGETS["jetson-orin-jp51"],
-        "int8",
-        [WITH_FACTORS],
-        ["body.0/mean", "/a:1"],
-        workspace_bytes=3 << 29,
-        timing_cache="x2.cache",
-    )
-    assert command == [
-        "trtexec",
-        "--onnx=x2.onnx",
-        "--saveEngine=x2.engine",
-        "--fp16",
-        "--int8",
-        "--precisionConstraints=obey",
-        "--layerPrecisions=body.0/mean:fp32,/a:1:fp32",
-        "--noTF32",
-        "--buildOnly",
-        "--memPoolSize=workspace:1536",
-        "--timingCacheFile=x2.cache",
-        "--minShapes=lr:1x3x64x64,factors:1x16",
-        "--optShapes=lr:1x3x256x256,factors:2x16",
-        "--maxShapes=lr:1x3x512x512,factors:4x16",
-    ]
-    target = TARGETS["jetson-orin-jp60"]
-    assert build_command("x2.onnx", "x2.engine", target, "fp16", []) == [
-        "trtexec",
-        "--onnx=x2.onnx",
-        "--saveEngine=x2.engine",
-        "--fp16",
-        "--noTF32",
-        "--skipInference",
-    ]
-    assert "--fp16" not in build_command("x2.onnx", "x2.engine", target, "float32", [])
-
-
-def test_strong_typing_with_two_profiles() -> None:
-    command = build_command(
-        "x2.onnx", "x2.engine", TARGETS["jetson-orin-jp62"], "int8", [SMALL, LARGE]
-    )
-    assert command == [
-        "trtexec",
-        "--onnx=x2.onnx",
-        "--saveEngine=x2.engine",
-        "--stronglyTyped",
-        "--noTF32",
-        "--skipInference",
-        "--profile=0",
-        "--minShapes=lr:1x3x64x64",
-        "--optShapes=lr:1x3x256x256",
-        "--maxShapes=lr:1x3x512x512",
-        "--profile=1",
-        "--minShapes=lr:1x3x512x512",
-        "--optShapes=lr:2x3x720x1280",
-        "--maxShapes=lr:4x3x1080x1920",
-    ]
-
-
-def test_tensorrt_11_is_always_strongly_typed() -> None:
-    command = build_command("x2.onnx", "x2.engine", TARGETS["tensorrt11"], "fp16", [SMALL])
-    assert command == [
-        "trtexec",
-        "--onnx=x2.onnx",
-        "--saveEngine=x2.engine",
-        "--noTF32",
-        "--skipInference",
-        "--minShapes=lr:1x3x64x64",
-        "--optShapes=lr:1x3x256x256",
-        "--maxShapes=lr:1x3x512x512",
-    ]
+@pytest.mark.parametrize(
+    ("name", "profiles", "settings", "options"),
+    [
+        (
+            "jetson-orin-jp51",
+            [WITH_FACTORS],
+            Settings(weak_typing=PINNED, workspace_bytes=3 << 29),
+            "--fp16 --int8 --precisionConstraints=obey "
+            "--layerPrecisions=body.0/mean:fp32,/a:1:fp32 --noTF32 --buildOnly "
+            "--memPoolSize=workspace:1536 --minShapes=lr:1x3x64x64,factors:1x16 "
+            "--optShapes=lr:1x3x256x256,factors:2x16 --maxShapes=lr:1x3x512x512,factors:4x16",
+        ),
+        ("jetson-orin-jp60", [], Settings(weak_typing=FP16), "--fp16 --noTF32 --skipInference"),
+        ("jetson-orin-jp60", [], Settings(weak_typing=FLOAT32), "--noTF32 --skipInference"),
+        (
+            "jetson-orin-jp62",
+            [SMALL, LARGE],
+            Settings(),
+            "--stronglyTyped --noTF32 --skipInference --profile=0 --minShapes=lr:1x3x64x64 "
+            "--optShapes=lr:1x3x256x256 --maxShapes=lr:1x3x512x512 --profile=1 "
+            "--minShapes=lr:1x3x512x512 --optShapes=lr:2x3x720x1280 --maxShapes=lr:4x3x1080x1920",
+        ),
+        (  # which is always strongly typed
+            "tensorrt11",
+            [SMALL],
+            Settings(),
+            "--noTF32 --skipInference --minShapes=lr:1x3x64x64 --optShapes=lr:1x3x256x256 "
+            "--maxShapes=lr:1x3x512x512",
+        ),
+    ],
+)
+def test_how_an_engine_is_built(
+    name: str, profiles: Profiles, settings: Settings, options: str
+) -> None:
+    command = build_command("x2.onnx", "x2.engine", TARGETS[name], profiles, settings=settings)
+    assert command == ["trtexec", "--onnx=x2.onnx", "--saveEngine=x2.engine", *options.split()]
 
 
 def test_times_compare_between_versions() -> None:
     measured = ["--warmUp=1000", "--duration=10", "--iterations=50", "--percentile=99"]
-    assert timing_command("x2.engine", TARGETS["jetson-thor-jp72"], LR) == [
-        "trtexec",
-        "--loadEngine=x2.engine",
+    alike = ["--noDataTransfers", "--useCudaGraph", "--useSpinWait", "--separateProfileRun"]
+    begin = ["trtexec", "--loadEngine=x2.engine"]
+    thor, eleven = (TARGETS[name] for name in ("jetson-thor-jp72", "tensorrt11"))
+    assert timing_command("x2.engine", thor, LR) == [
+        *begin,
         "--shapes=lr:1x3x256x256",
-        "--noDataTransfers",
-        "--useCudaGraph",
-        "--useSpinWait",
-        "--separateProfileRun",
+        *alike,
         *measured,
     ]
-    assert timing_command("x2.engine", TARGETS["tensorrt11"], {}) == [
-        "trtexec",
-        "--loadEngine=x2.engine",
-        *measured,
-    ]
+    assert timing_command("x2.engine", eleven, {}) == [*begin, *measured]
 
 
 def test_outputs_of_one_inference() -> None:
     files = {"lr": "reference/a.lr.bin", "factors": "reference/a.factors.bin"}
     shapes = {"lr": (1, 3, 64, 64), "factors": (1, 16)}
     command = output_command("x2.engine", TARGETS["jetson-orin-jp60"], files, shapes, "sr.json")
-    assert command == [
-        "trtexec",
-        "--loadEngine=x2.engine",
-        "--loadInputs=lr:reference/a.lr.bin,factors:reference/a.factors.bin",
-        "--shapes=lr:1x3x64x64,factors:1x16",
-        "--exportOutput=sr.json",
-        "--warmUp=0",
-        "--duration=0",
-        "--iterations=1",
-    ]
+    assert " ".join(command) == (
+        "trtexec --loadEngine=x2.engine "
+        "--loadInputs=lr:reference/a.lr.bin,factors:reference/a.factors.bin "
+        "--shapes=lr:1x3x64x64,factors:1x16 --exportOutput=sr.json "
+        "--warmUp=0 --duration=0 --iterations=1"
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "written"), [(1 << 30, "1024"), (1_000_000_000, "953.67431640625"), (1 << 19, "0.5")]
 )
 def test_the_workspace_is_written_in_mebibytes(size: int, written: str) -> None:
-    command = build_command("m", "e", TARGETS["tensorrt10"], "fp16", [SMALL], workspace_bytes=size)
+    settings = Settings(workspace_bytes=size)
+    command = build_command("m", "e", TARGETS["tensorrt10"], [SMALL], settings=settings)
     assert f"--memPoolSize=workspace:{written}" in command
     assert float(written) * 2**20 == size  # what trtexec computes
 
@@ -234,32 +192,34 @@ def test_several_profiles_need_tensorrt_10(name: str) -> None:
     with pytest.raises(
         EngineError, match=rf"trtexec {version} .* one profile, and 2 .*engine for each"
     ):
-        build_command("m", "e", TARGETS[name], "fp16", [SMALL, LARGE])
+        build_command("m", "e", TARGETS[name], [SMALL, LARGE])
 
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [("cpu", "ONNX Runtime or OpenVINO run the model"), ("tensorrt-rtx", "`adadm build` builds")],
 )
-def test_targets_without_trtexec_say_what_to_do(name: str, remedy: str) -> None:
-    target = TARGETS[name]
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda target: build_command("m", "e", target, [SMALL]),
+        lambda target: timing_command("e", target, LR),
+        lambda target: output_command("e", target, {"lr": "a.bin"}, LR, "o.json"),
+    ],
+    ids=["build", "timing", "output"],
+)
+def test_targets_without_trtexec_say_what_to_do(
+    command: Callable[[Target], object], name: str, remedy: str
+) -> None:
     with pytest.raises(EngineError, match=f"{name} has no trtexec.*{remedy}"):
-        build_command("m", "e", target, "float32", [SMALL])
-    with pytest.raises(EngineError, match=f"{name} has no trtexec.*{remedy}"):
-        timing_command("e", target, LR)
-    with pytest.raises(EngineError, match=f"{name} has no trtexec.*{remedy}"):
-        output_command("e", target, {"lr": "a.bin"}, LR, "o.json")
-
-
-def test_layers_are_pinned_under_weak_typing_only() -> None:
-    with pytest.raises(EngineError, match="2 layers are to stay float32, but tensorrt10 is strong"):
-        build_command("m", "e", TARGETS["tensorrt10"], "fp16", [SMALL], ["a", "b"])
+        command(TARGETS[name])
 
 
 @pytest.mark.parametrize("layer", ["a,b", "it's", "", "*"])
 def test_a_layer_whose_name_would_be_split_is_refused(layer: str) -> None:
+    settings = Settings(weak_typing=WeakTyping(("FP16",), ("ok", layer)))
     with pytest.raises(EngineError, match=r"cannot read .*:'fp32' in --layerPrecisions.*rename"):
-        build_command("m", "e", TARGETS["jetson-orin-jp51"], "fp16", [SMALL], ["ok", layer])
+        build_command("m", "e", TARGETS["jetson-orin-jp51"], [SMALL], settings=settings)
 
 
 @pytest.mark.parametrize(

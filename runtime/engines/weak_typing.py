@@ -1,0 +1,93 @@
+"""Weak typing, which TensorRT 8.x alone has: the graph is float32, and the builder chooses types.
+
+It chooses among those that it is allowed, but for layers that are pinned to float32, as with
+`trtexec --fp16 --int8 --precisionConstraints=obey --layerPrecisions`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from adadm.runtime.errors import EngineError
+from adadm.runtime.targets import Precision
+
+__all__ = ["FLOAT32_LAYERS", "WeakTyping", "weak_flags"]
+
+FLOAT32_LAYERS = "adadm.float32_layers"
+"""Metadata of a model: its nodes that must stay float32 where the builder chooses."""
+
+_TYPES: dict[Precision, tuple[str, ...]] = {
+    "float32": (),
+    "fp16": ("FP16",),
+    "int8": ("FP16", "INT8"),
+}
+
+
+@dataclass(frozen=True)
+class WeakTyping:
+    """What a builder may choose.
+
+    Attributes:
+        types: besides float32, of `FP16` and `INT8`.
+        float32_layers: those that must stay float32.
+    """
+
+    types: tuple[str, ...]
+    float32_layers: tuple[str, ...] = ()
+
+    @classmethod
+    def of_model(cls, precision: Precision, metadata: Mapping[str, str]) -> WeakTyping:
+        """What a model of a precision needs."""
+        return cls(_TYPES[precision], tuple(json.loads(metadata.get(FLOAT32_LAYERS, "[]"))))
+
+    @classmethod
+    def of_flags(cls, flags: Mapping[str, Any]) -> WeakTyping | None:
+        """What `weak_flags` wrote into an engine's manifest; None for strong typing."""
+        types = flags.get("weak_types")
+        return None if types is None else cls(tuple(types), tuple(flags.get("float32_layers", ())))
+
+    def trtexec_options(self, pairs: Callable[[str, Mapping[str, str]], str]) -> list[str]:
+        """Options for `trtexec`.
+
+        Args:
+            pairs: writes an option's name and its mapping; refuses names that cannot be written.
+        """
+        options = [f"--{name.lower()}" for name in self.types]
+        if self.float32_layers:
+            pinned = dict.fromkeys(self.float32_layers, "fp32")
+            options += ["--precisionConstraints=obey", pairs("layerPrecisions", pinned)]
+        return options
+
+    def configure(self, trt: ModuleType, network: Any, config: Any) -> None:
+        """Tell the same to a builder's configuration and a parsed network.
+
+        Raises:
+            EngineError: none of the pinned layers is in the network.
+        """
+        for name in self.types:
+            config.set_flag(getattr(trt.BuilderFlag, name))
+        if not self.float32_layers:
+            return
+        config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        layers = (network.get_layer(index) for index in range(network.num_layers))
+        pinned = [layer for layer in layers if layer.name in self.float32_layers]
+        for layer in pinned:
+            layer.precision = trt.float32
+        if not pinned:
+            raise EngineError(
+                f"none of the {len(set(self.float32_layers))} layers that must stay float32 is in "
+                f"the network, such as {self.float32_layers[0]}: the parser names layers otherwise "
+                "than the file"
+            )
+
+
+def weak_flags(weak: WeakTyping | None) -> dict[str, Any]:
+    """What an engine's manifest says of it; None is strong typing."""
+    return {
+        "weak_types": weak and list(weak.types),
+        "float32_layers": list(weak.float32_layers) if weak else [],
+    }
