@@ -1,9 +1,12 @@
-"""Options, and what is skipped without them."""
+"""Options, what is skipped without them, and what every test must leave as it was."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,3 +35,20 @@ def _why_no_gpu() -> str | None:
     if tool is None or subprocess.run([tool], capture_output=True).returncode != 0:
         return "no NVIDIA GPU here"
     return None
+
+
+@pytest.fixture
+def no_thread_stays() -> Iterator[None]:
+    yield
+    ours = ("read ahead", "photo enc", "finish", "capture", "sink")
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith(ours)]
+
+
+@pytest.fixture
+def keep_handlers() -> Iterator[None]:
+    """Restore the handlers of signals that a verb sets."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)

@@ -2,75 +2,42 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from _support.pictures import files, noise
+from _support.repeating_session import RepeatingSession, doubled
+from _support.threads import FOREVER_S, within_time
 from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling import batch
-from adadm.runtime.upscaling import variants as model_forms
 from adadm.runtime.upscaling.batch import BatchResult, Job, Progress, find_jobs, upscale_files
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 pytest.importorskip("pyvips", reason="pyvips is not installed")
 
-FOREVER_S = 20
-
-
-class Repeating(Session):
-    """Each pixel twice. `before_run` is called before each window."""
-
-    def __init__(self) -> None:
-        self.inputs = [TensorSpec("lr", (1, 3, "H", "W"), np.dtype(np.float32))]
-        self.outputs, self.backend = [], "cpu"
-        self.metadata = {
-            "adadm.upscale": "2",
-            "adadm.rgb_range": "255",
-            "adadm.receptive_field": "1",
-        }
-        self.before_run: Callable[[], object] = lambda: None
-
-    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        self.before_run()
-        return {"sr": feed["lr"].repeat(2, axis=2).repeat(2, axis=3)}
-
-    def _release(self) -> None:
-        self._closed = False  # one for all that a test opens
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Repeating:
-    session = Repeating()
-    folder = tmp_path_factory.mktemp("model")
-    (folder / "net.onnx").touch()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(model_forms, "open_session", lambda *_: session)
-    return session
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    yield
-    names = {thread.name for thread in threading.enumerate()}
-    assert not [name for name in names if name.startswith(("read ahead", "photo enc", "finish"))]
+def session(model: Callable[..., RepeatingSession]) -> RepeatingSession:
+    return model(receptive_field="1")
 
 
 def picture(seed: int, size: tuple[int, int] = (11, 14), channels: int = 3) -> Pixels:
-    shape = (*size, channels) if channels > 1 else size
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return noise(seed, *size, channels).squeeze()
 
 
 def make_jobs(folder: Path, count: int, **options: Any) -> list[Job]:
@@ -82,27 +49,16 @@ def make_jobs(folder: Path, count: int, **options: Any) -> list[Job]:
 
 
 def upscale(jobs: list[Job], progress: Progress | None = None, **options: Any) -> BatchResult:
-    """Fails, rather than hangs, where threads wait for each other."""
-    results: list[BatchResult | BaseException] = []
+    def run() -> BatchResult:
+        with Upscaler("net.onnx", tile=options.pop("tile", "off"), passes=1) as opened:
+            return upscale_files(opened, jobs, progress or Progress(), **options)
 
-    def run() -> None:
-        try:
-            with Upscaler("net.onnx", tile=options.pop("tile", "off"), passes=1) as opened:
-                results.append(upscale_files(opened, jobs, progress or Progress(), **options))
-        except BaseException as error:  # noqa: BLE001 - raised below
-            results.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(FOREVER_S)
-    assert results, f"not done in {FOREVER_S} s"
-    if isinstance(results[0], BaseException):
-        raise results[0]
-    return results[0]
+    return within_time(run)
 
 
-def check(job: Job, seed: int) -> None:
-    expected = picture(seed).repeat(2, axis=0).repeat(2, axis=1)
+def check(job: Job, image: int | Pixels) -> None:
+    """That the result is that of an image, or of `picture` with a seed."""
+    expected = doubled(picture(image) if isinstance(image, int) else image)
     with Image.open(job.target) as written:
         np.testing.assert_array_equal(np.asarray(written), expected)
 
@@ -123,6 +79,41 @@ class Steps(Progress):
         self.steps.append(("ended", job.source.name, reason))
 
 
+@pytest.fixture
+def when_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Photo], object]], None]:
+    """Has a call be told of each photo once it is open."""
+
+    def watch(call: Callable[[Photo], object]) -> None:
+        def read(path: Path, most: float) -> Photo:
+            photo = open_photo(path, most)
+            call(photo)
+            return photo
+
+        monkeypatch.setattr(batch, "open_photo", read)
+
+    return watch
+
+
+@pytest.fixture
+def when_written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has a call, which may raise, precede the end of the first image, as on a disk full then."""
+
+    def watch(call: Callable[[], object]) -> None:
+        class Watched(PhotoWriter):
+            def __exit__(self, *error: Any) -> None:
+                if "0.png" in str(self._path) and error[0] is None:
+                    try:
+                        call()
+                    except Exception as failure:
+                        super().__exit__(type(failure), failure, None)
+                        raise
+                super().__exit__(*error)
+
+        monkeypatch.setattr(batch, "PhotoWriter", Watched)
+
+    return watch
+
+
 def test_files_are_upscaled_in_order_and_reported(session: Session, tmp_path: Path) -> None:
     jobs, steps = make_jobs(tmp_path, 4), Steps()
     outcome = upscale(jobs, steps, tile=7)
@@ -133,29 +124,23 @@ def test_files_are_upscaled_in_order_and_reported(session: Session, tmp_path: Pa
         assert [step[0] for step in own] == ["started", "ended"]
     assert steps.steps[0] == ("started", "0.png", 4)
     assert steps.steps[1:5] == [("advanced", i, 4) for i in (1, 2, 3, 4)]
-    assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "1.png", "2.png", "3.png"]
+    assert files(tmp_path / "out") == ["0.png", "1.png", "2.png", "3.png"]
 
 
 def test_what_is_there_is_not_even_read(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, tmp_path: Path, when_read: Callable[..., None]
 ) -> None:
     jobs, steps = make_jobs(tmp_path, 3), Steps()
     (tmp_path / "out").mkdir()
     jobs[1].target.write_text("old")
     read: list[Path] = []
-
-    def note(path: Path, most: float) -> Photo:
-        read.append(path)
-        return open_photo(path, most)
-
-    monkeypatch.setattr(batch, "open_photo", note)
+    when_read(lambda photo: read.append(photo.path))
     outcome = upscale(jobs, steps)
     assert (outcome.done, outcome.skipped) == ([jobs[0], jobs[2]], [jobs[1]])
     assert read == [jobs[0].source, jobs[2].source]
     assert jobs[1].target.read_text() == "old"
     assert ("ended", "1.png", "") in steps.steps
-    outcome = upscale(jobs, overwrite=True)
-    assert outcome.done == jobs
+    assert upscale(jobs, overwrite=True).done == jobs
     check(jobs[1], 1)
     assert upscale(jobs).skipped == jobs
     assert upscale([]) == BatchResult()
@@ -180,172 +165,118 @@ def test_one_that_fails_does_not_stop_the_others(session: Session, tmp_path: Pat
     assert ended == {**reasons, "1.png": "", "5.png": ""}
     check(jobs[1], 1)
     check(jobs[5], 5)
-    assert sorted(os.listdir(tmp_path / "out")) == ["1.png", "5.png"]
+    assert files(tmp_path / "out") == ["1.png", "5.png"]
+
+
+def failing_in(run: int, error: BaseException) -> Callable[[int], None]:
+    def fail(runs: int) -> None:
+        if runs == run:
+            raise error
+
+    return fail
 
 
 def test_a_backend_that_fails_on_one_does_not_stop_the_others(
-    session: Repeating, tmp_path: Path
+    session: RepeatingSession, tmp_path: Path
 ) -> None:
     jobs = make_jobs(tmp_path, 3)
-    runs: list[int] = []
-
-    def fail_in_the_second() -> None:
-        runs.append(1)
-        if len(runs) == 6:  # the second of its windows: some rows are with the encoder
-            raise SessionError("no memory left")
-
-    session.before_run = fail_in_the_second
+    # the second of the second's four windows: some rows are with the encoder
+    session.before_run = failing_in(5, SessionError("no memory left"))
     outcome = upscale(jobs, tile=7)
     assert outcome.done == [jobs[0], jobs[2]]
     assert outcome.failed == [(jobs[1], "no memory left")]
-    assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "2.png"]
+    assert files(tmp_path / "out") == ["0.png", "2.png"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt("mine")])
 def test_a_mistake_of_ours_ends_all_but_leaves_whole_files(
-    session: Repeating, tmp_path: Path, error: type[BaseException]
+    session: RepeatingSession, tmp_path: Path, error: BaseException
 ) -> None:
     jobs = make_jobs(tmp_path, 5)
-    runs: list[int] = []
-
-    def fail_in_the_third() -> None:
-        runs.append(1)
-        if len(runs) == 10:
-            raise error("mine")
-
-    session.before_run = fail_in_the_third
-    with pytest.raises(error, match="mine"):
+    session.before_run = failing_in(9, error)
+    with pytest.raises(type(error), match="mine"):
         upscale(jobs, tile=7)
-    assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "1.png"]
+    assert files(tmp_path / "out") == ["0.png", "1.png"]
     check(jobs[1], 1)
     time.sleep(0.3)  # the reader looks for its end ten times a second
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
 def test_a_mistake_of_the_reader_is_raised(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+    session: Session, tmp_path: Path, when_read: Callable[..., None], error: type[BaseException]
 ) -> None:
     jobs = make_jobs(tmp_path, 4)
 
-    def read(path: Path, most: float) -> Photo:
-        if path == jobs[2].source:
+    def fail(photo: Photo) -> None:
+        if photo.path == jobs[2].source:
             raise error("in the thread")
-        return open_photo(path, most)
 
-    monkeypatch.setattr(batch, "open_photo", read)
+    when_read(fail)
     with pytest.raises(error, match="in the thread"):
         upscale(jobs)
-    assert sorted(os.listdir(tmp_path / "out")) == ["0.png", "1.png"]
+    assert files(tmp_path / "out") == ["0.png", "1.png"]
 
 
 def test_the_next_is_read_while_one_is_on_the_backend(
-    session: Repeating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: RepeatingSession, tmp_path: Path, when_read: Callable[..., None]
 ) -> None:
     jobs = make_jobs(tmp_path, 3)
     second_is_read, waited = threading.Event(), []
-
-    def read(path: Path, most: float) -> Photo:
-        photo = open_photo(path, most)
-        if path == jobs[1].source:
-            second_is_read.set()
-        return photo
-
-    session.before_run = lambda: waited.append(second_is_read.wait(FOREVER_S / 2))
-    monkeypatch.setattr(batch, "open_photo", read)
+    when_read(lambda photo: second_is_read.set() if photo.path == jobs[1].source else None)
+    session.before_run = lambda _: waited.append(second_is_read.wait(FOREVER_S / 2))
     assert upscale(jobs).done == jobs
     assert waited == [True] * 3
 
 
 def test_one_is_encoded_while_the_next_is_on_the_backend(
-    session: Repeating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: RepeatingSession, tmp_path: Path, when_written: Callable[..., None]
 ) -> None:
     jobs = make_jobs(tmp_path, 2)
-    runs: list[int] = []
-    waited: list[bool] = []
-    next_runs = threading.Event()
-
-    class LateWriter(PhotoWriter):
-        def __exit__(
-            self,
-            kind: type[BaseException] | None,
-            error: BaseException | None,
-            trace: TracebackType | None,
-        ) -> None:
-            if "0.png" in str(self._path):
-                waited.append(next_runs.wait(FOREVER_S / 2))
-            super().__exit__(kind, error, trace)
-
-    def run() -> None:
-        runs.append(1)
-        if len(runs) == 2:
-            next_runs.set()
-
-    session.before_run = run
-    monkeypatch.setattr(batch, "PhotoWriter", LateWriter)
+    next_runs, waited = threading.Event(), []
+    when_written(lambda: waited.append(next_runs.wait(FOREVER_S / 2)))
+    session.before_run = lambda runs: next_runs.set() if runs == 1 else None
     assert upscale(jobs).done == jobs
     assert waited == [True]
     check(jobs[0], 0)
 
 
-class BrokenWriter(PhotoWriter):
-    """Fails at the end of the first image, as a disk does that is full then."""
-
-    error: Exception
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        broken = self.error if "0.png" in str(self._path) and error is None else error
-        super().__exit__(type(broken) if broken else None, broken, trace)
-        if broken is not error and broken is not None:
-            raise broken
-
-
 @pytest.mark.parametrize("error", [ImageError("disk full"), OSError(28, "full", "disk")])
 def test_a_writer_that_fails_at_the_end_fails_its_image_alone(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    session: Session, tmp_path: Path, when_written: Callable[..., None], error: Exception
 ) -> None:
     jobs, steps = make_jobs(tmp_path, 3), Steps()
-    monkeypatch.setattr(BrokenWriter, "error", error, raising=False)
-    monkeypatch.setattr(batch, "PhotoWriter", BrokenWriter)
+    when_written(Mock(side_effect=error))
     outcome = upscale(jobs, steps)
     assert outcome.failed == [(jobs[0], str(error))]
     assert outcome.done == jobs[1:]
     assert ("ended", "0.png", str(error)) in steps.steps
-    assert sorted(os.listdir(tmp_path / "out")) == ["1.png", "2.png"]
+    assert files(tmp_path / "out") == ["1.png", "2.png"]
     check(jobs[1], 1)
 
 
 def test_a_mistake_of_the_writer_is_raised(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: Session, tmp_path: Path, when_written: Callable[..., None]
 ) -> None:
-    jobs = make_jobs(tmp_path, 3)
-    monkeypatch.setattr(BrokenWriter, "error", ValueError("rows"), raising=False)
-    monkeypatch.setattr(batch, "PhotoWriter", BrokenWriter)
+    when_written(Mock(side_effect=ValueError("rows")))
     with pytest.raises(ValueError, match="rows"):
-        upscale(jobs)
-    assert "0.png" not in os.listdir(tmp_path / "out")
+        upscale(make_jobs(tmp_path, 3))
+    assert "0.png" not in files(tmp_path / "out")
 
 
 def test_few_images_are_open_at_once_and_all_are_closed(
-    session: Repeating, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    session: RepeatingSession, tmp_path: Path, when_read: Callable[..., None]
 ) -> None:
     jobs = make_jobs(tmp_path, 8)
     jobs[4].source.write_text("no image")
     opened: list[Photo] = []
     most_at_once: list[int] = []
 
-    def read(path: Path, most: float) -> Photo:
-        photo = open_photo(path, most)
+    def count(photo: Photo) -> None:
         opened.append(photo)
         most_at_once.append(sum(photo._image is not None for photo in opened))
-        return photo
 
-    monkeypatch.setattr(batch, "open_photo", read)
-    session.before_run = lambda: time.sleep(0.03)  # slower than reading
+    when_read(count)
+    session.before_run = lambda _: time.sleep(0.03)  # slower than reading
     upscale(jobs)
     assert len(opened) == 7
     assert max(most_at_once) <= 3  # on the backend, waiting, and waiting for its place
@@ -366,31 +297,24 @@ def test_channels_are_those_of_the_source(
 ) -> None:
     jobs = make_jobs(tmp_path, 1, channels=channels)
     assert upscale(jobs, tile=tile).done == jobs
-    expected = picture(0, channels=channels).repeat(2, axis=0).repeat(2, axis=1)
-    with Image.open(jobs[0].target) as written:
-        np.testing.assert_array_equal(np.asarray(written), expected)
+    check(jobs[0], picture(0, channels=channels))
 
 
 @pytest.mark.parametrize("value", [255, 0, 77])
-@pytest.mark.parametrize("tile", ["off", 300])
+@pytest.mark.parametrize(("tile", "windows"), [("off", 1), (300, 2)])
 def test_constant_alpha_costs_no_inference(
-    session: Repeating, tmp_path: Path, value: int, tile: Any
+    session: RepeatingSession, tmp_path: Path, value: int, tile: Any, windows: int
 ) -> None:
     image = picture(0, (520, 9), channels=4)  # more than the rows that are looked at at once
     image[..., 3] = value
-    runs: list[int] = []
-    session.before_run = lambda: runs.append(1)
-    for last, expected_runs in ((value, 1), (128, 2)):
+    job = Job(tmp_path / "a.png", tmp_path / "b.png")
+    for last, planes in ((value, 1), (128, 2)):
         image[-1, -1, 3] = last
-        Image.fromarray(image).save(tmp_path / "a.png")
-        job = Job(tmp_path / "a.png", tmp_path / "b.png")
-        runs.clear()
+        Image.fromarray(image).save(job.source)
+        session.runs = 0
         assert upscale([job], overwrite=True, tile=tile).done == [job]
-        windows = 1 if tile == "off" else 2
-        assert len(runs) == expected_runs * windows
-        with Image.open(job.target) as written:
-            expected = image.repeat(2, axis=0).repeat(2, axis=1)
-            np.testing.assert_array_equal(np.asarray(written), expected)
+        assert session.runs == planes * windows
+        check(job, image)
 
 
 # find_jobs
@@ -402,47 +326,39 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).touch()
 
 
-def found(jobs: list[Job], folder: Path) -> list[tuple[str, str]]:
-    return [
-        (job.source.relative_to(folder).as_posix(), job.target.relative_to(folder).as_posix())
-        for job in jobs
-    ]
-
-
-def test_folders_are_mirrored(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "in/b.png", "in/sub dir/ä 写.JPG", "in/sub dir/deep/c.tif", "in/note.txt", "d.bmp"
-    )
+@pytest.mark.parametrize(
+    ("inputs", "output", "suffix", "targets"),
+    [
+        (
+            ["in", "d.bmp"],
+            "out",
+            None,
+            ["out/b.png", "out/sub dir/deep/c.tif", "out/sub dir/ä 写.JPG", "out/d.bmp"],
+        ),
+        (
+            ["in"],
+            "out",
+            ".webp",
+            ["out/b.webp", "out/sub dir/deep/c.webp", "out/sub dir/ä 写.webp"],
+        ),
+        (["a.b.png"], "x.TIFF", None, ["x.TIFF"]),
+        (["a.b.png"], "out", ".tif", ["out/a.b.tif"]),
+        (["a.b.png"], "results.2", None, ["results.2/a.b.png"]),
+        (["a.b.png", "d.bmp"], "x.png", None, ["x.png/a.b.png", "x.png/d.bmp"]),
+        # earlier results inside the input are no input
+        (["again"], "again/out", None, ["again/out/a.png", "again/out/outer/c.png"]),
+    ],
+)
+def test_folders_are_mirrored_but_for_what_is_hidden_and_one_file_may_get_a_name(
+    tmp_path: Path, inputs: list[str], output: str, suffix: str | None, targets: list[str]
+) -> None:
+    touch(tmp_path, "in/b.png", "in/sub dir/ä 写.JPG", "in/sub dir/deep/c.tif", "in/note.txt")
+    touch(tmp_path, "in/._b.png", "in/.thumbnails/b.png", "d.bmp", "a.b.png")
+    touch(tmp_path, *(f"again/{name}.png" for name in ("a", "out/a", "out/sub/b", "outer/c")))
     (tmp_path / "in" / "folder.png").mkdir()
-    jobs = find_jobs([tmp_path / "in", tmp_path / "d.bmp"], tmp_path / "out", None)
-    assert found(jobs, tmp_path) == [
-        ("in/b.png", "out/b.png"),
-        ("in/sub dir/deep/c.tif", "out/sub dir/deep/c.tif"),
-        ("in/sub dir/ä 写.JPG", "out/sub dir/ä 写.JPG"),
-        ("d.bmp", "out/d.bmp"),
-    ]
-    jobs = find_jobs([tmp_path / "in"], tmp_path / "out", ".webp")
-    assert [job.target.name for job in jobs] == ["b.webp", "c.webp", "ä 写.webp"]
-
-
-def test_one_file_may_go_to_a_file_name(tmp_path: Path) -> None:
-    touch(tmp_path, "a.b.png", "c.png")
-    one, both = [tmp_path / "a.b.png"], [tmp_path / "a.b.png", tmp_path / "c.png"]
-    assert found(find_jobs(one, tmp_path / "x.TIFF", None), tmp_path) == [("a.b.png", "x.TIFF")]
-    assert found(find_jobs(one, tmp_path / "out", ".tif"), tmp_path) == [("a.b.png", "out/a.b.tif")]
-    assert [job.target for job in find_jobs(both, tmp_path / "x.png", None)] == [
-        tmp_path / "x.png" / "a.b.png",
-        tmp_path / "x.png" / "c.png",
-    ]
-
-
-def test_earlier_results_inside_the_input_are_no_input(tmp_path: Path) -> None:
-    touch(tmp_path, "in/a.png", "in/out/a.png", "in/out/sub/b.png", "in/outer/c.png")
-    jobs = find_jobs([tmp_path / "in"], tmp_path / "in" / "out", None)
-    assert found(jobs, tmp_path) == [
-        ("in/a.png", "in/out/a.png"),
-        ("in/outer/c.png", "in/out/outer/c.png"),
-    ]
+    jobs = find_jobs([tmp_path / name for name in inputs], tmp_path / output, suffix)
+    assert [job.target.relative_to(tmp_path).as_posix() for job in jobs] == targets
+    assert output == "x.TIFF" or all(job.source.stem == job.target.stem for job in jobs)
 
 
 def test_results_never_replace_sources_or_each_other(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from _support.pictures import scene
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
@@ -18,19 +19,6 @@ from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import Plan, make_plan
 
 MODELS = resources.files("adadm.runtime.models")
-
-
-def scene(height: int, width: int) -> npt.NDArray[np.uint16]:
-    """A black part, a bright flat one, waves with noise, and hard edges."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width]
-    image = np.stack([127 + 90 * np.sin(x / (2.5 + c) + y / (4 - c)) for c in range(3)], axis=-1)
-    image += rng.normal(0, 20, image.shape)
-    image[: height // 2, : width // 2] = 0
-    image[height // 2 :, : width // 3] = 200 + 20 * y[height // 2 :, : width // 3, None] / height
-    image[height // 3 : 2 * height // 3, width // 2 : width // 2 + 9] = 255
-    pixels: npt.NDArray[np.uint16] = np.rint(np.clip(image, 0, 255) * 257).astype(np.uint16)
-    return pixels
 
 
 def plan_of(image: Pixels, tile: int, overlap: int) -> Plan:

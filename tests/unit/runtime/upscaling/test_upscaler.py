@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from _support.pictures import scene
+from _support.repeating_session import RepeatingSession, doubled
 from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.images.pixel_source import ArrayPixels
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import FloatArray, Session, SizeRange, TensorSpec
+from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling import upscaler
 from adadm.runtime.upscaling import variants as model_forms
 from adadm.runtime.upscaling.memory import memory_models, process_bytes
@@ -29,24 +31,6 @@ from adadm.runtime.upscaling.tile_plan import Tile, memory_model
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")).parent
-
-
-def scene(height: int, width: int, dtype: npt.DTypeLike = np.uint16, seed: int = 0) -> Pixels:
-    """A black part, a bright flat one, waves with noise, and hard edges.
-
-    Statistics of its parts differ as those of a photograph's do, or more. Results of 16 bits show
-    errors of 1/257 of a grey level.
-    """
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    image = np.stack([127 + 90 * np.sin(x / (2.5 + c) + y / (4 - c)) for c in range(3)], axis=-1)
-    image += rng.normal(0, 20, image.shape)
-    image[: height // 2, : width // 2] = 0
-    image[height // 2 :, : width // 3] = 200 + 20 * y[height // 2 :, : width // 3, None] / height
-    image[height // 3 : 2 * height // 3, width // 2 : width // 2 + 9] = 255
-    white = np.iinfo(np.dtype(dtype)).max
-    pixels: Pixels = np.rint(np.clip(image, 0, 255) * (white / 255)).astype(dtype)
-    return pixels
 
 
 @cache
@@ -400,40 +384,7 @@ def test_engines_for_tiles_that_are_missing_are_to_be_built(
         opened.plan(110, 140)
 
 
-class Repeating(Session):
-    """Each pixel twice, in the form of any model."""
-
-    def __init__(self, metadata: Mapping[str, str], lr: TensorSpec) -> None:
-        self.metadata = {"adadm.upscale": "2", "adadm.rgb_range": "255", **metadata}
-        self.inputs, self.outputs = [lr], []
-        self.backend = "cpu"
-
-    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        rows, columns = (1, 2) if self.metadata.get("adadm.io") == "uint8" else (2, 3)
-        return {"sr": feed["lr"].repeat(2, axis=rows).repeat(2, axis=columns)}
-
-    def _release(self) -> None: ...
-
-
-Model = Callable[..., None]
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Model:
-    """Sets what `Upscaler` opens."""
-
-    def set_model(
-        shape: tuple[int | str | None, ...] = (1, 3, "H", "W"),
-        dtype: npt.DTypeLike = np.float32,
-        **metadata: str,
-    ) -> None:
-        entries = {f"adadm.{name}": text for name, text in metadata.items()}
-        lr = TensorSpec("lr", shape, np.dtype(dtype))
-        monkeypatch.setattr(model_forms, "open_session", lambda *_: Repeating(entries, lr))
-        (tmp_path / "net.onnx").touch()
-        monkeypatch.chdir(tmp_path)
-
-    return set_model
+Model = Callable[..., RepeatingSession]
 
 
 @pytest.mark.parametrize("tile", ["off", 9])
@@ -441,8 +392,7 @@ def test_a_model_that_reads_images_is_fed_them(model: Model, tile: Tile) -> None
     model((1, "H", "W", 3), np.uint8, io="uint8")
     image = scene(30, 40, np.uint8)
     with Upscaler("net.onnx", tile=tile, passes=1, overlap=2) as opened:
-        expected = image.repeat(2, axis=0).repeat(2, axis=1)
-        np.testing.assert_array_equal(opened.upscale(image), expected)
+        np.testing.assert_array_equal(opened.upscale(image), doubled(image))
         with pytest.raises(ImageError, match=r"16 bits and the model takes 8; .*--io float32"):
             opened.upscale(image.astype(np.uint16))
 
@@ -468,8 +418,7 @@ def test_a_model_of_a_fixed_size(
     image = scene(33, 47, np.uint8)
     with Upscaler("net.onnx", passes=1, overlap=3) as opened:
         assert opened.plan(33, 47).shape == (16, 20)
-        expected = image.repeat(2, axis=0).repeat(2, axis=1)
-        np.testing.assert_array_equal(opened.upscale(image), expected)
+        np.testing.assert_array_equal(opened.upscale(image), doubled(image))
         with pytest.raises(TilingError, match="takes 20x16 px and nothing else"):
             opened.upscale(image[:15])
 
@@ -478,17 +427,13 @@ def test_an_output_that_is_no_number_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an overflow in the network; as an integer it could be anything."""
-    model()
     output = np.full((1, 3, 8, 8), 7, np.float32)
-    output[0, 1, 2, 3] = np.nan
-    monkeypatch.setattr(Repeating, "_run", lambda *_: {"sr": output})
-    with (
-        Upscaler("net.onnx") as opened,
-        pytest.raises(SessionError, match="the network diverges on this image"),
-    ):
-        opened.upscale(np.zeros((4, 4, 3), np.uint8))
-    output[0, 1, 2, 3] = np.inf
+    monkeypatch.setattr(model(), "_run", lambda _: {"sr": output})
     with Upscaler("net.onnx") as opened:
+        output[0, 1, 2, 3] = np.nan
+        with pytest.raises(SessionError, match="the network diverges on this image"):
+            opened.upscale(np.zeros((4, 4, 3), np.uint8))
+        output[0, 1, 2, 3] = np.inf
         assert opened.upscale(np.zeros((4, 4, 3), np.uint8)).max() == 255
 
 
@@ -499,13 +444,7 @@ def test_models_that_cannot_be_used_are_refused(model: Model) -> None:
     for batch in (1, None, "N"):
         model((batch, 3, "H", "W"))
         Upscaler("net.onnx").close()
-
-
-def test_a_model_of_others_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model()
-    foreign = Repeating({}, TensorSpec("lr", (1, 3, "H", "W"), np.dtype(np.float32)))
-    foreign.metadata = {}
-    monkeypatch.setattr(model_forms, "open_session", lambda *_: foreign)
+    model().metadata.clear()
     with pytest.raises(TilingError, match=r"net\.onnx was not made by adadm export"):
         Upscaler("net.onnx")
 
