@@ -76,7 +76,7 @@ def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Ass
         "adadm.fold": options.fold,
         "adadm.tail": (tail and tail.result) or "original",
         "adadm.io": "float32",
-        "adadm.batch_normalizations": json.dumps([vars(decision) for decision in decisions]),
+        "adadm.batch_normalizations": json.dumps([decision.as_json() for decision in decisions]),
         "adadm.receptive_field": "image" if reach is None else str(reach),
         **known,
     }

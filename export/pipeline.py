@@ -91,7 +91,7 @@ class Export:
             "hyperparameters": hyperparameters(self.checkpoint),
             "options": vars(self.options),
             "version": version("adadm-deploy"),
-            "batch_normalizations": [vars(decision) for decision in self.decisions],
+            "batch_normalizations": [decision.as_json() for decision in self.decisions],
             "tail": self.tail and vars(self.tail),
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "parity": [comparison.as_json() for comparison in self.parity],

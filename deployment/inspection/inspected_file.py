@@ -132,7 +132,8 @@ def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Inspecte
         decisions = fold_batch_norm(model.clone())
     else:
         model = ir.load(path)
-        decisions = [Decision(**d) for d in json.loads(metadata["adadm.batch_normalizations"])]
+        noted = json.loads(metadata["adadm.batch_normalizations"])
+        decisions = [Decision.from_json(row) for row in noted]
     hyperparameters = json.loads(metadata["adadm.hyperparameters"])
     return InspectedFile(
         path=path,

@@ -71,7 +71,7 @@ class Inspection:
                 "normalizations": [_normalization_as_json(n) for n in structure.elsewhere],
                 "headroom": _headroom_as_json(self.headroom.get(None)),
             },
-            "batch_normalizations": [vars(decision) for decision in subject.decisions],
+            "batch_normalizations": [decision.as_json() for decision in subject.decisions],
             "findings": [finding.as_json() for finding in self.findings],
         }
         ready: dict[str, Any] = rounded(report)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -29,6 +30,13 @@ class Decision:
     node: str
     result: str | None
     reason: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"node": self.node, "form": self.result, "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Decision:
+        return cls(row["node"], row["form"], row["reason"])
 
 
 class FoldingPass(ir.passes.InPlacePass):
