@@ -9,8 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,8 @@ import pyvips
 from PIL import Image, ImageCms, ImageOps
 
 from _support.file_size_limit import files_at_most
+from _support.pictures import bomb_png, smooth
+from _support.threads import within_time
 from adadm.runtime.errors import ImageError, MissingDependencyError
 from adadm.runtime.images import photo_reader as photos
 from adadm.runtime.images import photo_writer, vips
@@ -37,10 +37,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><note>\xc3\xa9</note></x:xmpmeta>'
 
 
 def picture(height: int = 29, width: int = 37, channels: int = 3, seed: int = 0) -> Image.Image:
-    """Smooth, so that lossy formats stay close; no row or column like another."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (5, 6, channels), np.uint8).squeeze()
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+    return Image.fromarray(smooth(height, width, channels, seed))
 
 
 def noise(*shape: int, dtype: type[np.unsignedinteger[Any]] = np.uint16) -> Pixels:
@@ -94,28 +91,17 @@ def rewrite(source: Path, target: Path, upscale: int = 1, step: int = 7, **optio
     photo.close()
 
 
-def within(seconds: float, call: Callable[[], object]) -> None:
-    """Fail, rather than hang, when a call does not end."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            call()
-        except BaseException as error:  # noqa: BLE001 - raised below
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), f"not done in {seconds} s"
-    if raised:
-        raise raised[0]
-
-
 def open_files(folder: Path) -> int:
     """How many files of a folder this process holds open, deleted ones too."""
     links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     return sum(os.readlink(link).startswith(str(folder)) for link in links if os.path.lexists(link))
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Photo:
+    """`picture()` as a.png."""
+    picture().save(tmp_path / "a.png")
+    return open_photo(tmp_path / "a.png")
 
 
 # Reading: name, mode of the picture, options of Pillow's save, grey, alpha.
@@ -183,19 +169,13 @@ def test_16_bits_stay_16_bits(tmp_path: Path, channels: int, suffix: str) -> Non
     np.testing.assert_array_equal(
         read_vips(tmp_path / f"b{suffix}"), values.repeat(2, axis=0).repeat(2, axis=1)
     )
+    if channels == 1:  # all that Pillow has of 16 bits
+        with Image.open(tmp_path / f"b{suffix}") as written:
+            np.testing.assert_array_equal(np.asarray(written)[::2, ::2], values[..., 0])
 
 
-def test_pillow_reads_16_bit_grey_alike(tmp_path: Path) -> None:
-    values = noise(9, 11)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    rewrite(tmp_path / "a.png", tmp_path / "b.png")
-    with Image.open(tmp_path / "b.png") as written:
-        np.testing.assert_array_equal(np.asarray(written), values)
-
-
-def test_regions(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    photo, expected = open_photo(tmp_path / "a.png"), np.asarray(picture())
+def test_regions(photo: Photo) -> None:
+    expected = np.asarray(picture())
     np.testing.assert_array_equal(photo.colour(3, 5, 7, 11), expected[3:10, 5:16])
     np.testing.assert_array_equal(photo.colour(28, 36, 1, 1), expected[28:, 36:])
     for region in ((-1, 0, 2, 2), (0, 36, 1, 2), (28, 0, 2, 1), (0, 0, 0, 1)):
@@ -388,44 +368,46 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
+def damaged_png(path: Path) -> None:
     Image.fromarray(noise(60, 70, 3, dtype=np.uint8)).save(path)
-    damaged = bytearray(path.read_bytes())
-    damaged[5000:5040] = bytes(40)
-    path.write_bytes(damaged)
-    with pytest.raises(ImageError, match="not a readable image"):
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(bytes(40))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.jpg", b"no image", r"text\.jpg: not a "),
+        ("empty.png", b"", r"empty\.png: not a "),
+        ("sound.wav", b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), r"sound\.wav: not a "),
+        ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"vector\.svg: not a "),
+        ("damaged.png", damaged_png, "not a readable image"),
+        ("folder.png", Path.mkdir, r"not a readable image \(Is a directory\)"),
+        ("missing.png", lambda _: None, r"missing\.png: no such file"),
+        (
+            "float.tif",
+            Image.fromarray(np.zeros((4, 5), np.float32)).save,
+            r"float\.tif: 1 channels of float .*convert it",
+        ),
+        (
+            "five.tif",
+            lambda path: (
+                pyvips.Image.black(5, 4, bands=5)
+                .copy(interpretation="multiband")
+                .write_to_file(str(path))
+            ),
+            r"five\.tif: 5 channels of uchar",
+        ),
+    ],
+)
+def test_what_is_no_image_of_ours_is_refused(
+    tmp_path: Path, name: str, content: bytes | Callable[[Path], object], message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else content(path)
+    with pytest.raises(ImageError, match=message):
         open_photo(path)
-
-
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.jpg").write_text("no image")
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "sound.wav").write_bytes(b"RIFF\x24\0\0\0WAVEfmt " + bytes(40))
-    (tmp_path / "vector.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    for name in ("text.jpg", "empty.png", "sound.wav", "vector.svg"):
-        with pytest.raises(ImageError, match=rf"{name}: not a "):
-            open_photo(tmp_path / name)
-    with pytest.raises(ImageError, match=r"missing\.png: no such file"):
-        open_photo(tmp_path / "missing.png")
-    with pytest.raises(ImageError, match=r"not a readable image \(Is a directory\)"):
-        open_photo(tmp_path)
-
-
-def test_other_pixels_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((4, 5), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageError, match=r"float\.tif: 1 channels of float .*convert it"):
-        open_photo(tmp_path / "float.tif")
-    five = pyvips.Image.black(5, 4, bands=5).copy(interpretation="multiband")
-    five.write_to_file(str(tmp_path / "five.tif"))
-    with pytest.raises(ImageError, match=r"five\.tif: 5 channels of uchar"):
-        open_photo(tmp_path / "five.tif")
-
-
-def bomb_png(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\x04IDAT" + bytes(8)
 
 
 def test_bombs_are_refused_by_their_header(tmp_path: Path) -> None:
@@ -539,13 +521,13 @@ def test_jpeg_keeps_its_chroma_and_takes_a_quality(tmp_path: Path) -> None:
         PhotoWriter(tmp_path / "b.jpg", open_photo(tmp_path / "a.png"), 1, quality=101)
 
 
-def test_large_tiffs_are_bigtiffs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture().save(tmp_path / "a.png")
-    rewrite(tmp_path / "a.png", tmp_path / "b.tif")
-    assert (tmp_path / "b.tif").read_bytes()[2] == 42
-    monkeypatch.setattr(photo_writer, "_LARGEST_CLASSIC_TIFF_BYTES", 37 * 29 * 3 - 1)
-    rewrite(tmp_path / "a.png", tmp_path / "b.tif")
-    assert (tmp_path / "b.tif").read_bytes()[2] == 43
+def test_large_tiffs_are_bigtiffs(
+    photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for largest, version in ((37 * 29 * 3, 42), (37 * 29 * 3 - 1, 43)):
+        monkeypatch.setattr(photo_writer, "_LARGEST_CLASSIC_TIFF_BYTES", largest)
+        rewrite(photo.path, tmp_path / "b.tif")
+        assert (tmp_path / "b.tif").read_bytes()[2] == version
     np.testing.assert_array_equal(rgb(open_photo(tmp_path / "b.tif")), np.asarray(picture()))
 
 
@@ -560,13 +542,6 @@ def test_what_a_format_cannot_hold_is_refused_before_any_row(tmp_path: Path) -> 
     with pytest.raises(ImageError, match=r"b\.gif: cannot write '\.gif'; one of \.png"):
         PhotoWriter(tmp_path / "b.gif", photo, 1)
     assert os.listdir(tmp_path) == ["a.png"]
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"), PhotoWriter(tmp_path / "file" / "b.png", photo, 1):
-        pass
-    if os.geteuid() != 0:
-        tmp_path.chmod(0o500)
-        with pytest.raises(PermissionError), PhotoWriter(tmp_path / "b.png", photo, 1):
-            pass
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -578,7 +553,7 @@ def test_a_full_disk_leaves_nothing_and_hangs_nowhere(tmp_path: Path, suffix: st
 
     message = rf"b{suffix}: cannot be written \(File too large\)"
     with files_at_most(50_000), pytest.raises(ImageError, match=message) as caught:
-        within(20, write)
+        within_time(write)
     assert os.listdir(tmp_path) == ["a.png"]
     assert open_files(tmp_path) == 0  # else a batch would find the disk still full
     assert "\n" not in str(caught.value)
@@ -588,10 +563,8 @@ def test_a_full_disk_leaves_nothing_and_hangs_nowhere(tmp_path: Path, suffix: st
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_error_in_the_block_leaves_what_was_there(
-    tmp_path: Path, suffix: str, error: type[BaseException], rows: int
+    photo: Photo, tmp_path: Path, suffix: str, error: type[BaseException], rows: int
 ) -> None:
-    picture().save(tmp_path / "a.png")
-    photo = open_photo(tmp_path / "a.png")
     target = tmp_path / f"b{suffix}"
     target.write_text("old")
 
@@ -601,49 +574,62 @@ def test_an_error_in_the_block_leaves_what_was_there(
             raise error("mine")
 
     with pytest.raises(error, match="mine"):
-        within(20, write)
+        within_time(write)
     assert sorted(os.listdir(tmp_path)) == ["a.png", target.name]
     assert target.read_text() == "old"
     assert not [thread for thread in threading.enumerate() if thread.name == "photo encoder"]
 
 
-def test_an_encoder_that_fails_at_once_is_heard_by_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def write_on_and_on(photo: Photo, started: list[int]) -> None:
     """More rows than the queue takes: without a look at the encoder, `write` would wait forever."""
+    with PhotoWriter(photo.path.with_name("b.png"), photo, 1000) as writer:
+        for top in range(29_000):
+            started.append(top)
+            writer.write(np.zeros((1, 37_000, 3), np.uint8))
+
+
+def test_an_encoder_that_fails_at_once_is_heard_by_write(
+    photo: Photo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = photo_writer._PNG._replace(options={"compression": "much"})
     monkeypatch.setitem(photo_writer._FORMATS, ".png", broken)
-    picture(300, 400).save(tmp_path / "a.png")
-    photo = open_photo(tmp_path / "a.png")
-    reached: list[int] = []
-
-    def write() -> None:
-        with PhotoWriter(tmp_path / "b.png", photo, 100) as writer:
-            for top in range(30_000):
-                reached.append(top)
-                writer.write(np.zeros((1, 40_000, 3), np.uint8))
-
+    started: list[int] = []
     with pytest.raises(ImageError, match=r"b\.png: cannot be written"):
-        within(20, write)
-    assert 0 < len(reached) < 100
+        within_time(lambda: write_on_and_on(photo, started))
+    assert 0 < len(started) < 100
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    photo = open_photo(tmp_path / "a.png")
+def test_ctrl_c_while_the_queue_is_full(photo: Photo, tmp_path: Path) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            write_on_and_on(photo, [])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_rows_that_do_not_fit_are_refused(photo: Photo, tmp_path: Path) -> None:
     rows = rgb(photo)
-    for wrong in (rows[:, 1:], rows[..., :1], rows.astype(np.uint16), np.concatenate([rows] * 2)):
+    not_like_it = r"after 0 rows of \(29, 37, 3\) uint8"
+    for wrong, message in (
+        (rows[:, 1:], not_like_it),
+        (rows[..., :1], not_like_it),
+        (rows.astype(np.uint16), not_like_it),
+        (np.concatenate([rows] * 2), not_like_it),
+        (rows[:28], "28 rows of 29"),
+    ):
         with (
-            pytest.raises(ValueError, match=r"after 0 rows of \(29, 37, 3\) uint8"),
+            pytest.raises(ValueError, match=message),
             PhotoWriter(tmp_path / "b.png", photo, 1) as writer,
         ):
             writer.write(wrong)
-    with (
-        pytest.raises(ValueError, match="28 rows of 29"),
-        PhotoWriter(tmp_path / "b.png", photo, 1) as writer,
-    ):
-        writer.write(rows[:28])
     assert os.listdir(tmp_path) == ["a.png"]
 
 
@@ -666,75 +652,6 @@ def test_rows_may_lie_in_memory_in_any_order(
         ):
             writer.write(rows)
     np.testing.assert_array_equal(read_vips(tmp_path / "b.png"), values)
-
-
-def test_ctrl_c_while_the_queue_is_full(tmp_path: Path) -> None:
-    picture(300, 400).save(tmp_path / "a.png")
-    photo = open_photo(tmp_path / "a.png")
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    def write() -> None:
-        with PhotoWriter(tmp_path / "b.png", photo, 100) as writer:
-            for _ in range(30_000):
-                writer.write(np.zeros((1, 40_000, 3), np.uint8))
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(KeyboardInterrupt):
-            write()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-CTRL_C = """
-import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from adadm.runtime.images.photo_writer import PhotoWriter
-from adadm.runtime.images.photo_reader import open_photo
-photo = open_photo(sys.argv[1])
-with PhotoWriter(sys.argv[2], photo, 1) as writer:
-    writer.write(photo.colour(0, 0, 20, 37))
-    print("ready", flush=True)
-    while True:
-        time.sleep(0.01)
-"""
-
-
-def test_ctrl_c_ends_the_process(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.png")
-    names = [str(tmp_path / name) for name in ("a.png", "b.png")]
-    with subprocess.Popen(
-        [sys.executable, "-c", CTRL_C, *names], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
-    assert process.returncode == -signal.SIGINT
-    assert errors.rstrip().endswith(b"KeyboardInterrupt")
-    assert os.listdir(tmp_path) == ["a.png"]
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_the_encoder_writes_before_the_last_row_is_given(tmp_path: Path, suffix: str) -> None:
-    picture(300, 400).save(tmp_path / "a.png")
-    photo = open_photo(tmp_path / "a.png")
-    rows = noise(100, 2000, 3, dtype=np.uint8)
-    with PhotoWriter(tmp_path / f"b{suffix}", photo, 5) as writer:
-        (partial,) = set(os.listdir(tmp_path)) - {"a.png"}
-        for _ in range(14):
-            writer.write(rows)
-        end = time.monotonic() + 10
-        while os.path.getsize(tmp_path / partial) < 500_000 and time.monotonic() < end:
-            time.sleep(0.01)
-        assert os.path.getsize(tmp_path / partial) >= 500_000
-        writer.write(rows)
-    assert open_photo(tmp_path / f"b{suffix}").height == 1500
 
 
 PEAK = """
