@@ -1,0 +1,291 @@
+"""JSON files, read strictly into frozen dataclasses, and written.
+
+A file may come from anywhere. It has what the annotations of a class say, and nothing else. These
+may be `str`, `int`, `float` (also where JSON has an integer), `bool`, `Any`, `Figure`, `Literal`,
+`X | None`, lists and tuples, `dict` and `Mapping` by text, and dataclasses. A field with a default
+may be missing, but for a `Literal`: `format: Literal[1] = 1` has to be there, and 1.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.files import written_whole
+
+__all__ = [
+    "Figure",
+    "Source",
+    "as_json",
+    "convert",
+    "key",
+    "load",
+    "read",
+    "rounded",
+    "text",
+    "write",
+]
+
+Figure = Annotated[float, "null where it is not finite"]
+"""JSON has no infinity: what is not finite is written as null, which is read as infinite."""
+
+_Class = TypeVar("_Class")
+
+_DEEPEST = 64
+"""Lists and objects in each other. Ours have 6; what follows them down has some 1000 at most."""
+_MOST_DIGITS = 19
+"""Of an integer: what has 64 bits."""
+_MOST_BYTES = 1 << 28
+_DIGITS = 6
+
+_NAMES = {
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    NoneType: "null",
+}
+_PLURALS = {str: "texts", int: "integers", float: "numbers"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, and what is raised if it cannot be used.
+
+    Attributes:
+        error: the class of what is raised.
+        advice: what to do, the end of each message; may be empty.
+    """
+
+    path: Path
+    error: type[AdadmError]
+    advice: str = ""
+
+    def refused(self, problem: object) -> AdadmError:
+        """What to raise, of one line."""
+        return self.error(f"{self.path}: {problem}" + (self.advice and f"; {self.advice}"))
+
+
+def key(name: str) -> Any:
+    """A field of a dataclass that JSON has under another name."""
+    return field(metadata={"key": name})
+
+
+def read(hint: type[_Class], path: Path, *, error: type[AdadmError], advice: str = "") -> _Class:
+    """Read a file as an object of a dataclass, or of another type as above.
+
+    Args:
+        error, advice: as `Source` has them.
+
+    Raises:
+        AdadmError: of the class `error`, whatever the file holds.
+    """
+    source = Source(path, error, advice)
+    return convert(load(source), hint, source)
+
+
+def load(source: Source) -> Any:
+    """Read a file, with bounds on its size, its depth and its numbers.
+
+    Raises:
+        AdadmError: it cannot be read, is no JSON as RFC 8259 has it, exceeds a bound, or has a name
+            twice in an object.
+    """
+    try:
+        with source.path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        value = json.loads(
+            content.decode(),
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_without_doubles,
+        )
+        _check_depth(value)
+    except OSError as error:
+        raise source.refused(f"cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise source.refused("cannot be read as JSON: it nests too deeply") from error
+    except ValueError as error:
+        raise source.refused(f"cannot be read as JSON: {error}") from error
+    return value
+
+
+def convert(value: Any, hint: type[_Class], source: Source) -> _Class:
+    """What JSON has, as the type that an annotation says.
+
+    Raises:
+        AdadmError: it does not fit, or is not all there, or there is more; with the place.
+    """
+    try:
+        converted: _Class = _converted(value, hint)
+    except _Misfit as misfit:
+        raise source.refused(misfit) from None
+    return converted
+
+
+class _Misfit(Exception):
+    """A value that is not as annotated, and the keys that lead to it, from below."""
+
+    def __init__(self, expected: str, found: str) -> None:
+        self.problem, self.keys = f"expected {expected}, {found}", list[str]()
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (".".join(reversed(self.keys)), self.problem)))
+
+
+def _below(key: object, value: Any, hint: Any) -> Any:
+    try:
+        return _converted(value, hint)
+    except _Misfit as misfit:
+        name = str(key)  # which may be any text
+        misfit.keys.append(name if re.fullmatch(r"\w{1,40}", name) else reprlib.repr(name))
+        raise
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):  # of one type and None
+        return None if value is None else _converted(value, inner[0])
+    if origin is Annotated:  # a `Figure`
+        return math.inf if value is None else _converted(value, inner[0])
+    if origin is Literal and any(value == one and type(value) is type(one) for one in inner):
+        return value
+    if origin in (tuple, list) and type(value) is list:
+        hints = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
+        if len(hints) == len(value):
+            return origin(map(_below, range(len(value)), value, hints))
+    if origin in (dict, Mapping) and type(value) is dict:
+        return {name: _below(name, entry, inner[1]) for name, entry in value.items()}
+    if is_dataclass(hint) and type(value) is dict:
+        return _object(value, hint)
+    if type(value) is hint or (hint is float and type(value) is int):  # True is an int too
+        return value
+    raise _Misfit(_named(hint), f"got {reprlib.repr(value)}")
+
+
+def _object(value: dict[str, Any], hint: Any) -> Any:
+    hints = get_type_hints(hint, include_extras=True)
+    found: dict[str, Any] = {}
+    names = {part.metadata.get("key", part.name): part for part in fields(hint)}
+    for name, part in names.items():
+        wanted = hints[part.name]
+        if name in value:
+            found[part.name] = _below(name, value[name], wanted)
+        elif get_origin(wanted) is Literal or part.default is part.default_factory is MISSING:
+            raise _Misfit(f"{name}, {_named(wanted)}", "and there is none")
+    for name, entry in value.items():
+        if name not in names:
+            raise _Misfit(f"nothing but {', '.join(names)}", f"got {reprlib.repr({name: entry})}")
+    return hint(**found)
+
+
+def _named(hint: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_named, inner))
+    if origin is Annotated:
+        return _named(inner[0])
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin in (tuple, list):
+        count = f"{len(inner)} " if origin is tuple and inner[-1] is not ... else ""
+        return f"a list of {count}{_PLURALS.get(inner[0], 'entries')}"
+    return _NAMES.get(hint, "an object")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:  # of more than some thousands Python says that it is too long
+        raise ValueError(f"an integer has {len(digits)} digits, at most {_MOST_DIGITS} are read")
+    return int(digits)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):  # 1e999 too
+        raise ValueError(f"{number} is no finite number")
+    return value
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"the name {reprlib.repr(name)} is there twice in an object")
+        content[name] = value
+    return content
+
+
+def _check_depth(value: Any) -> None:
+    """Refuse what nests deeply, and text that is none: half of a surrogate pair.
+
+    Raises:
+        RecursionError, ValueError: it is so.
+    """
+    values, depth = [value], 0
+    while values:
+        if (depth := depth + 1) > _DEEPEST:
+            raise RecursionError
+        below = []
+        for found in values:
+            if isinstance(found, str):
+                found.encode()
+            elif isinstance(found, dict):
+                below += [*found, *found.values()]
+            elif isinstance(found, list):
+                below += found
+        values = below
+
+
+def as_json(value: Any, digits: int | None = None) -> Any:
+    """What JSON can hold: of dataclasses objects, and null for what is not finite.
+
+    Args:
+        digits: to which floats are rounded, significant ones; None leaves them.
+    """
+    if is_dataclass(value):
+        return {
+            part.metadata.get("key", part.name): as_json(getattr(value, part.name), digits)
+            for part in fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {name: as_json(entry, digits) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(entry, digits) for entry in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return value if digits is None else float(f"{value:.{digits}g}")
+    return value
+
+
+def rounded(value: Any) -> Any:
+    """The same with six digits: what is measured has no more, and two runs are compared by it."""
+    return as_json(value, _DIGITS)
+
+
+def text(content: Any) -> str:
+    """A file's text, of what `as_json` understands."""
+    return json.dumps(as_json(content), indent=2, allow_nan=False) + "\n"
+
+
+def write(path: Path, content: Any) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with written_whole(path) as partial:
+        partial.write_text(text(content), encoding="utf-8")
