@@ -20,7 +20,7 @@ from adadm.calibration.ranges.int8_ranges import choose_ranges, multiply_adds, q
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.calibration.search.sensitivity import Convolution
 from adadm.calibration.source_network import SourceNetwork
-from adadm.calibration.target_forms.lowered import Form, check_half, in_target_form
+from adadm.calibration.target_forms.target_model import TargetModel, check_half, in_target_form
 from adadm.export.assembly import assemble
 from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
@@ -138,7 +138,7 @@ class Lowering:
             digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()[:32]
 
-    def lowered(self, form: str, int8: Collection[str], factors: bool = False) -> Form:
+    def lowered(self, form: str, int8: Collection[str], factors: bool = False) -> TargetModel:
         """A form for the target, with these convolutions in INT8.
 
         Args:

@@ -1,1 +1,1 @@
-"""A lowered network in the form that a target reads."""
+"""A model in the form that a target reads."""

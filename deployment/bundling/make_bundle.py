@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from adadm.calibration.target_forms.deployed import deploy
+from adadm.calibration.target_forms.target_model import deploy
 from adadm.deployment.bundling.references import RecordedCase, factor_tolerance, make_references
 from adadm.deployment.bundling.texts import build_script, readme
 from adadm.deployment.bundling.wheels import collect_wheels

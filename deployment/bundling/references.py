@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from adadm.calibration.target_forms.deployed import Deployed
+from adadm.calibration.target_forms.target_model import TargetModel
 from adadm.export.proof.sample_photographs import photographs
 from adadm.export.tile_models import std_from
 from adadm.runtime.engines.recipe import BatchHeightWidth, Bounds
@@ -51,7 +51,7 @@ class RecordedCase:
     factor_error: float
 
 
-def make_references(models: Mapping[str, Deployed], bounds: Bounds) -> list[RecordedCase]:
+def make_references(models: Mapping[str, TargetModel], bounds: Bounds) -> list[RecordedCase]:
     """Photographs at the usual size, the least, and one between, which is odd; run here.
 
     A device may differ from them by four times as much (INT8: twice) as ONNX Runtime does when it

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.calibration.ranges.int8_ranges import COUNTED_AT, multiply_adds
-from adadm.calibration.target_forms.deployed import Deployed
+from adadm.calibration.target_forms.target_model import TargetModel
 from adadm.deployment.bundling.references import RecordedCase, factor_tolerance
 from adadm.runtime.engines import trtexec
 from adadm.runtime.engines.recipe import Recipe
@@ -75,7 +75,7 @@ def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCas
 
 def readme(
     recipes: Mapping[str, Recipe],
-    deployed: Mapping[str, Deployed],
+    deployed: Mapping[str, TargetModel],
     memories: Mapping[str, tuple[int, ...]],
     references: Sequence[RecordedCase],
     files: Sequence[str],
@@ -144,7 +144,7 @@ references, and `verify.py`, which needs Python alone, compares the raw outputs.
 manifest of the engine, and no session of ours."""
 
 
-def _rows(form: str, recipe: Recipe, deployed: Deployed, memories: tuple[int, ...]) -> list[str]:
+def _rows(form: str, recipe: Recipe, deployed: TargetModel, memories: tuple[int, ...]) -> list[str]:
     """One for each profile, or for the one size that there is."""
     lr = next(spec for spec in recipe.model.inputs if spec.name == "lr")
     largest: list[Shape] = [profile["lr"].maximum for profile in recipe.profiles] or [

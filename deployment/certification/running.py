@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 
 from adadm.calibration.quality.ledger import Output
-from adadm.calibration.target_forms.deployed import deploy
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.calibration.target_forms.target_model import deploy
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.models.metadata import lowering_notes
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession

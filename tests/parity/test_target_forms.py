@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from _support.exports import exported
 from adadm.calibration.passes import QuantizeConvolutions
-from adadm.calibration.target_forms.lowered import Form, in_target_form
+from adadm.calibration.target_forms.target_model import TargetModel, in_target_form
 from adadm.export import Options
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
@@ -59,7 +59,7 @@ def inputs_of(model: ir.Model) -> dict[str, float]:
 
 def lowered(
     name: str, precision: Precision, io: Literal["float32", "uint8"]
-) -> tuple[onnx.ModelProto, Form]:
+) -> tuple[onnx.ModelProto, TargetModel]:
     """The float32 model, and the form of a target."""
     _, proto, _ = exported("edsr", 2, Options())
     model: ir.Model = ir.from_proto(proto)
@@ -67,7 +67,7 @@ def lowered(
         scales = {name: largest / 127 for name, largest in inputs_of(model).items()}
         assert scales.keys() == set(QUANTIZED)
         QuantizeConvolutions(scales, dict.fromkeys(QUANTIZED, np.zeros(12)))(model)
-    return proto, in_target_form(model, TARGETS[name], True, (), io, 255)
+    return proto, in_target_form(model, TARGETS[name], half=True, rgb_range=255, io=io)
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -77,7 +77,7 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, form = lowered(name, precision, io)
     kinds = [node.op_type for node in form.model.graph.node]
-    weak = TARGETS[name].typing == "weak"
+    weak = TARGETS[name].is_weakly_typed
     if precision == "int8":
         stored = [i for i in form.model.graph.initializer if i.data_type == TensorProto.INT8]
         assert sum(len(tensor.dims) == 4 for tensor in stored) == (0 if weak else 2)

@@ -61,7 +61,7 @@ def compare_layers(
     Args:
         reference: of the same network, in float32. Where it has another form than the candidate
             (`Options`), fewer layers match.
-        candidate: what a device computes, as a float32 graph (`Deployed.evaluated`).
+        candidate: what a device computes, as a float32 graph (`TargetModel.evaluated`).
         feeds: at least one, (1, 3, H, W) in 0..rgb_range.
 
     Raises:

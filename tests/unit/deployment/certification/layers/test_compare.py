@@ -23,7 +23,7 @@ from adadm.calibration.lowering import Lowering, LoweringOptions, Precision
 from adadm.calibration.passes import ScaleTrunk
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import SourceNetwork, load_source_network
-from adadm.calibration.target_forms.deployed import deploy
+from adadm.calibration.target_forms.target_model import deploy
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.layers.divergence import first_divergence
 from adadm.export.assembly import assemble, bake_image_io
