@@ -15,9 +15,10 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,17 +127,16 @@ class PhotoWriter:
         self._stored = zlib.compressobj(0)
 
     def __enter__(self) -> PhotoWriter:
-        self._context = self._encoding()
-        self._context.__enter__()
+        self._open = ExitStack()
+        self._open.enter_context(self._encoding())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
+
+    def close_in(self, executor: Executor) -> Future[None]:
+        """Wait for the encoder there and not at the end of the block; raises what that would."""
+        return executor.submit(self._open.pop_all().close)
 
     def write(self, rows: Pixels) -> None:
         """Give the next rows (h, W, C), of the photo's dtype; waits while the queue is full.

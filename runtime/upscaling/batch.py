@@ -195,17 +195,13 @@ def _upscale_one(
     """Give all rows to the encoder; the future ends when the file is written."""
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
     progress.started(job, plan)
-    writer = PhotoWriter(job.target, photo, upscaler.upscale_factor, quality)
-    writer.__enter__()
     try:
-        for rows in _rows(upscaler, photo, plan, progress):
-            writer.write(rows)
-    except BaseException as error:
-        writer.__exit__(type(error), error, error.__traceback__)
-        raise
+        with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality) as writer:
+            for rows in _rows(upscaler, photo, plan, progress):
+                writer.write(rows)
+            return writer.close_in(finishing)
     finally:
         photo.close()
-    return finishing.submit(writer.__exit__, None, None, None)
 
 
 def _failure_of(future: Future[None]) -> str:

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -229,12 +228,7 @@ class Upscaler:
     def __enter__(self) -> Upscaler:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

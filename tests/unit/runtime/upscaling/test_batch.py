@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -100,14 +101,12 @@ def when_written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], obje
 
     def watch(call: Callable[[], object]) -> None:
         class Watched(PhotoWriter):
-            def __exit__(self, *error: Any) -> None:
-                if "0.png" in str(self._path) and error[0] is None:
-                    try:
+            @contextmanager
+            def _encoding(self) -> Iterator[None]:
+                with super()._encoding():
+                    yield
+                    if "0.png" in str(self._path):
                         call()
-                    except Exception as failure:
-                        super().__exit__(type(failure), failure, None)
-                        raise
-                super().__exit__(*error)
 
         monkeypatch.setattr(batch, "PhotoWriter", Watched)
 
