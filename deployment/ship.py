@@ -23,10 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.quality.ledger import rounded
@@ -36,6 +34,7 @@ from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.progress import staged
+from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main"]
@@ -100,11 +99,9 @@ def _say_photographs(line: ShipRun, console: Console) -> None:
 
 
 def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
-    table = Table(title="What was made", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("target", no_wrap=True)
-    for header in ("precision", "MB", "parity dB", "dB lost", "speed here", ""):
-        right = header not in ("precision", "")
-        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    headers = ("target", "precision", "MB", "parity dB", "dB lost", "speed here", "")
+    words = ("target", "precision", "")
+    table = make_table("What was made", headers, left=words, padding=(0, 1, 0, 0))
     for row in rows:
         figures = _figures(row)
         table.add_row(

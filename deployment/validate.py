@@ -21,10 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -48,6 +46,7 @@ from adadm.runtime.bundles.bundle import MANIFEST, Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import staged
+from adadm.runtime.tables import make_table
 
 __all__ = ["main"]
 
@@ -152,10 +151,8 @@ def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
 
 def _print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each figure with its limit."""
-    table = Table(title="What is asked", box=SIMPLE_HEAD)
-    for header in ("check", "figure", "asked", "worst on", ""):
-        right = header in ("figure", "asked")
-        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    headers = ("check", "figure", "asked", "worst on", "")
+    table = make_table("What is asked", headers, left=("check", "worst on", ""))
     for found in checks:
         table.add_row(
             found.name,

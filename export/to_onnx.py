@@ -17,9 +17,7 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 import argparse
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from adadm.export.arguments import add_network_options, architecture, shape
 from adadm.export.checkpoint import load_checkpoint
@@ -29,6 +27,7 @@ from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
 from adadm.runtime.models.bundled import FOR_TILES, companion_path
+from adadm.runtime.tables import make_table
 
 __all__ = [
     "main",
@@ -79,11 +78,9 @@ def print_report(export: Export, console: Console) -> None:
     console.print(f"nodes: {before} before, {after} after: {counted}", highlight=False)
 
     peak = max(result.peak for result in export.parity)
-    table = Table(
-        title=f"ONNX Runtime against PyTorch, float32, output peak {peak:.4g}", box=SIMPLE_HEAD
-    )
-    for header in ("case", "output", "largest error", "at border", "inside", "dB"):
-        table.add_column(header, justify="left" if header == "case" else "right", no_wrap=True)
+    headers = ("case", "output", "largest error", "at border", "inside", "dB")
+    title = f"ONNX Runtime against PyTorch, float32, output peak {peak:.4g}"
+    table = make_table(title, headers, left=("case",))
     for result in export.parity:
         batch, _, height, width = result.shape
         inside = "-" if result.interior_error is None else f"{result.interior_error:.1e}"

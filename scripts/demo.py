@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from adadm.export import to_onnx
 from adadm.export.proof.sample_photographs import photographs
@@ -31,6 +30,7 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.tables import make_table
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
 PANEL_PX = 320
@@ -55,9 +55,9 @@ def main(argv: list[str]) -> None:
     session = OnnxRuntimeSession(model)
     rgb_range = float(session.metadata["adadm.rgb_range"])
     upscale = int(session.metadata["adadm.upscale"])
-    table = Table(title=f"PSNR-Y in dB, reduced and enlarged x{upscale}")
-    for header in ("photograph", "bicubic", "ours", "gain"):
-        table.add_column(header, justify="left" if header == "photograph" else "right")
+    headers = ("photograph", "bicubic", "ours", "gain")
+    title = f"PSNR-Y in dB, reduced and enlarged x{upscale}"
+    table = make_table(title, headers, left=("photograph",))
     strips = []
     photos = photographs(tuple(DETAILS))
     for name, photo in track(photos.items(), "enlarging", console=Console(stderr=True)):

@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from skimage.metrics import structural_similarity
 
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
@@ -44,6 +43,7 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.metrics import luma, psnr_y
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.tables import make_table
 
 _LEAST_PX = 11
 
@@ -81,9 +81,9 @@ def main(argv: list[str]) -> None:
         with written_whole(arguments.json) as partial:
             content = {"model": arguments.model.name, "scores": [asdict(score) for score in scores]}
             partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    table = Table(title=f"{arguments.model.name}, x{model.upscale}: PSNR-Y (dB) / SSIM")
-    for header in ("folder", "images", "bicubic", "model", "gain, dB"):
-        table.add_column(header, justify="left" if header == "folder" else "right")
+    headers = ("folder", "images", "bicubic", "model", "gain, dB")
+    title = f"{arguments.model.name}, x{model.upscale}: PSNR-Y (dB) / SSIM"
+    table = make_table(title, headers, left=("folder",))
     for score in scores:
         table.add_row(
             score.folder,

@@ -8,16 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from adadm.calibration.quality.gates import GateResult
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.tables import make_table
 
 __all__ = [
     "Ledger",
@@ -151,9 +150,8 @@ def measure(
 def print_ledger(ledger: Ledger, console: Console) -> None:
     """Print the stages and the gates as tables, which fit 80 columns."""
     title = f"Drift over {ledger.photographs} photographs: dB, largest errors in grey levels"
-    table = Table(title=title, box=SIMPLE_HEAD)
-    for header in ("stage", "PSNR-Y", "lost", "parity", "error", "factor"):
-        table.add_column(header, justify="left" if header == "stage" else "right", no_wrap=True)
+    headers = ("stage", "PSNR-Y", "lost", "parity", "error", "factor")
+    table = make_table(title, headers, left=("stage",))
     for stage in ledger.stages:
         factor = "-"
         if stage.factor_error is not None:
@@ -169,10 +167,11 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     console.print(table)
     if not ledger.gates:
         return
-    table = Table(title="Artefacts that the lowered model adds", box=SIMPLE_HEAD)
-    for header in ("gate", "figure", "allowed", "worst on", ""):
-        right = header in ("figure", "allowed")
-        table.add_column(header, justify="right" if right else "left", no_wrap=True)
+    table = make_table(
+        "Artefacts that the lowered model adds",
+        ("gate", "figure", "allowed", "worst on", ""),
+        left=("gate", "worst on", ""),
+    )
     for result in ledger.gates:
         gate = result.gate
         table.add_row(

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export.operators.modulator import modulators
+from adadm.runtime.tables import make_table
 
 __all__ = [
     "LARGEST_SAFE",
@@ -99,10 +98,9 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
 
 def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
     """The tensors nearest to overflow, and nearest to underflow."""
-    table = Table(title="Where float16 ends (65504, 6.1e-5)", box=SIMPLE_HEAD)
-    for header in ("tensor", "largest", "below overflow", "rms above underflow", ""):
-        left = header in ("tensor", "")
-        table.add_column(header, justify="left" if left else "right", overflow="fold")
+    headers = ("tensor", "largest", "below overflow", "rms above underflow", "")
+    title = "Where float16 ends (65504, 6.1e-5)"
+    table = make_table(title, headers, left=("",), fold=("tensor",))
     low = sorted(ranges, key=lambda found: found.above_underflow)[:_PRINTED]
     for found in dict.fromkeys([*ranges[:_PRINTED], *low]):
         table.add_row(

@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from adadm.calibration.drawing import drawing_style
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.runtime.files import written_whole
+from adadm.runtime.tables import make_table
 
 __all__ = [
     "Convolution",
@@ -90,15 +89,13 @@ def print_sensitivities(
     Args:
         spared: names of those that stay in higher precision, which are marked.
     """
-    table = Table(title="What each convolution costs in INT8, dB of PSNR-Y", box=SIMPLE_HEAD)
-    table.add_column("convolution", overflow="fold", min_width=18)
-    headers = ["work", "alone: noise", "lost"]
+    headers = ["convolution", "work", "alone: noise", "lost"]
     with_others = any(sensitivity.spared for sensitivity in sensitivities)
     if with_others:
         headers += ["all others: noise", "lost"]
-    for header in headers:
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    title = "What each convolution costs in INT8, dB of PSNR-Y"
+    table = make_table(title, [*headers, ""], left=("",), fold=("convolution",))
+    table.columns[0].min_width = 18
     for sensitivity, share in zip(sensitivities, _shares(sensitivities), strict=True):
         name = sensitivity.convolution.name
         losses = [sensitivity.alone, sensitivity.spared] if with_others else [sensitivity.alone]

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -19,6 +18,7 @@ from adadm.deployment.inspection.findings import Finding
 from adadm.deployment.inspection.responses import Spread
 from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Normalization
 from adadm.deployment.inspection.summary import Inspection
+from adadm.runtime.tables import make_table
 
 __all__ = ["print_inspection"]
 
@@ -68,9 +68,7 @@ def _print_subject(inspection: Inspection, console: Console) -> None:
 
 def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
     trained = any(block.trunk_std is not None for block in blocks)
-    table = _table("block")
-    for header in ("w", "b", *(("std(x) in training", "factor there") if trained else ())):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = _table("block", "w", "b", *(("std(x) in training", "factor there") if trained else ()))
     for block in blocks:
         cells = [f"{block.weight:.4f}", f"{block.bias:+.4f}"]
         if block.trunk_std is not None:
@@ -80,10 +78,8 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
 
 
 def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
-    table = _table("name", least_width=min(_NAME_WIDTH, max(len(n.name) for n in normalizations)))
-    for header in ("gamma", "< 0", "~ 0", "a", "t"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("folded into", overflow="fold")
+    table = _table("name", "gamma", "< 0", "~ 0", "a", "t", "folded into")
+    table.columns[0].min_width = min(_NAME_WIDTH, max(len(n.name) for n in normalizations))
     for found in normalizations:
         table.add_row(
             escape(found.name),
@@ -125,10 +121,7 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
 def _print_contents(inspection: Inspection, console: Console) -> None:
     whole = inspection.contents[0].trunk is not None
     blocks = inspection.subject.structure.blocks
-    table = _table("block")
-    headers = ("std(x)", "std(r)", "factor") if whole else ("factor",)
-    for header in (*headers, "moves"):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = _table("block", *(("std(x)", "std(r)") if whole else ()), "factor", "moves")
     for block, content in zip(blocks, inspection.contents, strict=True):
         spreads = (content.trunk, content.residual, content.factor)
         cells = [_spread(spread) for spread in spreads if spread is not None]
@@ -142,10 +135,7 @@ def _print_contents(inspection: Inspection, console: Console) -> None:
 
 def _print_headroom(inspection: Inspection, console: Console) -> None:
     names = [name or OUTSIDE for name in inspection.headroom]
-    table = _table("block")
-    for header in ("largest", "room below", "rms above", "INT8 bits"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("of", overflow="fold")
+    table = _table("block", "largest", "room below", "rms above", "INT8 bits", "of")
     for name, room in zip(names, inspection.headroom.values(), strict=True):
         smallest = room.smallest
         table.add_row(
@@ -184,10 +174,9 @@ def _indented(text: str) -> Padding:
     return Padding(Text(text), (0, 0, 0, 2))
 
 
-def _table(first: str, least_width: int | None = None) -> Table:
-    table = Table(box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    table.add_column(first, overflow="fold", min_width=least_width)
-    return table
+def _table(*headers: str) -> Table:
+    names = ("block", "name", "folded into", "of")
+    return make_table(None, headers, fold=names, collapse_padding=True, pad_edge=False)
 
 
 def _spread(spread: Spread) -> str:
