@@ -22,7 +22,7 @@ from adadm.export.passes import (
     BakeImageIO,
     Decision,
     ExposeFactors,
-    ResolveCastLike,
+    InlineFunctions,
     collapse_tail,
     fold_batch_norm,
 )
@@ -35,7 +35,6 @@ __all__ = [
     "bake_image_io",
     "hyperparameters",
     "identity",
-    "inline",
 ]
 
 
@@ -126,24 +125,10 @@ def _finished(model: ir.Model, upscale: int, options: Options) -> onnx.ModelProt
         freeze_shape(model, options.static, upscale)
     set_opset(model, options.opset)
     if options.modulator == "inline":
-        inline(model)
+        InlineFunctions()(model)
     proto = _simplified(model)
     check_file(proto, options.opset)
     return proto
-
-
-def inline(model: ir.Model) -> None:
-    """Put the bodies of functions in the place of their calls, in place.
-
-    Each of their nodes is called as its result is in the body, with a number where that is taken;
-    so the names do not depend on the opset.
-    """
-    for function in model.functions.values():
-        for node in function:
-            node.name = node.outputs[0].name
-    common.InlinePass()(model)
-    common.ShapeInferencePass()(model)
-    ResolveCastLike()(model)
 
 
 def hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:

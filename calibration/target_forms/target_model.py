@@ -19,10 +19,9 @@ from adadm.calibration.target_forms.weak_graph import (
     quantize_constants_in_graph,
     typed_as_pinned,
 )
-from adadm.export.assembly import inline
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
-from adadm.export.passes import BakeImageIO, ExposeFactors
+from adadm.export.passes import BakeImageIO, ExposeFactors, InlineFunctions
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
@@ -157,7 +156,7 @@ def deploy(path: Path, target: Target) -> TargetModel:
 
 
 def _inline(model: ir.Model) -> None:
-    inline(model)
+    InlineFunctions()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 

@@ -26,7 +26,7 @@ other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, w
 
 The body keeps to what the parsers of TensorRT 8.5 and later read as it is meant: they ignore
 Shape's `start`, and reduce floats only. CastLike, which they lack, exists in no inlined file
-(`passes.ResolveCastLike`).
+(`passes.InlineFunctions`).
 
 Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution", 2021.
 """

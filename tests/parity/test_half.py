@@ -25,7 +25,7 @@ from adadm.export import Options, collapse_tail, fold_batch_norm
 from adadm.export.assembly import bake_image_io
 from adadm.export.graph.opset import set_opset
 from adadm.export.operators import update_functions
-from adadm.export.passes import ResolveCastLike
+from adadm.export.passes import InlineFunctions
 from adadm.export.proof.sample_photographs import photographs
 from adadm.export.tracing import trace
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
@@ -55,9 +55,7 @@ def lowered(model: onnx.ModelProto, wide: Collection[str] = ()) -> onnx.ModelPro
 
 def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     graph: ir.Model = ir.from_proto(model)
-    common.InlinePass()(graph)
-    common.ShapeInferencePass()(graph)
-    ResolveCastLike()(graph)
+    InlineFunctions()(graph)
     return _checked(graph)
 
 

@@ -14,8 +14,8 @@ import onnx.utils
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.assembly import inline
 from adadm.export.graph.channels import constant_of
+from adadm.export.passes import InlineFunctions
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.export.passes.folding import produced_by
 from adadm.runtime.errors import CalibrationError
@@ -61,7 +61,7 @@ class LayerGraph:
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         model: ir.Model = ir.from_proto(proto)
-        inline(model)
+        InlineFunctions()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.ShapeInferencePass()(model)
         self.metadata = dict(model.metadata_props)
