@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from adadm.calibration.drawing import drawing_style
-from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import ImageArray, write_image
+from studies.pages import save_figure
 
 __all__ = ["NAMES", "deviations", "edge_maps", "modulators"]
 
@@ -113,6 +113,4 @@ def _figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> I
     with drawing_style():
         figure = plt.figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns)
-        with written_whole(path) as partial:
-            figure.savefig(partial, format="svg", metadata={"Date": None}, facecolor="white")
-        plt.close(figure)
+        save_figure(figure, path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from studies.deviation.draw import NAMES
+from studies.pages import table
 
 __all__ = ["page"]
 
@@ -47,18 +47,19 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "PSNR-Y in dB, mean over seeds, and the standard deviation between them.",
         "",
-        *_scores(twins),
+        _scores(twins),
         "",
         *_differences(twins),
         "",
         "The paper's own figures, of networks and trainings of the published size, not of this",
         "code:",
         "",
-        "| EDSR, PSNR-Y in dB | as published in 2017 | with AdaDM | difference |",
-        "|---|---|---|---|",
-        *(
-            f"| {name} | {plain:.2f} | {adadm:.2f} | {adadm - plain:+.2f} |"
-            for name, (plain, adadm) in _PAPER.items()
+        table(
+            ("EDSR, PSNR-Y in dB", "as published in 2017", "with AdaDM", "difference"),
+            [
+                (name, f"{plain:.2f}", f"{adadm:.2f}", f"{adadm - plain:+.2f}")
+                for name, (plain, adadm) in _PAPER.items()
+            ],
         ),
         "",
         "## Deviation",
@@ -69,7 +70,7 @@ def page(results: Mapping[str, Any]) -> str:
         "residual block, in the middle what its first convolution reads (after the normalization,",
         "where there is one), right what the block adds to the trunk, in percent of what enters.",
         "",
-        *_deviations(twins),
+        _deviations(twins),
         "",
         "![What a middle block adds](images/study_edges.webp)",
         "",
@@ -86,55 +87,47 @@ def page(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _scores(twins: Mapping[str, Any]) -> list[str]:
+def _scores(twins: Mapping[str, Any]) -> str:
     folders = list(twins["plain"][0]["psnr_y_db"])
-    lines = [f"| | {' | '.join(folders)} |", "|---" * (1 + len(folders)) + "|"]
-    for twin, rows in twins.items():
-        cells = []
-        for folder in folders:
-            db = [row["psnr_y_db"][folder] for row in rows]
-            cells.append(f"{statistics.mean(db):.3f} ± {statistics.stdev(db):.3f}")
-        lines.append(f"| {NAMES[twin]} | {' | '.join(cells)} |")
-    return lines
+    rows = []
+    for twin, runs in twins.items():
+        db = [[run["psnr_y_db"][folder] for run in runs] for folder in folders]
+        cells = (f"{statistics.mean(each):.3f} ± {statistics.stdev(each):.3f}" for each in db)
+        rows.append((NAMES[twin], *cells))
+    return table(("", *folders), rows)
 
 
 def _differences(twins: Mapping[str, Any]) -> list[str]:
     """Seed by seed, since twins of one seed start alike."""
-    lines = [
-        "Differences between twins of one seed, dB; in brackets each seed's:",
-        "",
-    ]
+    lines = ["Differences between twins of one seed, dB; in brackets each seed's:", ""]
     pairs = (("normalized", "plain"), ("adadm", "plain"), ("adadm", "normalized"))
     for twin, other in pairs:
         parts = []
         for folder in twins["plain"][0]["psnr_y_db"]:
-            apart = [
-                one["psnr_y_db"][folder] - two["psnr_y_db"][folder]
-                for one, two in zip(twins[twin], twins[other], strict=True)
+            gains = [
+                run["psnr_y_db"][folder] - baseline["psnr_y_db"][folder]
+                for run, baseline in zip(twins[twin], twins[other], strict=True)
             ]
-            each = ", ".join(f"{db:+.3f}" for db in apart)
-            parts.append(f"{folder} **{statistics.mean(apart):+.3f}** ({each})")
+            each = ", ".join(f"{db:+.3f}" for db in gains)
+            parts.append(f"{folder} **{statistics.mean(gains):+.3f}** ({each})")
         lines.append(f"- {NAMES[twin]} against {NAMES[other]}: {'; '.join(parts)}.")
     return lines
 
 
-def _deviations(twins: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "| geometric mean over blocks and seeds | what enters, levels | what is read | residual | "
-        "what is added | added, % of what enters |",
-        "|---" * 6 + "|",
-    ]
-    for twin, rows in twins.items():
-        blocks = [block for row in rows for block in row["blocks"]]
+def _deviations(twins: Mapping[str, Any]) -> str:
+    head = ("geometric mean over blocks and seeds", "what enters, levels", "what is read")
+    rows = []
+    for twin, runs in twins.items():
+        blocks = [block for run in runs for block in run["blocks"]]
         trunk, read, residual, added = (
-            _geometric([block[name] for block in blocks])
+            statistics.geometric_mean(block[name] for block in blocks)
             for name in ("trunk", "normalized", "residual", "added")
         )
-        lines.append(
-            f"| {NAMES[twin]} | {trunk:.1f} | {read:.2f} | {residual:.3f} | {added:.3f} | "
-            f"{100 * added / trunk:.2f} |"
+        share = f"{100 * added / trunk:.2f}"
+        rows.append(
+            (NAMES[twin], f"{trunk:.1f}", f"{read:.2f}", f"{residual:.3f}", f"{added:.3f}", share)
         )
-    return lines
+    return table((*head, "residual", "what is added", "added, % of what enters"), rows)
 
 
 def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,7 +139,3 @@ def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"multiplies the residual by {min(factors):.1f} to {max(factors):.1f}. What that means for",
         "a deployment, `adadm inspect` says of any checkpoint ([inspect](inspect.md)).",
     ]
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(statistics.fmean(math.log(value) for value in values))

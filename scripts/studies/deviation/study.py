@@ -11,7 +11,6 @@ cores one takes some four to eight minutes.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,18 +24,20 @@ from adadm.export.proof.sample_photographs import photographs
 from adadm.export.state_dict import read_state_dict
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
-from adadm.runtime.files import written_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies.deviation import draw
 from studies.deviation.measure import deviations, edges, modulators, scores
 from studies.deviation.report import page
 from studies.deviation.twins import TWINS
-
-ROOT = Path(__file__).resolve().parents[3]
-RESULTS = ROOT / "docs" / "study.json"
-PAGE = ROOT / "docs" / "study.md"
-PICTURES = ROOT / "docs" / "images"
+from studies.pages import (
+    PICTURES,
+    ROOT,
+    read_results,
+    study_parser,
+    write_page,
+    write_results,
+)
 
 COURSE: dict[str, Any] = {
     "blocks": 16,
@@ -56,17 +57,14 @@ def main(argv: list[str]) -> None:
     """Train what is missing, measure, then write page and pictures."""
     arguments = _parse(argv)
     if arguments.draw:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        results = read_results("study")
     else:
         results, maps = _measured(arguments, Console(stderr=True))
-        with written_whole(RESULTS) as partial:
-            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_results("study", results)
         draw.edge_maps(photographs((EDGES_OF,))[EDGES_OF], maps, PICTURES / "study_edges.webp")
     draw.deviations(results["twins"], PICTURES / "study_deviation.svg")
     draw.modulators(results["twins"]["adadm"], PICTURES / "study_modulators.svg")
-    with written_whole(PAGE) as partial:
-        partial.write_text(page(results), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    write_page("study", page(results))
 
 
 def _measured(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Any]:
@@ -97,31 +95,26 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
     output = arguments.work / f"{twin}-{seed}.safetensors"
     arch = TWINS[twin]
     if not output.is_file():
-        course = {name: COURSE[name] for name in ("upscale", "steps", "batch", "patch", "warmup")}
         words = ["--arch", arch, "--seed", seed, "-o", output]
         words += ["--set", f"blocks={COURSE['blocks']}", f"features={COURSE['features']}"]
         words += ["--learning-rate", COURSE["learning_rate"], "--device", "cpu"]
-        words += [word for name, value in course.items() for word in (f"--{name}", value)]
+        for name in ("upscale", "steps", "batch", "patch", "warmup"):
+            words += [f"--{name}", COURSE[name]]
         words += ["--validate-every", COURSE["steps"]]
         words += ["--images", *arguments.images, "--validation", *arguments.validation]
         command = [sys.executable, ROOT / "scripts" / "train.py", *words]
         subprocess.run([str(word) for word in command], check=True)
     _, metadata = read_state_dict(output)
     settings = metadata.get("training", {})
-    asked = {**COURSE, "training_seed": seed}
-    if wrong := [name for name, value in asked.items() if settings.get(name) != value]:
-        found = ", ".join(f"{name} {settings.get(name)}, not {asked[name]}" for name in wrong)
-        raise CheckpointError(f"{output} is of another course: {found}; remove it")
+    course = {**COURSE, "training_seed": seed}
+    if wrong := [name for name, value in course.items() if settings.get(name) != value]:
+        reasons = ", ".join(f"{name} {settings.get(name)}, not {course[name]}" for name in wrong)
+        raise CheckpointError(f"{output} is of another course: {reasons}; remove it")
     return load_checkpoint(output, arch).network
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="studies/deviation/study.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--draw", action="store_true", help="only write the page and the charts")
+    parser = study_parser("deviation", __doc__)
     parser.add_argument("--images", type=Path, nargs="+", help="to train on")
     parser.add_argument("--validation", type=Path, nargs="+", help="to watch the training")
     parser.add_argument("--sets", type=Path, nargs="+", help="folders of originals to measure on")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from adadm.calibration.drawing import drawing_style
-from adadm.runtime.files import written_whole
+from studies.pages import save_figure
 from studies.performance.networks import Case
 from studies.performance.peers import CPU_PEERS
 
@@ -57,9 +57,8 @@ def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) ->
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with written_whole(path) as partial:
-        figure.savefig(partial, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
-    plt.close(figure)
+    figure.tight_layout()
+    save_figure(figure, path, bbox_inches="tight")
 
 
 def _latencies(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
@@ -89,7 +88,6 @@ def _latencies(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list
         axis.invert_yaxis()
         axis.set_xlabel("ms an image; lower is better")
         axis.margins(x=0.14)
-    figure.tight_layout()
     return figure
 
 
@@ -117,7 +115,6 @@ def _sizes(points: list[Mapping[str, Any]]) -> Figure:
         axis.set_title(label, loc="left", fontweight="bold")
         axis.grid(alpha=0.3)
     time_axis.legend(frameon=False)
-    figure.tight_layout()
     return figure
 
 
@@ -145,5 +142,4 @@ def _kinds(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str
     axis.set_xlabel("ms in nodes, ONNX Runtime on the CPU")
     axis.margins(x=0.1)
     axis.legend(frameon=False, ncols=len(_KINDS), loc="upper center", bbox_to_anchor=(0.45, -0.22))
-    figure.tight_layout()
     return figure

@@ -34,7 +34,7 @@ _COPY_FLOATS = 1 << 26
 
 
 def run_peers(
-    keys: Iterable[str], files: Files, lr: Array, rounds: int, console: Console
+    keys: Iterable[str], files: Files, lr: Array, *, rounds: int, console: Console
 ) -> dict[str, Any]:
     """Let peers take turns.
 
@@ -44,30 +44,22 @@ def run_peers(
     """
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[str, Worker] = {}
-        times: dict[str, list[float]] = {}
         with console.status("") as status:
             for key in keys:
                 status.update(f"loading and warming up {key}")
                 workers[key] = Worker(key, files, lr, Path(folder) / "reference.npy")
-                times[key] = []
+            times: dict[str, list[float | None]] = {key: [] for key in workers}
             for index in range(rounds):
                 for key, worker in workers.items():
                     status.update(f"round {index + 1} of {rounds}: {key}")
                     if worker.failure is None:
                         time.sleep(_PAUSE_S)
-                        ms = worker.time_ms()
-                        times[key] += [] if ms is None else [ms]
+                        times[key].append(worker.time_ms())
             results: dict[str, Any] = {}
             for key, worker in workers.items():
-                peak = worker.stop()
-                if worker.failure is None:
-                    results[key] = {
-                        "ms": times[key],
-                        "peak_bytes": peak,
-                        "difference": worker.difference,
-                    }
-                else:
-                    results[key] = {"failure": worker.failure}
+                memory = {"peak_bytes": worker.stop(), "difference": worker.difference}
+                failure = worker.failure
+                results[key] = {"failure": failure} if failure else {"ms": times[key], **memory}
     return results
 
 

@@ -19,11 +19,10 @@ from adadm.export.assembly import assemble, identity
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.tracing import trace
+from studies.pages import CHECKPOINTS
 from studies.performance.peers import Files
 
 __all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare", "random_network"]
-
-_CHECKPOINTS = Path(__file__).resolve().parents[3] / "export" / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def prepare(case: Case, folder: Path) -> Files:
     if case.hyperparameters:
         save_checkpoint(files.checkpoint, random_network(case))
     else:
-        bundled = _CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
+        bundled = CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
         files.checkpoint.write_bytes(bundled.read_bytes())
     checkpoint = load_checkpoint(files.checkpoint)
     ours = assemble(trace(checkpoint.network), identity(checkpoint), Options()).model

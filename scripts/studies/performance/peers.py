@@ -14,17 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from adadm.runtime.sessions.session import Session
 
 __all__ = ["CPU_PEERS", "GPU_PEERS", "Files", "Peer", "Worker"]
 
 Array = npt.NDArray[np.float32]
 Run = Callable[[Array], Array]
-
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -52,112 +53,70 @@ class Peer:
     ours: bool = False
 
 
-def _torch(files: Files, device: str, compiled: bool) -> Run:
-    import torch
+def _torch(device: str, *, compiled: bool) -> Callable[[Files], Run]:
+    def load(files: Files) -> Run:
+        import torch
 
-    from adadm.export import load_checkpoint
+        from adadm.export import load_checkpoint
 
-    on_gpu = device == "cuda"
-    dtype = torch.float16 if on_gpu else torch.float32
-    network: Any = load_checkpoint(files.checkpoint).network.eval().to(device, dtype)
-    forward = network.to(memory_format=torch.channels_last)
-    if compiled:
-        forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")
+        on_gpu = device == "cuda"
+        dtype = torch.float16 if on_gpu else torch.float32
+        network: Any = load_checkpoint(files.checkpoint).network.eval().to(device, dtype)
+        forward = network.to(memory_format=torch.channels_last)
+        if compiled:
+            forward = torch.compile(forward, mode="reduce-overhead" if on_gpu else "default")
 
-    def run(lr: Array) -> Array:
-        with torch.inference_mode():
-            batch = torch.from_numpy(lr).to(device, dtype, memory_format=torch.channels_last)
-            sr: Array = forward(batch).float().contiguous().cpu().numpy()
-        return sr
+        def run(lr: Array) -> Array:
+            with torch.inference_mode():
+                batch = torch.from_numpy(lr).to(device, dtype, memory_format=torch.channels_last)
+                sr: Array = forward(batch).float().contiguous().cpu().numpy()
+            return sr
 
-    return run
+        return run
 
-
-def _onnx(model: Path, backend: str) -> Run:
-    from adadm.runtime.backends import open_session
-
-    _check_exported(model)
-    session = open_session(model, backend)
-    return lambda lr: session.run({"lr": lr})["sr"]
+    return load
 
 
-def _check_exported(model: Path) -> None:
-    """Raise what kept the exporter from writing a model, where it did."""
-    note = model.with_suffix(".txt")
-    if note.exists():
-        raise ValueError(f"torch.onnx: {note.read_text(encoding='utf-8')}")
+def _onnx(model: str, backend: str) -> Callable[[Files], Run]:
+    """Of the model that `Files` has under that name."""
 
+    def load(files: Files) -> Run:
+        from adadm.runtime.backends import open_session
+        from adadm.runtime.sessions.openvino_session import OpenVINOSession
 
-def _openvino_bf16(model: Path) -> Run:
-    from adadm.runtime.sessions.openvino_session import OpenVINOSession
+        path: Path = getattr(files, model)
+        note = path.with_suffix(".txt")
+        if note.exists():  # what kept the exporter from writing a model
+            raise ValueError(f"torch.onnx: {note.read_text(encoding='utf-8')}")
+        if backend == "openvino_bf16":
+            session: Session = OpenVINOSession(path, precision="bf16")
+        else:
+            session = open_session(path, backend)
+        return lambda lr: session.run({"lr": lr})["sr"]
 
-    _check_exported(model)
-    session = OpenVINOSession(model, precision="bf16")
-    return lambda lr: session.run({"lr": lr})["sr"]
-
-
-def _eager(files: Files) -> Run:
-    return _torch(files, "cpu", compiled=False)
-
-
-def _compiled(files: Files) -> Run:
-    return _torch(files, "cpu", compiled=True)
-
-
-def _naive_onnxruntime(files: Files) -> Run:
-    return _onnx(files.naive, "cpu")
-
-
-def _naive_openvino(files: Files) -> Run:
-    return _onnx(files.naive, "openvino")
-
-
-def _naive_openvino_bf16(files: Files) -> Run:
-    return _openvino_bf16(files.naive)
-
-
-def _ours_onnxruntime(files: Files) -> Run:
-    return _onnx(files.ours, "cpu")
-
-
-def _ours_openvino(files: Files) -> Run:
-    return _onnx(files.ours, "openvino")
-
-
-def _eager_gpu(files: Files) -> Run:
-    return _torch(files, "cuda", compiled=False)
-
-
-def _compiled_gpu(files: Files) -> Run:
-    return _torch(files, "cuda", compiled=True)
-
-
-def _naive_cuda(files: Files) -> Run:
-    return _onnx(files.naive, "cuda")
-
-
-def _ours_cuda(files: Files) -> Run:
-    return _onnx(files.ours, "cuda")
+    return load
 
 
 CPU_PEERS = {
-    "eager": Peer("PyTorch eager, channels_last", "#9c755f", _eager),
-    "compiled": Peer("torch.compile", "#edc948", _compiled),
-    "naive_onnxruntime": Peer("naive export, ONNX Runtime", "#e15759", _naive_onnxruntime),
-    "naive_openvino": Peer("naive export, OpenVINO", "#f28e2b", _naive_openvino),
+    "eager": Peer("PyTorch eager, channels_last", "#9c755f", _torch("cpu", compiled=False)),
+    "compiled": Peer("torch.compile", "#edc948", _torch("cpu", compiled=True)),
+    "naive_onnxruntime": Peer("naive export, ONNX Runtime", "#e15759", _onnx("naive", "cpu")),
+    "naive_openvino": Peer("naive export, OpenVINO", "#f28e2b", _onnx("naive", "openvino")),
     "naive_openvino_bf16": Peer(
-        "naive export, OpenVINO bf16", "#bab0ac", _naive_openvino_bf16, float32=False
+        "naive export, OpenVINO bf16", "#bab0ac", _onnx("naive", "openvino_bf16"), float32=False
     ),
-    "ours_onnxruntime": Peer("ours, ONNX Runtime", "#4e79a7", _ours_onnxruntime, ours=True),
-    "ours_openvino": Peer("ours, OpenVINO", "#76b7e2", _ours_openvino, ours=True),
+    "ours_onnxruntime": Peer("ours, ONNX Runtime", "#4e79a7", _onnx("ours", "cpu"), ours=True),
+    "ours_openvino": Peer("ours, OpenVINO", "#76b7e2", _onnx("ours", "openvino"), ours=True),
 }
 GPU_PEERS = {
-    "eager_gpu": Peer("PyTorch FP16 eager", "#9c755f", _eager_gpu, float32=False),
-    "compiled_gpu": Peer(
-        "torch.compile FP16, CUDA graphs", "#edc948", _compiled_gpu, float32=False
+    "eager_gpu": Peer(
+        "PyTorch FP16 eager", "#9c755f", _torch("cuda", compiled=False), float32=False
     ),
-    "naive_cuda": Peer("naive export, ONNX Runtime CUDA", "#e15759", _naive_cuda),
-    "ours_cuda": Peer("ours, ONNX Runtime CUDA", "#4e79a7", _ours_cuda, ours=True),
+    "compiled_gpu": Peer(
+        "torch.compile FP16, CUDA graphs", "#edc948", _torch("cuda", compiled=True), float32=False
+    ),
+    "naive_cuda": Peer("naive export, ONNX Runtime CUDA", "#e15759", _onnx("naive", "cuda")),
+    "ours_cuda": Peer("ours, ONNX Runtime CUDA", "#4e79a7", _onnx("ours", "cuda"), ours=True),
 }
 
 
@@ -178,13 +137,8 @@ class Worker:
         )
         self._process.start()
         theirs.close()
-        self.difference = 0.0
         self.failure: str | None = None
-        kind, value = self._receive()
-        if kind == "failed":
-            self.failure = value
-        else:
-            self.difference = value
+        self.difference = self._receive() or 0.0
 
     def time_ms(self) -> float | None:
         """One inference; None, and `failure` says why, when the process did not survive it."""
@@ -199,19 +153,19 @@ class Worker:
     def _ask(self, command: str) -> float | None:
         with contextlib.suppress(BrokenPipeError):  # _receive() tells
             self._connection.send(command)
-        kind, value = self._receive()
-        if kind == "failed":
-            self.failure = value
-            return None
-        return float(value)
+        return self._receive()
 
-    def _receive(self) -> tuple[str, Any]:
+    def _receive(self) -> float | None:
+        """A number, or None, and `failure` says why."""
         try:
-            kind, value = self._connection.recv()
+            answer: float | str = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join()
-            return "failed", f"its process ended with exit code {self._process.exitcode}"
-        return kind, value
+            answer = f"its process ended with exit code {self._process.exitcode}"
+        if isinstance(answer, str):
+            self.failure = answer
+            return None
+        return answer
 
 
 def _serve(connection: Connection, key: str, files: Files, lr: Array, reference: Path) -> None:
@@ -229,17 +183,13 @@ def _serve(connection: Connection, key: str, files: Files, lr: Array, reference:
         run(lr)
     except Exception as error:  # noqa: BLE001 (whatever keeps a peer from running is a result)
         lines = str(error).strip().splitlines()
-        connection.send(("failed", f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]))
+        connection.send(f"{type(error).__name__}: {lines[0] if lines else ''}"[:200])
         return
-    connection.send(("ready", difference))
+    connection.send(difference)
     while connection.recv() == "run":
         start = time.perf_counter()
         run(lr)
-        connection.send(("ran", (time.perf_counter() - start) * 1e3))
-    connection.send(("stopped", _peak_memory_bytes()))
-
-
-def _peak_memory_bytes() -> int:
-    """The most memory that this process ever held."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+        connection.send((time.perf_counter() - start) * 1e3)
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(line for line in status if line.startswith("VmHWM:"))  # memory ever held, KiB
+    connection.send(float(peak.split()[1]) * 1024)

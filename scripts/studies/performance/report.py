@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from studies.pages import table
 from studies.performance.draw import kind_groups
 from studies.performance.networks import SWEPT, Case
 from studies.performance.peers import CPU_PEERS, GPU_PEERS, Peer
@@ -13,33 +14,27 @@ from studies.performance.peers import CPU_PEERS, GPU_PEERS, Peer
 __all__ = ["page"]
 
 Results = Mapping[str, Any]
-_FLOOR_PEERS = ("eager", "compiled", "naive_onnxruntime", "naive_openvino")
 
 
 def page(results: Results, cases: Mapping[str, Case]) -> str:
     """The whole page, in Markdown."""
-    keys = [key for key in cases if key in results]
-    parts = [_method(results), _targets(results, cases), _peers(results, cases, keys)]
+    measured = {key: case for key, case in cases.items() if key in results}
+    parts = [_method(results), _targets(results, cases), _peers(results, measured)]
     if "sweep" in results:
         parts.append(_sizes(results["sweep"], cases[SWEPT]))
-    profiled = [key for key in keys if "profile" in results[key]]
+    profiled = {key: case for key, case in measured.items() if "profile" in results[key]}
     if profiled:
-        parts.append(_nodes(results, cases, profiled))
-        parts.append(_floor(results, cases, profiled))
-        parts.append(_engines(results, cases, profiled))
-    parts.append(_gpu(results, cases, keys))
+        parts += [part(results, profiled) for part in (_nodes, _floor, _engines)]
+    parts.append(_gpu(results, measured))
     return "\n\n".join(parts) + "\n"
 
 
 def _method(results: Results) -> str:
     machine = results["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in machine["packages"].items())
-    has_bf16 = {"avx512_bf16", "amx_bf16"} & set(machine["instructions"])
-    bf16 = ""
-    if not has_bf16:
-        bf16 = (
-            "This CPU has no bfloat16 instructions: asked for it, OpenVINO computes in float32.\n"
-        )
+    bf16 = "This CPU has no bfloat16 instructions: asked for it, OpenVINO computes in float32.\n"
+    if {"avx512_bf16", "amx_bf16"} & set(machine["instructions"]):
+        bf16 = ""
     return f"""# Performance
 
 Written by `scripts/studies/performance/study.py`; every figure comes from `docs/performance.json`.
@@ -62,51 +57,35 @@ the same weights, in float32 where nothing else is said, and their outputs are c
 def _targets(results: Results, cases: Mapping[str, Case]) -> str:
     """What the toolkit promises, and what was seen."""
     rows = []
+
+    def promise(key: str, text: str, least: float, seen: float) -> None:
+        kept = "yes" if seen >= least else "**missed**"
+        rows.append((f"{cases[key].title}: {text}", f"{least:g}", f"{seen:.2f}", kept))
+
     for key, speedup, against_all in (("edsr_x4", 1.7, 1.3), ("edsr_x2", 1.1, 1.0)):
-        if key not in results:
-            continue
-        peers = results[key]["peers"]
-        naive, ours = peers["naive_onnxruntime"], peers["ours_onnxruntime"]
+        peers = results.get(key, {}).get("peers", {})
+        naive, ours = (peers.get(f"{form}_onnxruntime", {}) for form in ("naive", "ours"))
         if "ms" not in naive or "ms" not in ours:
             continue
-        found = _median(naive) / _median(ours)
-        rows.append(
-            (
-                f"{cases[key].title}: ours against the naive export, both on ONNX Runtime",
-                speedup,
-                found,
-            )
-        )
-        theirs = _fastest(peers, ours=False)
-        best = _fastest(peers, ours=True)
-        found = _median(peers[theirs]) / _median(peers[best])
-        names = f"{CPU_PEERS[best].name} against the fastest peer ({CPU_PEERS[theirs].name})"
-        label = f"{cases[key].title}: {names}"
-        rows.append((label, against_all, found))
+        text = "ours against the naive export, both on ONNX Runtime"
+        promise(key, text, speedup, _median(naive) / _median(ours))
+        theirs, best = (_fastest(peers, ours=is_ours) for is_ours in (False, True))
+        text = f"{CPU_PEERS[best].name} against the fastest peer ({CPU_PEERS[theirs].name})"
+        promise(key, text, against_all, _median(peers[theirs]) / _median(peers[best]))
         if key == "edsr_x4":
-            found = naive["peak_bytes"] / ours["peak_bytes"]
-            rows.append(
-                (f"{cases[key].title}: peak memory, naive by ours, ONNX Runtime", 2.0, found)
-            )
+            ratio = naive["peak_bytes"] / ours["peak_bytes"]
+            promise(key, "peak memory, naive by ours, ONNX Runtime", 2.0, ratio)
             engines = results[key]["engines"]
-            found = engines["naive"]["activation_bytes"] / engines["ours"]["activation_bytes"]
-            rows.append(
-                (f"{cases[key].title}: activation memory of the engine, naive by ours", 6.0, found)
-            )
-    table = _table(
-        ("promise", "at least", "seen", ""),
-        [
-            (name, f"{least:g}", f"{f:.2f}", "yes" if f >= least else "**missed**")
-            for name, least, f in rows
-        ],
-    )
-    return f"## What is promised\n\n{table}"
+            ratio = engines["naive"]["activation_bytes"] / engines["ours"]["activation_bytes"]
+            promise(key, "activation memory of the engine, naive by ours", 6.0, ratio)
+    head = ("promise", "at least", "seen", "")
+    return f"## What is promised\n\n{table(head, rows, numbers=True)}"
 
 
-def _peers(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
+def _peers(results: Results, cases: Mapping[str, Case]) -> str:
     text = "## Latency and memory\n\n![Latency of every peer](images/performance_peers.svg)"
-    for key in keys:
-        text += f"\n\n{_heading(cases[key])}\n\n{_peer_table(results[key]['peers'], CPU_PEERS)}"
+    for key, case in cases.items():
+        text += f"\n\n{_heading(case)}\n\n{_peer_table(results[key]['peers'], CPU_PEERS)}"
     return text
 
 
@@ -115,14 +94,14 @@ def _heading(case: Case) -> str:
     return f"### {case.title}, from {width}x{height}"
 
 
-def _peer_table(peers: Results, known: Mapping[str, Peer]) -> str:
-    reference = next(name for name in known if "ms" in peers.get(name, {}))
-    naive = next((n for n in peers if n.startswith("naive") and "ms" in peers[n]), reference)
+def _peer_table(results: Results, peers: Mapping[str, Peer]) -> str:
+    reference = next(name for name in peers if "ms" in results.get(name, {}))
+    naive = next((n for n in results if n.startswith("naive") and "ms" in results[n]), reference)
     rows = []
-    for name, peer in known.items():
-        if name not in peers:
+    for name, peer in peers.items():
+        if name not in results:
             continue
-        result = peers[name]
+        result = results[name]
         if "failure" in result:
             rows.append((peer.name, f"failed: {result['failure']}", "", "", ""))
             continue
@@ -131,86 +110,74 @@ def _peer_table(peers: Results, known: Mapping[str, Peer]) -> str:
             (
                 f"**{peer.name}**" if peer.ours else peer.name,
                 f"{_median(result):.0f} ({min(times):.0f} to {max(times):.0f})",
-                f"{_median(peers[naive]) / _median(result):.2f}",
+                f"{_median(results[naive]) / _median(result):.2f}",
                 f"{result['peak_bytes'] / 2**20:.0f}",
                 "-" if name == reference else f"{result['difference']:.1e}",
             )
         )
-    headers = ("", "ms", f"times as fast as {known[naive].name}", "peak MiB", "off by")
-    note = f"Off by: the largest difference from {known[reference].name}, as a share of the peak."
-    return f"{_table(headers, rows)}\n\n{note}"
+    head = ("", "ms", f"times as fast as {peers[naive].name}", "peak MiB", "off by")
+    note = f"Off by: the largest difference from {peers[reference].name}, as a share of the peak."
+    return f"{table(head, rows, numbers=True)}\n\n{note}"
 
 
 def _sizes(points: Sequence[Results], case: Case) -> str:
+    names = [name for name in CPU_PEERS if any(name in point["peers"] for point in points)]
     rows = []
-    missing = False
     for point in points:
         height, width = point["size"]
-        cells = []
-        for name in CPU_PEERS:
-            if not any(name in other["peers"] for other in points):
-                continue
-            result = point["peers"].get(name, {})
-            missing |= "ms" not in result
-            cells.append(
-                f"{_median(result):.0f} ms, {result['peak_bytes'] / 2**20:.0f} MiB"
-                if "ms" in result
-                else "-"
-            )
+        results = [point["peers"].get(name, {}) for name in names]
+        cells = (
+            f"{_median(result):.0f} ms, {result['peak_bytes'] / 2**20:.0f} MiB"
+            if "ms" in result
+            else "-"
+            for result in results
+        )
         rows.append((f"{width}x{height}", *cells))
-    names = [peer.name for name, peer in CPU_PEERS.items() if name in points[0]["peers"]]
-    note = (
-        "\n\nA dash: it failed, or its memory, continued from the sizes before, would not fit."
-        if missing
-        else ""
-    )
+    note = "\n\nA dash: it failed, or its memory, continued from the sizes before, would not fit."
+    head = ("input", *(CPU_PEERS[name].name for name in names))
     return (
         f"## Against the number of pixels\n\n{case.title}. At the two largest the peers ran one "
         "after the other, twice each: together they would not fit into the memory.\n\n"
         "![Latency and memory against pixels](images/performance_sizes.svg)\n\n"
-        f"{_table(('input', *names), rows)}{note}"
+        f"{table(head, rows, numbers=True)}{note if any('-' in row for row in rows) else ''}"
     )
 
 
-def _nodes(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
+def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
     text = (
         "## Where the time goes\n\nONNX Runtime's own profile; *reordering* is between its blocked "
         "layout and the plain one.\n\n![Time by kind of node](images/performance_nodes.svg)"
     )
-    for key in keys:
-        profile = results[key]["profile"]
-        groups = {form: kind_groups(profile[form]) for form in ("naive", "ours")}
-        rows = [
-            (kind, *(f"{groups[form][kind]:.0f}" for form in groups)) for kind in groups["ours"]
-        ]
-        rows.append(("all", *(f"{profile[form]['total_ms']:.0f}" for form in groups)))
-        text += f"\n\n{_heading(cases[key])}\n\n{_table(('kind', 'naive, ms', 'ours, ms'), rows)}"
-        slowest = ", ".join(
-            f"`{name}` {ms:.0f} ms" for ms, _, name in profile["naive"]["slowest"][:4]
+    for key, case in cases.items():
+        naive, ours = (results[key]["profile"][form] for form in ("naive", "ours"))
+        groups = [kind_groups(profile) for profile in (naive, ours)]
+        rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
+        rows.append(("all", f"{naive['total_ms']:.0f}", f"{ours['total_ms']:.0f}"))
+        head = ("kind", "naive, ms", "ours, ms")
+        text += (
+            f"\n\n{_heading(case)}\n\n{table(head, rows, numbers=True)}\n\n"
+            f"Slowest nodes of the naive export: {_slowest(naive)}. Of ours: {_slowest(ours)}."
         )
-        text += f"\n\nSlowest nodes of the naive export: {slowest}. "
-        slowest = ", ".join(
-            f"`{name}` {ms:.0f} ms" for ms, _, name in profile["ours"]["slowest"][:4]
-        )
-        text += f"Of ours: {slowest}."
     return text
 
 
-def _floor(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
+def _slowest(profile: Results) -> str:
+    return ", ".join(f"`{name}` {ms:.0f} ms" for ms, _, name in profile["slowest"][:4])
+
+
+def _floor(results: Results, cases: Mapping[str, Case]) -> str:
     ceilings = results["ceilings"]
     rows = []
-    for key in keys:
+    for key, case in cases.items():
+        peers = results[key]["peers"]
         for form in ("naive", "ours"):
             cost = results[key]["cost"][form]
             compute_ms = cost["multiply_adds"] / ceilings["multiply_adds_per_s"] * 1e3
             moved_ms = cost["bytes"] / ceilings["bytes_per_s"] * 1e3
-            peers = results[key]["peers"]
-            names = [n for n in peers if n.startswith("ours") == (form == "ours")]
-            names = [n for n in names if "ms" in peers[n] and CPU_PEERS[n].float32]
-            best = min(names, key=lambda name: _median(peers[name]))
+            best = _fastest(peers, ours=form == "ours")
             rows.append(
                 (
-                    f"{cases[key].title}, {form}",
+                    f"{case.title}, {form}",
                     f"{cost['multiply_adds'] / 1e9:.1f} G",
                     f"{compute_ms:.0f}",
                     f"{cost['bytes'] / 1e9:.1f} GB",
@@ -219,46 +186,39 @@ def _floor(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
                     f"{_median(peers[best]) / compute_ms:.2f}",
                 )
             )
-    headers = (
-        "",
-        "multiply-adds",
-        "at the ceiling, ms",
-        "moved, nothing fused",
-        "at the ceiling, ms",
-        "fastest, ms",
-        "by the floor",
-    )
+    ceiling = "at the ceiling, ms"
+    head = ("", "multiply-adds", ceiling, "moved, nothing fused", ceiling, "fastest, ms")
     return (
         "## The floor\n\nThe ceilings of this machine, measured before the networks: "
         f"{ceilings['multiply_adds_per_s'] / 1e9:.0f} G multiply-adds/s in a large convolution, "
         f"the trunk's, and {ceilings['bytes_per_s'] / 1e9:.1f} GB/s in a large copy. The floor is "
         "what the multiply-adds take at that rate, with all else hidden behind them. With nothing "
         "fused, what the nodes read and write would take the other time besides.\n\n"
-        f"{_table(headers, rows)}"
+        f"{table((*head, 'by the floor'), rows, numbers=True)}"
     )
 
 
-def _engines(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
+def _engines(results: Results, cases: Mapping[str, Case]) -> str:
     rows = [
         (
-            f"{cases[key].title}, {form}",
+            f"{case.title}, {form}",
             str(engine["nodes"]),
             str(engine["layers"]),
             f"{engine['engine_bytes'] / 1e6:.1f} MB",
             f"{engine['activation_bytes'] / 1e6:.0f} MB",
         )
-        for key in keys
+        for key, case in cases.items()
         for form, engine in results[key]["engines"].items()
     ]
-    headers = ("", "nodes in the file", "kernels", "engine", "activation memory")
+    head = ("", "nodes in the file", "kernels", "engine", "activation memory")
     return (
         "## What TensorRT builds\n\nTensorRT for RTX, for SM89, float32, one size; its builder "
-        f"needs no GPU, so nothing was run.\n\n{_table(headers, rows)}"
+        f"needs no GPU, so nothing was run.\n\n{table(head, rows, numbers=True)}"
     )
 
 
-def _gpu(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
-    measured = [key for key in keys if f"{key}_gpu" in results]
+def _gpu(results: Results, cases: Mapping[str, Case]) -> str:
+    measured = {key: case for key, case in cases.items() if f"{key}_gpu" in results}
     if not measured:
         return (
             "## On a GPU\n\nNot measured: `scripts/studies/performance/study.py --gpu` does, where "
@@ -269,10 +229,11 @@ def _gpu(results: Results, cases: Mapping[str, Case], keys: list[str]) -> str:
         f"## On a GPU\n\n{ceilings['multiply_adds_per_s'] / 1e12:.1f} T multiply-adds/s in a "
         f"half-precision matrix product, {ceilings['bytes_per_s'] / 1e9:.0f} GB/s in a copy."
     )
-    for key in measured:
-        text += f"\n\n{_heading(cases[key])}\n\n{_peer_table(results[f'{key}_gpu'], GPU_PEERS)}"
+    for key, case in measured.items():
+        peers = results[f"{key}_gpu"]
+        text += f"\n\n{_heading(case)}\n\n{_peer_table(peers, GPU_PEERS)}"
         if "cost" in results[key]:
-            text += f"\n\n{_shares(results[f'{key}_gpu'], results[key]['cost'], ceilings)}"
+            text += f"\n\n{_shares(peers, results[key]['cost'], ceilings)}"
     return text
 
 
@@ -287,11 +248,8 @@ def _shares(peers: Results, costs: Results, ceilings: Results) -> str:
         products = cost["multiply_adds"] / seconds / ceilings["multiply_adds_per_s"]
         moved = cost["bytes"] / seconds / ceilings["bytes_per_s"]
         shares.append(f"{peer.name} {products:.1%} and {moved:.1%}")
-    return (
-        "Of the ceilings of half-precision products and, with nothing fused, of copying: "
-        + "; ".join(shares)
-        + "."
-    )
+    text = "Of the ceilings of half-precision products and, with nothing fused, of copying: "
+    return f"{text}{'; '.join(shares)}."
 
 
 def _median(result: Results) -> float:
@@ -299,15 +257,8 @@ def _median(result: Results) -> float:
     return statistics.median(times)
 
 
-def _fastest(peers: Results, ours: bool) -> str:
-    names: Iterator[str] = (
-        name
-        for name, peer in CPU_PEERS.items()
-        if peer.ours == ours and peer.float32 and "ms" in peers[name]
-    )
+def _fastest(peers: Results, *, ours: bool) -> str:
+    names = [
+        n for n, p in CPU_PEERS.items() if p.ours == ours and p.float32 and "ms" in peers.get(n, {})
+    ]
     return min(names, key=lambda name: _median(peers[name]))
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ["---", *["---:"] * (len(headers) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,13 +8,13 @@ Every figure of that page comes from docs/performance.json, which this script me
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
-import json
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,16 +23,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adadm.runtime.cli import run
-from adadm.runtime.files import written_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
-from studies.performance.peers import CPU_PEERS, GPU_PEERS, Array
+from studies.pages import PICTURES, read_results, study_parser, write_page, write_results
+from studies.performance.peers import CPU_PEERS, GPU_PEERS, Array, Files
 
 if TYPE_CHECKING:  # a peer's process imports this file, and must not hold PyTorch for it
     from studies.performance.networks import Case
 
-ROOT = Path(__file__).resolve().parents[3]
-RESULTS = ROOT / "docs" / "performance.json"
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx", "numpy")
 _LARGEST_TOGETHER = 512
 SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_openvino")
@@ -43,16 +41,11 @@ def main(argv: list[str]) -> None:
     from studies.performance import draw, networks, report
 
     arguments = _parse(argv)
-    results: dict[str, Any] = {}
-    if (arguments.resume or arguments.draw) and RESULTS.exists():
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = read_results("performance") if arguments.resume or arguments.draw else {}
     if not arguments.draw:
         _measure(results, arguments)
-    draw.draw(results, networks.CASES, ROOT / "docs" / "images")
-    page = ROOT / "docs" / "performance.md"
-    with written_whole(page) as partial:
-        partial.write_text(report.page(results, networks.CASES), encoding="utf-8")
-    print(f"wrote {page}")
+    draw.draw(results, networks.CASES, PICTURES)
+    write_page("performance", report.page(results, networks.CASES))
 
 
 def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -68,14 +61,15 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
             return
         console.print(f"measuring {name}")
         results[name] = produce()
-        with written_whole(RESULTS) as partial:
-            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_results("performance", results)
+
+    def run_peers(keys: Iterable[str], files: Files, lr: Array, rounds: int) -> dict[str, Any]:
+        return measure.run_peers(keys, files, lr, rounds=rounds, console=console)
 
     def case_result(case: Case) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            files = networks.prepare(case, Path(folder))
+        with _prepared(case) as files:
             lr = _image(case.architecture, case.size)
-            result = {"peers": measure.run_peers(CPU_PEERS, files, lr, rounds, console)}
+            result = {"peers": run_peers(CPU_PEERS, files, lr, rounds)}
             if case.hyperparameters.get("blocks") == 16 and case.architecture == "edsr":
                 models = {"naive": files.naive, "ours": files.ours}
                 result["cost"] = {k: measure.cost(m, case.size) for k, m in models.items()}
@@ -86,16 +80,13 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
         return result
 
     def gpu_result(case: Case) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            files = networks.prepare(case, Path(folder))
-            lr = _image(case.architecture, case.size)
-            return measure.run_peers(GPU_PEERS, files, lr, 5 * rounds, console)
+        with _prepared(case) as files:
+            return run_peers(GPU_PEERS, files, _image(case.architecture, case.size), 5 * rounds)
 
     def sweep() -> list[dict[str, Any]]:
         points: list[dict[str, Any]] = []
-        with tempfile.TemporaryDirectory() as folder:
-            case = networks.CASES[networks.SWEPT]
-            files = networks.prepare(case, Path(folder))
+        case = networks.CASES[networks.SWEPT]
+        with _prepared(case) as files:
             for size in networks.SWEEP:
                 fitting = [key for key in SWEEP_PEERS if _fits(key, size, points)]
                 lr = _image(case.architecture, size)
@@ -103,7 +94,7 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
                 small = size[0] <= _LARGEST_TOGETHER
                 peers: dict[str, Any] = {}
                 for group in [fitting] if small else [[key] for key in fitting]:
-                    peers |= measure.run_peers(group, files, lr, rounds if small else 2, console)
+                    peers |= run_peers(group, files, lr, rounds if small else 2)
                 points.append({"size": size, "peers": peers})
         return points
 
@@ -118,16 +109,24 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
     part("sweep", sweep)
 
 
+@contextlib.contextmanager
+def _prepared(case: Case) -> Iterator[Files]:
+    from studies.performance import networks
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield networks.prepare(case, Path(folder))
+
+
 def _fits(key: str, size: tuple[int, int], points: list[dict[str, Any]]) -> bool:
     """Whether a peer's memory, continued from two sizes before, leaves a tenth of the machine."""
-    known = [
+    measured = [
         (np.prod(point["size"]), point["peers"][key]["peak_bytes"])
         for point in points
         if "peak_bytes" in point["peers"].get(key, {})
     ]
-    if len(known) < 2:
+    if len(measured) < 2:
         return len(points) < 2
-    (pixels, peak), (more_pixels, more_peak) = known[-2:]
+    (pixels, peak), (more_pixels, more_peak) = measured[-2:]
     slope = (more_peak - peak) / (more_pixels - pixels)
     expected = more_peak + slope * (np.prod(size) - more_pixels)
     return bool(expected < 0.9 * _memory_bytes())
@@ -147,6 +146,10 @@ def _machine() -> dict[str, Any]:
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     facts = dict(line.split("\t: ", 1) for line in map(str.strip, cpuinfo) if "\t: " in line)
     flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+    packages = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            packages[name] = version(name)
     return {
         "date": date.today().isoformat(),
         "cpu": facts.get("model name", platform.processor()),
@@ -154,16 +157,8 @@ def _machine() -> dict[str, Any]:
         "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
         "memory_bytes": _memory_bytes(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES if _is_installed(name)},
+        "packages": packages,
     }
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _rounds(text: str) -> int:
@@ -173,12 +168,11 @@ def _rounds(text: str) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="studies/performance/study.py", description=__doc__)
+    parser = study_parser("performance", __doc__)
     parser.add_argument(
         "--rounds", type=_rounds, default=7, help="inferences of a peer; default: 7"
     )
     parser.add_argument("--resume", action="store_true", help="keep the parts that are measured")
-    parser.add_argument("--draw", action="store_true", help="measure nothing, draw and write")
     parser.add_argument("--gpu", action="store_true", help="the peers on an NVIDIA GPU too")
     return parser.parse_args(argv)
 

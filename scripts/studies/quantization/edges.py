@@ -12,9 +12,9 @@ import onnx_ir as ir
 from adadm.calibration.drawing import drawing_style
 from adadm.calibration.quality.drawn_inputs import drawn_inputs
 from adadm.calibration.quality.gates import RINGING
-from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from studies.pages import save_figure
 from studies.quantization import methods
 from studies.quantization.networks import DRAWN_SIZE, Net
 
@@ -41,9 +41,9 @@ def _profile(net: Net, model: ir.Model) -> list[float]:
     return levels
 
 
-def draw(found: Mapping[str, Sequence[float]], path: Path) -> None:
+def draw(profiles: Mapping[str, Sequence[float]], path: Path) -> None:
     """One line a method: how far it is from float32, of what a file would show."""
-    shown = {name: np.clip(levels, 0, 255) for name, levels in found.items()}
+    shown = {name: np.clip(levels, 0, 255) for name, levels in profiles.items()}
     float32 = shown.pop(_FLOAT32)
     position = np.linspace(-_REACH_PX, _REACH_PX, len(float32), endpoint=False)
     with drawing_style({"font.size": 10}):
@@ -55,6 +55,4 @@ def draw(found: Mapping[str, Sequence[float]], path: Path) -> None:
         axis.set_xlabel("px of the input from the edge")
         axis.set_ylabel("difference, grey levels")
         axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-        with written_whole(path) as partial:
-            figure.savefig(partial, metadata={"Date": None}, bbox_inches="tight", facecolor="white")
-        plt.close(figure)
+        save_figure(figure, path, bbox_inches="tight")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +27,10 @@ from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.export.tracing import trace
 from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from studies.pages import CHECKPOINTS
 
 __all__ = ["GATED", "NETWORKS", "Judge", "Net", "inputs_of", "load", "observed"]
 
-_CHECKPOINTS = Path(__file__).resolve().parents[3] / "export" / "checkpoints"
 NETWORKS = {
     "EDSR 8 x 48, x2": "edsr_adadm_x2",
     "EDSR 8 x 48, x4": "edsr_adadm_x4",
@@ -94,7 +93,7 @@ class Net:
 
 def load(title: str) -> Net:
     """Trace, fold and collapse a bundled network."""
-    checkpoint = load_checkpoint(_CHECKPOINTS / f"{NETWORKS[title]}.safetensors")
+    checkpoint = load_checkpoint(CHECKPOINTS / f"{NETWORKS[title]}.safetensors")
     model = trace(checkpoint.network)
     norms = {}
     for node in model.graph:

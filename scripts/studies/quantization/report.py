@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from studies.pages import table
+
 __all__ = ["page"]
 
 Row = Mapping[str, Any]
@@ -75,15 +77,14 @@ def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
         lines += [_PICTURE, ""] if part == "ranges" else []
         for network in networks:
             if rows := results.get(network, {}).get(part):
-                lines += [f"### {network}", "", *_table(rows), ""]
+                lines += [f"### {network}", "", _table(rows), ""]
         lines.pop()
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
-    shown = [_cells(row) for row in rows]
-    head = [f"| {' | '.join(shown[0])} |", "|---" * len(shown[0]) + "|"]
-    return [*head, *(f"| {' | '.join(row.values())} |" for row in shown)]
+def _table(rows: Sequence[Row]) -> str:
+    cells = [_cells(row) for row in rows]
+    return table(list(cells[0]), [list(row.values()) for row in cells])
 
 
 def _cells(row: Row) -> dict[str, str]:

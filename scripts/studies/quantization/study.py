@@ -10,7 +10,6 @@ not named by `--networks` keep the figures that they have.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,18 +22,14 @@ from rich.console import Console
 
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.cli import run
-from adadm.runtime.files import written_whole
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.pages import PICTURES, read_results, study_parser, write_page, write_results
 from studies.quantization import edges, methods, quantizers
 from studies.quantization.networks import GATED, NETWORKS, Judge, Net, load
 from studies.quantization.report import page
 
-ROOT = Path(__file__).resolve().parents[3]
-RESULTS = ROOT / "docs" / "quantization_figures.json"
-PAGE = ROOT / "docs" / "quantization_figures.md"
-PICTURE = ROOT / "docs" / "images" / "quantization_edges.svg"
-
+PAGE = "quantization_figures"
 PHOTOGRAPHS = 16
 COUNTS, TILES = (1, 2, 4, 8, 32), (32, 64, 128)
 DEPLOYED = ("EDSR 8 x 48, x2", "EDSR 8 x 48, x4")
@@ -46,7 +41,7 @@ Rows = Iterator[dict[str, Any]]
 def main(argv: list[str]) -> None:
     """Measure, then write page and picture."""
     arguments = _parse(argv)
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    results = read_results(PAGE)
     if not arguments.draw:
         results["setting"] = {
             "photographs": PHOTOGRAPHS,
@@ -56,12 +51,9 @@ def main(argv: list[str]) -> None:
         console = Console(stderr=True)
         for title in arguments.networks:
             results[title] = _measured(title, arguments, console)
-            with written_whole(RESULTS) as partial:
-                partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    edges.draw(results[edges.PICTURED]["edges"], PICTURE)
-    with written_whole(PAGE) as partial:
-        partial.write_text(page(results, NETWORKS), encoding="utf-8")
-    print(f"wrote {PAGE}")
+            write_results(PAGE, results)
+    edges.draw(results[edges.PICTURED]["edges"], PICTURES / "quantization_edges.svg")
+    write_page(PAGE, page(results, NETWORKS))
 
 
 def _measured(title: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -88,23 +80,23 @@ def _measured(title: str, arguments: argparse.Namespace, console: Console) -> di
     }
     if title in DEPLOYED:
         parts["photographs"] = judged(_photographs(net, arguments.calibration))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for part, rows in parts.items():
-        found[part] = [own]
+        results[part] = [own]
         for row in rows:
             console.print(f"{title}, {part}: {row['method']}, lost {row['lost_db']}")
-            found[part].append(row)
+            results[part].append(row)
     if title in DEPLOYED:
         judge = Judge(net, sets, photographs[:GATED])
         programs = _programs(net, photographs, arguments.modelopt)
-        found["programs"] = []
+        results["programs"] = []
         for name, proto in (*programs, *_ours(net, shipped)):
             row = {"method": name} | judge(proto) | quantizers.described(proto)
             console.print(f"{title}, programs: {name}, lost {row['lost_db']}")
-            found["programs"].append(row)
+            results["programs"].append(row)
     if title == edges.PICTURED:
-        found["edges"] = edges.profiles(net, {methods.SHIPPED: ours, **by_range})
-    return found
+        results["edges"] = edges.profiles(net, {methods.SHIPPED: ours, **by_range})
+    return results
 
 
 def _photographs(net: Net, folder: Path) -> methods.Variants:
@@ -133,8 +125,10 @@ def _programs(
         yield "ONNX Runtime", quantizers.with_onnx_runtime(naive, images, rgb_range)
         if modelopt:
             for method in quantizers.MODEL_OPTIMIZER:
-                found = quantizers.with_model_optimizer(modelopt, naive, images, rgb_range, method)
-                yield f"Model Optimizer, {method}", found
+                yield (
+                    f"Model Optimizer, {method}",
+                    quantizers.with_model_optimizer(modelopt, naive, images, rgb_range, method),
+                )
 
 
 def _ours(net: Net, shipped: methods.Ranges) -> Iterator[tuple[str, onnx.ModelProto]]:
@@ -149,14 +143,7 @@ def _all_of(folder: Path, upscale: int) -> list[Photograph]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="studies/quantization/study.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--draw", action="store_true", help="measure nothing, write page and picture"
-    )
+    parser = study_parser("quantization", __doc__)
     parser.add_argument("--calibration", type=Path, help="a folder of original photographs")
     parser.add_argument("--sets", type=Path, nargs="+", help="folders to measure on")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))

@@ -8,7 +8,6 @@ On scikit-image's photographs, with the bundled models and a network of the publ
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,18 +27,21 @@ from adadm.export import to_onnx
 from adadm.export.checkpoint import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.files import written_whole
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies.pages import (
+    PICTURES,
+    read_results,
+    save_figure,
+    study_parser,
+    table,
+    write_page,
+    write_results,
+)
 from studies.performance.networks import CASES, random_network
-
-ROOT = Path(__file__).resolve().parents[3]
-RESULTS = ROOT / "docs" / "tiling_figures.json"
-PAGE = ROOT / "docs" / "tiling_figures.md"
-PICTURE = ROOT / "docs" / "images" / "tiling_seams.webp"
 
 TILE_PX = 128
 LEVELS = 257  # of 16 bits in one of 8
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
     if arguments.draw:
-        results = json.loads(RESULTS.read_text(encoding="utf-8"))
+        results = read_results("tiling_figures")
     else:
         photos = {n: p.astype(np.uint16) * LEVELS for n, p in photographs(PHOTOGRAPHS).items()}
         for upscale in (2, 4):
@@ -83,13 +85,9 @@ def main(argv: list[str]) -> None:
             crop = photos["coffee"][:side, :side]
             with _published_model(console) as model:
                 results[PUBLISHED] = _measured(model, {f"coffee {side}x{side}": crop}, console)
-        with written_whole(RESULTS) as partial:
-            partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    with written_whole(PICTURE) as partial:
-        _picture(partial)
-    with written_whole(PAGE) as partial:
-        partial.write_text(_page(results), encoding="utf-8")
-    print(f"wrote {PAGE}")
+        write_results("tiling_figures", results)
+    _draw(PICTURES / "tiling_seams.webp")
+    write_page("tiling_figures", _page(results))
 
 
 def _measured(
@@ -102,23 +100,25 @@ def _measured(
     for method in METHODS:
         console.print(f"measuring {model}: {method.name}")
         with Upscaler(model, tile=TILE_PX, passes=method.passes, overlap=method.overlap) as tiled:
-            found = {name: tiled.upscale(photo) for name, photo in photos.items()}
             errors = {
-                name: (found[name].astype(np.float64) - whole[name]) / LEVELS for name in photos
+                name: (tiled.upscale(photo).astype(np.float64) - whole[name]) / LEVELS
+                for name, photo in photos.items()
             }
-            seams = [
-                _steps(errors[name], tiled.plan(*photos[name].shape[:2]), upscale)
-                for name in photos
+            steps = [
+                _steps(error, tiled.plan(*photos[name].shape[:2]), upscale)
+                for name, error in errors.items()
             ]
-            rows.append(
-                {
-                    "method": method.name,
-                    "overlap": tiled.overlap,
-                    "largest": {n: float(np.abs(e).max()) for n, e in errors.items()},
-                    "seam": float(np.sqrt(np.mean([seam**2 for seam, _ in seams]))),
-                    "elsewhere": float(np.sqrt(np.mean([step**2 for _, step in seams]))),
-                }
-            )
+            seam, elsewhere = np.sqrt(np.mean(np.square(steps), axis=0)).tolist()
+            largest = {name: float(np.abs(error).max()) for name, error in errors.items()}
+        rows.append(
+            {
+                "method": method.name,
+                "overlap": tiled.overlap,
+                "largest": largest,
+                "seam": seam,
+                "elsewhere": elsewhere,
+            }
+        )
     return rows
 
 
@@ -155,7 +155,7 @@ def _published_model(console: Console) -> Iterator[Path]:
         yield model
 
 
-def _picture(path: Path) -> None:
+def _draw(path: Path) -> None:
     """A photograph in tiles, and how far each way is from the whole, on a logarithmic scale."""
     photo = photographs((PICTURED,))[PICTURED].astype(np.uint16) * LEVELS
     ways: tuple[tuple[str, Tile, Passes], ...] = (
@@ -183,8 +183,7 @@ def _picture(path: Path) -> None:
         for axis in axes:
             axis.set_axis_off()
         figure.colorbar(shown, ax=axes, label="grey levels of 255")
-        figure.savefig(path, dpi=90)
-        plt.close(figure)
+        save_figure(figure, path, dpi=90)
 
 
 def _page(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -201,17 +200,17 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
     for name, rows in results.items():
         photos = list(rows[0]["largest"])
         head = ["", "overlap, px", *(f"largest, {p}" for p in photos), "seam", "elsewhere"]
-        lines += [f"## {name}", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for row in rows:
-            cells = [
+        cells = [
+            [
                 row["method"],
                 str(row["overlap"]),
                 *(f"{row['largest'][p]:.3g}" for p in photos),
                 f"{row['seam']:.2g}",
                 f"{row['elsewhere']:.2g}",
             ]
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
+            for row in rows
+        ]
+        lines += [f"## {name}", "", table(head, cells), ""]
     lines += [
         "## The seams that one pass leaves",
         "",
@@ -224,10 +223,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="studies/tiles/study.py", description=__doc__)
-    parser.add_argument(
-        "--draw", action="store_true", help="measure nothing, write page and picture"
-    )
+    parser = study_parser("tiles", __doc__)
     parser.add_argument("--small", action="store_true", help="without the published size")
     parser.add_argument(
         "--published-px", type=int, default=288, help="side of its photograph; default: 288"

@@ -1,0 +1,89 @@
+"""What every study does: its figures kept as JSON in docs/, a page and pictures drawn from them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adadm.runtime.files import written_whole
+
+if TYPE_CHECKING:  # a measured process imports this file, and must not hold matplotlib for it
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "CHECKPOINTS",
+    "PICTURES",
+    "ROOT",
+    "read_results",
+    "save_figure",
+    "study_parser",
+    "table",
+    "write_page",
+    "write_results",
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINTS = ROOT / "export" / "checkpoints"
+PICTURES = ROOT / "docs" / "images"
+
+
+def read_results(name: str) -> dict[str, Any]:
+    """The figures of `docs/<name>.json`; none where that file is missing."""
+    path = ROOT / "docs" / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def write_results(name: str, results: dict[str, Any]) -> None:
+    """Keep figures as `docs/<name>.json`."""
+    with written_whole(ROOT / "docs" / f"{name}.json") as partial:
+        partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def write_page(name: str, text: str) -> None:
+    """Write `docs/<name>.md` and print where it is."""
+    path = ROOT / "docs" / f"{name}.md"
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
+
+
+def save_figure(figure: Figure, path: Path, **options: Any) -> None:
+    """Write a figure, the same bytes for the same figures, and close it.
+
+    Args:
+        options: of `Figure.savefig`.
+    """
+    from matplotlib import pyplot
+
+    if path.suffix == ".svg":
+        options["metadata"] = {"Date": None}
+    with written_whole(path) as partial:
+        figure.savefig(partial, **options)
+    pyplot.close(figure)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
+    """A table in Markdown.
+
+    Args:
+        numbers: align all columns but the first to the right.
+    """
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    right = " | ".join(["| ---", *["---:"] * (len(head) - 1)]) + " |"
+    return "\n".join([lines[0], right if numbers else "|---" * len(head) + "|", *lines[1:]])
+
+
+def study_parser(study: str, doc: str | None) -> argparse.ArgumentParser:
+    """A parser with `--draw`, which every study has."""
+    parser = argparse.ArgumentParser(
+        prog=f"studies/{study}/study.py",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--draw", action="store_true", help="measure nothing, write page and pictures"
+    )
+    return parser
