@@ -10,7 +10,6 @@ optimizer, random state) is saved beside the output every few minutes, as OUT.re
 from __future__ import annotations
 
 import argparse
-import contextlib
 import inspect
 import io
 import math
@@ -27,19 +26,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     track,
 )
 from torch import nn
 
-from adadm.export.checkpoint import (
-    build_network,
-    load_checkpoint,
-    network_class,
-    save_checkpoint,
-)
+from adadm.export.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
@@ -58,6 +51,7 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.metrics import psnr_y
 
 console = Console(stderr=True)
+_STATEFUL = ("network", "optimizer", "schedule")
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,48 @@ class Pair:
 
     lr: ImageArray
     hr: ImageArray
+
+
+@dataclass(frozen=True)
+class Training:
+    """What changes from step to step, and the settings that must not."""
+
+    settings: dict[str, float | str]
+    network: Network
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    def save(self, path: Path, step: int) -> None:
+        """Write all that is needed to go on after so many steps."""
+        states = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        randomness = (random.getstate(), torch.get_rng_state())
+        content = io.BytesIO()
+        torch.save(
+            {"step": step, "settings": self.settings, "random": randomness, **states}, content
+        )
+        with written_whole(path) as partial:
+            partial.write_bytes(content.getvalue())
+
+    def restore(self, path: Path) -> int:
+        """Go on from what was saved; returns the number of steps that were done.
+
+        Raises:
+            CheckpointError: it is of a run with other settings.
+        """
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        for name, value in self.settings.items():
+            if (before := saved["settings"].get(name)) != value:
+                raise CheckpointError(
+                    f"{path} is of a run with {name} {before}, not {value}; "
+                    "finish that one, or remove the file"
+                )
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(saved[name])
+        state, torch_state = saved["random"]
+        random.setstate((state[0], tuple(state[1]), state[2]))
+        torch.set_rng_state(torch_state)
+        console.log(f"going on from step {saved['step']} of {path}")
+        return int(saved["step"])
 
 
 def main(argv: list[str]) -> None:
@@ -85,16 +121,18 @@ def main(argv: list[str]) -> None:
     settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in course}}
     settings["training_seed"] = arguments.seed
     resume.parent.mkdir(parents=True, exist_ok=True)
-    first = _restore(resume, settings, network, optimizer, schedule) if resume.exists() else 0
+    training = Training(settings, network, optimizer, schedule)
+    first = training.restore(resume) if resume.exists() else 0
 
     pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
-    pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= arguments.patch]
+    patch: int = arguments.patch
+    pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= patch]
     if not pairs:
-        size = f"{arguments.patch}x{arguments.patch}"
-        raise ImageError(f"no image is as large as {size} after reduction; use a smaller --patch")
-    validation = _load_pairs(
-        find_images(arguments.validation), network.upscale, "reading validation"
-    )
+        raise ImageError(
+            f"no image is as large as {patch}x{patch} after reduction; use a smaller --patch"
+        )
+    held_out = find_images(arguments.validation)
+    validation = _load_pairs(held_out, network.upscale, "reading validation")
     features = torch.compile(network.features) if arguments.compile else network.features
     half_until = round(arguments.steps * arguments.half)
     baseline = np.mean(
@@ -103,16 +141,14 @@ def main(argv: list[str]) -> None:
 
     losses: list[float] = []
     last_save = time.monotonic()
-    with _progress() as progress:
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[note]}"
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, *times, console=console) as progress:
         task = progress.add_task("training", total=arguments.steps, completed=first, note="")
         for step in range(first, arguments.steps):
             network.train()
-            lr, hr = _batch(pairs, arguments.batch, arguments.patch, network, device)
-            with (
-                torch.autocast(device.type, torch.bfloat16)
-                if step < half_until
-                else contextlib.nullcontext()
-            ):
+            lr, hr = _batch(pairs, arguments.batch, patch, network, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=step < half_until):
                 trunk = features(lr)
             loss = nn.functional.l1_loss(network.reconstruct(trunk.float()), hr)
             optimizer.zero_grad(set_to_none=True)
@@ -121,8 +157,8 @@ def main(argv: list[str]) -> None:
             optimizer.step()
             schedule.step()
             losses.append(loss.item() * 255 / network.rgb_range)
-            progress.update(task, completed=step + 1, note=f"L1 {np.mean(losses[-100:]):.3f}")
             done = step + 1
+            progress.update(task, completed=done, note=f"L1 {np.mean(losses[-100:]):.3f}")
             if done % arguments.validate_every == 0 or done == arguments.steps:
                 score = _validate(network, validation, device)
                 console.log(
@@ -130,7 +166,7 @@ def main(argv: list[str]) -> None:
                     f"{score - baseline:+.3f} dB over bicubic"
                 )
             if time.monotonic() - last_save > arguments.save_every_s:
-                _save(resume, done, settings, network, optimizer, schedule)
+                training.save(resume, done)
                 last_save = time.monotonic()
     save_checkpoint(arguments.output, network, {"training": {**settings, "images": len(pairs)}})
     resume.unlink(missing_ok=True)
@@ -145,11 +181,11 @@ def resume_of(output: Path) -> Path:
 def _build(arguments: argparse.Namespace) -> Network:
     architecture = network_class(arguments.arch)
     parameters = inspect.signature(architecture).parameters
-    known = set(parameters) - {"upscale"}
-    if unknown := sorted(arguments.hyperparameters.keys() - known):
+    settable = set(parameters) - {"upscale"}
+    if unknown := sorted(arguments.hyperparameters.keys() - settable):
         raise CheckpointError(
             f"{arguments.arch} has no hyper-parameter {', '.join(unknown)} to set; "
-            f"it has {', '.join(sorted(known))}"
+            f"it has {', '.join(sorted(settable))}"
         )
     factor = {"upscale": arguments.upscale} if "upscale" in parameters else {}
     network = build_network(architecture, {**factor, **arguments.hyperparameters})
@@ -179,18 +215,17 @@ def _batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Random crops, weighted by image area, each turned and mirrored at random."""
     areas = [pair.lr.shape[0] * pair.lr.shape[1] for pair in pairs]
-    lrs: list[np.ndarray] = []
-    hrs: list[np.ndarray] = []
+    batches: dict[int, list[np.ndarray]] = {1: [], network.upscale: []}
     for pair in random.choices(pairs, weights=areas, k=size):
         top = random.randint(0, pair.lr.shape[0] - patch)
         left = random.randint(0, pair.lr.shape[1] - patch)
         turns, mirror = random.randrange(4), random.random() < 0.5
-        for crops, image, factor in ((lrs, pair.lr, 1), (hrs, pair.hr, network.upscale)):
+        for (factor, crops), image in zip(batches.items(), (pair.lr, pair.hr), strict=True):
             rows = slice(top * factor, (top + patch) * factor)
             columns = slice(left * factor, (left + patch) * factor)
             crop = np.rot90(image[rows, columns], turns)
             crops.append(batch_from_image(crop[:, ::-1] if mirror else crop, network.rgb_range))
-    lr, hr = (torch.from_numpy(np.concatenate(crops)).to(device) for crops in (lrs, hrs))
+    lr, hr = (torch.from_numpy(np.concatenate(crops)).to(device) for crops in batches.values())
     return lr.contiguous(memory_format=torch.channels_last), hr
 
 
@@ -214,54 +249,6 @@ def _learning_rate_factor(step: int, warmup: int, steps: int) -> float:
     return 1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _save(
-    path: Path,
-    step: int,
-    settings: dict[str, float | str],
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    content = io.BytesIO()
-    torch.save(
-        {
-            "step": step,
-            "settings": settings,
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "schedule": schedule.state_dict(),
-            "random": (random.getstate(), torch.get_rng_state()),
-        },
-        content,
-    )
-    with written_whole(path) as partial:
-        partial.write_bytes(content.getvalue())
-
-
-def _restore(
-    path: Path,
-    settings: dict[str, float | str],
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> int:
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    for name, value in settings.items():
-        if (before := saved["settings"].get(name)) != value:
-            raise CheckpointError(
-                f"{path} is of a run with {name} {before}, not {value}; "
-                "finish that one, or remove the file"
-            )
-    network.load_state_dict(saved["network"])
-    optimizer.load_state_dict(saved["optimizer"])
-    schedule.load_state_dict(saved["schedule"])
-    state, torch_state = saved["random"]
-    random.setstate((state[0], tuple(state[1]), state[2]))
-    torch.set_rng_state(torch_state)
-    console.log(f"going on from step {saved['step']} of {path}")
-    return int(saved["step"])
-
-
 def _hyperparameter(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
@@ -269,18 +256,6 @@ def _hyperparameter(text: str) -> tuple[str, float]:
     except ValueError:
         message = f"{text!r} is not NAME=NUMBER, such as blocks=8"
         raise argparse.ArgumentTypeError(message) from None
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
