@@ -22,6 +22,7 @@ from PIL import Image
 
 from _support.exports import exported
 from _support.file_size_limit import files_at_most
+from _support.pictures import files
 from adadm.export import Options
 from adadm.runtime import Upscaler, camera
 from adadm.runtime.cli import run
@@ -32,21 +33,9 @@ cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed
 SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "camera.py"
 HEIGHT, WIDTH = 24, 40
 
+pytestmark = pytest.mark.usefixtures("keep_handlers", "no_thread_stays")
+
 Array = npt.NDArray[np.uint8]
-
-
-@pytest.fixture(autouse=True)
-def keep_handlers() -> Iterator[None]:
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith(("capture", "sink"))]
 
 
 @cache
@@ -55,7 +44,7 @@ def proto(static: bool) -> onnx.ModelProto:
     return exported("edsr", 2, Options(io="uint8", static=size))[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "images.onnx"
     onnx.save(proto(static=False), path)
@@ -72,6 +61,13 @@ def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Array:
     coarse = np.random.default_rng(seed).integers(0, 40, (3, 5, 3), np.uint8)
     smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     return np.array(smooth) + np.uint8(20 * seed)
+
+
+def assert_images(folder: Path, images: dict[str, Array]) -> None:
+    """That a folder has these images by name, and nothing else."""
+    assert files(folder) == sorted(images)
+    for name, image in images.items():
+        np.testing.assert_array_equal(read_image(folder / name), image)
 
 
 def folder_of(path: Path, count: int) -> Path:
@@ -102,14 +98,13 @@ def frames_of(path: Path) -> tuple[list[Array], float]:
     return frames, capture.get(cv2.CAP_PROP_FPS)
 
 
+@cache
+def upscaler(model: Path) -> Upscaler:
+    return Upscaler(model, "cpu", tile="off")
+
+
 def expected(frames: list[Array], model: Path) -> list[Array]:
-    with Upscaler(model, "cpu", tile="off") as upscaler:
-        return [upscaler.upscale(frame).astype(np.uint8) for frame in frames]
-
-
-def files(folder: Path) -> list[str]:
-    """All of them, hidden ones too."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return [upscaler(model).upscale(frame).astype(np.uint8) for frame in frames]
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -121,10 +116,8 @@ def test_a_folder_becomes_a_folder(
     write_image(source / "more" / "last.bmp", picture(3))
     assert upscale(source, tmp_path / "model.onnx", "-o", tmp_path / "out") == 0
     names = ["frame 0.png", "frame 1.png", "frame 2.png", "more/last.png"]
-    assert files(tmp_path / "out") == names
     results = expected([picture(number) for number in range(4)], tmp_path / "model.onnx")
-    for name, result in zip(names, results, strict=True):
-        np.testing.assert_array_equal(read_image(tmp_path / "out" / name), result)
+    assert_images(tmp_path / "out", dict(zip(names, results, strict=True)))
     captured = capsys.readouterr()
     assert captured.err == ""
     first, latency, inference = captured.out.splitlines()
@@ -142,17 +135,14 @@ def test_without_an_output_it_measures(model: Path, tmp_path: Path) -> None:
 def test_another_format(model: Path, tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
     assert upscale(source, model, "-o", tmp_path / "out", "--format", "bmp") == 0
-    (result,) = expected([picture(0)], model)
-    np.testing.assert_array_equal(read_image(tmp_path / "out" / "frame 0.bmp"), result)
+    assert_images(tmp_path / "out", {"frame 0.bmp": expected([picture(0)], model)[0]})
 
 
 def test_a_video_becomes_images_in_order(model: Path, tmp_path: Path) -> None:
     source = video_of(tmp_path / "in.avi", 7)
     assert upscale(source, model, "-o", tmp_path / "out") == 0
-    frames, _ = frames_of(source)
-    assert files(tmp_path / "out") == [f"{number:06}.png" for number in range(7)]
-    for number, result in enumerate(expected(frames, model)):
-        np.testing.assert_array_equal(read_image(tmp_path / "out" / f"{number:06}.png"), result)
+    results = enumerate(expected(frames_of(source)[0], model))
+    assert_images(tmp_path / "out", {f"{number:06}.png": result for number, result in results})
 
 
 @pytest.mark.parametrize(
@@ -216,30 +206,6 @@ def test_a_model_of_floats_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "adadm export --io uint8 or adadm quantize --io uint8" in said
 
 
-def test_frames_of_two_sizes(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = folder_of(tmp_path / "in", 1)
-    write_image(source / "larger.png", picture(1, HEIGHT + 2, WIDTH))
-    assert upscale(source, model, "-o", tmp_path / "out.avi", "--rate", "5") == 1
-    said = capsys.readouterr().err
-    assert said == (
-        "camera.py: larger.png has 40x26 px, and the first frame has 40x24 px; give frames of one "
-        "size\n"
-    )
-    assert files(tmp_path) == ["in/frame 0.png", "in/larger.png"]
-
-
-def test_a_size_that_the_model_does_not_take(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnx.save(proto(static=True), tmp_path / "model.onnx")
-    write_image(tmp_path / "in" / "a.png", picture(0, HEIGHT, WIDTH - 2))
-    assert upscale(tmp_path / "in", tmp_path / "model.onnx", "-o", tmp_path / "out") == 1
-    assert "expected uint8 (1, 24, 40, 3)" in capsys.readouterr().err
-    assert files(tmp_path) == ["in/a.png", "model.onnx"]
-
-
 def test_sources_that_are_none(
     model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,11 +264,11 @@ def test_a_full_disk(
     assert re.search(
         rf"camera\.py: .*({re.escape(name)}.* could not be written|File too large: '.*out)", said
     )
-    left = [path for path in files(tmp_path) if not path.startswith("in/")]
     # Images that did fit are whole; of a video there is nothing.
-    assert left == (["out/frame 0.png"] if (name, size_bytes) == ("out", 4000) else [])
-    for path in left:
-        np.testing.assert_array_equal(read_image(tmp_path / path), expected([picture(0)], model)[0])
+    if (name, size_bytes) == ("out", 4000):
+        assert_images(tmp_path / "out", {"frame 0.png": expected([picture(0)], model)[0]})
+    else:
+        assert all(path.startswith("in/") for path in files(tmp_path))
 
 
 def test_an_output_that_cannot_be_made(

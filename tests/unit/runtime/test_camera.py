@@ -11,49 +11,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from _support.pictures import noise
+from _support.repeating_session import RepeatingSession, doubled
+from _support.threads import FOREVER_S
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import ImageArray, read_image, write_image
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.upscaling.frames import Frame, Frames, check_frames, open_sink, open_source
 
-FOREVER_S = 20
-STAGES = ("capture", "sink")
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
 
 
-class Repeating(Session):
-    """Each pixel twice, into the one array that it has. `before_run` is called with a count."""
+class Sharing(RepeatingSession):
+    """Writes its results into the one array that it has."""
 
     def __init__(self) -> None:
-        self.inputs = [TensorSpec("lr", (1, "H", "W", 3), np.dtype(np.uint8))]
-        self.outputs, self.backend = [], "cpu"
-        self.metadata = {"adadm.io": "uint8", "adadm.upscale": "2"}
-        self.before_run: Callable[[int], object] = lambda _: None
-        self.runs = 0
+        super().__init__((1, "H", "W", 3), np.uint8, io="uint8")
         self.shared: FloatArray = np.zeros((1, 8, 12, 3), np.uint8)
 
     def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        self._check(feed)
-        self.before_run(self.runs)
-        self.runs += 1
-        np.copyto(self.shared, feed["lr"].repeat(2, axis=1).repeat(2, axis=2))
+        np.copyto(self.shared, self.run(feed)["sr"])
         return {"sr": self.shared}
-
-    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        raise NotImplementedError
-
-    def _release(self) -> None:
-        self._closed = True
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays() -> Iterator[None]:
-    yield
-    assert not [t.name for t in threading.enumerate() if t.name.startswith(STAGES)]
 
 
 def picture(seed: int, size: tuple[int, int] = (4, 6)) -> ImageArray:
-    return np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    return noise(seed, *size, 3)
 
 
 def frame(number: int, size: tuple[int, int] = (4, 6)) -> Frame:
@@ -71,11 +54,11 @@ def wait(event: threading.Event) -> None:
 def upscale(
     given: Frames,
     write: Callable[[Frame], object],
-    session: Repeating | None = None,
+    session: Sharing | None = None,
 ) -> Figures:
     figures = Figures()
     with closing(given):
-        for _ in upscale_frames(session or Repeating(), given, write, figures):
+        for _ in upscale_frames(session or Sharing(), given, write, figures):
             pass
     return figures
 
@@ -83,8 +66,7 @@ def upscale(
 def check(written: list[Frame], numbers: list[int]) -> None:
     assert [each.name for each in written] == [str(number) for number in numbers]
     for number, each in zip(numbers, written, strict=True):
-        expected = picture(number).repeat(2, axis=0).repeat(2, axis=1)
-        np.testing.assert_array_equal(each.image, expected)
+        np.testing.assert_array_equal(each.image, doubled(picture(number)))
 
 
 def test_results_outlive_the_array_that_the_session_writes_to() -> None:
@@ -99,7 +81,7 @@ def test_capture_inference_and_writing_overlap() -> None:
     """Each stage waits in the midst of its work for the other two to be at theirs."""
     count = 4
     captures, runs, writes = ([threading.Event() for _ in range(count)] for _ in range(3))
-    session = Repeating()
+    session = Sharing()
     written: list[Frame] = []
 
     def capture() -> Iterator[Frame]:
@@ -130,7 +112,7 @@ def test_capture_inference_and_writing_overlap() -> None:
 
 def test_a_slow_sink_holds_the_others_up() -> None:
     captured: list[int] = []
-    session = Repeating()
+    session = Sharing()
     ran = threading.Event()
     session.before_run = lambda number: ran.set() if number == 1 else None
     seen: list[tuple[int, int]] = []
@@ -185,7 +167,7 @@ def test_an_error_of_the_source_comes_after_its_frames(is_live: bool) -> None:
         wait(taken)
         raise ImageError("1.png: not a readable image")
 
-    session = Repeating()
+    session = Sharing()
     session.before_run = lambda _: taken.set()
     written: list[Frame] = []
     arriving = newest(broken(), Figures()) if is_live else read_ahead(broken())
@@ -215,32 +197,24 @@ def test_a_source_is_left_when_no_more_is_wanted(is_live: bool) -> None:
     wait(left)
 
 
-def test_a_sink_that_fails_ends_the_loop() -> None:
-    session = Repeating()
+@pytest.mark.parametrize(("fails", "count"), [(2, 50), (3, 4)])
+def test_a_sink_that_fails_ends_the_loop(fails: int, count: int) -> None:
+    session = Sharing()
     written: list[Frame] = []
 
     def write(result: Frame) -> None:
-        if result.name == "2":
+        if result.name == str(fails):
             raise OSError(28, "No space left on device")
         written.append(result)
 
     with pytest.raises(OSError, match="No space left on device"):
-        upscale(read_ahead(frames(50)), write, session)
-    check(written, [0, 1])
-    assert session.runs == 4  # the one that was running meanwhile
-
-
-def test_the_last_write_may_fail_too() -> None:
-    def write(result: Frame) -> None:
-        if result.name == "3":
-            raise ImageError("full")
-
-    with pytest.raises(ImageError, match="full"):
-        upscale(frames(4), write)
+        upscale(read_ahead(frames(count)), write, session)
+    check(written, list(range(fails)))
+    assert session.runs == min(fails + 2, count)  # the one that was running meanwhile
 
 
 def test_a_session_that_fails_leaves_what_was_done() -> None:
-    session = Repeating()
+    session = Sharing()
 
     def run(number: int) -> None:
         if number == 2:
