@@ -22,6 +22,10 @@ from adadm.runtime.images.arrays import (
 )
 
 
+def texture(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return scene(height, width, np.uint8).astype(np.uint8)
+
+
 def imresize_matrix(size: int, new_size: int) -> npt.NDArray[np.float64]:
     """MATLAB's `imresize` along one axis as a matrix, from its definition (R2007a and later).
 
@@ -56,7 +60,7 @@ def imresize(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArr
     [(84, 108, 2), (84, 108, 3), (84, 108, 4), (2, 2, 2), (4, 6, 2), (2, 40, 2)],
 )
 def test_reduce_is_matlabs_to_the_rounding(height: int, width: int, factor: int) -> None:
-    image = scene(height, width, np.uint8)
+    image = texture(height, width)
     found = reduce(image, factor)
     exact = imresize(image, height // factor, width // factor)
     assert found.dtype == np.uint8
@@ -66,14 +70,14 @@ def test_reduce_is_matlabs_to_the_rounding(height: int, width: int, factor: int)
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_enlarge_is_matlabs_to_the_rounding(factor: int) -> None:
-    image = scene(23, 31, np.uint8)
+    image = texture(23, 31)
     exact = imresize(image, 23 * factor, 31 * factor)
     assert np.abs(enlarge(image, factor) - exact).max() <= 0.5 + 1e-4
 
 
 def test_pillow_alone_differs_at_the_border_and_nowhere_else() -> None:
     """Why the border is mirrored first: the test above would fail without."""
-    image = scene(48, 64, np.uint8)
+    image = texture(48, 64)
     plane = Image.fromarray(image[..., 0].astype(np.float32))
     alone = np.clip(np.asarray(plane.resize((32, 24), Image.Resampling.BICUBIC)), 0, 255)
     difference = np.abs(alone - imresize(image[..., :1], 24, 32)[..., 0])
@@ -83,10 +87,10 @@ def test_pillow_alone_differs_at_the_border_and_nowhere_else() -> None:
 
 def test_a_size_that_does_not_divide_is_refused() -> None:
     with pytest.raises(ImageError, match="31x23 does not divide by 2"):
-        reduce(scene(23, 31, np.uint8), 2)
-    assert crop_to_multiple(scene(23, 31, np.uint8), 4).shape == (20, 28, 3)
+        reduce(texture(23, 31), 2)
+    assert crop_to_multiple(texture(23, 31), 4).shape == (20, 28, 3)
     with pytest.raises(ImageError, match="31x3 is smaller than the factor 4"):
-        crop_to_multiple(scene(3, 31, np.uint8), 4)
+        crop_to_multiple(texture(3, 31), 4)
 
 
 @pytest.mark.parametrize("rgb_range", [1.0, 255.0])
@@ -117,7 +121,7 @@ def test_values_outside_the_range_are_clipped_and_others_rounded(dtype: Any, tim
 
 
 def test_files_are_read_as_rgb(tmp_path: Path) -> None:
-    image = scene(9, 11, np.uint8)
+    image = texture(9, 11)
     write_image(tmp_path / "a b é.png", image)
     np.testing.assert_array_equal(read_image(tmp_path / "a b é.png"), image)
     Image.fromarray(image[..., 0]).save(tmp_path / "grey.png")
@@ -125,7 +129,7 @@ def test_files_are_read_as_rgb(tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    write_image(tmp_path / "whole.png", scene(40, 40, np.uint8))
+    write_image(tmp_path / "whole.png", texture(40, 40))
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
     (tmp_path / "text.jpg").write_text("no image")
     for name in ("cut.png", "text.jpg"):
