@@ -27,21 +27,23 @@ _CPU = "CPUExecutionProvider"
 _ENGINE = "engine"
 
 
-def _engine(model: ModelPath, trust: bool) -> Session:
+def _engine(model: ModelPath, *, trust: bool) -> Session:
     if isinstance(model, bytes) or not is_engine(model):
         name = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
         raise SessionError(
             f"{name} is no engine (.engine or .plan); build one of it with adadm build, or choose "
             "another backend"
         )
-    return TensorRTSession(model, trust)
+    return TensorRTSession(model, trust=trust)
 
 
 BACKENDS: dict[str, Callable[[ModelPath, int], Session]] = {
-    "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads),
+    "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads=threads),
     "openvino": OpenVINOSession,
-    "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads),
-    "tensorrt": lambda model, threads: OnnxRuntimeSession(model, [_TENSORRT, _CUDA, _CPU], threads),
+    "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads=threads),
+    "tensorrt": lambda model, threads: OnnxRuntimeSession(
+        model, [_TENSORRT, _CUDA, _CPU], threads=threads
+    ),
     _ENGINE: lambda model, _: _engine(model, trust=False),
 }
 """ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; OpenVINO on the CPU; and
@@ -52,7 +54,7 @@ AUTO_ORDER = ("cuda", "openvino", "cpu")
 
 
 def open_session(
-    model: ModelPath, backend: str = "cpu", threads: int = 0, trust: bool = False
+    model: ModelPath, backend: str = "cpu", *, threads: int = 0, trust: bool = False
 ) -> Session:
     """Load a model.
 
@@ -77,7 +79,7 @@ def open_session(
                 f"{os.fspath(model)} is an engine, which {backend} cannot run; choose {_ENGINE} or "
                 "auto, or give the ONNX model that it was built from"
             )
-        session = _engine(model, trust)
+        session = _engine(model, trust=trust)
         session.backend = _ENGINE
         return session
     if backend != "auto":

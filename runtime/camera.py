@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     source = open_source(options.source, options.output, options.format)
     with (
         closing(source.frames),
-        open_session(bundled_path(options.model), options.backend) as session,
+        open_session(bundled_path(options.model), backend=options.backend) as session,
     ):
         if session.metadata.get("adadm.io") != "uint8":
             raise SessionError(

@@ -60,13 +60,13 @@ def main(argv: list[str]) -> None:
     with (
         Upscaler(
             arguments.model or f"x{arguments.upscale}",
-            arguments.backend,
-            arguments.tile,
-            arguments.passes,
-            arguments.overlap,
-            arguments.accuracy,
-            arguments.threads,
-            arguments.memory,
+            backend=arguments.backend,
+            tile=arguments.tile,
+            passes=arguments.passes,
+            overlap=arguments.overlap,
+            accuracy=arguments.accuracy,
+            threads=arguments.threads,
+            memory_gib=arguments.memory,
         ) as upscaler,
         _Bars(console, len(jobs)) as bars,
     ):

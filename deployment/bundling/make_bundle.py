@@ -172,7 +172,9 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
     capabilities = recipe.target.compute_capabilities or ("SM86",)
     stand_ins = tuple(_STAND_INS.get(name, name) for name in capabilities)
     try:
-        engine = build_engine(recipe.model.content, recipe.profiles, "rtx", Settings(stand_ins[:1]))
+        engine = build_engine(
+            recipe.model.content, recipe.profiles, "rtx", settings=Settings(stand_ins[:1])
+        )
     except (MissingDependencyError, EngineError):  # the stand-in may lack what the GPU has
         return ()
     return engine.activation_bytes

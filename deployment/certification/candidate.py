@@ -96,7 +96,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
     if precision != "float32":
         description += ", with the rounding to half precision that its graph asks for"
     if backend != "cpu":
-        opened = open_session(path, backend)
+        opened = open_session(path, backend=backend)
         run = run_session(opened, metadata)
         title = f"{title}, {opened.backend}"
         description = f"backend {opened.backend}"
@@ -104,7 +104,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
     companions = tuple(p for f in FOR_TILES if (p := companion_path(path, f)).is_file())
     if len(companions) == 2 and not is_image:
         stages.append(Stage("tile models", _tile_models(companions, metadata)))
-    with open_session(path, "cpu") as session:
+    with open_session(path, backend="cpu") as session:
         sizes = session.sizes if any(spec.name == "lr" for spec in session.inputs) else []
     return Candidate(
         path=path,
@@ -114,7 +114,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
         description=description,
         stages=tuple(stages),
         graph=graph,
-        session=lambda: open_session(path, backend),
+        session=lambda: open_session(path, backend=backend),
         feed=lambda lr: feed_of(found.inputs[0].name, lr, metadata),
         tile=sizes[0].most if sizes and sizes[0].is_fixed else None,
         metadata=metadata,
@@ -123,7 +123,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
 
 
 def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
-    session = open_session(path, "engine", trust=trust)
+    session = open_session(path, backend="engine", trust=trust)
     metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **session.metadata}
     _check_network(path, metadata, reference)
     beside_it = manifest_path(path)
@@ -139,7 +139,7 @@ def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
         description=f"TensorRT {manifest.tensorrt}" if manifest else "TensorRT",
         stages=(Stage("engine", run_session(session, metadata)),),
         graph=None,
-        session=lambda: open_session(path, "engine", trust=trust),
+        session=lambda: open_session(path, backend="engine", trust=trust),
         feed=lambda lr: feed_of("lr", lr, metadata),
         tile=(usual[first], usual[first + 1]) if usual else (sizes[0].most if sizes else None),
         metadata=metadata,

@@ -115,7 +115,7 @@ def _session_with_factors(
 ) -> Iterator[Session]:
     model = bundle.path(bundle.models["whole"]).read_bytes() + bundle.path(patch).read_bytes()
     if backend == "cpu":
-        with open_session(model, "cpu") as session:
+        with open_session(model, backend="cpu") as session:
             yield session
         return
     manifest = read_manifest(bundle.path(bundle.engines["whole"]))
@@ -125,7 +125,7 @@ def _session_with_factors(
         weak_typing=WeakTyping.of_flags(manifest.flags),
         workspace_bytes=manifest.flags.get("workspace_bytes"),
     )
-    plan = build_engine(model, manifest.profiles, manifest.flavour, settings).plan
+    plan = build_engine(model, manifest.profiles, manifest.flavour, settings=settings).plan
     of_this_plan = replace(
         manifest,
         engine_sha256=hashlib.sha256(plan).hexdigest(),
@@ -136,5 +136,5 @@ def _session_with_factors(
     with tempfile.TemporaryDirectory() as folder:
         engine = Path(folder) / "factors.engine"
         write_engine(engine, plan, of_this_plan)
-        with open_session(engine, "engine") as session:
+        with open_session(engine, backend="engine") as session:
             yield session

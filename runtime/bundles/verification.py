@@ -103,7 +103,7 @@ def verify(
     for form in dict.fromkeys(reference.form for reference in bundle.references):
         references = [found for found in bundle.references if found.form == form]
         try:
-            session = open_session(_path(bundle, form, chosen), chosen, trust=trust)
+            session = open_session(_path(bundle, form, chosen), backend=chosen, trust=trust)
         except _FAILURES as error:
             outcomes += [CaseResult(found, {}, (str(error),)) for found in references]
             continue

@@ -82,7 +82,7 @@ def _image() -> FloatArray:
 
 def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> FloatArray:
     if name != _ENGINE:
-        with open_session(model.path, name) as session:
+        with open_session(model.path, backend=name) as session:
             return session.run({"lr": lr})["sr"]
     if not tensorrt.targets:
         raise tensorrt.refusal
@@ -91,7 +91,7 @@ def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> Floa
     with tempfile.TemporaryDirectory() as folder:
         engine = Path(folder) / f"{model.path.stem}.engine"
         build(recipe, engine)
-        with open_session(engine, name) as session:
+        with open_session(engine, backend=name) as session:
             return session.run({"lr": lr})["sr"]
 
 

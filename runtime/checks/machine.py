@@ -90,8 +90,8 @@ def check_memory(model: OnnxFile) -> Observation:
         "memory",
         free_bytes(),
         models[backend].bytes_for(_MEGAPIXEL),
-        f"1 megapixel, {model.path.name} on {backend}, as export measured it",
-        "end other programs, or upscale in tiles: adadm upscale IN -o OUT --tile 256",
+        reason=f"1 megapixel, {model.path.name} on {backend}, as export measured it",
+        advice="end other programs, or upscale in tiles: adadm upscale IN -o OUT --tile 256",
     )
 
 
@@ -132,11 +132,11 @@ def _check_disk(
         return Observation(name, first_line(error), "broken", advice)
     if not (there.is_dir() and os.access(there, os.W_OK)):
         return Observation(name, f"{folder} cannot be written", "broken", advice)
-    return _check_room(name, free, needed, reason, advice, f" in {folder}")
+    return _check_room(name, free, needed, reason=reason, advice=advice, where=f" in {folder}")
 
 
 def _check_room(
-    name: str, free: int, needed: int, reason: str, advice: str, where: str = ""
+    name: str, free: int, needed: int, *, reason: str, advice: str, where: str = ""
 ) -> Observation:
     found = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
     details = {"free_bytes": free, "needed_bytes": needed, "needed_for": reason}

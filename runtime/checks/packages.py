@@ -53,7 +53,7 @@ def check_extras() -> list[Observation]:
     return [_check_extra(extra) for extra in metadata.metadata(_OWN).get_all("Provides-Extra", [])]
 
 
-def install_command(extra: str, again: bool = False) -> str:
+def install_command(extra: str, *, again: bool = False) -> str:
     """The line that installs an extra, and first removes what would be in its way.
 
     Args:

@@ -68,10 +68,10 @@ def build(
                 recipe.model.content,
                 recipe.profiles,
                 recipe.flavour,
-                recipe.settings,
-                cache,
-                log,
-                on_progress,
+                settings=recipe.settings,
+                timing_cache=cache,
+                log=log,
+                on_progress=on_progress,
             )
         except EngineError as error:
             with written_whole(log_path(engine)) as partial:

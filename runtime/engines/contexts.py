@@ -40,6 +40,7 @@ class Contexts(Protocol):
 def make_contexts(
     module: ModuleType,
     engine: trt.ICudaEngine,
+    *,
     is_rtx: bool,
     cuda_graphs: bool,
     runtime_cache: Path | None,
@@ -50,10 +51,10 @@ def make_contexts(
         SessionError: there is too little memory.
     """
     if is_rtx:
-        return RtxContexts(module, engine, cuda_graphs, runtime_cache)
+        return RtxContexts(module, engine, cuda_graphs=cuda_graphs, cache=runtime_cache)
     if cuda_graphs and hasattr(engine, "device_memory_size_v2"):  # from 10.1 on
-        return SharedMemoryContexts(module, engine)
-    return OwnMemoryContexts(engine, cuda_graphs)
+        return SharedMemoryContexts(module, engine=engine)
+    return OwnMemoryContexts(engine, captured=cuda_graphs)
 
 
 class OwnMemoryContexts:
@@ -65,7 +66,7 @@ class OwnMemoryContexts:
 
     most = 1
 
-    def __init__(self, engine: trt.ICudaEngine, captured: bool) -> None:
+    def __init__(self, engine: trt.ICudaEngine, *, captured: bool) -> None:
         self._engine, self.captured = engine, captured
 
     def new(self) -> trt.IExecutionContext | None:
@@ -84,7 +85,7 @@ class SharedMemoryContexts:
 
     most, captured = 4, True
 
-    def __init__(self, module: ModuleType, engine: trt.ICudaEngine) -> None:
+    def __init__(self, module: ModuleType, *, engine: trt.ICudaEngine) -> None:
         self._engine = engine
         self._strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
         self._size = engine.device_memory_size_v2
@@ -119,6 +120,7 @@ class RtxContexts:
         self,
         module: ModuleType,
         engine: Any,  # stubs are those of TensorRT, and do not know the following
+        *,
         cuda_graphs: bool,
         cache: Path | None,
     ) -> None:

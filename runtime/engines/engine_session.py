@@ -61,13 +61,14 @@ class TensorRTSession(Session):
     def __init__(
         self,
         engine: str | os.PathLike[str],
+        *,
         trust: bool = False,
         runtime_cache: str | os.PathLike[str] | None = None,
         flavour: Flavour = "tensorrt",
         cuda_graphs: bool = True,
     ) -> None:
         self._path = Path(engine)
-        plan, manifest = read_engine(self._path, trust)
+        plan, manifest = read_engine(self._path, trust=trust)
         flavour = flavour if manifest is None else manifest.flavour
         module = load(flavour)
         if manifest is not None:
@@ -84,7 +85,9 @@ class TensorRTSession(Session):
             loaded = self._loaded(module, plan)
             cache = None if runtime_cache is None else Path(runtime_cache)
             is_rtx = flavour == "rtx"
-            self._contexts = make_contexts(module, loaded, is_rtx, cuda_graphs, cache)
+            self._contexts = make_contexts(
+                module, loaded, is_rtx=is_rtx, cuda_graphs=cuda_graphs, runtime_cache=cache
+            )
             self._owned.callback(self._contexts.close)
             self.inputs, self.outputs = engine_tensors(module, loaded)
             self.profiles = engine_profiles(loaded, self.inputs)

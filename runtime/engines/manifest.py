@@ -191,7 +191,7 @@ def read_manifest(engine: Path) -> Manifest:
         raise EngineError(f"{path} cannot be read as JSON: {error}; {_AGAIN}") from error
 
 
-def read_engine(engine: Path, trust: bool = False) -> tuple[bytes, Manifest | None]:
+def read_engine(engine: Path, *, trust: bool = False) -> tuple[bytes, Manifest | None]:
     """Read a plan once, and check it against its manifest.
 
     Args:

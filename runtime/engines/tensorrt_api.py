@@ -110,7 +110,7 @@ def load(flavour: Flavour) -> ModuleType:
 
 
 def parse(
-    model: bytes, flavour: Flavour, weak: bool = False, log: BuilderLog | None = None
+    model: bytes, flavour: Flavour, *, weak: bool = False, log: BuilderLog | None = None
 ) -> ParsedNetwork:
     """Parse a serialized ONNX model.
 
@@ -127,7 +127,7 @@ def parse(
     log = BuilderLog() if log is None else log
     logger = log.as_logger(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_creation_flags(trt, weak))
+    network = builder.create_network(_creation_flags(trt, weak=weak))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(checked_onnx(model)):
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -142,6 +142,7 @@ def build_engine(
     model: bytes,
     profiles: Profiles,
     flavour: Flavour,
+    *,
     settings: Settings = DEFAULTS,
     timing_cache: bytes | None = None,
     log: BuilderLog | None = None,
@@ -158,7 +159,7 @@ def build_engine(
     Raises:
         EngineError: parsing or building fails.
     """
-    parsed = parse(model, flavour, settings.weak_typing is not None, log)
+    parsed = parse(model, flavour, weak=settings.weak_typing is not None, log=log)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -177,7 +178,7 @@ def build_engine(
         _set_compute_capabilities(trt, config, settings.compute_capabilities)
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
-        if cache is None or not config.set_timing_cache(cache, False):
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise EngineError(
                 "the timing cache is damaged, or of another GPU or TensorRT: delete it, or name "
                 "another file"
@@ -214,7 +215,7 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, names: Sequence[str]
         config.set_compute_capability(capability, index)
 
 
-def _creation_flags(trt: ModuleType, weak: bool) -> int:
+def _creation_flags(trt: ModuleType, *, weak: bool) -> int:
     """Strongly typed where that exists (9 and later), explicit batch where that is asked (8.x).
 
     Enum integers moved between 10 and 11, so they are looked up by name.

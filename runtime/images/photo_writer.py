@@ -44,15 +44,24 @@ class _Format(NamedTuple):
 # Of deflate's levels, 3 takes a third of the usual 6's time and 5 % more bytes; above 3 speed falls
 # and below 3 size jumps. The filter of PNG: "up" beats "sub" on what networks write, and choosing
 # per row costs twice the time.
-_PNG = _Format("PNG", 2**31 - 1, (8, 16), True, "pngsave", {"compression": 3, "filter": "up"})
+_PNG = _Format(
+    "PNG",
+    2**31 - 1,
+    (8, 16),
+    has_alpha=True,
+    saver="pngsave",
+    options={"compression": 3, "filter": "up"},
+)
 _TIFF = _PNG._replace(
     name="TIFF",
     saver="tiffsave",
     options={"compression": "deflate", "level": 3, "predictor": "horizontal"},
 )
-_JPEG = _Format("JPEG", 65500, (8,), False, "jpegsave", {"subsample_mode": "off"})
-_WEBP = _Format("WebP", 16383, (8,), True, "webpsave")
-_BMP = _Format("BMP", 2**31 - 1, (8,), False, "bmp")
+_JPEG = _Format(
+    "JPEG", 65500, (8,), has_alpha=False, saver="jpegsave", options={"subsample_mode": "off"}
+)
+_WEBP = _Format("WebP", 16383, (8,), has_alpha=True, saver="webpsave")
+_BMP = _Format("BMP", 2**31 - 1, (8,), has_alpha=False, saver="bmp")
 _FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
@@ -91,7 +100,7 @@ class PhotoWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], like: Photo, upscale: int, quality: int = 95
+        self, path: str | os.PathLike[str], like: Photo, upscale: int, *, quality: int = 95
     ) -> None:
         if not 1 <= quality <= 100:
             raise ValueError(f"quality {quality}: not 1..100")

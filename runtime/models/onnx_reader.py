@@ -100,7 +100,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
         return _read(Path(path), content)
 
 
-def checked_onnx(model: str | os.PathLike[str] | bytes, needs_bodies: bool = True) -> bytes:
+def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = True) -> bytes:
     """A model as a backend may see it: in one piece, and with nothing in it that hurts the process.
 
     Args:
@@ -119,7 +119,7 @@ def checked_onnx(model: str | os.PathLike[str] | bytes, needs_bodies: bool = Tru
     else:
         name, content = os.fspath(model), _content(model)
     with _refusing(name):
-        _check(name, Message(memoryview(content)), needs_bodies)
+        _check(name, Message(memoryview(content)), needs_bodies=needs_bodies)
     return content
 
 
@@ -175,7 +175,7 @@ def _read(path: Path, content: bytes) -> OnnxFile:
     )
 
 
-def _check(name: str, model: Message, needs_bodies: bool) -> None:
+def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
     """Refuse what `checked_onnx` refuses, and calls of our operators without their bodies."""
     if model.integer(1) < 1:
         raise ValueError("it has no ir_version")

@@ -44,6 +44,7 @@ class OnnxRuntimeSession(Session):
         self,
         model: str | os.PathLike[str] | bytes,
         providers: Sequence[str | tuple[str, dict[str, Any]]] = ("CPUExecutionProvider",),
+        *,
         threads: int = 0,
         custom_ops: Sequence[str] = (),
         optimize: bool = True,

@@ -21,7 +21,7 @@ LARGEST_BUCKETS = 128
 SMALLEST_NORM = 5e-5
 
 
-def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
+def _modulate(node: Any, *, shifted: bool, with_factor: bool) -> list[Any]:
     """The modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
@@ -39,7 +39,7 @@ def _modulate(node: Any, shifted: bool, with_factor: bool) -> list[Any]:
     return [y.output(0), factor.output(0)] if with_factor else [y.output(0)]
 
 
-def _modulate_external(node: Any, shifted: bool) -> list[Any]:
+def _modulate_external(node: Any, *, shifted: bool) -> list[Any]:
     """The modulator whose std is its last input."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
@@ -48,7 +48,7 @@ def _modulate_external(node: Any, shifted: bool) -> list[Any]:
     return [ops.add(trunk, ops.multiply(r, factor)).output(0)]
 
 
-def _moments(node: Any, shifted: bool) -> list[Any]:
+def _moments(node: Any, *, shifted: bool) -> list[Any]:
     """Count, mean and sum of squared deviations of the pixels that are inside: (N, 1, 3)."""
     ops = _operators()
     x, inside = node.get_input(0), node.get_input(2 if shifted else 1)
@@ -144,7 +144,7 @@ def _attention_round(node: Any) -> list[Any]:
 
     match_rows, value_rows = rows(match), rows(values)
     used = ops.slice(ops.convert(rotations, "f32"), zero, ops.divide(buckets, two), one, one)
-    projected = ops.matmul(match_rows, used, False, False)
+    projected = ops.matmul(match_rows, used, transpose_a=False, transpose_b=False)
     similarity = ops.concat([projected, ops.negative(projected)], axis=2)
     nearest = ops.topk(similarity, np.int64(1), 2, "max", "value", "i64", stable=True)
     codes = ops.squeeze(nearest.output(1), two)
@@ -160,7 +160,9 @@ def _attention_round(node: Any) -> list[Any]:
     in_chunks = ops.concat([batch, chunks, chunk, np.array([-1])], axis=0)
 
     def chunked(flat: Any) -> Any:
-        return ops.reshape(ops.gather(flat, order_filled, np.int64(1), 1), in_chunks, False)
+        return ops.reshape(
+            ops.gather(flat, order_filled, np.int64(1), 1), in_chunks, special_zero=False
+        )
 
     def with_neighbours(own: Any) -> Any:
         beside = [ops.roll(own, np.array([step]), one) for step in (1, -1)]
@@ -169,16 +171,22 @@ def _attention_round(node: Any) -> list[Any]:
     queries = chunked(match_rows)
     squared = ops.reduce_sum(ops.multiply(queries, queries), np.array([3]), keep_dims=True)
     keys = ops.divide(queries, ops.maximum(ops.sqrt(squared), np.float32(SMALLEST_NORM)))
-    scores = ops.matmul(queries, with_neighbours(keys), False, True)
+    scores = ops.matmul(queries, with_neighbours(keys), transpose_a=False, transpose_b=True)
     top = ops.reduce_max(scores, np.array([3]), keep_dims=True)
     exponential = ops.exp(ops.subtract(scores, top))
     total = ops.reduce_sum(exponential, np.array([3]), keep_dims=True)
-    weighed = ops.matmul(exponential, with_neighbours(chunked(value_rows)), False, False)
+    weighed = ops.matmul(
+        exponential, with_neighbours(chunked(value_rows)), transpose_a=False, transpose_b=False
+    )
 
     def image(sorted_rows: Any, planes: Any) -> Any:
-        flat = ops.reshape(sorted_rows, ops.concat([batch, np.array([-1]), planes], 0), False)
+        flat = ops.reshape(
+            sorted_rows, ops.concat([batch, np.array([-1]), planes], 0), special_zero=False
+        )
         columns = ops.transpose(ops.gather(flat, place, np.int64(1), 1), np.array([0, 2, 1]))
-        wide = ops.reshape(columns, ops.concat([batch, planes, height, width], axis=0), False)
+        wide = ops.reshape(
+            columns, ops.concat([batch, planes, height, width], axis=0), special_zero=False
+        )
         return ops.convert_like(wide, values).output(0)
 
     attended = image(ops.divide(weighed, total), channels)

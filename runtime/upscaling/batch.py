@@ -196,7 +196,7 @@ def _upscale_one(
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
     progress.started(job, plan)
     try:
-        with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality) as writer:
+        with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality=quality) as writer:
             for rows in _rows(upscaler, photo, plan, progress):
                 writer.write(rows)
             return writer.close_in(finishing)

@@ -140,7 +140,7 @@ def main(arguments: list[str]) -> None:
     path, backend, *sizes = arguments
     model: Any = sys.stdin.buffer.read() if path == "-" else path
     results = [process_bytes()]
-    with open_session(model, backend) as session:
+    with open_session(model, backend=backend) as session:
         (lr,) = session.inputs
         results.append(_peak_rss())
         _forget_loading()

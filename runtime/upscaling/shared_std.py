@@ -60,6 +60,7 @@ def runs(plan: Plan, passes: Passes) -> int:
 def shared_std(
     session: Session,
     read: Read,
+    *,
     to_input: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
     plan: Plan,
     passes: Passes,

@@ -140,6 +140,7 @@ def make_plan(
     tile: Tile,
     overlap: int,
     largest: LargestTile | None,
+    *,
     sizes: Sequence[SizeRange] = (SizeRange(),),
     tile_sizes: Callable[[], Sequence[SizeRange]] | None = None,
 ) -> Plan:
@@ -180,8 +181,18 @@ def make_plan(
     if held and side + 2 * overlap >= max(size):
         return _whole(size, "it is no larger than one tile")
     if tile_sizes is None:
-        return _in_tiles(size, tile, side, overlap, reason, "the model takes", sizes)
-    return _in_tiles(size, tile, side, overlap, reason, "tiles of the model take", tile_sizes())
+        return _in_tiles(
+            size, tile, side, overlap=overlap, reason=reason, takes="the model takes", sizes=sizes
+        )
+    return _in_tiles(
+        size,
+        tile,
+        side,
+        overlap=overlap,
+        reason=reason,
+        takes="tiles of the model take",
+        sizes=tile_sizes(),
+    )
 
 
 def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
@@ -229,6 +240,7 @@ def _in_tiles(
     size: HeightWidth,
     tile: Tile,
     side: int,
+    *,
     overlap: int,
     reason: str,
     takes: str,

@@ -67,6 +67,7 @@ class Upscaler:
     def __init__(
         self,
         model: str | os.PathLike[str] = "x2",
+        *,
         backend: str = "auto",
         tile: Tile = "auto",
         passes: Passes = 2,
@@ -80,7 +81,7 @@ class Upscaler:
         self.tile, self.passes = tile, passes
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._bytes_before, self._largest_run_px = process_bytes(), 0
-        self._forms = ModelVariants(self.model, backend, threads, alone=tile == "auto")
+        self._forms = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
         whole = self._forms.session("whole")
         self.metadata, self.backend = whole.metadata, whole.backend
         if "adadm.upscale" not in self.metadata:
@@ -143,7 +144,14 @@ class Upscaler:
             free = free_bytes(self._memory_bytes, held)
             largest = LargestTile(memory, free, self.upscale_factor, itemsize)
         tiles = None if self.passes == 1 else partial(self._forms.tile_sizes, height, width)
-        plan = make_plan((height, width), self.tile, self.overlap, largest, self._sizes, tiles)
+        plan = make_plan(
+            (height, width),
+            self.tile,
+            overlap=self.overlap,
+            largest=largest,
+            sizes=self._sizes,
+            tile_sizes=tiles,
+        )
         warning = "" if plan.is_whole else self._warning
         return Plan(plan.windows, plan.overlap, plan.reason, warning)
 
@@ -216,7 +224,14 @@ class Upscaler:
         self, source: PixelSource, plan: Plan, count: _Count
     ) -> npt.NDArray[np.float32]:
         moments = self._forms.session("moments")
-        return shared_std(moments, source.colour, self._input, plan, self.passes, count.one_more)
+        return shared_std(
+            moments,
+            source.colour,
+            to_input=self._input,
+            plan=plan,
+            passes=self.passes,
+            on_run=count.one_more,
+        )
 
     def _input(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)

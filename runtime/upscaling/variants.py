@@ -38,11 +38,13 @@ class ModelVariants:
         SessionError: the model cannot be loaded.
     """
 
-    def __init__(self, model: Path, backend: str, threads: int, alone: bool) -> None:
+    def __init__(self, model: Path, backend: str, *, threads: int, alone: bool) -> None:
         self._model, self._threads = model, threads
         self._closed = False
         self._tile_sizes: list[SizeRange] = []
-        self._sessions: dict[Variant, Session] = {"whole": open_session(model, backend, threads)}
+        self._sessions: dict[Variant, Session] = {
+            "whole": open_session(model, backend=backend, threads=threads)
+        }
         self._metadata = self._sessions["whole"].metadata
         self._backend = self._sessions["whole"].backend
         self._alone = alone and self._backend in CPU_BACKENDS
@@ -59,7 +61,9 @@ class ModelVariants:
             for other in self._sessions.keys() - {form}:
                 self._sessions.pop(other).close()
         if form not in self._sessions:
-            self._sessions[form] = open_session(self._path(form), self._backend, self._threads)
+            self._sessions[form] = open_session(
+                self._path(form), backend=self._backend, threads=self._threads
+            )
         return self._sessions[form]
 
     def tile_sizes(self, height: int, width: int) -> list[SizeRange]:

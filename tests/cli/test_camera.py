@@ -100,7 +100,7 @@ def frames_of(path: Path) -> tuple[list[Array], float]:
 
 @cache
 def upscaler(model: Path) -> Upscaler:
-    return Upscaler(model, "cpu", tile="off")
+    return Upscaler(model, backend="cpu", tile="off")
 
 
 def expected(frames: list[Array], model: Path) -> list[Array]:

@@ -67,7 +67,7 @@ def wide_pixels(path: Path) -> npt.NDArray[np.int64]:
 
 @cache
 def opened(model: str) -> Upscaler:
-    return Upscaler(model, "cpu", "off")
+    return Upscaler(model, backend="cpu", tile="off")
 
 
 def expected(image: Array, model: str = "x2") -> npt.NDArray[np.int64]:

@@ -109,7 +109,7 @@ def test_files_cost_at_most_a_tenth(tmp_path: Path) -> None:
         source.parent.mkdir(exist_ok=True)
         Image.fromarray(crop).save(source, quality=92)
         jobs.append(Job(source, tmp_path / "out" / source.name))
-    with Upscaler("x2", "cpu") as upscaler:
+    with Upscaler("x2", backend="cpu") as upscaler:
         session = upscaler._forms.session("whole")
         feeds = [{"lr": batch_from_image(crop, 255)} for crop in crops]
         for feed in feeds[:5]:

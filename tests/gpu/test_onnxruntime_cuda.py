@@ -24,7 +24,9 @@ def needs_cuda(request: pytest.FixtureRequest) -> None:
 def test_cuda_agrees_with_cpu(upscale: int) -> None:
     model = (resources.files("adadm.runtime.models") / f"edsr_adadm_x{upscale}.onnx").read_bytes()
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 67, 81)).astype(np.float32)
-    cpu, cuda = (open_session(model, backend).run({"lr": lr})["sr"] for backend in ("cpu", "cuda"))
+    cpu, cuda = (
+        open_session(model, backend=backend).run({"lr": lr})["sr"] for backend in ("cpu", "cuda")
+    )
     assert_parity(cuda, cpu, "float32")
 
 
@@ -32,5 +34,5 @@ def test_cuda_agrees_with_cpu(upscale: int) -> None:
 def test_auto_takes_the_gpu(caplog: pytest.LogCaptureFixture) -> None:
     model = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
     with caplog.at_level("DEBUG", logger="adadm.runtime.backends"):
-        open_session(model, "auto").close()
+        open_session(model, backend="auto").close()
     assert "chose cuda" in caplog.messages

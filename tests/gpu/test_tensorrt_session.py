@@ -87,7 +87,7 @@ def x2(built: Build) -> Path:
 
 
 def on_cpu(model: Path, feed: dict[str, npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    with open_session(model, "cpu") as session:
+    with open_session(model, backend="cpu") as session:
         (found,) = session.run(feed).values()
         return found
 
@@ -248,7 +248,7 @@ def test_a_model_of_images(built: Build, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (1, 40, 52, 3), np.uint8)
     with (
         TensorRTSession(built(tmp_path / "images.onnx", tuple(BOUNDS[:1]))) as session,
-        open_session(tmp_path / "images.onnx", "cpu") as cpu,
+        open_session(tmp_path / "images.onnx", backend="cpu") as cpu,
     ):
         assert session.inputs[0].dtype == np.uint8
         assert list(map(str, session.sizes)) == ["24x24 to 96x96 px"]
@@ -283,7 +283,7 @@ def forms(built: Build) -> Path:
 @pytest.mark.parametrize("size", [(90, 96), (110, 140), (64, 200)])
 def test_an_image_of_any_size_is_that_of_the_cpu(forms: Path, size: tuple[int, int]) -> None:
     image = scene(*size)
-    with Upscaler("x2", "cpu", "off") as whole:
+    with Upscaler("x2", backend="cpu", tile="off") as whole:
         expected = whole.upscale(image)
     with Upscaler(forms, passes="settle") as upscaler:
         assert upscaler.backend == "engine"

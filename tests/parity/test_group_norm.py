@@ -38,7 +38,7 @@ def test_published_networks(architecture: str, groups: int, opset: int, tmp_path
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 96, 96))}
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     assert build_engine(
-        export.model.SerializeToString(), [profile], "rtx", Settings(("SM89",))
+        export.model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
     ).plan
 
 

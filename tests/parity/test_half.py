@@ -74,7 +74,9 @@ def run(model: onnx.ModelProto, feed: dict[str, npt.NDArray[Any]]) -> Array:
 def build(model: onnx.ModelProto, profile: dict[str, Profile] | None = None) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     profiles = [profile] if profile else []
-    assert build_engine(model.SerializeToString(), profiles, "rtx", Settings(("SM89",))).plan
+    assert build_engine(
+        model.SerializeToString(), profiles, "rtx", settings=Settings(("SM89",))
+    ).plan
 
 
 forms = pytest.mark.parametrize("form", [lambda model: model, inlined], ids=["function", "inline"])

@@ -79,7 +79,9 @@ def test_tensorrt_builds(
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
-    assert build_engine(model.SerializeToString(), [DYNAMIC], "rtx", Settings(("SM89",))).plan
+    assert build_engine(
+        model.SerializeToString(), [DYNAMIC], "rtx", settings=Settings(("SM89",))
+    ).plan
 
 
 @pytest.mark.slow

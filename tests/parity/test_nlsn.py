@@ -111,14 +111,16 @@ def test_tensorrt_refuses_the_sort_as_the_exporter_writes_it(
     naive = program.model_proto
     assert "TopK" in {node.op_type for node in naive.graph.node}
     with pytest.raises(EngineError, match="K exceeds the maximum value allowed"):
-        build_engine(naive.SerializeToString(), [], "rtx", Settings(("SM89",)))
+        build_engine(naive.SerializeToString(), [], "rtx", settings=Settings(("SM89",)))
 
 
 def test_tensorrt_builds_up_to_256_pixels_a_side() -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported("nlsn", 2, Options())
     profile = {"lr": Profile((1, 3, 12, 12), (1, 3, 128, 128), (1, 3, 256, 256))}
-    assert build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
+    assert build_engine(
+        model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
+    ).plan
 
 
 def test_a_large_chunk_exports(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def test_images() -> None:
     _, model, _ = exported("edsr", 2, Options(io="uint8"))
     images = photograph_like((2, 9, 12)).transpose(0, 2, 3, 1).round().astype(np.uint8)
     found, expected = (
-        open_session(model.SerializeToString(), backend).run({"lr": images})["sr"].astype(int)
+        open_session(model.SerializeToString(), backend=backend)
+        .run({"lr": images})["sr"]
+        .astype(int)
         for backend in ("openvino", "cpu")
     )
     assert found.shape == (2, 18, 24, 3)
@@ -99,11 +101,11 @@ def test_tiles(opset: int, fold: Literal["exact", "off"]) -> None:
     given = np.array([[20, 0, 50], [3, 90, 7]], np.float32).reshape(2, 3, 1, 1)
     outputs = []
     for backend in ("openvino", "cpu"):
-        with open_session(tiles.moments.SerializeToString(), backend) as session:
+        with open_session(tiles.moments.SerializeToString(), backend=backend) as session:
             feed = {"lr": lr, "std": known, "rows_inside": rows, "columns_inside": columns}
             moments = session.run(feed)["moments"]
             nothing = session.run({**feed, "rows_inside": 0 * rows})["moments"]
-        with open_session(tiles.tile.SerializeToString(), backend) as session:
+        with open_session(tiles.tile.SerializeToString(), backend=backend) as session:
             sr = session.run({"lr": lr, "std": given})["sr"]
         outputs.append((moments, nothing, sr))
     for found, expected in zip(*outputs, strict=True):

@@ -152,7 +152,9 @@ def test_tensorrt_builds_int8(folder: Path, of: str, form: str) -> None:
     made = for_tensorrt(folder, of, "internal" if form == "whole" else "external")
     model = made.lowering.lowered(form, made.int8).model
     profile: Mapping[str, Profile] = PROFILE if form == "whole" else tile_profile(model)
-    assert build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
+    assert build_engine(
+        model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
+    ).plan
 
 
 @pytest.mark.parametrize("upscale", UPSCALES)
@@ -161,7 +163,10 @@ def test_openvino_agrees_with_onnx_runtime(folder: Path, upscale: int) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     output, _ = lowered(folder, upscale, "int8")
     images = CalibrationImages([folder / "images"], upscale)
-    with open_session(output, "openvino") as found, open_session(output, "cpu") as expected:
+    with (
+        open_session(output, backend="openvino") as found,
+        open_session(output, backend="cpu") as expected,
+    ):
         for photograph in images:
             lr = photograph.lr.transpose(2, 0, 1)[None].astype(np.float32)
             ours, theirs = (session.run({"lr": lr})["sr"] for session in (found, expected))
@@ -180,7 +185,7 @@ def test_openvino_has_the_factors_of_onnx_runtime(folder: Path) -> None:
     proto = lowering.lowered("whole", report["int8"]["convolutions"], factors=True).model
     lr = next(iter(images)).lr.transpose(2, 0, 1)[None].astype(np.float32)
     ours, theirs = (
-        open_session(proto.SerializeToString(), backend).run({"lr": lr})
+        open_session(proto.SerializeToString(), backend=backend).run({"lr": lr})
         for backend in ("openvino", "cpu")
     )
     names = [name for name in theirs if name != "sr"]
@@ -204,7 +209,7 @@ def test_int8_is_faster_on_openvino(folder: Path, upscale: int) -> None:
     output, _ = lowered(folder, upscale, "int8")
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 270, 480)).astype(np.float32)
     seconds: dict[Path, list[float]] = {bundled(upscale): [], output: []}
-    sessions = {path: open_session(path, "openvino") for path in seconds}
+    sessions = {path: open_session(path, backend="openvino") for path in seconds}
     for _ in range(2):
         for session in sessions.values():
             session.run({"lr": lr})

@@ -84,7 +84,9 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
         assert kinds.count("QuantizeLinear") == (4 if weak else 2)
         assert kinds.count("DequantizeLinear") == 4
     profile = {"lr": Profile(*SHAPES[io])}
-    assert build_engine(form.model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
+    assert build_engine(
+        form.model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
+    ).plan
 
 
 @precisions

@@ -39,7 +39,7 @@ def test_builds(
     options = Options(modulator=modulator, opset=opset, static=static, fold=fold, factors=True)
     _, model, _ = exported("edsr", 2, options)
     profiles = [] if static else [DYNAMIC]
-    engine = build_engine(model.SerializeToString(), profiles, "rtx", Settings(("SM89",)))
+    engine = build_engine(model.SerializeToString(), profiles, "rtx", settings=Settings(("SM89",)))
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
     assert len(engine.plan) > weights / 2
 
@@ -50,7 +50,7 @@ def test_builds_the_bundled_models(upscale: int) -> None:
         name = f"edsr_adadm_x{upscale}{form}.onnx"
         model = (resources.files("adadm.runtime.models") / name).read_bytes()
         profile = tile_profile(onnx.load_from_string(model)) if form else DYNAMIC
-        assert len(build_engine(model, [profile], "rtx", Settings(("SM89",))).plan) > 1e6
+        assert len(build_engine(model, [profile], "rtx", settings=Settings(("SM89",))).plan) > 1e6
 
 
 @pytest.mark.parametrize("upscale", [3, 4])
@@ -61,7 +61,7 @@ def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
         content,
         [DYNAMIC],
         "rtx",
-        Settings(
+        settings=Settings(
             (
                 "SM86",
                 "SM120",
@@ -76,7 +76,7 @@ def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
     _, model, _ = exported(architecture, 2, Options(io="uint8", opset=opset, static=(1, 40, 56)))
     nodes = [node.op_type for node in model.graph.node]
     assert (nodes[0], nodes[-1]) == ("Cast", "Cast")
-    assert build_engine(model.SerializeToString(), [], "rtx", Settings(("SM89",))).plan
+    assert build_engine(model.SerializeToString(), [], "rtx", settings=Settings(("SM89",))).plan
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -94,7 +94,9 @@ def test_builds_the_models_for_tiles(
             model = bake_image_io(model, network, options)
         profile = tile_profile(model)
         assert profile.keys() == inputs
-        engine = build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",)))
+        engine = build_engine(
+            model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
+        )
         weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
         assert len(engine.plan) > weights / 2
 
@@ -103,7 +105,7 @@ def test_builds_the_models_for_tiles(
 def test_builds_the_models_for_tiles_of_one_size(fold: Literal["exact", "off"]) -> None:
     _, _, tiles = exported_tiles("edsr", 2, Options(static=(1, 40, 56), fold=fold))
     for model in (tiles.tile, tiles.moments):
-        assert build_engine(model.SerializeToString(), [], "rtx", Settings(("SM89",))).plan
+        assert build_engine(model.SerializeToString(), [], "rtx", settings=Settings(("SM89",))).plan
 
 
 def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
@@ -117,7 +119,7 @@ def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
             ir.to_proto(model).SerializeToString(),
             [{"features": Profile(shape, shape, shape)}],
             "rtx",
-            Settings(("SM89",), detailed=True),
+            settings=Settings(("SM89",), detailed=True),
         )
         for model in (original, collapsed)
     )
@@ -144,6 +146,6 @@ def test_a_missing_profile_and_an_unknown_gpu_are_refused() -> None:
     _, model, _ = exported("edsr", 2, Options())
     content = model.SerializeToString()
     with pytest.raises(EngineError, match=r"(?s)cannot build the model:.*profile"):
-        build_engine(content, [], "rtx", Settings(("SM89",)))
+        build_engine(content, [], "rtx", settings=Settings(("SM89",)))
     with pytest.raises(EngineError, match="no compute capability SM1; known: SM"):
-        build_engine(content, [DYNAMIC], "rtx", Settings(("SM1",)))
+        build_engine(content, [DYNAMIC], "rtx", settings=Settings(("SM1",)))

@@ -202,7 +202,9 @@ def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> N
     network, _, tiles = forms(architecture, upscale, options)
     for model in (tiles.tile, tiles.moments):
         profile = tile_profile(model, max(16, network.smallest_side))
-        assert build_engine(model.SerializeToString(), [profile], "rtx", Settings(("SM89",))).plan
+        assert build_engine(
+            model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
+        ).plan
 
 
 def test_the_model_of_moments_has_no_tail() -> None:
@@ -306,7 +308,7 @@ def test_images_in_and_out_are_the_same_grey_levels(
     image = photograph_like((1, 47, 58))[0].transpose(1, 2, 0).round().astype(np.uint8)
     results = {}
     for io, path in paths.items():
-        with Upscaler(path, "cpu", tile=16, passes=2, overlap=8) as upscaler:
+        with Upscaler(path, backend="cpu", tile=16, passes=2, overlap=8) as upscaler:
             assert upscaler.plan(47, 58).count == 2 * 3
             results[io] = upscaler.upscale(image)
     assert results["uint8"].shape == (94, 116, 3)

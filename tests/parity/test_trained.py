@@ -86,7 +86,7 @@ def test_tensorrt_builds(architecture: str) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
     model = exported(architecture).model.SerializeToString()
-    assert build_engine(model, [profile], "rtx", Settings(("SM89",))).plan
+    assert build_engine(model, [profile], "rtx", settings=Settings(("SM89",))).plan
 
 
 def test_photographs_are_enlarged_by_onnx_runtime_too() -> None:

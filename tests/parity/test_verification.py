@@ -213,7 +213,7 @@ def _gpu() -> str | None:
 def _write_plan(folder: Path) -> None:
     profile = {"lr": Profile((1, 3, 40, 40), (1, 3, 48, 56), (1, 3, 64, 64))}
     model = (folder / "model.onnx").read_bytes()
-    plan = build_engine(model, [profile], "rtx", Settings(("SM89",))).plan
+    plan = build_engine(model, [profile], "rtx", settings=Settings(("SM89",))).plan
     (folder / "model.engine.plan").write_bytes(plan)
 
 

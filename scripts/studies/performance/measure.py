@@ -84,7 +84,7 @@ def ceilings(rounds: int) -> dict[str, float]:
     )
     imports = [helper.make_opsetid("", 19)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString()
-    sessions = [open_session(model, backend) for backend in ("cpu", "openvino")]
+    sessions = [open_session(model, backend=backend) for backend in ("cpu", "openvino")]
     image = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
     kernel = torch.from_numpy(weight).contiguous(memory_format=torch.channels_last)
     source = torch.ones(_COPY_FLOATS)
@@ -195,7 +195,7 @@ def built_engines(files: Files, size: tuple[int, int]) -> dict[str, Any]:
     results = {}
     for name, path in (("naive", files.naive), ("ours", files.ours)):
         engine = build_engine(
-            path.read_bytes(), profiles, "rtx", Settings(("SM89",), detailed=True)
+            path.read_bytes(), profiles, "rtx", settings=Settings(("SM89",), detailed=True)
         )
         nodes = Counter(node.op_type for node in onnx.load(path).graph.node)
         results[name] = {

@@ -23,7 +23,7 @@ MODEL = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_by
 @pytest.fixture(scope="module", params=["cpu", "openvino"])
 def session(request: pytest.FixtureRequest) -> Session:
     try:
-        return open_session(MODEL, request.param)
+        return open_session(MODEL, backend=request.param)
     except MissingDependencyError as error:
         pytest.skip(str(error))
 
@@ -60,7 +60,9 @@ def test_arrays_in_any_memory_order(session: Session) -> None:
 def test_backends_agree() -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 33, 20)).astype(np.float32)
     pytest.importorskip("openvino", reason="openvino is not installed")
-    cpu, other = (open_session(MODEL, name).run({"lr": lr})["sr"] for name in ("cpu", "openvino"))
+    cpu, other = (
+        open_session(MODEL, backend=name).run({"lr": lr})["sr"] for name in ("cpu", "openvino")
+    )
     assert np.abs(cpu - other).max() <= 3e-5 * np.abs(cpu).max()
 
 
@@ -68,7 +70,7 @@ def test_backends_agree() -> None:
 def test_a_closed_session_says_so(backend: str) -> None:
     lr = np.zeros((1, 3, 4, 4), np.float32)
     try:
-        with open_session(MODEL, backend, threads=1) as session:
+        with open_session(MODEL, backend=backend, threads=1) as session:
             assert session.run({"lr": lr})["sr"].shape == (1, 3, 8, 8)
     except MissingDependencyError as error:
         pytest.skip(str(error))
@@ -87,38 +89,38 @@ def test_auto_follows_its_order(
     for name in ("cuda", "openvino"):
         monkeypatch.setitem(BACKENDS, name, absent)
     with caplog.at_level("DEBUG", logger="adadm.runtime.backends"):
-        open_session(MODEL, "auto").close()
+        open_session(MODEL, backend="auto").close()
     expected = ["passed over cuda: no device", "passed over openvino: no device", "chose cpu"]
     assert caplog.messages == expected
     monkeypatch.setitem(BACKENDS, "cpu", absent)
     with pytest.raises(SessionError, match=r"(?s)no backend can load the model:.*cpu: no device"):
-        open_session(MODEL, "auto")
+        open_session(MODEL, backend="auto")
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SessionError, match="no backend 'gpu'; known: auto, cpu, openvino, cuda"):
-        open_session(MODEL, "gpu")
+        open_session(MODEL, backend="gpu")
 
 
 @pytest.mark.parametrize("name", ["x2.engine", "x2.plan"])
 def test_an_engine_is_opened_by_its_own_backend_alone(name: str, tmp_path: Path) -> None:
     for backend in ("auto", "engine"):
         with pytest.raises(EngineError, match=rf"{name} cannot be read"):
-            open_session(tmp_path / name, backend)
+            open_session(tmp_path / name, backend=backend)
     for backend in sorted(BACKENDS.keys() - {"engine"}):
         with pytest.raises(
             SessionError, match=rf"{name} is an engine, which {backend} cannot run; choose engine"
         ):
-            open_session(str(tmp_path / name), backend)
+            open_session(str(tmp_path / name), backend=backend)
     with pytest.raises(SessionError, match="no backend 'gpu'"):
-        open_session(tmp_path / name, "gpu")
+        open_session(tmp_path / name, backend="gpu")
 
 
 def test_the_backend_of_engines_opens_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(SessionError, match=r"x2\.onnx is no engine .* it with adadm build"):
-        open_session(tmp_path / "x2.onnx", "engine")
+        open_session(tmp_path / "x2.onnx", backend="engine")
     with pytest.raises(SessionError, match="a model in memory is no engine"):
-        open_session(MODEL, "engine")
+        open_session(MODEL, backend="engine")
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino"])
@@ -128,7 +130,7 @@ def test_a_session_knows_its_backend_also_behind_auto(
     pytest.importorskip(backend if backend == "openvino" else "onnxruntime")
     monkeypatch.setattr("adadm.runtime.backends.AUTO_ORDER", (backend,))
     for name in (backend, "auto"):
-        with open_session(MODEL, name) as opened:
+        with open_session(MODEL, backend=name) as opened:
             assert opened.backend == backend
 
 
@@ -231,11 +233,11 @@ def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> No
         pytest.importorskip("openvino", reason="openvino is not installed")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"broken.onnx is no ONNX model"):
-        open_session(tmp_path / "broken.onnx", backend)
+        open_session(tmp_path / "broken.onnx", backend=backend)
     with pytest.raises(EngineError, match=r"missing.onnx cannot be read: No such file"):
-        open_session(tmp_path / "missing.onnx", backend)
+        open_session(tmp_path / "missing.onnx", backend=backend)
     with pytest.raises(EngineError, match="the model is no ONNX model"):
-        open_session(b"no model", backend)
+        open_session(b"no model", backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "openvino", "cuda", "tensorrt", "auto"])
@@ -259,7 +261,7 @@ def test_no_backend_sees_a_byte_of_what_is_refused(
         monkeypatch.setattr("onnxruntime.get_available_providers", lambda: providers)
     for model in (tmp_path / "memory.onnx", hostile):
         with pytest.raises(EngineError, match=r"in another file, \*/_ORT_MEM_ADDR_/\*"):
-            open_session(model, backend)
+            open_session(model, backend=backend)
 
 
 def test_onnx_runtime_takes_nothing_but_onnx() -> None:

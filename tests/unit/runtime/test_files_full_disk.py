@@ -31,7 +31,7 @@ def text(path: Path) -> None:
 
 def photo(path: Path) -> None:
     like = Photo(path, pyvips.Image.new_from_array(IMAGE))
-    with PhotoWriter(path, like, 1) as writer:
+    with PhotoWriter(path, like, upscale=1) as writer:
         writer.write(IMAGE)
 
 

@@ -104,7 +104,7 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if util.find_spec("tensorrt_rtx") is None:
         pytest.skip("TensorRT for RTX is not installed")
     model = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
-    built = build_engine(model, [PROFILE], "rtx", Settings(compute_capabilities=("SM89",)))
+    built = build_engine(model, [PROFILE], "rtx", settings=Settings(compute_capabilities=("SM89",)))
     path = tmp_path_factory.mktemp("engine") / "x2.engine"
     return written(path, built.plan, tensorrt=load("rtx").__version__)
 
@@ -117,8 +117,8 @@ def test_without_a_gpu_it_says_so(real_engine: Path, tmp_path: Path) -> None:
     for attempt in (
         lambda: TensorRTSession(real_engine),
         lambda: TensorRTSession(bare, trust=True, flavour="rtx"),
-        lambda: open_session(real_engine, "auto"),
-        lambda: open_session(real_engine, "engine"),
+        lambda: open_session(real_engine, backend="auto"),
+        lambda: open_session(real_engine, backend="engine"),
         lambda: Upscaler(real_engine),
     ):
         with pytest.raises(SessionError, match="this machine has no NVIDIA driver"):

@@ -241,7 +241,7 @@ def test_the_key_does_not_depend_on_order_or_on_a_trip_through_the_file(engine: 
 def test_an_engine_comes_back(engine: Path) -> None:
     assert names(engine.parent) == ["x2 (größer).engine", "x2 (größer).engine.json"]
     for trust in (False, True):
-        assert read_engine(engine, trust) == (PLAN, MANIFEST)
+        assert read_engine(engine, trust=trust) == (PLAN, MANIFEST)
     assert read_manifest(engine) == MANIFEST
 
 
@@ -265,7 +265,7 @@ def test_a_flipped_bit_is_noticed(engine: Path, place: int, trust: bool) -> None
         match=rf"\.engine is damaged, or .*\.engine\.json is another engine's: .* 2048 bytes of "
         rf"sha256 {found}, expected 2048 of {MANIFEST.engine_sha256}; build the engine again",
     ):
-        read_engine(engine, trust)
+        read_engine(engine, trust=trust)
 
 
 @pytest.mark.parametrize("trust", [False, True])
@@ -274,7 +274,7 @@ def test_the_manifest_of_another_engine_is_refused(engine: Path, trust: bool) ->
     write_engine(other, b"other", manifest_of(b"other"))
     manifest_path(other).replace(manifest_path(engine))
     with pytest.raises(EngineError, match=r"is another engine's: .* expected 5 of"):
-        read_engine(engine, trust)
+        read_engine(engine, trust=trust)
 
 
 def test_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_an_empty_engine_is_refused(engine: Path, trust: bool) -> None:
     write_engine(engine, b"", manifest_of(b""))  # even where the two agree
     with pytest.raises(EngineError, match=r"\.engine is empty, expected an engine; build"):
-        read_engine(engine, trust)
+        read_engine(engine, trust=trust)
 
 
 def test_an_engine_without_a_manifest_needs_trust(engine: Path) -> None:
@@ -434,7 +434,7 @@ write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
     assert read_manifest(engine).target == "tensorrt10"  # it was between the two
     for trust in (False, True):
         with pytest.raises(EngineError, match="is damaged, or" if old else "cannot be read: No"):
-            read_engine(engine, trust)
+            read_engine(engine, trust=trust)
     assert is_up_to_date(engine, MANIFEST.key) is None
     write_engine(engine, b"new", manifest_of(b"new"))
     assert read_engine(engine) == (b"new", manifest_of(b"new"))

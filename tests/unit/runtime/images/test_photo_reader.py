@@ -85,7 +85,7 @@ def rows_of(photo: Photo, upscale: int = 1, step: int = 7) -> Iterator[Pixels]:
 
 def rewrite(source: Path, target: Path, upscale: int = 1, step: int = 7, **options: Any) -> None:
     photo = open_photo(source)
-    with PhotoWriter(target, photo, upscale, **options) as writer:
+    with PhotoWriter(target, photo, upscale=upscale, **options) as writer:
         for rows in rows_of(photo, upscale, step):
             writer.write(rows)
     photo.close()
@@ -518,7 +518,7 @@ def test_jpeg_keeps_its_chroma_and_takes_a_quality(tmp_path: Path) -> None:
         sizes.append((tmp_path / "b.jpg").stat().st_size)
     assert sizes[1] > 2 * sizes[0]
     with pytest.raises(ValueError, match=r"quality 101: not 1\.\.100"):
-        PhotoWriter(tmp_path / "b.jpg", open_photo(tmp_path / "a.png"), 1, quality=101)
+        PhotoWriter(tmp_path / "b.jpg", open_photo(tmp_path / "a.png"), upscale=1, quality=101)
 
 
 def test_large_tiffs_are_bigtiffs(
@@ -534,13 +534,13 @@ def test_large_tiffs_are_bigtiffs(
 def test_what_a_format_cannot_hold_is_refused_before_any_row(tmp_path: Path) -> None:
     picture(5000, 1).save(tmp_path / "a.png")
     photo = open_photo(tmp_path / "a.png")
-    PhotoWriter(tmp_path / "b.jpg", photo, 13)
+    PhotoWriter(tmp_path / "b.jpg", photo, upscale=13)
     with pytest.raises(ImageError, match=r"b\.jpg: 14x70000 pixels, and JPEG allows 65500 a side"):
-        PhotoWriter(tmp_path / "b.jpg", photo, 14)
+        PhotoWriter(tmp_path / "b.jpg", photo, upscale=14)
     with pytest.raises(ImageError, match="4x20000 pixels, and WebP allows 16383 a side; write PNG"):
-        PhotoWriter(tmp_path / "b.webp", photo, 4)
+        PhotoWriter(tmp_path / "b.webp", photo, upscale=4)
     with pytest.raises(ImageError, match=r"b\.gif: cannot write '\.gif'; one of \.png"):
-        PhotoWriter(tmp_path / "b.gif", photo, 1)
+        PhotoWriter(tmp_path / "b.gif", photo, upscale=1)
     assert os.listdir(tmp_path) == ["a.png"]
 
 
@@ -569,7 +569,7 @@ def test_an_error_in_the_block_leaves_what_was_there(
     target.write_text("old")
 
     def write() -> None:
-        with PhotoWriter(target, photo, 1) as writer:
+        with PhotoWriter(target, photo, upscale=1) as writer:
             writer.write(photo.colour(0, 0, rows, 37))
             raise error("mine")
 
@@ -582,7 +582,7 @@ def test_an_error_in_the_block_leaves_what_was_there(
 
 def write_on_and_on(photo: Photo, started: list[int]) -> None:
     """More rows than the queue takes: without a look at the encoder, `write` would wait forever."""
-    with PhotoWriter(photo.path.with_name("b.png"), photo, 1000) as writer:
+    with PhotoWriter(photo.path.with_name("b.png"), photo, upscale=1000) as writer:
         for top in range(29_000):
             started.append(top)
             writer.write(np.zeros((1, 37_000, 3), np.uint8))
@@ -627,7 +627,7 @@ def test_rows_that_do_not_fit_are_refused(photo: Photo, tmp_path: Path) -> None:
     ):
         with (
             pytest.raises(ValueError, match=message),
-            PhotoWriter(tmp_path / "b.png", photo, 1) as writer,
+            PhotoWriter(tmp_path / "b.png", photo, upscale=1) as writer,
         ):
             writer.write(wrong)
     assert os.listdir(tmp_path) == ["a.png"]
@@ -642,7 +642,7 @@ def test_rows_may_lie_in_memory_in_any_order(
     photo = open_photo(tmp_path / "a.png")
     mirrored = np.ascontiguousarray(values[:, ::-1])[:, ::-1]
     repeated = np.broadcast_to(values[4], (1, 6, 3))
-    with PhotoWriter(tmp_path / "b.png", photo, 1) as writer:
+    with PhotoWriter(tmp_path / "b.png", photo, upscale=1) as writer:
         for rows in (
             np.asfortranarray(values[:2]),
             mirrored[2:4],

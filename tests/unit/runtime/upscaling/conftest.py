@@ -20,7 +20,7 @@ def model(
 
     def make(*arguments: Any, **metadata: Any) -> RepeatingSession:
         session = RepeatingSession(*arguments, **metadata)
-        monkeypatch.setattr(variants, "open_session", lambda *_: session)
+        monkeypatch.setattr(variants, "open_session", lambda *_, **__: session)
         return session
 
     return make

@@ -22,7 +22,7 @@ MODELS = resources.files("adadm.runtime.models")
 
 
 def plan_of(image: Pixels, tile: int, overlap: int) -> Plan:
-    plan = make_plan((image.shape[0], image.shape[1]), tile, overlap, None)
+    plan = make_plan((image.shape[0], image.shape[1]), tile, overlap=overlap, largest=None)
     assert not plan.is_whole
     return plan
 
@@ -42,10 +42,10 @@ def shared(session: Session, image: Pixels, plan: Plan, passes: Passes) -> tuple
     std = shared_std(
         session,
         reader(image),
-        lambda pixels: batch_from_image(pixels, 255),
-        plan,
-        passes,
-        lambda: count.append(1),
+        to_input=lambda pixels: batch_from_image(pixels, 255),
+        plan=plan,
+        passes=passes,
+        on_run=lambda: count.append(1),
     )
     assert std.dtype == np.float32 and std.shape == (1, std.size, 1, 1)
     return std.ravel(), len(count)
@@ -183,10 +183,10 @@ def test_windows_count_each_pixel_once_and_mosaics_their_middles(
     shared_std(
         session,
         reader(coordinates),
-        lambda pixels: pixels.astype(np.float32).transpose(2, 0, 1)[None],
-        plan,
-        2,
-        lambda: None,
+        to_input=lambda pixels: pixels.astype(np.float32).transpose(2, 0, 1)[None],
+        plan=plan,
+        passes=2,
+        on_run=lambda: None,
     )
     assert {feed[0].shape[1:] for feed in session.feeds} == {plan.shape}
     mosaics, windows = session.feeds[:4], session.feeds[8 : 8 + plan.count]
@@ -217,7 +217,7 @@ def test_windows_count_each_pixel_once_and_mosaics_their_middles(
 def moments(request: pytest.FixtureRequest) -> Session:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     model = MODELS / f"edsr_adadm_{request.param}.moments.onnx"
-    return open_session(model.read_bytes(), "cpu")
+    return open_session(model.read_bytes(), backend="cpu")
 
 
 def whole_image_std(

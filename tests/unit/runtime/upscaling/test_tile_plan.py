@@ -133,46 +133,49 @@ SMALL, LARGE = SizeRange((64, 64), (256, 256)), SizeRange((200, 200), (720, 1280
 
 
 def test_an_image_in_a_range_is_run_whole() -> None:
-    plan = make_plan((720, 1280), "auto", 12, None, [SMALL, LARGE])
+    plan = make_plan((720, 1280), "auto", 12, None, sizes=[SMALL, LARGE])
     assert str(plan) == "the whole image: the model takes 200x200 to 1280x720 px"
-    assert make_plan((720, 1280), "off", 12, None, [SMALL, LARGE]).is_whole
+    assert make_plan((720, 1280), "off", 12, None, sizes=[SMALL, LARGE]).is_whole
     for size in ((721, 1280), (63, 100)):
         with pytest.raises(TilingError, match=r"64x64 to 256x256 px or .*, and tiles are off"):
-            make_plan(size, "off", 12, None, [SMALL, LARGE])
+            make_plan(size, "off", 12, None, sizes=[SMALL, LARGE])
 
 
 def test_auto_takes_the_windows_of_least_work() -> None:
     """Each is the largest of its range."""
-    plan = make_plan((1400, 2500), "auto", 12, None, [SMALL, LARGE])
+    plan = make_plan((1400, 2500), "auto", 12, None, sizes=[SMALL, LARGE])
     assert (plan.shape, plan.count) == ((720, 1280), 4)  # 3.7 Mpx; 6 x 11 of 256x256 px are 4.3
     assert plan.reason == "the model takes 200x200 to 1280x720 px"
-    plan = make_plan((2000, 3000), "auto", 12, None, [SMALL, LARGE])
+    plan = make_plan((2000, 3000), "auto", 12, None, sizes=[SMALL, LARGE])
     assert (plan.shape, plan.count) == ((256, 256), 9 * 13)  # 7.7 Mpx; 3 x 3 of the others 8.3
-    low = make_plan((150, 3000), "auto", 12, None, [SMALL, LARGE])
+    low = make_plan((150, 3000), "auto", 12, None, sizes=[SMALL, LARGE])
     assert low.shape == (150, 256)
-    barely = make_plan((260, 1300), "auto", 12, None, [SMALL, LARGE])
+    barely = make_plan((260, 1300), "auto", 12, None, sizes=[SMALL, LARGE])
     assert (barely.shape, barely.count) == ((260, 1280), 2)
 
 
 def test_a_range_counts_and_not_the_memory_that_was_planned_for_it() -> None:
     for largest in (None, room(1), room(1e6)):
-        assert make_plan((720, 1280), "auto", 12, largest, [LARGE]).is_whole
-    assert make_plan((2000, 3000), "auto", 12, None, [SMALL]).shape == (256, 256)
+        assert make_plan((720, 1280), "auto", 12, largest, sizes=[LARGE]).is_whole
+    assert make_plan((2000, 3000), "auto", 12, None, sizes=[SMALL]).shape == (256, 256)
 
 
 def test_a_tile_that_is_asked_for_is_taken_or_refused_with_the_range() -> None:
-    plan = make_plan((500, 700), 200, 12, None, [SMALL])
+    plan = make_plan((500, 700), 200, 12, None, sizes=[SMALL])
     assert (plan.shape, plan.reason) == ((224, 224), "tiles of 200 px were asked for")
-    assert make_plan((100, 700), 200, 12, None, [SMALL]).shape == (100, 224)
-    assert make_plan((250, 250), 40, 12, None, [SMALL]).shape == (64, 64)  # also if held whole
-    assert make_plan((250, 250), 232, 12, None, [SMALL]).is_whole
+    assert make_plan((100, 700), 200, 12, None, sizes=[SMALL]).shape == (100, 224)
+    assert make_plan((250, 250), 40, 12, None, sizes=[SMALL]).shape == (
+        64,
+        64,
+    )  # also if held whole
+    assert make_plan((250, 250), 232, 12, None, sizes=[SMALL]).is_whole
     for tile, window in ((233, 257), (39, 63)):
         with pytest.raises(
             TilingError,
             match=rf"takes 64x64 to 256x256 px, and tiles of {tile} px with an overlap of 12 px on "
             rf"each side are windows of {window}x{window} px; ask for other tiles, or build for",
         ):
-            make_plan((500, 700), tile, 12, None, [SMALL])
+            make_plan((500, 700), tile, 12, None, sizes=[SMALL])
 
 
 def test_an_image_below_all_ranges_is_refused_with_the_remedy() -> None:
@@ -182,22 +185,29 @@ def test_an_image_below_all_ranges_is_refused_with_the_remedy() -> None:
             match=r"64x64 to 256x256 px or .*, the image has 3000x63; .*build for sizes that are "
             r"not larger than the image \(--min\)",
         ):
-            make_plan((63, 3000), tile, 12, None, [SMALL, LARGE])
+            make_plan((63, 3000), tile, 12, None, sizes=[SMALL, LARGE])
 
 
 def test_models_for_tiles_are_asked_only_when_it_comes_to_tiles() -> None:
     def never() -> list[SizeRange]:
         raise AssertionError("asked")
 
-    assert make_plan((256, 256), "auto", 12, None, [SMALL], never).is_whole
-    assert make_plan((256, 256), 240, 12, None, [SMALL], never).is_whole
-    plan = make_plan((300, 300), "auto", 12, None, [SMALL], lambda: [SizeRange((32, 32), (96, 96))])
+    assert make_plan((256, 256), "auto", 12, None, sizes=[SMALL], tile_sizes=never).is_whole
+    assert make_plan((256, 256), 240, 12, None, sizes=[SMALL], tile_sizes=never).is_whole
+    plan = make_plan(
+        (300, 300),
+        "auto",
+        12,
+        None,
+        sizes=[SMALL],
+        tile_sizes=lambda: [SizeRange((32, 32), (96, 96))],
+    )
     assert plan.shape == (96, 96)
     assert plan.reason == "tiles of the model take 32x32 to 96x96 px"
-    alone = make_plan((300, 300), "auto", 12, None, [SMALL], lambda: [LARGE])
+    alone = make_plan((300, 300), "auto", 12, None, sizes=[SMALL], tile_sizes=lambda: [LARGE])
     assert (alone.count, alone.shape) == (1, (300, 300))  # what the model itself does not take
     with pytest.raises(TilingError, match=r"^tiles of the model take 200x200 .* has 300x100"):
-        make_plan((100, 300), "auto", 12, None, [SMALL], lambda: [LARGE])
+        make_plan((100, 300), "auto", 12, None, sizes=[SMALL], tile_sizes=lambda: [LARGE])
 
 
 RANGES = [
@@ -220,7 +230,7 @@ def test_windows_are_in_a_range_and_cover_the_image_wherever_that_can_be(
     for size in itertools.product(lengths, lengths):
         for tile in tiles:
             try:
-                plan = make_plan(size, tile, overlap, None, ranges)
+                plan = make_plan(size, tile, overlap, None, sizes=ranges)
             except TilingError:
                 assert not is_possible(size, tile, overlap, ranges), (size, tile)
                 continue

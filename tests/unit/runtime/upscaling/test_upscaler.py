@@ -35,7 +35,7 @@ MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx"
 
 @cache
 def upscaled(model: str, tile: Tile, passes: Passes = 2, backend: str = "cpu") -> Pixels:
-    with Upscaler(model, backend, tile, passes) as opened:
+    with Upscaler(model, backend=backend, tile=tile, passes=passes) as opened:
         return opened.upscale(scene(110, 140))
 
 
@@ -75,19 +75,19 @@ def test_tiles_are_as_good_as_the_whole_image(model: str) -> None:
 
 def test_twice_gives_the_same_bytes() -> None:
     image = scene(45, 60)
-    with Upscaler("x2", "cpu", 16) as opened:
+    with Upscaler("x2", backend="cpu", tile=16) as opened:
         once = opened.upscale(image)
         for size in ((30, 45), (40, 40)):  # other images, in tiles and whole, have no say
             opened.upscale(scene(*size, seed=1))
         again = opened.upscale(image)
-    with Upscaler("x2", "cpu", 16) as anew:
+    with Upscaler("x2", backend="cpu", tile=16) as anew:
         anew_once = anew.upscale(image)
     assert once.tobytes() == again.tobytes() == anew_once.tobytes()
 
 
 def test_8_bits_are_the_16_bits_rounded() -> None:
     image = scene(41, 45, np.uint8)
-    with Upscaler("x2", "cpu", 20) as opened:
+    with Upscaler("x2", backend="cpu", tile=20) as opened:
         found = opened.upscale(image)
         fine = opened.upscale(image.astype(np.uint16) * 257)
     assert found.dtype == np.uint8
@@ -106,7 +106,10 @@ SIZES = [(1, 1), (2, 3), (1, 300), (300, 1), (41, 40), (37, 53), (5, 129)]
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_can_be_tiled(size: tuple[int, int]) -> None:
     image = scene(*size, seed=2)
-    with Upscaler("x2", "cpu", "off") as whole, Upscaler("x2", "cpu", 16, "settle") as tiled:
+    with (
+        Upscaler("x2", backend="cpu", tile="off") as whole,
+        Upscaler("x2", backend="cpu", tile=16, passes="settle") as tiled,
+    ):
         expected = whole.upscale(image)
         assert expected.shape == (2 * size[0], 2 * size[1], 3)
         assert whole.plan(*size).is_whole
@@ -118,14 +121,17 @@ def test_any_size_can_be_tiled(size: tuple[int, int]) -> None:
 def test_flat_images_stay_without_seams(level: int) -> None:
     """A std of 0 is where the logarithm of a modulator would be minus infinity."""
     image = np.full((30, 45, 3), level, np.uint16)
-    with Upscaler("x4", "cpu", "off") as whole, Upscaler("x4", "cpu", 8, "settle") as tiled:
+    with (
+        Upscaler("x4", backend="cpu", tile="off") as whole,
+        Upscaler("x4", backend="cpu", tile=8, passes="settle") as tiled,
+    ):
         assert tiled.plan(30, 45).count > 1
         assert levels_apart(tiled.upscale(image), whole.upscale(image)) <= 0.01
 
 
 def test_an_image_may_lie_in_memory_in_any_order() -> None:
     image = scene(30, 40, np.uint8)
-    with Upscaler("x2", "cpu", 10, 1) as opened:
+    with Upscaler("x2", backend="cpu", tile=10, passes=1) as opened:
         expected = opened.upscale(image)
         mirrored = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
         for view in (np.asfortranarray(image), mirrored):
@@ -138,7 +144,7 @@ def test_an_image_may_lie_in_memory_in_any_order() -> None:
 @pytest.mark.parametrize("passes", [1, 2, "settle"])
 def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
     calls: list[tuple[int, int]] = []
-    with Upscaler("x2", "cpu", 16, passes) as opened:
+    with Upscaler("x2", backend="cpu", tile=16, passes=passes) as opened:
         plan = opened.plan(50, 70)
         opened.upscale(scene(50, 70), on_window=lambda done, total: calls.append((done, total)))
     assert plan.count == 6
@@ -153,7 +159,7 @@ def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
 
 def test_rows_come_from_top_to_bottom() -> None:
     image = scene(70, 50)
-    with Upscaler("x2", "cpu", 16) as opened:
+    with Upscaler("x2", backend="cpu", tile=16) as opened:
         rows = list(opened.rows(ArrayPixels(image)))
         assert len(rows) == len(opened.plan(70, 50).windows) > 2
         np.testing.assert_array_equal(np.concatenate(rows), opened.upscale(image))
@@ -161,7 +167,7 @@ def test_rows_come_from_top_to_bottom() -> None:
 
 def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "process_bytes", lambda: 0)
-    with Upscaler("x2", "cpu") as opened:
+    with Upscaler("x2", backend="cpu") as opened:
         assert opened.plan(110, 140).reason.startswith("it fits, ")
         memory = memory_model(opened.metadata, "cpu")
         assert memory is not None
@@ -192,7 +198,7 @@ def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_is_no_image_is_refused(image: npt.NDArray[Any], message: str) -> None:
-    with Upscaler("x2", "cpu") as opened, pytest.raises(ImageError, match=message):
+    with Upscaler("x2", backend="cpu") as opened, pytest.raises(ImageError, match=message):
         opened.upscale(image)
 
 
@@ -217,13 +223,13 @@ def test_what_is_no_image_is_refused(image: npt.NDArray[Any], message: str) -> N
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TilingError, match=message):
-        Upscaler("x2", "cpu", **options)
+        Upscaler("x2", backend="cpu", **options)
 
 
 def test_the_overlap_follows_the_accuracy_or_is_given() -> None:
     overlaps = []
     for options in ({"accuracy": 10}, {}, {"accuracy": 1e-6}, {"overlap": 5, "accuracy": 1e-6}):
-        with Upscaler("x2", "cpu", **options) as opened:
+        with Upscaler("x2", backend="cpu", **options) as opened:
             overlaps.append(opened.overlap)
     assert 0 < overlaps[0] < overlaps[1] < overlaps[2]
     assert overlaps[2:] == [20, 5]  # 20 px is all that a pixel can see
@@ -232,13 +238,13 @@ def test_the_overlap_follows_the_accuracy_or_is_given() -> None:
 @pytest.mark.parametrize("form", ["tile", "moments"])
 def test_a_model_for_tiles_alone_is_refused(form: str) -> None:
     with pytest.raises(TilingError, match=rf"{form}\.onnx is one of the two models for tiles; "):
-        Upscaler(MODELS / f"edsr_adadm_x2.{form}.onnx", "cpu")
+        Upscaler(MODELS / f"edsr_adadm_x2.{form}.onnx", backend="cpu")
 
 
 def test_tiles_without_their_models_are_refused_with_two_remedies(tmp_path: Path) -> None:
     model = shutil.copy(MODELS / "edsr_adadm_x2.onnx", tmp_path / "net.onnx")
     image = scene(50, 70)
-    with Upscaler(model, "cpu", 16) as opened:
+    with Upscaler(model, backend="cpu", tile=16) as opened:
         message = (
             r"70x50 px needs tiles, .* need .*net\.tile\.onnx, which is not there; "
             r"export the model with --stats external, .*: --passes 1 \(seams\)"
@@ -249,15 +255,15 @@ def test_tiles_without_their_models_are_refused_with_two_remedies(tmp_path: Path
         assert opened.upscale(image[:40, :40]).shape == (80, 80, 3)  # no larger than one tile
     shutil.copy(MODELS / "edsr_adadm_x2.tile.onnx", tmp_path / "net.tile.onnx")
     with (
-        Upscaler(model, "cpu", 16) as opened,
+        Upscaler(model, backend="cpu", tile=16) as opened,
         pytest.raises(TilingError, match=r"need .*net\.moments\.onnx, which is not there"),
     ):
         opened.upscale(image)
-    with Upscaler(model, "cpu", 16, passes=1) as opened:
+    with Upscaler(model, backend="cpu", tile=16, passes=1) as opened:
         alone = opened.upscale(image)
-    with Upscaler("x2", "cpu", 16, passes=1) as opened:
+    with Upscaler("x2", backend="cpu", tile=16, passes=1) as opened:
         np.testing.assert_array_equal(alone, opened.upscale(image))
-    with Upscaler(model, "cpu") as opened:
+    with Upscaler(model, backend="cpu") as opened:
         assert opened.upscale(image).shape == (100, 140, 3)
 
 
@@ -269,7 +275,7 @@ def test_models_of_another_checkpoint_are_refused(tmp_path: Path, other: str) ->
     message = (
         rf"net\.{other}\.onnx was exported from another checkpoint than .*net\.onnx; make both"
     )
-    with Upscaler(tmp_path / "net.onnx", "cpu", 16) as opened:
+    with Upscaler(tmp_path / "net.onnx", backend="cpu", tile=16) as opened:
         with pytest.raises(TilingError, match=message):
             opened.plan(50, 70)
         assert opened.upscale(scene(40, 40)).shape == (80, 80, 3)
@@ -283,11 +289,11 @@ def test_a_model_that_is_not_there_is_named(
     with pytest.raises(
         SessionError, match=rf"^{model}: no such model; expected x2, x4 or the path"
     ):
-        Upscaler(model, "cpu")
+        Upscaler(model, backend="cpu")
 
 
 def test_a_closed_upscaler_says_so() -> None:
-    opened = Upscaler("x2", "cpu", 16, passes=1)
+    opened = Upscaler("x2", backend="cpu", tile=16, passes=1)
     with opened:
         opened.upscale(scene(50, 70))
     opened.close()  # twice is as good as once
@@ -316,7 +322,7 @@ def test_windows_are_those_that_the_models_for_tiles_take(ranges: Callable[..., 
     ranges(
         SizeRange((32, 32), (96, 96)), SizeRange((40, 48), (64, 80)), SizeRange((40, 40), (80, 72))
     )
-    with Upscaler("x2", "cpu", passes="settle") as opened:
+    with Upscaler("x2", backend="cpu", passes="settle") as opened:
         assert opened.plan(96, 96).is_whole
         plan = opened.plan(110, 140)
         assert plan.shape == (64, 72)
@@ -324,14 +330,14 @@ def test_windows_are_those_that_the_models_for_tiles_take(ranges: Callable[..., 
         assert levels_apart(opened.upscale(scene(110, 140)), whole) <= 0.01
         with pytest.raises(TilingError, match=r"48x40 to 72x64 px, the image has 300x39; .*--min"):
             opened.plan(39, 300)
-    with Upscaler("x2", "cpu", tile=32) as opened:
+    with Upscaler("x2", backend="cpu", tile=32) as opened:
         assert opened.plan(110, 140).shape == (56, 56)
     with (
-        Upscaler("x2", "cpu", tile=64) as opened,
+        Upscaler("x2", backend="cpu", tile=64) as opened,
         pytest.raises(TilingError, match=r"tiles of 64 px .* windows of 88x88 px"),
     ):
         opened.plan(110, 140)
-    with Upscaler("x2", "cpu", passes=1) as opened:  # the model itself runs them
+    with Upscaler("x2", backend="cpu", passes=1) as opened:  # the model itself runs them
         assert opened.plan(110, 140).shape == (96, 96)
 
 
@@ -340,14 +346,14 @@ def test_the_models_for_tiles_run_an_image_that_the_model_itself_does_not_take(
 ) -> None:
     """As one tile, which needs passes for what the other model does in one."""
     image = scene(40, 60)
-    with Upscaler("x2", "cpu", "off") as opened:
+    with Upscaler("x2", backend="cpu", tile="off") as opened:
         expected = opened.upscale(image)
     ranges(SizeRange((64, 64), (96, 96)), SizeRange((16, 16), (64, 64)))
-    with Upscaler("x2", "cpu", passes="settle") as opened:
+    with Upscaler("x2", backend="cpu", passes="settle") as opened:
         assert opened.plan(40, 60).count == 1
         assert levels_apart(opened.upscale(image), expected) <= 0.01
     with (
-        Upscaler("x2", "cpu", passes=1) as opened,
+        Upscaler("x2", backend="cpu", passes=1) as opened,
         pytest.raises(TilingError, match=r"64x64 to 96x96 px, the image has 60x40"),
     ):
         opened.upscale(image)
@@ -361,7 +367,7 @@ def test_models_for_tiles_that_take_no_size_in_common_are_refused(
         r"tile\.onnx takes 8x8 to 64x64 px and .*moments\.onnx takes 8x65 to 90x90 px, so no tile "
         r"fits both; build both for the same sizes"
     )
-    with Upscaler("x2", "cpu") as opened, pytest.raises(TilingError, match=message):
+    with Upscaler("x2", backend="cpu") as opened, pytest.raises(TilingError, match=message):
         opened.plan(110, 140)
 
 
@@ -372,7 +378,7 @@ def test_engines_for_tiles_that_are_missing_are_to_be_built(
     engine = shutil.copy(MODELS / "edsr_adadm_x2.onnx", tmp_path / "net.engine")
     ranges(SizeRange((8, 8), (96, 96)), SizeRange((8, 8), (96, 96)))
     monkeypatch.setattr(
-        model_forms, "open_session", lambda path, *_: open_session(path.read_bytes(), "cpu")
+        model_forms, "open_session", lambda path, **_: open_session(path.read_bytes(), "cpu")
     )
     with (
         Upscaler(engine) as opened,
@@ -460,10 +466,10 @@ def test_a_network_that_sees_all_is_warned_of_in_tiles_alone(model: Model) -> No
 def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
     """Else the second of two images of one size would be run in tiles."""
     image = scene(300, 300)
-    with Upscaler("x2", "cpu") as opened:
+    with Upscaler("x2", backend="cpu") as opened:
         needed = memory_models(opened.metadata["adadm.memory"])["cpu"].bytes_for(image[..., 0].size)
     limit = (process_bytes() + 1.4 * needed) / 2**30
-    with Upscaler("x2", "cpu", memory_gib=limit) as opened:
+    with Upscaler("x2", backend="cpu", memory_gib=limit) as opened:
         assert opened.plan(300, 300).is_whole
         assert not opened.plan(900, 900).is_whole
         opened.upscale(image)
@@ -473,7 +479,7 @@ def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
 
 def test_what_a_caller_keeps_is_not_free() -> None:
     limit = (process_bytes() + (300 << 20)) / 2**30
-    with Upscaler("x2", "cpu", memory_gib=limit) as opened:
+    with Upscaler("x2", backend="cpu", memory_gib=limit) as opened:
         opened.upscale(scene(60, 80))
         before = opened.plan(4000, 4000)
         ballast = np.ones(150 << 20, np.uint8)
