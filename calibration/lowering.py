@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,18 @@ import onnx_ir as ir
 from adadm.calibration.passes import ScaleTrunk
 from adadm.calibration.quality.drawn_inputs import drawn_size
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.ranges.float16_ranges import half_ranges, trunk_exponent, wide_values
-from adadm.calibration.ranges.int8_ranges import choose_ranges, multiply_adds, quantize_convolutions
+from adadm.calibration.ranges.float16_ranges import (
+    HalfRange,
+    half_ranges,
+    trunk_exponent,
+    wide_values,
+)
+from adadm.calibration.ranges.int8_ranges import (
+    ConvolutionRange,
+    choose_ranges,
+    multiply_adds,
+    quantize_convolutions,
+)
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.calibration.search.sensitivity import Convolution
 from adadm.calibration.source_network import SourceNetwork
@@ -58,38 +69,47 @@ class LoweringOptions:
     cache: Path | None = None
 
 
+@dataclass(frozen=True)
 class Lowering:
-    """The float32 graphs of a network, and the same graphs in lower precision.
-
-    Args:
-        images: at the size at which the model will run.
-        on_stage: called with a few words when a stage begins.
-        on_image: called with how many images were observed, and of how many.
+    """The float32 graphs of a network, and the same graphs in lower precision; made by `of`.
 
     Attributes:
-        forms: float32 graphs by name: `whole`, and with external statistics `tile` and `moments`.
+        images: at the size at which the model will run.
+        variants: float32 graphs: `whole`, and with external statistics `tile` and `moments`.
         statistics: of the tensors of `whole`.
         exponent: of two, by which the trunk is multiplied so that float16 holds it.
         factor_scales: what became of each modulation factor by that, in graph order; empty without.
-        ranges: of each tensor in float16, the nearest to overflow first; empty without float16.
-        work: multiply-adds of all convolutions by name, at 480x270 px.
-        convolutions: those that can be INT8, in the order of the network.
-        size: height and width of drawn inputs.
-
-    Raises:
-        ExportError: the graph cannot have the form that is asked for.
-        CalibrationError: the float32 network diverges on a photograph.
     """
 
-    def __init__(
-        self,
+    source: SourceNetwork
+    images: CalibrationImages
+    request: LoweringOptions
+    variants: Mapping[str, ir.Model]
+    statistics: Mapping[str, TensorStatistics]
+    exponent: int = 0
+    factor_scales: Sequence[float] = ()
+
+    @classmethod
+    def of(
+        cls,
         source: SourceNetwork,
         images: CalibrationImages,
         request: LoweringOptions,
+        *,
         on_stage: Callable[[str], object] = str,
         on_image: Callable[[int, int], object] = max,
-    ) -> None:
-        self.source, self.images, self.request = source, images, request
+    ) -> Lowering:
+        """Fold a network, observe its tensors, and scale its trunk where float16 would overflow.
+
+        Args:
+            images: at the size at which the model will run.
+            on_stage: called with a few words when a stage begins.
+            on_image: called with how many images were observed, and of how many.
+
+        Raises:
+            ExportError: the graph cannot have the form that is asked for.
+            CalibrationError: the float32 network diverges on a photograph.
+        """
         if request.precision == "fp16":
             check_half(request.target)
         if request.static and request.static[0] > 1:
@@ -97,27 +117,56 @@ class Lowering:
                 f"a model for {request.static[0]} images at a time cannot be lowered, since "
                 "photographs are measured one by one; fix N to 1, or export without --static"
             )
-        self._on_stage, self._on_image = on_stage, on_image
-        self.size = request.static[1:] if request.static else drawn_size(source.smallest_area)
-        self._half = half = request.target.typing != "float32"
-        self.exponent = 0
-        self.factor_scales: list[float] = []
-        self._observe(source.model.clone())
-        exponent = trunk_exponent(self.whole.graph, self.statistics) if half else 0
+
+        def observed(model: ir.Model) -> Lowering:
+            on_stage("folding and collapsing")
+            assembled = assemble(model, source.metadata, _options(request))
+            protos = {"whole": assembled.model}
+            if assembled.tiles is not None:
+                protos |= vars(assembled.tiles)
+            on_stage("observing the ranges of all tensors")
+            size = _drawn_size(source, request)
+            statistics = collect(
+                assembled.model, images, source.rgb_range, size, request.cache, on_image
+            )
+            variants = {variant: ir.from_proto(proto) for variant, proto in protos.items()}
+            return cls(source, images, request, variants, statistics)
+
+        plain = observed(source.model.clone())
+        if not request.target.computes_half:
+            return plain
+        exponent = trunk_exponent(plain.whole.graph, plain.statistics)
         scaled, scaling = source.model.clone(), ScaleTrunk(exponent)
-        if exponent and scaling(scaled).modified:
-            self.exponent, self.factor_scales = exponent, scaling.factor_scales
-            self._observe(scaled)
-        self.ranges = half_ranges(self.whole.graph, self.statistics) if half else []
-        self._wide = wide_values(self.whole.graph, self.statistics) if half else set()
-        self._int8_ranges = choose_ranges(self.whole.graph, self.statistics, self._wide)
-        self.work = multiply_adds(self.whole)
-        self.convolutions = [Convolution(name, self.work[name]) for name in self._int8_ranges]
+        if not exponent or not scaling(scaled).modified:
+            return plain
+        return replace(
+            observed(scaled), exponent=exponent, factor_scales=tuple(scaling.factor_scales)
+        )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of drawn inputs."""
+        return _drawn_size(self.source, self.request)
+
+    @cached_property
+    def ranges(self) -> list[HalfRange]:
+        """Of each tensor in float16, the nearest to overflow first; empty without float16."""
+        return half_ranges(self.whole.graph, self.statistics) if self._half else []
+
+    @cached_property
+    def work(self) -> dict[str, int]:
+        """Multiply-adds of all convolutions by name, at 480x270 px."""
+        return multiply_adds(self.whole)
+
+    @property
+    def convolutions(self) -> list[Convolution]:
+        """Those that can be INT8, in the order of the network."""
+        return [Convolution(name, self.work[name]) for name in self._int8_ranges]
 
     @property
     def whole(self) -> ir.Model:
         """The float32 graph for whole images."""
-        return self.forms["whole"]
+        return self.variants["whole"]
 
     @property
     def reference(self) -> onnx.ModelProto:
@@ -138,13 +187,13 @@ class Lowering:
             digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()[:32]
 
-    def lowered(self, form: str, int8: Collection[str], factors: bool = False) -> TargetModel:
-        """A form for the target, with these convolutions in INT8.
+    def lowered(self, variant: str, int8: Collection[str], factors: bool = False) -> TargetModel:
+        """A variant for the target, with these convolutions in INT8.
 
         Args:
             factors: return the modulation factors too.
         """
-        model = self.forms[form].clone()
+        model = self.variants[variant].clone()
         if factors:
             ExposeFactors()(model)
         quantize_convolutions(model, self._int8_ranges, int8)
@@ -160,26 +209,25 @@ class Lowering:
 
     def float32(self, **changed: Any) -> onnx.ModelProto:
         """The network in another form, such as with its tail as it is (`export.Options`)."""
-        options = replace(self._options, stats="internal", **changed)
+        options = replace(_options(self.request), stats="internal", **changed)
         return assemble(self.source.model.clone(), self.source.metadata, options).model
 
     @property
-    def _options(self) -> Options:
-        return Options(opset=_OPSET, static=self.request.static, stats=self.request.stats)
+    def _half(self) -> bool:
+        return self.request.target.computes_half
 
-    def _observe(self, model: ir.Model) -> None:
-        self._on_stage("folding and collapsing")
-        assembled = assemble(model, self.source.metadata, self._options)
-        self.forms: dict[str, ir.Model] = {"whole": ir.from_proto(assembled.model)}
-        if assembled.tiles is not None:
-            for form, proto in vars(assembled.tiles).items():
-                self.forms[form] = ir.from_proto(proto)
-        self._on_stage("observing the ranges of all tensors")
-        self.statistics: dict[str, TensorStatistics] = collect(
-            assembled.model,
-            self.images,
-            self.source.rgb_range,
-            self.size,
-            self.request.cache,
-            self._on_image,
-        )
+    @cached_property
+    def _wide(self) -> set[str]:
+        return wide_values(self.whole.graph, self.statistics) if self._half else set()
+
+    @cached_property
+    def _int8_ranges(self) -> dict[str, ConvolutionRange]:
+        return choose_ranges(self.whole.graph, self.statistics, self._wide)
+
+
+def _options(request: LoweringOptions) -> Options:
+    return Options(opset=_OPSET, static=request.static, stats=request.stats)
+
+
+def _drawn_size(source: SourceNetwork, request: LoweringOptions) -> tuple[int, int]:
+    return request.static[1:] if request.static else drawn_size(source.smallest_area)

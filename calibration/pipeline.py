@@ -153,8 +153,12 @@ def lower_network(
         CalibrationError: the budget cannot be kept, or the network diverges in float32 already.
         ExportError: the graph cannot have the form that the target needs.
     """
-    lowering = Lowering(
-        source, images, request, on_stage, lambda done, total: on_step(done, total, "")
+    lowering = Lowering.of(
+        source,
+        images,
+        request,
+        on_stage=on_stage,
+        on_image=lambda done, total: on_step(done, total, ""),
     )
 
     def ledger_of(int8: tuple[str, ...]) -> Ledger:
@@ -181,7 +185,7 @@ def lower_network(
         assignment, sensitivities, ledger = _search(lowering, ledger_of, on_stage, on_step)
     on_stage("looking for artefacts")
     int8 = assignment.int8 if assignment else ()
-    forms = {name: lowering.lowered(name, int8) for name in lowering.forms}
+    forms = {name: lowering.lowered(name, int8) for name in lowering.variants}
     gates = measure_gates(
         run_of_model(lowering.reference),
         run_of_model(forms["whole"].evaluated),

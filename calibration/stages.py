@@ -48,7 +48,7 @@ def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
         Stage("collapsed", _run_with_factors(collapsed, optimize=False)),
         Stage("ONNX Runtime", _run_with_factors(collapsed)),
     ]
-    if lowering.request.target.typing != "float32":
+    if lowering.request.target.computes_half:
         half = lowering.lowered("whole", (), factors=True)
         stages.append(
             Stage("FP16", _run_with_factors(half.evaluated, scales=lowering.factor_scales))
@@ -58,7 +58,7 @@ def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
         stages.append(
             Stage("INT8", _run_with_factors(lowered.evaluated, scales=lowering.factor_scales))
         )
-    if "tile" in lowering.forms:
+    if "tile" in lowering.variants:
         stages.append(Stage("tile models", _run_tile_models(lowering, int8)))
     return stages
 

@@ -111,7 +111,9 @@ def inspect_on_images(
     request = LoweringOptions(
         "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
     )
-    lowering = Lowering(source, images, request, on_stage, counted("observing ranges"))
+    lowering = Lowering.of(
+        source, images, request, on_stage=on_stage, on_image=counted("observing ranges")
+    )
     contents = measure_responses(lowering, counted("observing deviations"))
     names = [block.name for block in subject.structure.blocks]
     headroom = measure_headroom(lowering, names)

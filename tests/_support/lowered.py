@@ -37,7 +37,7 @@ def lowered_x2(
     request = LoweringOptions(
         precision, TARGETS[target], 0.02, io, "external", cache=folder / "cache"
     )
-    lowering = Lowering(source, images, request)
+    lowering = Lowering.of(source, images, request)
     int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
     output = folder / f"x2.{precision}.{target}.{io}.onnx"
     noted = {
@@ -47,7 +47,7 @@ def lowered_x2(
         "budget_db": request.budget_db,
         "int8": int8,
     }
-    for form in lowering.forms:
+    for form in lowering.variants:
         model = lowering.lowered(form, int8).model
         entry = model.metadata_props.add()
         entry.key, entry.value = "adadm.quantization", json.dumps(noted, sort_keys=True)

@@ -120,7 +120,7 @@ def for_tensorrt(folder: Path, of: str, stats: Any = "internal") -> Lowered:
     _, report = lowered(folder, 2, "int8")
     images = CalibrationImages([folder / "images"], 2)
     request = LoweringOptions("int8", TARGETS[of], 0.02, stats=stats, cache=folder / "cache")
-    lowering = Lowering(load_source_network(checkpoint(2)), images, request)
+    lowering = Lowering.of(load_source_network(checkpoint(2)), images, request)
     return Lowered(lowering, report["int8"]["convolutions"])
 
 
@@ -181,7 +181,7 @@ def test_openvino_has_the_factors_of_onnx_runtime(folder: Path) -> None:
     _, report = lowered(folder, 2, "int8")
     images = CalibrationImages([folder / "images"], 2)
     request = LoweringOptions("int8", TARGETS["cpu"], 0.02, cache=folder / "cache")
-    lowering = Lowering(load_source_network(checkpoint(2)), images, request)
+    lowering = Lowering.of(load_source_network(checkpoint(2)), images, request)
     proto = lowering.lowered("whole", report["int8"]["convolutions"], factors=True).model
     lr = next(iter(images)).lr.transpose(2, 0, 1)[None].astype(np.float32)
     ours, theirs = (

@@ -153,7 +153,7 @@ def test_the_worst_of_what_is_written_is_lost(
     source: SourceNetwork, folder: Path, cache: Path
 ) -> None:
     """Stages after the lowering count; those before are float32."""
-    lowering = Lowering(source, images_of(folder), replace(CPU, cache=cache))
+    lowering = Lowering.of(source, images_of(folder), replace(CPU, cache=cache))
 
     def lost_db(**psnr_y_db: float) -> float:
         return Quantized({}, lowering, None, (), ledger_with(**psnr_y_db)).lost_db
@@ -251,7 +251,7 @@ def test_stages_are_one_function_in_many_forms(
 ) -> None:
     """Exact ones agree to the last digits, with all their factors."""
     request = replace(CPU, target=TARGETS["tensorrt10"], stats="external", cache=cache)
-    lowering = Lowering(source, images_of(folder), request)
+    lowering = Lowering.of(source, images_of(folder), request)
     stages = lowering_stages(lowering, ["body.0.conv1"])
     assert [stage.name for stage in stages] == [
         "as exported",
@@ -294,9 +294,9 @@ def test_drawn_inputs_are_as_large_as_the_network_needs(
     source: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
-    assert Lowering(source, images_of(folder), CPU).size == (16, 20)
+    assert Lowering.of(source, images_of(folder), CPU).size == (16, 20)
     needy = replace(source, metadata={**source.metadata, "adadm.smallest_area": "1500"})
-    assert Lowering(needy, images_of(folder), CPU).size == (48, 60)
+    assert Lowering.of(needy, images_of(folder), CPU).size == (48, 60)
 
 
 def test_the_cache_of_losses_is_that_of_what_is_evaluated(
@@ -304,7 +304,7 @@ def test_the_cache_of_losses_is_that_of_what_is_evaluated(
 ) -> None:
     """The two forms for TensorRT compute the same; float32 does not."""
     keys = [
-        Lowering(
+        Lowering.of(
             source, images_of(folder), LoweringOptions("int8", TARGETS[name], 0.02, cache=cache)
         ).key
         for name in ("tensorrt10", "jetson-orin-jp51", "cpu")
@@ -314,4 +314,4 @@ def test_the_cache_of_losses_is_that_of_what_is_evaluated(
 
 def test_two_images_at_a_time_are_refused(source: SourceNetwork, folder: Path) -> None:
     with pytest.raises(CalibrationError, match="a model for 2 images at a time cannot be lowered"):
-        Lowering(source, images_of(folder), replace(CPU, static=(2, 32, 32)))
+        Lowering.of(source, images_of(folder), replace(CPU, static=(2, 32, 32)))

@@ -340,7 +340,9 @@ def test_a_naive_fold_is_found_at_the_border(
         candidate = assemble(naive.model, source.metadata, DEFAULTS).model
     else:
         images = CalibrationImages([folder / "images"], source.upscale)
-        lowering = Lowering(naive, images, LoweringOptions(precision, TARGETS["tensorrt10"], 0.02))
+        lowering = Lowering.of(
+            naive, images, LoweringOptions(precision, TARGETS["tensorrt10"], 0.02)
+        )
         int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
         candidate = lowering.lowered("whole", int8).evaluated
     place = compare_layers(reference, candidate, feeds).first_divergence
@@ -417,7 +419,7 @@ def test_weak_typing_and_a_scaled_trunk(
     images = CalibrationImages([folder / "images"], source.upscale)
     target = "jetson-orin-jp51"
     request = LoweringOptions("int8", TARGETS[target], 0.02)
-    lowering = Lowering(dataclasses.replace(source, model=scaled), images, request)
+    lowering = Lowering.of(dataclasses.replace(source, model=scaled), images, request)
     int8 = [convolution.name for convolution in lowering.convolutions]
     model = lowering.lowered("whole", int8).model
     noted = json.dumps({"factor_scales": scaling.factor_scales})
