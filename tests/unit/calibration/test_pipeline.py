@@ -84,7 +84,7 @@ class Measured:
         return ledger_with(ONNX_Runtime=30.0, FP16=29.999, INT8=30.0 - self.lost_db.pop(0))
 
     def into(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pipeline, "stages_of", self.note)
+        monkeypatch.setattr(pipeline, "lowering_stages", self.note)
         monkeypatch.setattr(pipeline, "measure", self)
 
 
