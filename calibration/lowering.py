@@ -36,6 +36,7 @@ from adadm.export.assembly import assemble
 from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.models.bundled import Variant
 from adadm.runtime.targets import Target
 
 __all__ = ["BUDGETS_DB", "Lowering", "LoweringOptions", "Precision"]
@@ -84,7 +85,7 @@ class Lowering:
     source: SourceNetwork
     images: CalibrationImages
     request: LoweringOptions
-    variants: Mapping[str, ir.Model]
+    variants: Mapping[Variant, ir.Model]
     statistics: Mapping[str, TensorStatistics]
     exponent: int = 0
     factor_scales: Sequence[float] = ()
@@ -121,9 +122,9 @@ class Lowering:
         def observed(model: ir.Model) -> Lowering:
             on_stage("folding and collapsing")
             assembled = assemble(model, source.metadata, _options(request))
-            protos = {"whole": assembled.model}
-            if assembled.tiles is not None:
-                protos |= vars(assembled.tiles)
+            protos: dict[Variant, onnx.ModelProto] = {"whole": assembled.model}
+            if tiles := assembled.tiles:
+                protos |= {"tile": tiles.tile, "moments": tiles.moments}
             on_stage("observing the ranges of all tensors")
             size = _drawn_size(source, request)
             statistics = collect(
@@ -187,7 +188,9 @@ class Lowering:
             digest.update(model.SerializeToString(deterministic=True))
         return digest.hexdigest()[:32]
 
-    def lowered(self, variant: str, int8: Collection[str], factors: bool = False) -> TargetModel:
+    def lowered(
+        self, variant: Variant, int8: Collection[str], factors: bool = False
+    ) -> TargetModel:
         """A variant for the target, with these convolutions in INT8.
 
         Args:

@@ -30,17 +30,12 @@ from adadm.calibration.source_network import SourceNetwork
 from adadm.calibration.stages import lowering_stages, run_of_model
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import Variant, report_path, variant_path
 
 __all__ = ["Quantized", "lower_network"]
 
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
-
-
-def report_path(output: Path) -> Path:
-    """Where the report of a model is."""
-    return output.with_suffix(".json")
 
 
 def plot_path(output: Path) -> Path:
@@ -59,7 +54,7 @@ class Quantized:
         ledger: what each stage costs over all photographs, and the artefact gates.
     """
 
-    models: dict[str, onnx.ModelProto]
+    models: dict[Variant, onnx.ModelProto]
     lowering: Lowering
     assignment: Assignment | None
     sensitivities: tuple[Sensitivity, ...]
@@ -86,11 +81,11 @@ class Quantized:
 
     def write(self, output: Path) -> list[Path]:
         """Write the models, the report and the plot beside each other: all files or none."""
-        paths = {f: output if f == "whole" else companion_path(output, f) for f in self.models}
+        paths = {variant: variant_path(output, variant) for variant in self.models}
         written = [*paths.values(), report_path(output)]
         with ExitStack() as files:
-            for form, path in paths.items():
-                onnx.save(self.models[form], files.enter_context(written_whole(path)))
+            for variant, path in paths.items():
+                onnx.save(self.models[variant], files.enter_context(written_whole(path)))
             content = json.dumps(self.as_json(), indent=2) + "\n"
             report = files.enter_context(written_whole(report_path(output)))
             report.write_text(content, encoding="utf-8")
@@ -185,16 +180,16 @@ def lower_network(
         assignment, sensitivities, ledger = _search(lowering, ledger_of, on_stage, on_step)
     on_stage("looking for artefacts")
     int8 = assignment.int8 if assignment else ()
-    forms = {name: lowering.lowered(name, int8) for name in lowering.variants}
+    lowered = {variant: lowering.lowered(variant, int8) for variant in lowering.variants}
     gates = measure_gates(
         run_of_model(lowering.reference),
-        run_of_model(forms["whole"].evaluated),
+        run_of_model(lowered["whole"].evaluated),
         itertools.islice(images, _SEARCH_PHOTOGRAPHS),
         source.rgb_range,
         source.upscale,
         lowering.size,
     )
-    models = {name: form.model for name, form in forms.items()}
+    models = {variant: found.model for variant, found in lowered.items()}
     ledger = replace(ledger, gates=tuple(gates))
     quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
     _note(quantized)

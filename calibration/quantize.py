@@ -20,7 +20,7 @@ import argparse
 from rich.console import Console
 
 from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions
-from adadm.calibration.pipeline import Quantized, lower_network, plot_path, report_path
+from adadm.calibration.pipeline import Quantized, lower_network, plot_path
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
@@ -30,7 +30,7 @@ from adadm.export.arguments import add_network_options, architecture, shape
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
-from adadm.runtime.models.bundled import FOR_TILES, companion_path
+from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import staged
 from adadm.runtime.targets import TARGETS
 
@@ -183,7 +183,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     if arguments.sensitivity and arguments.precision == "fp16":
         parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
-    for_tiles = [companion_path(arguments.output, form) for form in FOR_TILES]
+    for_tiles = [variant_path(arguments.output, variant) for variant in FOR_TILES]
     more = [report_path(arguments.output), plot_path(arguments.output)]
     paths.check(writes=more + (for_tiles if arguments.stats == "external" else []))
     return arguments

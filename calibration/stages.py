@@ -13,6 +13,7 @@ from adadm.calibration.quality.ledger import Stage
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.export.tile_models import std_from
 from adadm.runtime.images.arrays import Batch
+from adadm.runtime.models.bundled import FOR_TILES
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["lowering_stages", "run_of_model"]
@@ -84,8 +85,8 @@ def _run_tile_models(
 ) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
     """The two models for tiles on one tile that is the whole image, settled."""
     tile, moments = (
-        OnnxRuntimeSession(lowering.lowered(form, int8).evaluated.SerializeToString(), lean=True)
-        for form in ("tile", "moments")
+        OnnxRuntimeSession(lowering.lowered(variant, int8).evaluated.SerializeToString(), lean=True)
+        for variant in FOR_TILES
     )
 
     def run(lr: Batch) -> tuple[Batch, list[Batch]]:

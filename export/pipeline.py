@@ -25,7 +25,7 @@ from adadm.export.tile_models import TileModels, std_from
 from adadm.export.tracing import trace
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import variant_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.memory import MemoryModel
 
@@ -71,8 +71,8 @@ class Export:
         models = {output: self.model}
         if self.tiles is not None:
             models |= {
-                companion_path(output, "tile"): self.tiles.tile,
-                companion_path(output, "moments"): self.tiles.moments,
+                variant_path(output, "tile"): self.tiles.tile,
+                variant_path(output, "moments"): self.tiles.moments,
             }
         with ExitStack() as files:
             for path, model in models.items():

@@ -26,7 +26,7 @@ from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
-from adadm.runtime.models.bundled import FOR_TILES, companion_path
+from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.tables import make_table
 
 __all__ = [
@@ -217,6 +217,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     by_default = [] if arguments.output else [arguments.checkpoint.with_suffix(".onnx")]
     arguments.output = arguments.output or by_default[0]
-    for_tiles = [companion_path(arguments.output, form) for form in FOR_TILES]
+    for_tiles = [variant_path(arguments.output, variant) for variant in FOR_TILES]
     paths.check(writes=by_default + (for_tiles if arguments.stats == "external" else []))
     return arguments

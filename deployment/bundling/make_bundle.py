@@ -25,7 +25,7 @@ from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_rec
 from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
 from adadm.runtime.errors import EngineError, MissingDependencyError
 from adadm.runtime.files import flush, naming, sha256_of
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import VARIANTS, Variant, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import OF_ONE_MODEL
@@ -34,7 +34,6 @@ __all__ = ["make_bundle"]
 
 _FORMAT = 1
 _MANIFEST, _MODEL, _PATCH = "MANIFEST.json", Path("model.onnx"), "model.factors.patch"
-_FORMS = ("whole", "tile", "moments")
 _STAND_INS = {"SM72": "SM75", "SM87": "SM86", "SM110": "SM120"}
 """What TensorRT for RTX can build for, in place of what a Jetson has."""
 
@@ -66,12 +65,12 @@ def make_bundle(
     """
     with _whole_folder(folder) as partial:
         on_stage("bringing the model into the target's form")
-        deployed = {f: deploy(path, target) for f, path in _sources(model, target).items()}
-        recipes = {}
-        for form, found in deployed.items():
-            path = partial / _name(form)
+        deployed = {v: deploy(path, target) for v, path in _sources(model, target).items()}
+        recipes: dict[Variant, Recipe] = {}
+        for variant, found in deployed.items():
+            path = partial / _name(variant)
             onnx.save(found.model, path)
-            recipes[form] = make_recipe(
+            recipes[variant] = make_recipe(
                 read_onnx(path), target, bounds, workspace_bytes=workspace_bytes
             )
         if deployed["whole"].factors_patch:
@@ -84,7 +83,7 @@ def make_bundle(
         references = make_references(deployed, recipes["whole"].first_bounds)
         _write_references(partial / "reference", references)
         on_stage("asking TensorRT for RTX what memory it takes")
-        memories = {form: _activations(recipe) for form, recipe in recipes.items()}
+        memories = {variant: _activations(recipe) for variant, recipe in recipes.items()}
         files = resources.files("adadm.deployment.bundling.device_files")
         script = "verify.py" if target.runs_runtime else "compare_outputs.py"
         (partial / "verify.py").write_bytes((files / script).read_bytes())
@@ -132,11 +131,11 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _sources(model: Path, target: Target) -> dict[str, Path]:
+def _sources(model: Path, target: Target) -> dict[Variant, Path]:
     """The models that there are, which are whole, of one network, and of the target's form."""
-    paths = {form: model if form == "whole" else companion_path(model, form) for form in _FORMS}
-    paths = {form: path for form, path in paths.items() if path.is_file()}
-    files = {form: read_onnx(path) for form, path in paths.items()}
+    paths = {variant: variant_path(model, variant) for variant in VARIANTS}
+    paths = {variant: path for variant, path in paths.items() if path.is_file()}
+    files = {variant: read_onnx(path) for variant, path in paths.items()}
     for path, found in zip(paths.values(), files.values(), strict=True):
         check_lowered(found, target)
         for key, differs in OF_ONE_MODEL.items():
@@ -148,8 +147,8 @@ def _sources(model: Path, target: Target) -> dict[str, Path]:
     return paths
 
 
-def _name(form: str) -> str:
-    return str(_MODEL if form == "whole" else companion_path(_MODEL, form))
+def _name(variant: Variant) -> str:
+    return str(variant_path(_MODEL, variant))
 
 
 def _write_references(folder: Path, references: Sequence[RecordedCase]) -> None:
@@ -157,11 +156,11 @@ def _write_references(folder: Path, references: Sequence[RecordedCase]) -> None:
     folder.mkdir()
     for found in references:
         arrays = {**found.inputs, **found.outputs}
-        np.savez_compressed(folder / f"{found.form}.{found.name}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(folder / f"{found.variant}.{found.name}.npz", **arrays)  # type: ignore[arg-type]
         for name, array in arrays.items():
             if not name.startswith("factor_"):
                 raw = np.ascontiguousarray(array).tobytes()
-                (folder / f"{found.form}.{found.name}.{name}.bin").write_bytes(raw)
+                (folder / f"{found.variant}.{found.name}.{name}.bin").write_bytes(raw)
 
 
 def _activations(recipe: Recipe) -> tuple[int, ...]:
@@ -180,9 +179,11 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
     return engine.activation_bytes
 
 
-def _manifest(recipes: Mapping[str, Recipe], references: Sequence[RecordedCase]) -> dict[str, Any]:
+def _manifest(
+    recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]
+) -> dict[str, Any]:
     whole = recipes["whole"]
-    engines = {form: str(Path(_name(form)).with_suffix(".engine")) for form in recipes}
+    engines = {v: str(Path(_name(v)).with_suffix(".engine")) for v in recipes}
     return {
         "format": _FORMAT,
         "adadm": version("adadm-deploy"),
@@ -190,16 +191,16 @@ def _manifest(recipes: Mapping[str, Recipe], references: Sequence[RecordedCase])
         "tensorrt": whole.target.tensorrt,
         "precision": whole.precision,
         "quantization": whole.quantization,
-        "models": {form: _name(form) for form in recipes},
+        "models": {variant: _name(variant) for variant in recipes},
         "engines": engines,
-        "profiles": {form: _as_json(recipe.profiles) for form, recipe in recipes.items()},
+        "profiles": {v: _as_json(recipe.profiles) for v, recipe in recipes.items()},
         "workspace_bytes": whole.settings.workspace_bytes,
         "factor_tolerance": factor_tolerance(references),
         "references": [
             {
                 "name": found.name,
-                "form": found.form,
-                "file": f"reference/{found.form}.{found.name}.npz",
+                "form": found.variant,
+                "file": f"reference/{found.variant}.{found.name}.npz",
                 "inputs": {name: list(array.shape) for name, array in found.inputs.items()},
                 "psnr_db": found.psnr_db,
             }

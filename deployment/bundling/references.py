@@ -15,6 +15,7 @@ from adadm.export.tile_models import std_from
 from adadm.runtime.engines.recipe import BatchHeightWidth, Bounds
 from adadm.runtime.images.arrays import ImageArray, batch_from_image, reduce
 from adadm.runtime.images.compare import compare
+from adadm.runtime.models.bundled import Variant
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import FloatArray
 
@@ -37,21 +38,20 @@ class RecordedCase:
     """One input and what must come of it.
 
     Attributes:
-        form: `whole`, `tile` or `moments`.
         inputs, outputs: as the model's, half-precision rounding included; of `whole` with factors.
         psnr_db: what each output of the model must reach, against the peak of the reference.
         factor_error: by how much factors differ with and without rounding, of the largest.
     """
 
     name: str
-    form: str
+    variant: Variant
     inputs: dict[str, FloatArray]
     outputs: dict[str, FloatArray]
     psnr_db: dict[str, float]
     factor_error: float
 
 
-def make_references(models: Mapping[str, TargetModel], bounds: Bounds) -> list[RecordedCase]:
+def make_references(models: Mapping[Variant, TargetModel], bounds: Bounds) -> list[RecordedCase]:
     """Photographs at the usual size, the least, and one between, which is odd; run here.
 
     A device may differ from them by four times as much (INT8: twice) as ONNX Runtime does when it
@@ -59,7 +59,6 @@ def make_references(models: Mapping[str, TargetModel], bounds: Bounds) -> list[R
     sort by hash codes, as NLSN's, makes much of that).
 
     Args:
-        models: by form.
         bounds: N, H and W that the engines take.
     """
     sizes = [bounds.optimum, bounds.minimum, _between(bounds)]
@@ -68,7 +67,7 @@ def make_references(models: Mapping[str, TargetModel], bounds: Bounds) -> list[R
     if "moments" in models:
         std_of = OnnxRuntimeSession(models["moments"].model.SerializeToString())
     references = []
-    for form, deployed in models.items():
+    for variant, deployed in models.items():
         plain = OnnxRuntimeSession(deployed.with_factors)
         rounded = OnnxRuntimeSession(deployed.evaluated.SerializeToString())
         is_int8 = any(node.op_type == "QuantizeLinear" for node in deployed.model.graph.node)
@@ -76,12 +75,12 @@ def make_references(models: Mapping[str, TargetModel], bounds: Bounds) -> list[R
         for name, size in zip(_NAMES, sizes, strict=True):
             lr = _low_resolution(images[name], size, plain)
             feed: dict[str, FloatArray] = {"lr": lr}
-            if form != "whole" and std_of is not None:
+            if variant != "whole" and std_of is not None:
                 feed["std"] = std_from(std_of, lr)
-            if form == "moments":
+            if variant == "moments":
                 feed["rows_inside"] = _inside(size[1]).reshape(1, 1, -1, 1).repeat(size[0], 0)
                 feed["columns_inside"] = _inside(size[2]).reshape(1, 1, 1, -1).repeat(size[0], 0)
-            references.append(_reference(name, form, feed, plain, rounded, margin_db))
+            references.append(_reference(name, variant, feed, plain, rounded, margin_db))
     return references
 
 
@@ -93,7 +92,7 @@ def factor_tolerance(references: Sequence[RecordedCase]) -> float:
 
 def _reference(
     name: str,
-    form: str,
+    variant: Variant,
     feed: dict[str, FloatArray],
     plain: OnnxRuntimeSession,
     rounded: OnnxRuntimeSession,
@@ -116,7 +115,7 @@ def _reference(
             found = [compare(key, o[key].astype(expected.dtype), expected, 1) for o in others]
             least_db = min(comparison.psnr_db for comparison in found) - margin_db
             psnr_db[key] = math.floor(10 * min(least_db, most)) / 10
-    return RecordedCase(name, form, feed, outputs, psnr_db, factor_error)
+    return RecordedCase(name, variant, feed, outputs, psnr_db, factor_error)
 
 
 def _between(bounds: Bounds) -> BatchHeightWidth:

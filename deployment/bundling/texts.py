@@ -17,13 +17,14 @@ from adadm.runtime.engines import trtexec
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import Shape
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.bundled import Variant
 
 __all__ = ["build_script", "readme"]
 
 _GIB = 2**30
 
 
-def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCase]) -> str:
+def build_script(recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]) -> str:
     """`build.sh`, for `sh`.
 
     Where the device's Python runs `adadm.runtime`, it checks the machine first, and writes the
@@ -56,14 +57,14 @@ def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCas
     else:
         steps.append("run mkdir -p outputs")
         for found in references:
-            engine = recipes[found.form].model.path.with_suffix(".engine").name
-            case = f"{found.form}.{found.name}"
+            engine = recipes[found.variant].model.path.with_suffix(".engine").name
+            case = f"{found.variant}.{found.name}"
             shapes = {name: array.shape for name, array in found.inputs.items()}
             command = trtexec.output_command(
                 engine,
                 target,
                 {name: f"reference/{case}.{name}.bin" for name in found.inputs},
-                shapes if recipes[found.form].profiles else {},
+                shapes if recipes[found.variant].profiles else {},
                 f"outputs/{case}.json",
             )
             steps.append(_logged(f"outputs/{case}.log", command))
@@ -74,16 +75,16 @@ def build_script(recipes: Mapping[str, Recipe], references: Sequence[RecordedCas
 
 
 def readme(
-    recipes: Mapping[str, Recipe],
-    deployed: Mapping[str, TargetModel],
-    memories: Mapping[str, tuple[int, ...]],
+    recipes: Mapping[Variant, Recipe],
+    deployed: Mapping[Variant, TargetModel],
+    memories: Mapping[Variant, tuple[int, ...]],
     references: Sequence[RecordedCase],
     files: Sequence[str],
 ) -> str:
     """`README.md`: what to do, and what it takes; times are for the reader to fill in.
 
     Args:
-        memories: by form, of each profile; empty where nobody knows.
+        memories: of each profile; empty where nobody knows.
         files: what is in the folder.
     """
     whole = recipes["whole"]
@@ -91,11 +92,11 @@ def readme(
     needed = max((size for sizes in memories.values() for size in sizes), default=None)
     rows = [
         row
-        for form, recipe in recipes.items()
-        for row in _rows(form, recipe, deployed[form], memories[form])
+        for variant, recipe in recipes.items()
+        for row in _rows(variant, recipe, deployed[variant], memories[variant])
     ]
     least = min(
-        (db for found in references if found.form == "whole" for db in found.psnr_db.values()),
+        (db for found in references if found.variant == "whole" for db in found.psnr_db.values()),
     )
     return _template("README.md").substitute(
         description=target.description,
@@ -144,7 +145,9 @@ references, and `verify.py`, which needs Python alone, compares the raw outputs.
 manifest of the engine, and no session of ours."""
 
 
-def _rows(form: str, recipe: Recipe, deployed: TargetModel, memories: tuple[int, ...]) -> list[str]:
+def _rows(
+    variant: Variant, recipe: Recipe, deployed: TargetModel, memories: tuple[int, ...]
+) -> list[str]:
     """One for each profile, or for the one size that there is."""
     lr = next(spec for spec in recipe.model.inputs if spec.name == "lr")
     largest: list[Shape] = [profile["lr"].maximum for profile in recipe.profiles] or [
@@ -157,7 +160,7 @@ def _rows(form: str, recipe: Recipe, deployed: TargetModel, memories: tuple[int,
     rows = []
     for index, shape in enumerate(largest):
         values = math.prod(shape)
-        images_bytes = lr.dtype.itemsize * values * (1 if form == "moments" else 1 + upscale**2)
+        images_bytes = lr.dtype.itemsize * values * (1 if variant == "moments" else 1 + upscale**2)
         activations = f"{memories[index] / 1e6:.0f} MB" if memories else "not known"
         rows.append(
             f"| `{recipe.model.path.name}` | {'x'.join(map(str, shape))} | "

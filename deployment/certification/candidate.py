@@ -26,7 +26,7 @@ from adadm.runtime.engines.manifest import manifest_path, read_manifest
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
-from adadm.runtime.models.bundled import FOR_TILES, companion_path, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, is_engine, variant_path
 from adadm.runtime.models.metadata import lowering_notes
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -101,7 +101,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
         title = f"{title}, {opened.backend}"
         description = f"backend {opened.backend}"
     stages = [Stage(title, run)]
-    companions = tuple(p for f in FOR_TILES if (p := companion_path(path, f)).is_file())
+    companions = tuple(p for f in FOR_TILES if (p := variant_path(path, f)).is_file())
     if len(companions) == 2 and not is_image:
         stages.append(Stage("tile models", _tile_models(companions, metadata)))
     with open_session(path, backend="cpu") as session:

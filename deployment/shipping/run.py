@@ -32,7 +32,7 @@ from adadm.runtime.engines.builder import build, check_builds_here
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import CalibrationError, EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import sha256_of
-from adadm.runtime.models.bundled import FOR_TILES, companion_path
+from adadm.runtime.models.bundled import VARIANTS, report_path, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.targets import Target
 
@@ -189,7 +189,7 @@ class ShipRun:
             checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
             export_onnx(checkpoint, options, self._on_stage).write(output)
 
-        self.steps.run("export", self._from(stats=order.stats), self._forms(output), make)
+        self.steps.run("export", self._from(stats=order.stats), self._variants(output), make)
         return output
 
     def _lowered_row(self, target: Target, precision: Precision) -> ShipResult:
@@ -224,7 +224,7 @@ class ShipRun:
             stats=order.stats,
             images=self.calibration.digest,
         )
-        outputs = [*self._forms(output), output.with_suffix(".json")]
+        outputs = [*self._variants(output), report_path(output)]
         self.steps.run(f"lower {precision} {target.name}", made_from, outputs, make)
         return output
 
@@ -306,12 +306,12 @@ class ShipRun:
 
     def _digests(self, model: Path) -> dict[str, str]:
         """Of a model and of those for tiles, by their names."""
-        return {path.name: sha256_of(path) for path in self._forms(model)}
+        return {path.name: sha256_of(path) for path in self._variants(model)}
 
-    def _forms(self, model: Path) -> list[Path]:
+    def _variants(self, model: Path) -> list[Path]:
         if self._order.stats == "internal":
             return [model]
-        return [model, *(companion_path(model, form) for form in FOR_TILES)]
+        return [variant_path(model, variant) for variant in VARIANTS]
 
 
 def _precisions(target: Target) -> tuple[Precision, ...]:

@@ -17,6 +17,7 @@ from adadm.runtime.engines.tensorrt_api import build_engine, load
 from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
+from adadm.runtime.models.bundled import report_path
 from adadm.runtime.targets import Target
 
 __all__ = ["adopt", "build", "check_builds_here", "ledger_beside", "log_path"]
@@ -208,7 +209,7 @@ def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] |
     Args:
         noted: what the model's metadata says of its quantization.
     """
-    path = model.with_suffix(".json")
+    path = report_path(model)
     if noted is None or not path.is_file():
         return None
     try:

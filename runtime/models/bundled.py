@@ -8,14 +8,28 @@ from typing import Literal
 
 from adadm.runtime.errors import SessionError
 
-__all__ = ["BUNDLED", "FOR_TILES", "bundled_path", "companion_files", "companion_path", "is_engine"]
+__all__ = [
+    "BUNDLED",
+    "FOR_TILES",
+    "VARIANTS",
+    "Variant",
+    "bundled_path",
+    "companion_files",
+    "is_engine",
+    "report_path",
+    "variant_path",
+]
+
+Variant = Literal["whole", "tile", "moments"]
+"""Of one network: for whole images, for tiles, and for the moments of tiles."""
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
 """The models that come with the package, by factor."""
 
+FOR_TILES: tuple[Variant, ...] = ("tile", "moments")
+"""Those that lie beside the model for whole images."""
 
-FOR_TILES: tuple[Literal["tile", "moments"], ...] = ("tile", "moments")
-"""The forms of a model that lie beside it."""
+VARIANTS: tuple[Variant, ...] = ("whole", *FOR_TILES)
 
 _FOLDER = Path(__file__).parent
 _ENGINES = (".engine", ".plan")
@@ -26,12 +40,19 @@ def is_engine(model: str | os.PathLike[str]) -> bool:
     return Path(model).suffix in _ENGINES
 
 
-def companion_path(model: Path, form: str) -> Path:
-    """Where a form of a model is: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`.
+def variant_path(model: Path, variant: Variant) -> Path:
+    """Where a variant of a model is: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`.
 
     The engines that are built of them are named alike: `x2.engine`, `x2.tile.engine`.
     """
-    return model.with_suffix(f".{form}{model.suffix if is_engine(model) else '.onnx'}")
+    if variant == "whole":
+        return model
+    return model.with_suffix(f".{variant}{model.suffix if is_engine(model) else '.onnx'}")
+
+
+def report_path(model: Path) -> Path:
+    """Where `adadm quantize` says of a model how it was lowered, and what that costs."""
+    return model.with_suffix(".json")
 
 
 def companion_files(model: str | os.PathLike[str]) -> list[Path]:
@@ -41,8 +62,8 @@ def companion_files(model: str | os.PathLike[str]) -> list[Path]:
     """
     name = os.fspath(model)
     path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
-    models = [path, *(companion_path(path, form) for form in FOR_TILES)]
-    more = [path.with_suffix(".json"), *(p.with_name(f"{p.name}.json") for p in models)]
+    models = [variant_path(path, variant) for variant in VARIANTS]
+    more = [report_path(path), *(p.with_name(f"{p.name}.json") for p in models)]
     return [path, *(found for found in (*models[1:], *more) if found.exists())]
 
 

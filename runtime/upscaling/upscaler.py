@@ -20,7 +20,7 @@ import numpy.typing as npt
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.images.pixel_source import ArrayPixels, PixelSource
-from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.models.bundled import Variant, bundled_path
 from adadm.runtime.upscaling.memory import free_bytes, process_bytes
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import (
@@ -32,7 +32,7 @@ from adadm.runtime.upscaling.tile_plan import (
     make_plan,
     memory_model,
 )
-from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants, Variant
+from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants
 from adadm.runtime.upscaling.windows import Window
 
 __all__ = ["Upscaler"]
@@ -81,8 +81,8 @@ class Upscaler:
         self.tile, self.passes = tile, passes
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._bytes_before, self._largest_run_px = process_bytes(), 0
-        self._forms = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
-        whole = self._forms.session("whole")
+        self._variants = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
+        whole = self._variants.session("whole")
         self.metadata, self.backend = whole.metadata, whole.backend
         if "adadm.upscale" not in self.metadata:
             raise TilingError(
@@ -143,7 +143,7 @@ class Upscaler:
             held = min(max(process_bytes() - self._bytes_before, 0), kept)
             free = free_bytes(self._memory_bytes, held)
             largest = LargestTile(memory, free, self.upscale_factor, itemsize)
-        tiles = None if self.passes == 1 else partial(self._forms.tile_sizes, height, width)
+        tiles = None if self.passes == 1 else partial(self._variants.tile_sizes, height, width)
         plan = make_plan(
             (height, width),
             self.tile,
@@ -176,15 +176,15 @@ class Upscaler:
         count = _Count(on_window, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
-            form: Variant = "whole"
+            variant: Variant = "whole"
             std = None
         else:
             count.total += runs(plan, self.passes)
             std = self._shared_std(source, plan, count)
-            form = "tile"
+            variant = "tile"
             count.total = count.done + plan.count
         for row in plan.windows:
-            yield self._row(form, source, row, std, count)
+            yield self._row(variant, source, row, std, count)
 
     def _takes(self, size: tuple[int, int]) -> bool:
         """Whether the model itself can run an image; if not, those for tiles may, as one tile."""
@@ -192,7 +192,7 @@ class Upscaler:
 
     def _row(
         self,
-        form: Variant,
+        variant: Variant,
         source: PixelSource,
         windows: list[Window],
         std: npt.NDArray[np.float32] | None,
@@ -201,7 +201,9 @@ class Upscaler:
         r = self.upscale_factor
         height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
-        session = self._forms.session(form)  # not kept between rows: alpha may ask for another
+        session = self._variants.session(
+            variant
+        )  # not kept between rows: alpha may ask for another
         for rows, columns in windows:
             image = source.colour(rows.start, columns.start, rows.length, columns.length)
             feed = {"lr": self._input(image)}
@@ -223,7 +225,7 @@ class Upscaler:
     def _shared_std(
         self, source: PixelSource, plan: Plan, count: _Count
     ) -> npt.NDArray[np.float32]:
-        moments = self._forms.session("moments")
+        moments = self._variants.session("moments")
         return shared_std(
             moments,
             source.colour,
@@ -238,7 +240,7 @@ class Upscaler:
 
     def close(self) -> None:
         """Free the models."""
-        self._forms.close()
+        self._variants.close()
 
     def __enter__(self) -> Upscaler:
         return self

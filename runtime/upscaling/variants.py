@@ -1,38 +1,35 @@
-"""The three forms of a model: for the whole image, for tiles, and for the moments of tiles."""
+"""The three variants of a model: for the whole image, for tiles, and for the moments of tiles."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError, TilingError
-from adadm.runtime.models.bundled import FOR_TILES, companion_path, is_engine
+from adadm.runtime.models.bundled import FOR_TILES, Variant, is_engine, variant_path
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
-__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "ModelVariants", "Variant"]
+__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "ModelVariants"]
 
 CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
-
-Variant = Literal["whole", "tile", "moments"]
 
 OF_ONE_MODEL = {
     "adadm.checkpoint_sha256": "was exported from another checkpoint",
     "adadm.quantization": "was lowered differently, or not at all,",
 }
-"""Metadata that the three forms share."""
+"""Metadata that the three variants share."""
 
 
 class ModelVariants:
-    """The forms of one model, each opened when it is needed first.
+    """The variants of one model, each opened when it is needed first.
 
     Args:
-        model: the file of the form for the whole image, which is opened at once.
-        backend: of the first form; the others are opened on the one that was chosen for it.
+        model: the file of the variant for the whole image, which is opened at once.
+        backend: of the first variant; the others are opened on the one that was chosen for it.
         threads: of the CPU; 0 leaves it to the backend.
-        alone: hold one form at a time, as a session keeps the memory of its runs; on a CPU only.
+        alone: hold one variant at a time, as a session keeps the memory of its runs; on a CPU only.
 
     Raises:
         SessionError: the model cannot be loaded.
@@ -49,25 +46,26 @@ class ModelVariants:
         self._backend = self._sessions["whole"].backend
         self._alone = alone and self._backend in CPU_BACKENDS
 
-    def session(self, form: Variant) -> Session:
-        """The model in a form. Not to be kept: asking for another form may close it.
+    def session(self, variant: Variant) -> Session:
+        """The model in a variant. Not to be kept: asking for another variant may close it.
 
         Raises:
-            SessionError: all are closed, or the form cannot be loaded.
+            SessionError: all are closed, or the variant cannot be loaded.
         """
         if self._closed:
             raise SessionError("the upscaler is closed; make another")
         if self._alone:
-            for other in self._sessions.keys() - {form}:
+            for other in self._sessions.keys() - {variant}:
                 self._sessions.pop(other).close()
-        if form not in self._sessions:
-            self._sessions[form] = open_session(
-                self._path(form), backend=self._backend, threads=self._threads
+        if variant not in self._sessions:
+            path = variant_path(self._model, variant)
+            self._sessions[variant] = open_session(
+                path, backend=self._backend, threads=self._threads
             )
-        return self._sessions[form]
+        return self._sessions[variant]
 
     def tile_sizes(self, height: int, width: int) -> list[SizeRange]:
-        """What the two forms for tiles take both, which are opened and checked the first time.
+        """What the two variants for tiles take both, which are opened and checked the first time.
 
         Args:
             height, width: of the image that needs them, for the messages.
@@ -76,12 +74,13 @@ class ModelVariants:
             TilingError: one is not there, they are not of this model, or no tile fits both.
         """
         if not self._tile_sizes:
-            tile, moments = (self._checked(form, height, width) for form in FOR_TILES)
+            tile, moments = (self._checked(variant, height, width) for variant in FOR_TILES)
             self._tile_sizes = common_sizes(tile, moments)
             if not self._tile_sizes:
                 takes = " and ".join(
-                    f"{self._path(form)} takes {' or '.join(map(str, sizes)) or 'no single image'}"
-                    for form, sizes in zip(FOR_TILES, (tile, moments), strict=True)
+                    f"{variant_path(self._model, variant)} takes "
+                    f"{' or '.join(map(str, sizes)) or 'no single image'}"
+                    for variant, sizes in zip(FOR_TILES, (tile, moments), strict=True)
                 )
                 raise TilingError(f"{takes}, so no tile fits both; build both for the same sizes")
         return self._tile_sizes
@@ -93,11 +92,8 @@ class ModelVariants:
             session.close()
         self._sessions.clear()
 
-    def _path(self, form: Variant) -> Path:
-        return self._model if form == "whole" else companion_path(self._model, form)
-
-    def _checked(self, form: Variant, height: int, width: int) -> list[SizeRange]:
-        path = self._path(form)
+    def _checked(self, variant: Variant, height: int, width: int) -> list[SizeRange]:
+        path = variant_path(self._model, variant)
         if not path.is_file():
             make = (
                 f"build it: adadm build {path.with_suffix('.onnx').name}"
@@ -109,7 +105,7 @@ class ModelVariants:
                 f"statistic need {path}, which is not there; {make}, or give each tile a "
                 "statistic of its own: --passes 1 (seams)"
             )
-        session = self.session(form)
+        session = self.session(variant)
         for key, differs in OF_ONE_MODEL.items():
             if session.metadata.get(key) != self._metadata.get(key):
                 raise TilingError(

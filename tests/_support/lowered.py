@@ -14,7 +14,7 @@ from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import variant_path
 from adadm.runtime.targets import TARGETS
 
 Precision = Literal["fp16", "int8"]
@@ -47,9 +47,9 @@ def lowered_x2(
         "budget_db": request.budget_db,
         "int8": int8,
     }
-    for form in lowering.variants:
-        model = lowering.lowered(form, int8).model
+    for variant in lowering.variants:
+        model = lowering.lowered(variant, int8).model
         entry = model.metadata_props.add()
         entry.key, entry.value = "adadm.quantization", json.dumps(noted, sort_keys=True)
-        onnx.save(model, output if form == "whole" else companion_path(output, form))
+        onnx.save(model, variant_path(output, variant))
     return output

@@ -110,7 +110,7 @@ def test_files_cost_at_most_a_tenth(tmp_path: Path) -> None:
         Image.fromarray(crop).save(source, quality=92)
         jobs.append(Job(source, tmp_path / "out" / source.name))
     with Upscaler("x2", backend="cpu") as upscaler:
-        session = upscaler._forms.session("whole")
+        session = upscaler._variants.session("whole")
         feeds = [{"lr": batch_from_image(crop, 255)} for crop in crops]
         for feed in feeds[:5]:
             session.run(feed)

@@ -28,7 +28,7 @@ from adadm.runtime.engines.tensorrt_api import load
 from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels
-from adadm.runtime.models.bundled import bundled_path, companion_path
+from adadm.runtime.models.bundled import VARIANTS, bundled_path, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
@@ -266,26 +266,23 @@ def scene(height: int, width: int) -> Pixels:
 
 
 @pytest.fixture(scope="module")
-def forms(built: Build) -> Path:
+def variants(built: Build) -> Path:
     """Of x2, all three: the whole up to 96 px, tiles up to 64 px."""
-    bounds = {
-        "": Bounds((1, 24, 24), (1, 64, 64), (1, 96, 96)),
-        ".tile": Bounds((1, 32, 32), (1, 64, 64), (1, 64, 64)),
-        ".moments": Bounds((1, 32, 32), (1, 64, 64), (1, 64, 64)),
-    }
-    model = bundled_path("x2")
-    for form, bound in bounds.items():
-        path = companion_path(model, form[1:]) if form else model
-        engine = built(path, (bound,), f"forms{form}")
-    return engine.with_name("forms.engine")
+    for_tiles = Bounds((1, 32, 32), (1, 64, 64), (1, 64, 64))
+    for variant in VARIANTS:
+        whole = variant == "whole"
+        bounds = Bounds((1, 24, 24), (1, 64, 64), (1, 96, 96)) if whole else for_tiles
+        name = "variants" if whole else f"variants.{variant}"
+        engine = built(variant_path(bundled_path("x2"), variant), (bounds,), name)
+    return engine.with_name("variants.engine")
 
 
 @pytest.mark.parametrize("size", [(90, 96), (110, 140), (64, 200)])
-def test_an_image_of_any_size_is_that_of_the_cpu(forms: Path, size: tuple[int, int]) -> None:
+def test_an_image_of_any_size_is_that_of_the_cpu(variants: Path, size: tuple[int, int]) -> None:
     image = scene(*size)
     with Upscaler("x2", backend="cpu", tile="off") as whole:
         expected = whole.upscale(image)
-    with Upscaler(forms, passes="settle") as upscaler:
+    with Upscaler(variants, passes="settle") as upscaler:
         assert upscaler.backend == "engine"
         plan = upscaler.plan(*size)
         assert plan.is_whole == (max(size) <= 96)
@@ -294,8 +291,8 @@ def test_an_image_of_any_size_is_that_of_the_cpu(forms: Path, size: tuple[int, i
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 0.03 * 257
 
 
-def test_an_image_below_the_engines_is_refused(forms: Path) -> None:
-    with Upscaler(forms) as upscaler, pytest.raises(TilingError, match="the image has 300x20"):
+def test_an_image_below_the_engines_is_refused(variants: Path) -> None:
+    with Upscaler(variants) as upscaler, pytest.raises(TilingError, match="the image has 300x20"):
         upscaler.upscale(scene(20, 300))
 
 

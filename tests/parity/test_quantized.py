@@ -26,6 +26,7 @@ from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.backends import open_session
 from adadm.runtime.cli import main
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.models.bundled import VARIANTS, Variant
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
@@ -144,14 +145,14 @@ def test_half_precision_loses_nothing(folder: Path, upscale: int) -> None:
     assert all(gate["passed"] for gate in report["gates"])
 
 
-@pytest.mark.parametrize("form", ["whole", "tile", "moments"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("of", ["tensorrt10", "jetson-orin-jp51"])
-def test_tensorrt_builds_int8(folder: Path, of: str, form: str) -> None:
+def test_tensorrt_builds_int8(folder: Path, of: str, variant: Variant) -> None:
     """Strongly typed, and the form for 8.x, of which TensorRT for RTX knows no weak typing."""
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    made = for_tensorrt(folder, of, "internal" if form == "whole" else "external")
-    model = made.lowering.lowered(form, made.int8).model
-    profile: Mapping[str, Profile] = PROFILE if form == "whole" else tile_profile(model)
+    made = for_tensorrt(folder, of, "internal" if variant == "whole" else "external")
+    model = made.lowering.lowered(variant, made.int8).model
+    profile: Mapping[str, Profile] = PROFILE if variant == "whole" else tile_profile(model)
     assert build_engine(
         model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
     ).plan

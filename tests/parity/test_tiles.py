@@ -28,7 +28,7 @@ from adadm.export.proof.pytorch import run_with_codes
 from adadm.export.tile_models import TileModels, std_from
 from adadm.runtime import Upscaler
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import VARIANTS, variant_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.moments import pooled_std
 from adadm.runtime.upscaling.windows import grid
@@ -302,9 +302,9 @@ def test_images_in_and_out_are_the_same_grey_levels(
     network, whole, tiles = forms(architecture, 2, options)
     paths = {io: tmp_path / f"{io}.onnx" for io in ("float32", "uint8")}
     for io, path in paths.items():
-        for form, model in (("", whole), ("tile", tiles.tile), ("moments", tiles.moments)):
+        for variant, model in zip(VARIANTS, (whole, tiles.tile, tiles.moments), strict=True):
             written = model if io == "float32" else bake_image_io(model, network, options)
-            onnx.save(written, companion_path(path, form) if form else path)
+            onnx.save(written, variant_path(path, variant))
     image = photograph_like((1, 47, 58))[0].transpose(1, 2, 0).round().astype(np.uint8)
     results = {}
     for io, path in paths.items():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_path, is_engine
+from adadm.runtime.models.bundled import BUNDLED, bundled_path, is_engine, variant_path
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_path, 
     ],
 )
 def test_a_form_of_a_model_is_beside_it(model: str, tile: str) -> None:
-    assert companion_path(Path(model), "tile") == Path(tile)
+    assert variant_path(Path(model), "tile") == Path(tile)
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_an_engine_is_known_by_its_name(name: str, expected: bool) -> None:
 def test_bundled_models_and_their_forms_are_there() -> None:
     for name in BUNDLED:
         for form in ("tile", "moments"):
-            assert companion_path(bundled_path(name), form).is_file()
+            assert variant_path(bundled_path(name), form).is_file()

@@ -38,7 +38,7 @@ from adadm.export.passes.folding import is_batch_norm, replace
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image
-from adadm.runtime.models.bundled import companion_path
+from adadm.runtime.models.bundled import variant_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
 
@@ -460,6 +460,6 @@ def test_models_that_read_more_than_an_image_are_refused(
     folder: Path,
 ) -> None:
     (lowered,) = (path for path in folder.glob("x2.fp16.*.onnx") if path.stem.endswith("float32"))
-    tile = deploy(companion_path(lowered, "tile"), TARGETS["tensorrt10"]).evaluated
+    tile = deploy(variant_path(lowered, "tile"), TARGETS["tensorrt10"]).evaluated
     with pytest.raises(CalibrationError, match=r"reads std besides the image lr.*whole images"):
         compare_layers(reference, tile, feeds)
