@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
-from string import Template
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +22,8 @@ from adadm.runtime.models.bundled import Variant
 __all__ = ["build_script", "readme"]
 
 _GIB = 2**30
+_OPTIONAL = ("model.factors.patch", "model.json", "wheels")
+"""Files that a README speaks of where they are."""
 
 
 def build_script(recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]) -> str:
@@ -35,43 +37,49 @@ def build_script(recipes: Mapping[Variant, Recipe], references: Sequence[Recorde
         EngineError: trtexec cannot build it so, or its outputs cannot be compared.
     """
     target = recipes["whole"].target
-    images = [spec for spec in recipes["whole"].model.outputs if spec.dtype == np.uint8]
-    if images and not target.runs_runtime:
-        raise EngineError(
-            f"trtexec {target.tensorrt} writes {images[0].name} of uint8 as characters, which "
-            "nothing can compare: bundle a model with --io float32"
-        )
-    steps = []
-    check = "--check-machine" if target.runs_runtime else "--check-files"
-    steps.append(f'run "$python" verify.py {check}')  # before trtexec sees a byte
+    if target.runs_runtime:
+        check, suffix = "--check-machine", ".plan"
+        proof = [
+            'run "$python" verify.py --record',
+            'echo "to prove it: $python verify.py --json result.json"',
+        ]
+    else:
+        check, suffix = "--check-files", ""
+        proof = list(_compared_outputs(recipes, references))
+    steps = [f'run "$python" verify.py {check}']  # before trtexec sees a byte
     for recipe in recipes.values():
-        engine = recipe.model.path.with_suffix(".engine").name
-        plan = f"{engine}.plan" if target.runs_runtime else engine
+        engine, model = _engine(recipe), recipe.model.path.name
         command = trtexec.build_command(
-            recipe.model.path.name, plan, target, recipe.profiles, settings=recipe.settings
+            model, f"{engine}{suffix}", target, recipe.profiles, settings=recipe.settings
         )
         steps.append(_logged(f"{engine}.log", command))
-    if target.runs_runtime:
-        steps.append('run "$python" verify.py --record')
-        steps.append('echo "to prove it: $python verify.py --json result.json"')
-    else:
-        steps.append("run mkdir -p outputs")
-        for found in references:
-            engine = recipes[found.variant].model.path.with_suffix(".engine").name
-            case = f"{found.variant}.{found.name}"
-            shapes = {name: array.shape for name, array in found.inputs.items()}
-            command = trtexec.output_command(
-                engine,
-                target,
-                {name: f"reference/{case}.{name}.bin" for name in found.inputs},
-                shapes if recipes[found.variant].profiles else {},
-                f"outputs/{case}.json",
+    return _filled("build.sh", description=target.description, steps="\n\n".join([*steps, *proof]))
+
+
+def _compared_outputs(
+    recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]
+) -> Iterator[str]:
+    """For a device whose Python is too old for `adadm.runtime` (JetPack 5 has 3.8)."""
+    target = recipes["whole"].target
+    for spec in recipes["whole"].model.outputs:
+        if spec.dtype == np.uint8:
+            raise EngineError(
+                f"trtexec {target.tensorrt} writes {spec.name} of uint8 as characters, which "
+                "nothing can compare: bundle a model with --io float32"
             )
-            steps.append(_logged(f"outputs/{case}.log", command))
-        steps.append('run "$python" verify.py --json result.json')
-    return _template("build.sh").substitute(
-        description=target.description, steps="\n\n".join(steps)
-    )
+    yield "run mkdir -p outputs"
+    for found in references:
+        recipe, case = recipes[found.variant], f"{found.variant}.{found.name}"
+        shapes = {name: array.shape for name, array in found.inputs.items()}
+        command = trtexec.output_command(
+            _engine(recipe),
+            target,
+            {name: f"reference/{case}.{name}.bin" for name in found.inputs},
+            shapes if recipe.profiles else {},
+            f"outputs/{case}.json",
+        )
+        yield _logged(f"outputs/{case}.log", command)
+    yield 'run "$python" verify.py --json result.json'
 
 
 def readme(
@@ -89,105 +97,81 @@ def readme(
     """
     whole = recipes["whole"]
     target = whole.target
-    needed = max((size for sizes in memories.values() for size in sizes), default=None)
     rows = [
         row
         for variant, recipe in recipes.items()
         for row in _rows(variant, recipe, deployed[variant], memories[variant])
     ]
-    least = min(
-        (db for found in references if found.variant == "whole" for db in found.psnr_db.values()),
+    least_db = min(min(c.psnr_db.values()) for c in references if c.variant == "whole")
+    timing = trtexec.timing_command("model.engine", target, whole.usual_shapes)
+    python = _filled(
+        "README.runtime.md" if target.runs_runtime else "README.trtexec.md",
+        factor_tolerance=f"{factor_tolerance(references):.2%}",
+        python=target.python,
     )
-    return _template("README.md").substitute(
+    text = _filled(
+        "README.md",
         description=target.description,
         target=target.name,
         precision=whole.precision,
         trtexec_version=target.tensorrt,
         rows="\n".join(rows),
-        memory=_memory_line(whole, needed),
-        python=_PYTHON.format(f"{factor_tolerance(references):.2%}")
-        if target.runs_runtime
-        else _OLD_PYTHON.format(target.python),
-        least_db=f"{least:g}",
-        files="\n".join(f"| `{name}` | {what} |" for name, what in _FILES.items() if name in files),
-        timing=trtexec.shell_line(
-            trtexec.timing_command("model.engine", target, whole.usual_shapes)
-        ),
+        memory=_memory_line(whole, max((m for ms in memories.values() for m in ms), default=None)),
+        python=python.rstrip("\n"),
+        least_db=f"{least_db:g}",
+        timing=trtexec.shell_line(timing),
     )
-
-
-_FILES = {
-    "model.factors.patch": "appended to `model.onnx`, it returns the modulation factors too",
-    "model.json": "what quantization cost, stage by stage",
-    "reference": "inputs and outputs, as `.npz` and raw, for `trtexec --loadInputs`",
-    "wheels": "Python packages for this device",
-}
-
-_PYTHON = """\
-Where
-one does not, `verify.py` names the first block that differs, by its modulation factor ({} allowed).
-`result.json` has the figures, latencies, clocks, power mode and versions: send it back.
-
-`verify.py` uses `adadm-deploy` where it is installed, else it unpacks the wheels of this folder to
-`lib-*`; nothing is installed, and no network is needed. To install it instead, for Python
-of your own:
-
-```sh
-python3 -m pip install --no-index --find-links wheels 'adadm-deploy[jetson]'
-```"""
-
-_OLD_PYTHON = """\
-`result.json`
-has the figures: send it back.
-
-This JetPack has Python {}, and `adadm-deploy` needs 3.10: `build.sh` lets trtexec run the
-references, and `verify.py`, which needs Python alone, compares the raw outputs. There is no
-manifest of the engine, and no session of ours."""
+    missing = tuple(f"| `{name}` |" for name in _OPTIONAL if name not in files)
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(missing))
 
 
 def _rows(
     variant: Variant, recipe: Recipe, deployed: TargetModel, memories: tuple[int, ...]
-) -> list[str]:
+) -> Iterator[str]:
     """One for each profile, or for the one size that there is."""
     lr = next(spec for spec in recipe.model.inputs if spec.name == "lr")
     largest: list[Shape] = [profile["lr"].maximum for profile in recipe.profiles] or [
         tuple(int(size or 0) for size in lr.shape)
     ]
-    per_pixel = sum(multiply_adds(ir.from_proto(deployed.model)).values()) / math.prod(
-        COUNTED_AT[2:]
-    )
+    work = sum(multiply_adds(ir.from_proto(deployed.model)).values())
+    per_pixel = work / math.prod(COUNTED_AT[2:])
     upscale = int(recipe.model.metadata["adadm.upscale"])
-    rows = []
     for index, shape in enumerate(largest):
         values = math.prod(shape)
         images_bytes = lr.dtype.itemsize * values * (1 if variant == "moments" else 1 + upscale**2)
         activations = f"{memories[index] / 1e6:.0f} MB" if memories else "not known"
-        rows.append(
+        yield (
             f"| `{recipe.model.path.name}` | {'x'.join(map(str, shape))} | "
             f"{per_pixel * values / 3 / 1e9:.1f} G | {len(recipe.model.content) / 1e6:.2f} MB | "
             f"{images_bytes / 1e6:.1f} MB | {activations} | |"
         )
-    return rows
 
 
 def _memory_line(whole: Recipe, needed: int | None) -> str:
     target = whole.target
-    how = (
-        "Activations are what the builder of TensorRT for RTX plans for the nearest GPU that it\n"
-        "knows"
-        + (", in float32, which is the most" if target.typing == "weak" else "")
-        + ": the builder on the device may choose otherwise."
-    )
     if needed is None:
         return (
             "Activations are not known: TensorRT for RTX, which plans them for the nearest GPU\n"
             "that it knows, was not installed, or cannot build this model for that GPU."
         )
+    most = ", in float32, which is the most" if target.is_weakly_typed else ""
+    how = (
+        "Activations are what the builder of TensorRT for RTX plans for the nearest GPU that it\n"
+        f"knows{most}: the builder on the device may choose otherwise."
+    )
     if target.memory_gib is None:
         return how
-    least, most = target.memory_gib
-    fits = "fits" if needed < least * _GIB / 2 else "DOES NOT FIT, or hardly: give a smaller --max"
-    return f"{how}\nBoards have {least} to {most} GiB for CPU and GPU: on the smallest, it {fits}."
+    smallest, largest = target.memory_gib
+    fits = needed < smallest * _GIB / 2
+    said = "fits" if fits else "DOES NOT FIT, or hardly: give a smaller --max"
+    return (
+        f"{how}\nBoards have {smallest} to {largest} GiB for CPU and GPU: on the smallest, it "
+        f"{said}."
+    )
+
+
+def _engine(recipe: Recipe) -> str:
+    return recipe.model.path.with_suffix(".engine").name
 
 
 def _logged(log: str, command: Sequence[str]) -> str:
@@ -195,6 +179,6 @@ def _logged(log: str, command: Sequence[str]) -> str:
     return f'run_logged {log} "$trtexec"{line.removeprefix("trtexec")}'
 
 
-def _template(name: str) -> Template:
+def _filled(template: str, **values: object) -> str:
     files = resources.files("adadm.deployment.bundling.device_files")
-    return Template((files / name).read_text(encoding="utf-8"))
+    return string.Template((files / template).read_text(encoding="utf-8")).substitute(values)
