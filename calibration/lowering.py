@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -37,6 +37,7 @@ from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import Variant
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
 __all__ = ["BUDGETS_DB", "Lowering", "LoweringOptions", "Precision"]
@@ -97,15 +98,12 @@ class Lowering:
         images: CalibrationImages,
         request: LoweringOptions,
         *,
-        on_stage: Callable[[str], object] = str,
-        on_image: Callable[[int, int], object] = max,
+        progress: Progress = SILENT,
     ) -> Lowering:
         """Fold a network, observe its tensors, and scale its trunk where float16 would overflow.
 
         Args:
             images: at the size at which the model will run.
-            on_stage: called with a few words when a stage begins.
-            on_image: called with how many images were observed, and of how many.
 
         Raises:
             ExportError: the graph cannot have the form that is asked for.
@@ -120,15 +118,20 @@ class Lowering:
             )
 
         def observed(model: ir.Model) -> Lowering:
-            on_stage("folding and collapsing")
+            progress.phase("folding and collapsing")
             assembled = assemble(model, source.metadata, _options(request))
             protos: dict[Variant, onnx.ModelProto] = {"whole": assembled.model}
             if tiles := assembled.tiles:
                 protos |= {"tile": tiles.tile, "moments": tiles.moments}
-            on_stage("observing the ranges of all tensors")
+            progress.phase("observing the ranges of all tensors")
             size = _drawn_size(source, request)
             statistics = collect(
-                assembled.model, images, source.rgb_range, size, request.cache, on_image
+                assembled.model,
+                images,
+                source.rgb_range,
+                size,
+                request.cache,
+                progress=progress,
             )
             variants = {variant: ir.from_proto(proto) for variant, proto in protos.items()}
             return cls(source, images, request, variants, statistics)

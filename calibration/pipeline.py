@@ -21,7 +21,6 @@ from adadm.calibration.ranges.tensor_statistics import METHOD
 from adadm.calibration.search.budget import Assignment, search
 from adadm.calibration.search.evaluations import Evaluations, Loss, LossMeter
 from adadm.calibration.search.sensitivity import (
-    OnStep,
     Sensitivity,
     draw_sensitivities,
     measure_sensitivity,
@@ -31,6 +30,7 @@ from adadm.calibration.stages import lowering_stages, run_of_model
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import Variant, report_path, variant_path
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Quantized", "lower_network"]
 
@@ -131,15 +131,13 @@ def lower_network(
     source: SourceNetwork,
     images: CalibrationImages,
     request: LoweringOptions,
-    on_stage: Callable[[str], object] = str,
-    on_step: OnStep = lambda *_: None,
+    *,
+    progress: Progress = SILENT,
 ) -> Quantized:
     """Lower a network, and measure what that costs.
 
     Args:
         images: at the size at which the model will run.
-        on_stage: called with a few words when a stage begins.
-        on_step: called within long stages: how much is done, of how much, and what it found.
 
     Returns:
         Models whose loss is within the budget; whether they have artefacts, `check` tells.
@@ -148,23 +146,16 @@ def lower_network(
         CalibrationError: the budget cannot be kept, or the network diverges in float32 already.
         ExportError: the graph cannot have the form that the target needs.
     """
-    lowering = Lowering.of(
-        source,
-        images,
-        request,
-        on_stage=on_stage,
-        on_image=lambda done, total: on_step(done, total, ""),
-    )
+    lowering = Lowering.of(source, images, request, progress=progress)
 
     def ledger_of(int8: tuple[str, ...]) -> Ledger:
-        on_stage("measuring what each stage costs")
-        counted = itertools.count(1)
+        progress.phase("measuring what each stage costs")
         return measure(
             lowering_stages(lowering, int8),
             images,
             source.rgb_range,
             source.upscale,
-            lambda name: on_step(next(counted), len(images), name),
+            progress=progress,
         )
 
     assignment: Assignment | None = None
@@ -177,8 +168,8 @@ def lower_network(
                 "raise --budget-db, or deploy the float32 export"
             )
     else:
-        assignment, sensitivities, ledger = _search(lowering, ledger_of, on_stage, on_step)
-    on_stage("looking for artefacts")
+        assignment, sensitivities, ledger = _search(lowering, ledger_of, progress)
+    progress.phase("looking for artefacts")
     int8 = assignment.int8 if assignment else ()
     lowered = {variant: lowering.lowered(variant, int8) for variant in lowering.variants}
     gates = measure_gates(
@@ -199,8 +190,7 @@ def lower_network(
 def _search(
     lowering: Lowering,
     ledger_of: Callable[[tuple[str, ...]], Ledger],
-    on_stage: Callable[[str], object],
-    on_step: OnStep,
+    progress: Progress,
 ) -> tuple[Assignment, tuple[Sensitivity, ...], Ledger]:
     """The assignment with the most work in INT8 whose loss over all photographs fits.
 
@@ -210,9 +200,8 @@ def _search(
     request, evaluations = lowering.request, _evaluations(lowering)
     sensitivities: list[Sensitivity] = []
     if request.sensitivity:
-        on_stage("measuring each convolution, alone in INT8 and alone spared")
         sensitivities = measure_sensitivity(
-            evaluations, lowering.convolutions, spared=True, on_step=on_step
+            evaluations, lowering.convolutions, spared=True, progress=progress
         )
     if not lowering.convolutions:
         raise CalibrationError(
@@ -221,8 +210,7 @@ def _search(
         )
     tightened_db, lost_db = request.budget_db, 0.0
     for _ in range(_SEARCHES):
-        on_stage("searching which convolutions can be INT8")
-        assignment = search(evaluations, lowering.convolutions, tightened_db, on_step)
+        assignment = search(evaluations, lowering.convolutions, tightened_db, progress=progress)
         if not assignment.int8:
             break
         ledger = ledger_of(assignment.int8)

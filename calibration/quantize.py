@@ -31,7 +31,7 @@ from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
-from adadm.runtime.progress import staged
+from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main"]
@@ -42,7 +42,7 @@ _PHOTOGRAPHS = 32
 def main(argv: list[str]) -> None:
     """Parse the command line, lower, print what it costs, and write."""
     arguments = _parse(argv)
-    console = Console(stderr=True)
+    bar = Bar()
     given = {name: getattr(arguments, name) for name in arguments.hidden}
     source = load_source_network(arguments.source, arguments.arch, **given)
     static = source.static or arguments.static
@@ -65,13 +65,16 @@ def main(argv: list[str]) -> None:
     )
     tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
     images = CalibrationImages(
-        arguments.images, source.upscale, arguments.photographs, tile, source.smallest_area
+        arguments.images,
+        source.upscale,
+        arguments.photographs,
+        tile,
+        source.smallest_area,
+        progress=bar,
     )
-    for message in images.unusable:
-        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     print(f"calibration: {images}")
-    with staged(console) as stages:
-        quantized = lower_network(source, images, request, stages.on_stage, stages.on_step)
+    with bar:
+        quantized = lower_network(source, images, request, progress=bar)
     _print(quantized, Console())
     quantized.check()
     for path in quantized.write(arguments.output):

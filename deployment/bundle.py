@@ -16,12 +16,11 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 
 import argparse
 
-from rich.console import Console
-
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.runtime.arguments import Paths
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["main"]
@@ -30,8 +29,7 @@ __all__ = ["main"]
 def main(argv: list[str]) -> None:
     """Parse the command line, make the folder, and say what is in it."""
     arguments = _parse(argv)
-    console = Console(stderr=True)
-    with console.status("") as status:
+    with Bar() as bar:
         manifest = make_bundle(
             bundled_path(arguments.model),
             TARGETS[arguments.target],
@@ -39,7 +37,7 @@ def main(argv: list[str]) -> None:
             arguments.output,
             wheels=arguments.wheels,
             workspace_bytes=arguments.workspace,
-            on_stage=status.update,
+            progress=bar,
         )
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
     print(

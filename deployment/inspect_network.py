@@ -37,6 +37,7 @@ from adadm.export.arguments import add_network_options, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
+from adadm.runtime.progress import Bar
 
 __all__ = ["main"]
 
@@ -74,16 +75,13 @@ def _on_images(
             f"{subject.path} takes {subject.static[0]} images at a time, and photographs are "
             "measured one by one; give the checkpoint, or leave out --images"
         )
-    console = Console(stderr=True)
     tile = subject.static and subject.static[1:]
-    images = CalibrationImages(
-        paths, subject.upscale, tile=tile, smallest_area=subject.smallest_area
-    )
-    for message in images.unusable:
-        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
-    with console.status("reading the network") as status:
+    with Bar("reading the photographs and the network") as bar:
+        images = CalibrationImages(
+            paths, subject.upscale, tile=tile, smallest_area=subject.smallest_area, progress=bar
+        )
         source = None if subject.is_deployed else load_source_network(subject.path, arch, **given)
-        return inspect_on_images(subject, images, source, cache_folder(), status.update)
+        return inspect_on_images(subject, images, source, cache_folder(), progress=bar)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

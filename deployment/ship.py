@@ -33,7 +33,7 @@ from adadm.export.arguments import add_network_options, architecture
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder, written_whole
-from adadm.runtime.progress import staged
+from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
 
@@ -51,9 +51,8 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     hidden = {name: getattr(arguments, name) for name in arguments.hidden}
     started = time.monotonic()
-    console = Console(stderr=True)
     rows: list[ShipResult] = []
-    with staged(console, "looking at the photographs") as stages:
+    with Bar("looking at the photographs") as bar:
         line = ShipRun(
             ShipOptions(
                 checkpoint=arguments.checkpoint,
@@ -67,14 +66,12 @@ def main(argv: list[str]) -> None:
                 wheels=arguments.wheels,
                 cache=arguments.cache,
             ),
-            stages.on_stage,
-            stages.on_step,
+            progress=bar,
         )
-        _say_photographs(line, stages.console)
         for row in line.run():
             rows.append(row)
             made = ", ".join(row.made) or (str(row.model) if row.model else "nothing")
-            stages.console.print(f"{row.target} {row.precision}: {made}", highlight=False)
+            bar.message(f"{row.target} {row.precision}: {made}")
     _write_summary(rows, arguments.output / "summary.json")
     _print_summary(rows, Console())
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
@@ -83,18 +80,6 @@ def main(argv: list[str]) -> None:
         raise ParityError(
             f"{len(failed)} of {len(rows)} are not certified:"
             + "".join(f"\n  {row.target} {row.precision}: {_why(row)}" for row in failed)
-        )
-
-
-def _say_photographs(line: ShipRun, console: Console) -> None:
-    for message in line.unusable:
-        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
-    console.print(f"calibration: {line.calibration}", highlight=False)
-    console.print(f"certificates: {line.certification}", highlight=False)
-    if not line.held_out:
-        console.print(
-            "warning: they are the same, as there are fewer than three: give more",
-            style="yellow",
         )
 
 

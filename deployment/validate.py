@@ -45,7 +45,7 @@ from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundles.bundle import MANIFEST, Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
-from adadm.runtime.progress import staged
+from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 
 __all__ = ["main"]
@@ -71,9 +71,9 @@ def main(argv: list[str]) -> None:
 
 
 def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
-    console = Console(stderr=True)
+    bar = Bar("loading both")
     given = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
-    with console.status("loading both"):
+    with bar:
         reference = load_baseline(arguments.against, **hidden)
         model = load_candidate(
             bundled_path(arguments.model), reference, arguments.backend, arguments.trust
@@ -84,22 +84,20 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
             arguments.photographs,
             model.tile,
             reference.smallest_area,
+            progress=bar,
         )
-    for message in images.unusable:
-        console.print(f"left out: {message}", style="yellow", highlight=False, markup=False)
     print(f"photographs: {images}")
     if not arguments.hr:
         print("PSNR-Y is not measured without originals; give those, and --hr")
-    with staged(console) as stages:
+    with bar:
         certified = certify(
             reference,
             model,
             images,
             arguments.hr,
             given,
-            stages.on_stage,
-            stages.on_step,
-            arguments.seconds,
+            seconds=arguments.seconds,
+            progress=bar,
         )
     output: Path = arguments.output
     content = bind_to_files(certified.content, output, reference, model, arguments.images)
@@ -134,8 +132,8 @@ def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
     places = Places(
         Path(arguments.model) if arguments.model else None, arguments.against, arguments.images
     )
-    with staged(Console(stderr=True), "reading") as stages:
-        found = recheck(arguments.certificate, places, hidden, stages.on_stage, stages.on_step)
+    with Bar("reading") as bar:
+        found = recheck(arguments.certificate, places, hidden, progress=bar)
     for note in found.notes:
         print(f"note: {note}")
     if not found.holds:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +25,7 @@ from adadm.export.tracing import trace
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.bundled import variant_path
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.memory import MemoryModel
 
@@ -106,12 +106,10 @@ class Export:
 def export_onnx(
     checkpoint: Checkpoint,
     options: Options = DEFAULTS,
-    on_stage: Callable[[str], object] = str,
+    *,
+    progress: Progress = SILENT,
 ) -> Export:
     """Export a checkpoint and prove the result against PyTorch.
-
-    Args:
-        on_stage: called with a few words when a stage begins.
 
     Raises:
         ExportError: the options do not fit the network, or a check of the file fails.
@@ -119,36 +117,36 @@ def export_onnx(
     """
     network = checkpoint.network
     check_options(options, network)
-    on_stage("tracing the network")
+    progress.phase("tracing the network")
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
-    on_stage("folding, collapsing, simplifying and checking the graph")
+    progress.phase("folding, collapsing, simplifying and checking the graph")
     assembled = assemble(model, identity(checkpoint), options)
     proto, tiles = assembled.model, assembled.tiles
-    on_stage("comparing with PyTorch on photographs and hard cases")
+    progress.phase("comparing with PyTorch on photographs and hard cases")
     parity, hashing = check_parity(network, proto, options.static)
     tiles_parity: list[Comparison] = []
     halo: list[HaloError] = []
     if tiles is not None:
-        on_stage("comparing the model for tiles with PyTorch")
+        progress.phase("comparing the model for tiles with PyTorch")
         moments = OnnxRuntimeSession(tiles.moments.SerializeToString())
         std_of = functools.partial(std_from, moments)
         tiles_parity, _ = check_parity(network, tiles.tile, options.static, std_of)
         if options.static is None:
-            on_stage("measuring how much overlap tiles need")
+            progress.phase("measuring how much overlap tiles need")
             halo = measure_halo(network, tiles)
-    on_stage("measuring how much memory the model takes")
+    progress.phase("measuring how much memory the model takes")
     memory = measure_memories(network, proto, options.static)
     protos = [proto, *((tiles.tile, tiles.moments) if tiles else ())]
     for form in protos:
         _note_measured(form, halo, memory)
     if options.io == "uint8":
-        on_stage("moving the conversion of images into the graph")
+        progress.phase("moving the conversion of images into the graph")
         baked = [bake_image_io(form, network, options) for form in protos]
         check_image_io(network, baked[0], proto, options.static)
         proto, *others = baked
         tiles = TileModels(*others) if others else None
-    on_stage("measuring against bicubic interpolation")
+    progress.phase("measuring against bicubic interpolation")
     return Export(
         model=proto,
         checkpoint=checkpoint,

@@ -27,6 +27,7 @@ from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
 from adadm.runtime.arguments import Paths
 from adadm.runtime.models.bundled import FOR_TILES, variant_path
+from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.tables import make_table
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
 def main(argv: list[str]) -> None:
     """Parse the command line, export, write, and print the report."""
     arguments = _parse(argv)
-    console = Console(stderr=True)
+    bar = Bar("reading the checkpoint")
     output: Path = arguments.output
     given = {name: getattr(arguments, name) for name in arguments.hidden}
     checkpoint = load_checkpoint(arguments.checkpoint, arguments.arch, **given)
@@ -52,13 +53,13 @@ def main(argv: list[str]) -> None:
         factors=arguments.factors,
         stats=arguments.stats,
     )
-    with console.status("reading the checkpoint") as status:
-        export = export_onnx(checkpoint, options, on_stage=status.update)
+    with bar:
+        export = export_onnx(checkpoint, options, progress=bar)
     written = export.write(output, arguments.report)
     print_report(export, Console())
     for path in written:
         print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    _warn(export, console)
+    _warn(export, bar)
 
 
 def print_report(export: Export, console: Console) -> None:
@@ -149,18 +150,18 @@ def _print_decisions(export: Export, console: Console) -> None:
             console.print(f"  {decision.node} kept: {decision.reason}", highlight=False)
 
 
-def _warn(export: Export, console: Console) -> None:
+def _warn(export: Export, progress: Progress) -> None:
     guesses = export.checkpoint.guesses
     named = ", ".join(f"{name} {value:g}" for name, value in guesses.items())
     if export.worse_than_bicubic:
         cause = f"guessed: {named}; set them by flag" if guesses else "nothing was guessed"
-        console.print(
+        progress.message(
             f"WARNING: the network is worse than bicubic interpolation ({cause}). "
             "It may be untrained, or trained with other hyper-parameters.",
-            style="bold yellow",
+            warning=True,
         )
     elif guesses:
-        console.print(f"note: guessed, not in the file: {named}", highlight=False)
+        progress.message(f"note: guessed, not in the file: {named}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -18,9 +18,6 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
 from adadm.runtime.arguments import Paths
 from adadm.runtime.engines import cuda_runtime, trtexec
 from adadm.runtime.engines.builder import adopt, build, log_path
@@ -30,6 +27,7 @@ from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.errors import MissingDependencyError, SessionError
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.targets import TARGETS, Target
 
 __all__ = ["main"]
@@ -51,40 +49,20 @@ def main(argv: list[str]) -> None:
     if arguments.print_command:
         print("\n\n".join(_commands(recipe, arguments)))
         return
-    console = Console(stderr=True)
+    bar = Bar(f"building {arguments.output.name}")
     if arguments.adopt is not None:
         manifest, is_new = adopt(recipe, arguments.adopt, arguments.output), True
     else:
-        with _progress(console) as progress:
-            bar = progress.add_task(f"building {arguments.output.name}", total=1.0, phase="")
+        with bar:
             manifest, is_new = build(
-                recipe,
-                arguments.output,
-                arguments.timing_cache,
-                arguments.force,
-                on_wait=lambda: console.print(
-                    f"another build is writing to {arguments.output.parent}: waiting for it"
-                ),
-                on_progress=lambda share, phase: progress.update(bar, completed=share, phase=phase),
+                recipe, arguments.output, arguments.timing_cache, arguments.force, progress=bar
             )
-    _print(manifest, target, console)
+    _print(manifest, target, bar)
     print(
         f"wrote {arguments.output} ({manifest.engine_bytes / 1e6:.2f} MB) and "
         f"{manifest_path(arguments.output)}"
         if is_new
         else f"{arguments.output} is up to date"
-    )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[phase]}", style="dim", markup=False),
-        console=console,
-        transient=True,
     )
 
 
@@ -105,29 +83,24 @@ def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
     return [trtexec.shell_line(line) for line in lines]
 
 
-def _print(manifest: Manifest, target: Target, console: Console) -> None:
-    console.print(
+def _print(manifest: Manifest, target: Target, progress: Progress) -> None:
+    progress.message(
         f"{manifest.precision} for {', '.join(manifest.compute_capabilities)}, TensorRT "
-        f"{manifest.tensorrt}",
-        highlight=False,
+        f"{manifest.tensorrt}"
     )
     for index, activations in enumerate(manifest.activation_bytes or ()):
         sizes = "one size"
         if manifest.profiles:
             lr = manifest.profiles[index]["lr"]
             sizes = " to ".join("x".join(map(str, s)) for s in (lr.minimum, lr.maximum))
-        console.print(
-            f"profile {index}, {sizes}: {activations / 1e6:.1f} MB of activations",
-            highlight=False,
-        )
+        progress.message(f"profile {index}, {sizes}: {activations / 1e6:.1f} MB of activations")
     needed = max(manifest.activation_bytes or (0,)) + manifest.engine_bytes
     for name, available in _memories(target):
         if needed > available:
-            console.print(
+            progress.message(
                 f"warning: that is more than {name}, {available / _GIB:.1f} GiB: give a smaller "
                 "--max, and run larger images in tiles",
-                style="yellow",
-                highlight=False,
+                warning=True,
             )
 
 

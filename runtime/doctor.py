@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.progress import SILENT, Bar, Progress
 
 __all__ = ["Examination", "examine", "main"]
 
@@ -86,8 +86,8 @@ def main(argv: list[str]) -> None:
         SessionError: no backend works.
     """
     arguments = _parse(argv)
-    with Console(stderr=True).status("looking at the machine") as status:
-        found = examine(status.update)
+    with Bar("looking at the machine") as bar:
+        found = examine(progress=bar)
     _print(found.checks)
     if arguments.json is not None:
         with written_whole(arguments.json) as partial:
@@ -98,23 +98,20 @@ def main(argv: list[str]) -> None:
         raise SessionError(f"none of {', '.join(found.backends)} works; begin with: {advice}")
 
 
-def examine(
-    on_step: Callable[[str], object] = lambda _: None, root: Path = Path("/")
-) -> Examination:
+def examine(*, root: Path = Path("/"), progress: Progress = SILENT) -> Examination:
     """Look at this machine.
 
     Args:
-        on_step: called with what is done next.
         root: where the file system begins.
     """
     info = device_info(root)
     model = read_onnx(bundled_path(_MODEL))
-    on_step("loading TensorRT")
+    progress.phase("loading TensorRT")
     tensorrt = TensorRT.here(model)
     return Examination(
         info,
         [check_python(info), *check_extras()],
-        check_backends(model, info, tensorrt, on_step),
+        check_backends(model, info, tensorrt, progress=progress),
         [
             check_gpu(info),
             check_targets(tensorrt, info),

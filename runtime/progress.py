@@ -1,59 +1,82 @@
-"""The bar of a command that goes through stages, of which some can be counted."""
+"""How long work tells what it does, and the bar that shows it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import copy
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Display
+from rich.text import Text
 
-__all__ = ["Stages", "staged"]
+__all__ = ["SILENT", "Bar", "Progress"]
 
 
-@dataclass(frozen=True)
-class Stages:
-    """What long work calls.
+class Progress:
+    """What long work calls, from any thread; this one shows nothing.
 
-    Attributes:
-        console: prints above the bar.
+    Work goes through phases. Of some it is known how much there is to do.
     """
 
-    console: Console
-    _progress: Progress
-    _bar: TaskID
+    def phase(self, text: str) -> None:
+        """A phase begins: what is done, in a few words."""
 
-    def on_stage(self, text: str) -> None:
-        """A stage begins."""
-        self._progress.reset(self._bar, description=text, total=None, found="")
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        """So much of the phase is done, of so much; and what it found, or is at."""
 
-    def on_step(self, done: int, total: int, found: str) -> None:
-        """Of the stage so much is done; and what was found last."""
-        self._progress.update(self._bar, completed=done, total=total, found=found)
+    def message(self, text: str, *, warning: bool = False) -> None:
+        """A line that stays."""
 
 
-@contextmanager
-def staged(console: Console, first: str = "") -> Iterator[Stages]:
-    """Show a bar on a terminal, until the work is done.
+SILENT = Progress()
+
+
+class Bar(Progress):
+    """A bar on a terminal's stderr, while its block runs; messages anywhere and at any time.
 
     Args:
-        first: what is done at the beginning.
+        text: what is done at the beginning.
     """
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[found]}", style="dim", markup=False),
-        console=console,
-        transient=True,
-    ) as progress:
-        yield Stages(progress.console, progress, progress.add_task(first, total=None, found=""))
+
+    def __init__(self, text: str = "") -> None:
+        console = Console(stderr=True)
+        self._display = Display(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}", style="green"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._add(text)
+
+    def __enter__(self) -> Bar:
+        self._display.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._display.stop()
+
+    def beneath(self) -> Bar:
+        """A second bar of the same block, such as of a part of what this one counts."""
+        other = copy.copy(self)
+        other._task = other._add("")
+        return other
+
+    def phase(self, text: str) -> None:
+        self._display.remove_task(self._task)
+        self._task = self._add(text)
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        count = f"{done}/{total}"
+        self._display.update(self._task, completed=done, total=total, count=count, note=note)
+
+    def message(self, text: str, *, warning: bool = False) -> None:
+        styled = Text(text, "yellow" if warning else "")  # of the line, not of the bar below it
+        self._display.console.print(styled, soft_wrap=True)
+
+    def _add(self, text: str) -> TaskID:
+        return self._display.add_task(text, total=None, visible=bool(text), count="", note="")

@@ -18,28 +18,16 @@ import argparse
 import re
 import signal
 from pathlib import Path
-from types import TracebackType
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
 
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.vips import load_vips
 from adadm.runtime.models.bundled import BUNDLED, companion_files
-from adadm.runtime.upscaling import batch
-from adadm.runtime.upscaling.batch import BatchResult, Job, find_jobs, upscale_files
+from adadm.runtime.progress import Bar
+from adadm.runtime.upscaling.batch import BatchResult, find_jobs, upscale_files
 from adadm.runtime.upscaling.shared_std import Passes
-from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Plan, Tile
+from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 __all__ = ["main"]
@@ -56,7 +44,6 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
     reads = companion_files(arguments.model or f"x{arguments.upscale}")
     jobs = find_jobs(arguments.input, arguments.output, arguments.format, reads)
-    console = Console(stderr=True)
     with (
         Upscaler(
             arguments.model or f"x{arguments.upscale}",
@@ -68,10 +55,16 @@ def main(argv: list[str]) -> None:
             threads=arguments.threads,
             memory_gib=arguments.memory,
         ) as upscaler,
-        _Bars(console, len(jobs)) as bars,
+        Bar("images") as bar,
     ):
         outcome = upscale_files(
-            upscaler, jobs, bars, arguments.overwrite, arguments.quality, arguments.max_megapixels
+            upscaler,
+            jobs,
+            overwrite=arguments.overwrite,
+            quality=arguments.quality,
+            largest_megapixels=arguments.max_megapixels,
+            progress=bar,
+            windows=bar.beneath(),
         )
     _summarise(outcome, arguments.output)
 
@@ -85,57 +78,7 @@ def _summarise(outcome: BatchResult, output: Path) -> None:
             f"  {reason if str(job.source) in reason else f'{job.source}: {reason}'}"
             for job, reason in outcome.failed
         )
-        raise ImageError(f"{failed} of {done + skipped + failed} images failed:\n{reasons}")
-
-
-class _Bars(batch.Progress):
-    """A bar over the images, and one over the windows of an image that has many."""
-
-    def __init__(self, console: Console, images: int) -> None:
-        self._bars = Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._console = console
-        self._images = self._bars.add_task("images", total=images)
-        self._windows = self._bars.add_task("windows", total=1, visible=False)
-
-    def __enter__(self) -> _Bars:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
-
-    def started(self, job: Job, plan: Plan) -> None:
-        self._bars.reset(self._windows, total=plan.count, visible=not plan.is_whole)
-        if not plan.is_whole:
-            self._say(f"{job.source}: {plan}")
-        if plan.warning:
-            self._say(f"{job.source}: WARNING: {plan.warning}", "bold yellow")
-
-    def advanced(self, done: int, total: int) -> None:
-        self._bars.update(self._windows, completed=done, total=total)
-
-    def ended(self, job: Job, reason: str = "") -> None:
-        if reason:
-            self._say(f"{job.source} failed", "red")
-        self._bars.advance(self._images)
-
-    def _say(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        raise ImageError(f"{failed} of {outcome.count} images failed:\n{reasons}")
 
 
 def _path(text: str) -> Path:

@@ -28,6 +28,7 @@ from adadm.runtime.errors import EngineError, ParityError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.progress import Bar
 
 __all__ = ["main"]
 
@@ -48,7 +49,10 @@ def main(argv: list[str]) -> None:
     if arguments.record:
         _record(bundle)
         return
-    found = verify(bundle, arguments.backend, arguments.seconds, _say, arguments.trust)
+    with Bar() as bar:
+        found = verify(
+            bundle, arguments.backend, arguments.seconds, trust=arguments.trust, progress=bar
+        )
     _print(found)
     if arguments.json is not None:
         with written_whole(arguments.json) as partial:
@@ -56,10 +60,6 @@ def main(argv: list[str]) -> None:
             partial.write_text(text + "\n", encoding="utf-8")
     if not found.passed:
         raise ParityError(_why(found))
-
-
-def _say(step: str) -> None:
-    print(step, file=sys.stderr)
 
 
 def _check_machine(bundle: Bundle) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from adadm.calibration.quality.gates import GateResult
-from adadm.calibration.quality.photographs import Photograph
+from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
 __all__ = [
@@ -95,18 +96,18 @@ class Ledger:
 
 def measure(
     stages: Sequence[Stage],
-    images: Iterable[Photograph],
+    images: CalibrationImages | Sequence[Photograph],
     rgb_range: float,
     upscale: int,
-    on_image: Callable[[str], object] = str,
+    *,
     on_outputs: OnOutputs = lambda *_: None,
     originals: bool = True,
+    progress: Progress = SILENT,
 ) -> Ledger:
     """Run each photograph through all stages; no more than one photograph's outputs are held.
 
     Args:
         stages: the first is the reference.
-        on_image: called with each photograph's name, for a sign of progress.
         on_outputs: called with each photograph and what all stages made of it.
         originals: whether photographs have them; else PSNR-Y is NaN.
 
@@ -115,10 +116,9 @@ def measure(
             shape or in how many factors they return.
     """
     tallies = [_Tally() for _ in stages]
-    photographs = 0
-    for photograph in images:
-        photographs += 1
-        on_image(photograph.name)
+    photographs = len(images)
+    for count, photograph in enumerate(images, 1):
+        progress.advance(count, photographs, photograph.name)
         lr = batch_from_image(photograph.lr, rgb_range)
         outputs: list[Output] = []
         for stage, tally in zip(stages, tallies, strict=True):

@@ -21,6 +21,7 @@ from adadm.runtime.images.arrays import (
     read_image,
     reduce,
 )
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["SMALLEST_SIDE_PX", "CalibrationImages", "Photograph"]
 
@@ -61,9 +62,9 @@ class CalibrationImages:
         tile: height and width in px of the input: the middle of each reduced photograph, and
             what belongs to it of the original; None for whole photographs.
         smallest_area: the least H*W that the network takes, px.
+        progress: told each file that gave way, with its path and the reason.
 
     Attributes:
-        unusable: a message for each file that gave way, with its path and the reason.
         found: how many different files there are.
         digest: SHA-256 of the chosen contents, the factor and the geometry.
 
@@ -80,6 +81,8 @@ class CalibrationImages:
         count: int = 32,
         tile: tuple[int, int] | None = None,
         smallest_area: int = 1,
+        *,
+        progress: Progress = SILENT,
     ) -> None:
         self._upscale, self._tile, self._smallest_area = upscale, tile, smallest_area
         if tile and (reason := self._too_small(*tile)):
@@ -90,7 +93,7 @@ class CalibrationImages:
         for path in sorted(find_images(list(paths)), key=lambda path: (path.name, path)):
             candidates.setdefault(_content(path), path)
         self.found = len(candidates)
-        self.unusable: list[str] = []
+        unusable: list[str] = []
         self._chosen: dict[str, Path] = {}
         sizes: list[tuple[int, int]] = []
         for sha256, path in sorted(candidates.items()):
@@ -99,15 +102,16 @@ class CalibrationImages:
             try:
                 lr = self._read(path, sha256).lr
             except ImageError as error:
-                self.unusable.append(str(error))
+                unusable.append(str(error))
+                progress.message(f"left out: {error}", warning=True)
                 continue
             self._chosen[sha256] = path
             sizes.append((lr.shape[1], lr.shape[0]))
-        tried = len(self._chosen) + len(self.unusable)
-        if not self._chosen or len(self.unusable) > _UNUSABLE_SHARE * tried:
-            listed = "".join(f"\n  {message}" for message in self.unusable)
+        tried = len(self._chosen) + len(unusable)
+        if not self._chosen or len(unusable) > _UNUSABLE_SHARE * tried:
+            listed = "".join(f"\n  {message}" for message in unusable)
             raise CalibrationError(
-                f"{len(self.unusable)} of {tried} photographs are unusable, at most a tenth may "
+                f"{len(unusable)} of {tried} photographs are unusable, at most a tenth may "
                 f"be; remove them or give others:{listed}"
             )
         self._sizes = [

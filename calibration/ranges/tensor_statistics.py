@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import ImageArray, batch_from_image
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["FACTOR", "METHOD", "TensorStatistics", "collect"]
@@ -71,7 +72,8 @@ def collect(
     rgb_range: float,
     drawn_size: tuple[int, int],
     cache: Path | None = None,
-    on_image: Callable[[int, int], object] = max,
+    *,
+    progress: Progress = SILENT,
 ) -> dict[str, TensorStatistics]:
     """Statistics of each float value of a graph, and of each modulator's factor.
 
@@ -83,7 +85,7 @@ def collect(
             photographs seldom do: flat black and white, and edges between them.
         cache: a folder for JSON files, named after the content of model, images and method. A file
             is written anew after each image, and the next call goes on from there.
-        on_image: called with how many inputs are done, and of how many.
+        progress: told the inputs that are done.
 
     Raises:
         CalibrationError: the model's output of a photograph is not finite.
@@ -95,7 +97,7 @@ def collect(
     state = _read(file, key) or _State(key, 0, {})
     drawn = drawn_inputs(*drawn_size)
     total = len(drawn) + len(images)
-    on_image(state.done, total)
+    progress.advance(state.done, total)
     if state.done < total:
         session = OnnxRuntimeSession(_with_reductions(model).SerializeToString(), lean=True)
         for index, (name, lr, is_drawn) in enumerate(_inputs(drawn, images)):
@@ -113,7 +115,7 @@ def collect(
             state.add(outputs, is_drawn)
             if file is not None:
                 _write(file, state)
-            on_image(state.done, total)
+            progress.advance(state.done, total)
     return state.result(len(images))
 
 

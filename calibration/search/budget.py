@@ -17,17 +17,18 @@ import numpy as np
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.calibration.search.sensitivity import (
     Convolution,
-    OnStep,
     Sensitivity,
     measure_sensitivity,
 )
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Assignment", "search"]
 
 _STEPS = 1 << 16  # of all multiply-adds, in which the knapsack counts
 _ROUNDS = 100  # of corrections, after which they agree with each other, if they can
 _TOLERANCE = 1 + 1e-9  # of sums that were taken in another order
+_PHASE = "searching which convolutions can be INT8"
 
 Names = frozenset[str]
 
@@ -59,8 +60,9 @@ def search(
     evaluations: Evaluations,
     convolutions: Sequence[Convolution],
     budget_db: float,
-    on_step: OnStep = lambda *_: None,
+    *,
     most_evaluations: int = 8,
+    progress: Progress = SILENT,
 ) -> Assignment:
     """Find the assignment with the most multiply-adds in INT8 whose loss is within the budget.
 
@@ -69,36 +71,32 @@ def search(
     ends sooner where the corrected model has nothing left to propose. After misses in a row it aims
     lower, the more they are, and corrects the model in two ways in turn.
 
-    Args:
-        on_step: told a total of 1 + len(convolutions) + most_evaluations, an upper bound.
-
     Raises:
         CalibrationError: there is no convolution, two have one name, or the budget is negative.
     """
     state = _Search(convolutions, budget_db)
-    total = 1 + len(convolutions) + most_evaluations
 
-    def evaluate(names: Names) -> None:
+    def evaluate(names: Names, turn: int) -> None:
         loss = state.known[names] = evaluations(names)
         text = f"{len(names)} of {len(convolutions)} in INT8: {loss.judged_db:.4f} dB"
-        on_step(len(state.known) - 1, total, text)
+        progress.advance(turn, most_evaluations, text)
 
     sensitivities: list[Sensitivity] = []
     predicted_db: dict[Names, float] = {}
-    evaluate(state.everything)
+    progress.phase(_PHASE)
+    evaluate(state.everything, 0)
     if not state.fits(state.everything):
-        sensitivities = measure_sensitivity(
-            evaluations, convolutions, on_step=lambda done, _, text: on_step(1 + done, total, text)
-        )
+        sensitivities = measure_sensitivity(evaluations, convolutions, progress=progress)
+        progress.phase(_PHASE)
         state.learn(sensitivities)
         misses = 0  # in a row
-        for _ in range(most_evaluations):
+        for turn in range(1, most_evaluations + 1):
             model = state.fitted(bounds=misses % 2 == 1)
             proposal = state.propose(model, caution=(misses / most_evaluations) ** 2)
             if proposal is None:
                 break
             predicted_db[proposal] = _decibels(_sum(model, proposal))
-            evaluate(proposal)
+            evaluate(proposal, turn)
             misses = 0 if state.fits(proposal) else misses + 1
 
     best = state.best()

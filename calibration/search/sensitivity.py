@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +11,16 @@ from rich.console import Console
 from adadm.calibration.drawing import drawing_style
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.runtime.files import written_whole
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
 __all__ = [
     "Convolution",
-    "OnStep",
     "Sensitivity",
     "draw_sensitivities",
     "measure_sensitivity",
     "print_sensitivities",
 ]
-
-OnStep = Callable[[int, int, str], object]
-"""Called after each evaluation: how many are done, at most how many there are, what it found."""
 
 _INT8, _SPARED = "#4e79a7", "#e15759"
 
@@ -57,8 +54,9 @@ class Sensitivity:
 def measure_sensitivity(
     evaluations: Evaluations,
     convolutions: Sequence[Convolution],
+    *,
     spared: bool = False,
-    on_step: OnStep = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> list[Sensitivity]:
     """Evaluate each convolution alone, and if asked also all others without it.
 
@@ -67,16 +65,17 @@ def measure_sensitivity(
     """
     everything = frozenset(convolution.name for convolution in convolutions)
     total = len(convolutions) * (1 + spared)
+    progress.phase(f"measuring each convolution alone in INT8{', and alone spared' * spared}")
     results: list[Sensitivity] = []
     for convolution in convolutions:
         name = convolution.name
         alone = evaluations({name})
         done = len(results) * (1 + spared) + 1
-        on_step(done, total, f"{name} alone: {alone.judged_db:.4f} dB")
+        progress.advance(done, total, f"{name} alone: {alone.judged_db:.4f} dB")
         others = None
         if spared:
             others = evaluations(everything - {name})
-            on_step(done + 1, total, f"all but {name}: {others.judged_db:.4f} dB")
+            progress.advance(done + 1, total, f"all but {name}: {others.judged_db:.4f} dB")
         results.append(Sensitivity(convolution, alone, others))
     return sorted(results, key=lambda result: -result.alone.noise_db)
 

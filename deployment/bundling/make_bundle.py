@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from adadm.runtime.errors import EngineError, MissingDependencyError
 from adadm.runtime.files import flush, naming, sha256_of
 from adadm.runtime.models.bundled import VARIANTS, Variant, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import OF_ONE_MODEL
 
@@ -43,9 +44,10 @@ def make_bundle(
     target: Target,
     bounds: Sequence[Bounds],
     folder: Path,
+    *,
     wheels: bool = True,
     workspace_bytes: int | None = None,
-    on_stage: Callable[[str], object] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Make the folder, whole or not at all.
 
@@ -64,7 +66,7 @@ def make_bundle(
         ExportError: it cannot be brought into the form of the target, or pip fails.
     """
     with _whole_folder(folder) as partial:
-        on_stage("bringing the model into the target's form")
+        progress.phase("bringing the model into the target's form")
         deployed = {v: deploy(path, target) for v, path in _sources(model, target).items()}
         recipes: dict[Variant, Recipe] = {}
         for variant, found in deployed.items():
@@ -79,10 +81,10 @@ def make_bundle(
         if report is not None:
             text = json.dumps(report, indent=2) + "\n"
             (partial / "model.json").write_text(text, encoding="utf-8")
-        on_stage("running the references")
+        progress.phase("running the references")
         references = make_references(deployed, recipes["whole"].first_bounds)
         _write_references(partial / "reference", references)
-        on_stage("asking TensorRT for RTX what memory it takes")
+        progress.phase("asking TensorRT for RTX what memory it takes")
         memories = {variant: _activations(recipe) for variant, recipe in recipes.items()}
         files = resources.files("adadm.deployment.bundling.device_files")
         script = "verify.py" if target.runs_runtime else "compare_outputs.py"
@@ -90,12 +92,12 @@ def make_bundle(
         (partial / "build.sh").write_text(build_script(recipes, references), encoding="utf-8")
         (partial / "build.sh").chmod(0o755)
         if wheels and target.runs_runtime:
-            collect_wheels(target, partial / "wheels", on_stage)
+            collect_wheels(target, partial / "wheels", progress=progress)
         (partial / "README.md").write_text(
             readme(recipes, deployed, memories, references, sorted(os.listdir(partial))),
             encoding="utf-8",
         )
-        on_stage("writing checksums")
+        progress.phase("writing checksums")
         manifest = {
             **_manifest(recipes, references),
             "source_sha256": sha256_of(model),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,6 +12,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from adadm.runtime.errors import ExportError
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.python_process import python_command
 from adadm.runtime.targets import Target
 
@@ -37,9 +37,7 @@ def platforms(target: Target) -> list[str]:
     return [f"manylinux_2_{minor}_aarch64" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
 
 
-def collect_wheels(
-    target: Target, folder: Path, on_step: Callable[[str], object] = lambda _: None
-) -> None:
+def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT) -> None:
     """Put into a folder all that `pip install --no-index` needs for a target.
 
     With ONNX Runtime, and CUDA's bindings; TensorRT is there already, on a Jetson by JetPack. What
@@ -49,7 +47,7 @@ def collect_wheels(
         ExportError: pip fails; the message has what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    on_step("building our own wheel")
+    progress.phase("building our own wheel")
     source = _source()
     if source is None:
         asked = [f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}"]
@@ -60,7 +58,7 @@ def collect_wheels(
                 copy = shutil.copytree if (source / name).is_dir() else shutil.copy
                 copy(source / name, Path(clean) / name)
             _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), clean])
-    on_step("fetching the wheels that it needs")
+    progress.phase("fetching the wheels that it needs")
     (own,) = folder.glob(f"{_DISTRIBUTION.replace('-', '_')}-*.whl")
     command = ["download", "--only-binary=:all:", "--dest", str(folder), f"{own}[jetson,cpu]"]
     if target.jetpack is not None:

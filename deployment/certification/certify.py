@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -32,14 +32,13 @@ from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.speed import measure_speed
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
+from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["Certified", "OnStep", "certify"]
+__all__ = ["Certified", "certify"]
 
 _GATED_PHOTOGRAPHS = 8
 _LOOKED_INTO = 2  # photographs whose layers are compared
 _LARGEST_PX = 256  # of what layers and speed are measured on
-
-OnStep = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,15 @@ def certify(
     images: CalibrationImages,
     originals: bool,
     given: Mapping[str, float],
-    on_stage: Callable[[str], object] = str,
-    on_step: OnStep = lambda *_: None,
+    *,
     seconds: float = 3.0,
+    progress: Progress = SILENT,
 ) -> Certified:
     """Run both sides on all photographs, and hold the model to its limits.
 
     Args:
         originals: whether `images` were reduced from originals, so that accuracy can be told.
         given: limits that are not the defaults, by name.
-        on_stage: called with a few words when a stage begins.
-        on_step: called within the long one: how many photographs, of how many, and its name.
         seconds: for measuring the speed.
 
     Raises:
@@ -85,18 +82,17 @@ def certify(
     if model.metadata.get("adadm.io") == "uint8":
         stages = [_in_8_bits(stage, rgb_range) for stage in stages]
     seen = Observations(len(reference.stages), rgb_range, upscale, originals)
-    counted = itertools.count(1)
-    on_stage("running both on photographs")
+    progress.phase("running both on photographs")
     ledger = measure(
         stages,
         images,
         rgb_range,
         upscale,
-        on_image=lambda name: on_step(next(counted), len(images), name),
         on_outputs=seen,
         originals=originals,
+        progress=progress,
     )
-    on_stage("looking for artefacts")
+    progress.phase("looking for artefacts")
     last_reference = len(reference.stages) - 1
     truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
     size = model.tile or drawn_size(reference.smallest_area)
@@ -108,9 +104,9 @@ def certify(
     ]
     comparison = None
     if model.graph is not None:
-        on_stage("comparing each layer")
+        progress.phase("comparing each layer")
         comparison = compare_layers(reference.graph, model.graph, feeds)
-    on_stage("measuring the speed here")
+    progress.phase("measuring the speed here")
     speed = measure_speed(reference, model, feeds[0], seconds)
     checks = (
         *_checks(ledger, len(reference.stages), seen, reference, thresholds),

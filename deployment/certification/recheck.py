@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import load_baseline
 from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import read_certificate
-from adadm.deployment.certification.certify import OnStep, certify
+from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.consistency import inconsistencies
 from adadm.deployment.certification.criteria import KEYS
 from adadm.deployment.certification.device_result import certify_on_device
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import find_images
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Places", "Recheck", "recheck"]
 
@@ -67,8 +68,8 @@ def recheck(
     path: Path,
     places: Places,
     hidden: Mapping[str, float | str | None],
-    on_stage: Callable[[str], object] = str,
-    on_step: OnStep = lambda *_: None,
+    *,
+    progress: Progress = SILENT,
 ) -> Recheck:
     """Compare a certificate with the files that it names, and with figures measured anew.
 
@@ -105,7 +106,7 @@ def recheck(
     elif problems:
         notes.append("the figures were not measured again, since this is not what was certified")
     else:
-        found = _again(content, model, reference, images, hidden, on_stage, on_step)
+        found = _again(content, model, reference, images, hidden, progress)
         problems += _differences(content, rounded(found))
     return Recheck(content, tuple(problems), tuple(notes))
 
@@ -143,8 +144,7 @@ def _again(
     reference: Path,
     images: Sequence[Path],
     hidden: Mapping[str, Any],
-    on_stage: Callable[[str], object],
-    on_step: OnStep,
+    progress: Progress,
 ) -> dict[str, Any]:
     truth = load_baseline(reference, **hidden)
     certified = load_candidate(model, truth, content["model"]["backend"])
@@ -163,7 +163,7 @@ def _again(
             f"certificate has {content['images']['digest']}"
         )
     given = content["thresholds"]["given"]
-    return certify(truth, certified, chosen, originals, given, on_stage, on_step, 0).content
+    return certify(truth, certified, chosen, originals, given, seconds=0, progress=progress).content
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,12 @@ from adadm.export.operators.modulator import SIGNATURES, modulators
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["BlockResponse", "Spread", "measure_deployed_responses", "measure_responses"]
 
 Array = npt.NDArray[np.float64]
-OnImage = Callable[[int, int], object]
-"""Called with how many photographs are done, and of how many."""
 
 _TRUNK, _RESIDUAL = 0, 1
 """What a modulator reads."""
@@ -85,8 +84,9 @@ class _Planes:
         return float(np.sqrt(variance * count / max(count - 1, 1)))
 
 
-def measure_responses(lowering: Lowering, on_image: OnImage = max) -> list[BlockResponse]:
+def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> list[BlockResponse]:
     """What each block of a network does with the photographs, in the order of the graph."""
+    progress.phase("observing deviations")
     centers = [_center(node) for node in modulators(lowering.whole.graph)]
     session = OnnxRuntimeSession(_with_planes(lowering.whole).SerializeToString(), lean=True)
     seen: list[list[tuple[_Planes, _Planes, float]]] = [[] for _ in centers]
@@ -101,7 +101,7 @@ def measure_responses(lowering: Lowering, on_image: OnImage = max) -> list[Block
             )
             trunk = _Planes(trunk.means - center, trunk.variances, pixels)
             seen[index].append((trunk, residual, wide[f"factor_{index}"].item()))
-        on_image(count, len(lowering.images))
+        progress.advance(count, len(lowering.images))
     return [
         BlockResponse(
             factor=Spread.of([factor for *_, factor in block]),
@@ -115,13 +115,14 @@ def measure_responses(lowering: Lowering, on_image: OnImage = max) -> list[Block
 
 
 def measure_deployed_responses(
-    subject: InspectedFile, images: CalibrationImages, on_image: OnImage = max
+    subject: InspectedFile, images: CalibrationImages, *, progress: Progress = SILENT
 ) -> list[BlockResponse]:
     """The factors of a file that is folded or lowered, in the units of the network.
 
     Raises:
         CalibrationError: it does not show them.
     """
+    progress.phase("running photographs")
     run = run_graph(evaluated(subject.path, subject.metadata), subject.metadata)
     factors = []
     for count, photograph in enumerate(images, 1):
@@ -132,7 +133,7 @@ def measure_deployed_responses(
                 "export it with --modulator function, or give the checkpoint"
             )
         factors.append([factor.item() for factor in found])
-        on_image(count, len(images))
+        progress.advance(count, len(images))
     return [BlockResponse(Spread.of(block)) for block in zip(*factors, strict=True)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from adadm.deployment.inspection.responses import (
     measure_responses,
 )
 from adadm.deployment.inspection.structure import Block, Normalization
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import TARGETS
 
 __all__ = ["Inspection", "inspect_on_images", "inspect_weights"]
@@ -88,33 +89,27 @@ def inspect_on_images(
     images: CalibrationImages,
     source: SourceNetwork | None,
     cache: Path | None = None,
-    on_stage: Callable[[str], object] = str,
+    *,
+    progress: Progress = SILENT,
 ) -> Inspection:
     """What photographs show too.
 
     Args:
         source: the network before its folds; None for a file that is folded or lowered.
         cache: a folder, as `adadm quantize` has it: what is observed here is known there.
-        on_stage: called with a few words again and again.
 
     Raises:
         CalibrationError: the network diverges on a photograph.
     """
-
-    def counted(stage: str) -> Callable[[int, int], object]:
-        return lambda done, total: on_stage(f"{stage}: {done} of {total}")
-
     if source is None:
-        contents = measure_deployed_responses(subject, images, counted("running photographs"))
+        contents = measure_deployed_responses(subject, images, progress=progress)
         return Inspection(subject, find(subject, contents), images, contents)
     # A target that computes in float32, so that the trunk keeps the range that it has.
     request = LoweringOptions(
         "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
     )
-    lowering = Lowering.of(
-        source, images, request, on_stage=on_stage, on_image=counted("observing ranges")
-    )
-    contents = measure_responses(lowering, counted("observing deviations"))
+    lowering = Lowering.of(source, images, request, progress=progress)
+    contents = measure_responses(lowering, progress=progress)
     names = [block.name for block in subject.structure.blocks]
     headroom = measure_headroom(lowering, names)
     return Inspection(subject, find(subject, contents, headroom), images, contents, headroom)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from adadm.runtime.errors import CalibrationError, EngineError, MissingDependenc
 from adadm.runtime.files import sha256_of
 from adadm.runtime.models.bundled import VARIANTS, report_path, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
 __all__ = ["ShipOptions", "ShipResult", "ShipRun", "made_before"]
@@ -110,13 +111,10 @@ class ShipRun:
     """One run of the line.
 
     Args:
-        on_stage: called with a few words when a stage begins.
-        on_step: called within long stages: how much is done, of how much, and what it found.
+        progress: told what is done, and which photographs are for what.
 
     Attributes:
-        calibration, certification: the photographs for each.
-        held_out: whether they differ.
-        unusable: a message for each photograph that was left out.
+        calibration, certification: the photographs for each, which are the same where they are few.
         steps: what was done and what was up to date.
 
     Raises:
@@ -124,13 +122,8 @@ class ShipRun:
             used.
     """
 
-    def __init__(
-        self,
-        order: ShipOptions,
-        on_stage: Callable[[str], object],
-        on_step: Callable[[int, int, str], object],
-    ) -> None:
-        self._order, self._on_stage, self._on_step = order, on_stage, on_step
+    def __init__(self, order: ShipOptions, *, progress: Progress = SILENT) -> None:
+        self._order, self._progress = order, progress
         self._version = importlib.metadata.version("adadm-deploy")
         self._hidden = {name: value for name, value in order.hidden.items() if value is not None}
         self._checkpoint_sha256 = sha256_of(order.checkpoint)
@@ -167,27 +160,36 @@ class ShipRun:
         network = load_checkpoint(order.checkpoint, **self._hidden).network
         least = network.smallest_area
         chosen = CalibrationImages(
-            order.images, network.upscale, order.photographs, smallest_area=least
+            order.images,
+            network.upscale,
+            order.photographs,
+            smallest_area=least,
+            progress=self._progress,
         )
-        self.unusable = chosen.unusable
         paths = list(chosen.files.values())
         cut = math.ceil(_FOR_CALIBRATION * len(paths))
-        self.held_out = len(paths) >= 3
-        parts = (paths[:cut], paths[cut:]) if self.held_out else (paths, paths)
+        are_few = len(paths) < 3
+        parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
         self._photographs = parts[1]
         self.calibration, self.certification = (
             CalibrationImages(part, network.upscale, len(part), smallest_area=least)
             for part in parts
         )
+        self._progress.message(f"calibration: {self.calibration}")
+        self._progress.message(f"certificates: {self.certification}")
+        if are_few:
+            self._progress.message(
+                "warning: they are the same, as there are fewer than three: give more", warning=True
+            )
 
     def _export(self) -> Path:
         order, output = self._order, self._models / f"{self._name}.onnx"
 
         def make() -> None:
-            self._on_stage("export")
+            self._progress.phase("export")
             options = Options(stats=order.stats)
             checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
-            export_onnx(checkpoint, options, self._on_stage).write(output)
+            export_onnx(checkpoint, options, progress=self._progress).write(output)
 
         self.steps.run("export", self._from(stats=order.stats), self._variants(output), make)
         return output
@@ -206,14 +208,12 @@ class ShipRun:
         budget_db = order.budgets_db[precision]
 
         def make() -> None:
-            self._on_stage(f"{precision} for {target.name}")
+            self._progress.phase(f"{precision} for {target.name}")
             request = LoweringOptions(
                 precision, target, budget_db, stats=order.stats, cache=order.cache
             )
             source = load_source_network(order.checkpoint, **self._hidden)
-            quantized = lower_network(
-                source, self.calibration, request, self._on_stage, self._on_step
-            )
+            quantized = lower_network(source, self.calibration, request, progress=self._progress)
             quantized.check()
             quantized.write(output)
 
@@ -232,7 +232,7 @@ class ShipRun:
         output = model.with_suffix(".certificate.json")
 
         def make() -> None:
-            self._on_stage(f"certificate of {model.name}")
+            self._progress.phase(f"certificate of {model.name}")
             if self._reference is None:
                 self._reference = load_baseline(self._order.checkpoint, **self._hidden)
             reference = self._reference
@@ -243,8 +243,7 @@ class ShipRun:
                 self.certification,
                 True,
                 limits,
-                self._on_stage,
-                self._on_step,
+                progress=self._progress,
             )
             content = bind_to_files(
                 certified.content, output, reference, deployed, self._photographs
@@ -279,16 +278,18 @@ class ShipRun:
         name = f"{self._name}.{recipe.precision}.{recipe.target.name}.engine"
         engine = self._order.folder / "engines" / name
         engine.parent.mkdir(parents=True, exist_ok=True)
-        self._on_stage(f"engine {engine.name}")
-        build(recipe, engine)  # which knows what is up to date
+        self._progress.phase(f"engine {engine.name}")
+        build(recipe, engine, progress=self._progress)  # which knows what is up to date
         return str(engine.relative_to(self._order.folder))
 
     def _bundle(self, model: Path, target: Target, precision: Precision) -> str:
         folder = self._order.folder / "bundles" / f"{target.name}-{precision}"
 
         def make() -> None:
-            self._on_stage(f"bundle {folder.name}")
-            make_bundle(model, target, (), folder, self._order.wheels, on_stage=self._on_stage)
+            self._progress.phase(f"bundle {folder.name}")
+            make_bundle(
+                model, target, (), folder, wheels=self._order.wheels, progress=self._progress
+            )
 
         made_from = self._from(
             target=target.name, models=self._digests(model), wheels=self._order.wheels

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from adadm.runtime.engines.manifest import read_manifest, write_engine
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import AdadmError, EngineError
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray, Session
 
 __all__ = ["diagnose"]
@@ -33,14 +34,14 @@ def diagnose(
     bundle: Bundle,
     reference: ReferenceCase,
     backend: Literal["engine", "cpu"],
-    on_step: Callable[[str], object],
+    *,
+    progress: Progress = SILENT,
 ) -> str:
     """Run the model once more, with its factors as outputs, and compare them in order.
 
     Args:
         reference: one of a whole image, which failed.
         backend: on which it failed; for an engine another is built in a temporary folder.
-        on_step: called with what is done next.
 
     Returns:
         What was found; or why nothing could be, which hides no failure.
@@ -48,11 +49,13 @@ def diagnose(
     if bundle.factors_patch is None:
         return "it cannot be localized: the model has no modulators"
     if backend == "engine":
-        on_step("building the engine once more with the factors as outputs, which takes minutes")
+        progress.phase(
+            "building the engine once more with the factors as outputs, which takes minutes"
+        )
     else:
-        on_step("running the model once more with the factors as outputs")
+        progress.phase("running the model once more with the factors as outputs")
     try:
-        with _session_with_factors(bundle, bundle.factors_patch, backend) as session:
+        with _session_with_factors(bundle, bundle.factors_patch, backend, progress) as session:
             names = sorted(
                 (spec.name for spec in session.outputs if re.fullmatch(r"factor_\d+", spec.name)),
                 key=lambda name: int(name.removeprefix("factor_")),
@@ -111,7 +114,7 @@ def _largest(bundle: Bundle, names: list[str]) -> dict[str, float]:
 
 @contextmanager
 def _session_with_factors(
-    bundle: Bundle, patch: str, backend: Literal["engine", "cpu"]
+    bundle: Bundle, patch: str, backend: Literal["engine", "cpu"], progress: Progress
 ) -> Iterator[Session]:
     model = bundle.path(bundle.models["whole"]).read_bytes() + bundle.path(patch).read_bytes()
     if backend == "cpu":
@@ -125,7 +128,9 @@ def _session_with_factors(
         weak_typing=WeakTyping.of_flags(manifest.flags),
         workspace_bytes=manifest.flags.get("workspace_bytes"),
     )
-    plan = build_engine(model, manifest.profiles, manifest.flavour, settings=settings).plan
+    plan = build_engine(
+        model, manifest.profiles, manifest.flavour, settings=settings, progress=progress
+    ).plan
     of_this_plan = replace(
         manifest,
         engine_sha256=hashlib.sha256(plan).hexdigest(),

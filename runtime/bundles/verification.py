@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.tensorrt_api import load
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import Session
 
 __all__ = ["Backend", "Bundle", "Verification", "verify"]
@@ -82,8 +82,9 @@ def verify(
     bundle: Bundle,
     backend: Backend | Literal["auto"],
     seconds: float,
-    on_step: Callable[[str], object],
+    *,
     trust: bool = False,
+    progress: Progress = SILENT,
 ) -> Verification:
     """Run every reference of a bundle, compare, and measure.
 
@@ -93,10 +94,9 @@ def verify(
         backend: `engine`, `cpu` for ONNX Runtime on the models that were shipped, or `auto`: the
             engine where it was built and TensorRT and a GPU work.
         seconds: how long to measure, at least one run.
-        on_step: called with what is done next.
         trust: run an engine without a manifest too, which may run any code.
     """
-    on_step("checking the files")
+    progress.phase("checking the files")
     changed = bundle.changed_files()
     chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
     outcomes: list[CaseResult] = []
@@ -109,7 +109,7 @@ def verify(
             continue
         with session:
             for index, reference in enumerate(references):
-                on_step(f"running {reference.name}, {form}")
+                progress.phase(f"running {reference.name}, {form}")
                 timed = form == "whole" and index == 0
                 outcomes.append(_outcome(session, bundle, reference, seconds if timed else None))
     device = device_info()  # at once, as clocks fall when there is nothing to do
@@ -122,7 +122,7 @@ def verify(
         reason=reason,
         changed_files=tuple(changed),
         outcomes=tuple(outcomes),
-        diagnosis=diagnose(bundle, whole, chosen, on_step) if whole else None,
+        diagnosis=diagnose(bundle, whole, chosen, progress=progress) if whole else None,
         device=device,
         digests={name: bundle.digest(name) for name in named},
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from adadm.runtime.engines.recipe import Recipe, default_bounds, make_recipe
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, ParityError
 from adadm.runtime.images.compare import compare
 from adadm.runtime.models.onnx_reader import OnnxFile
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
@@ -38,20 +38,20 @@ def check_backends(
     model: OnnxFile,
     info: dict[str, Any],
     tensorrt: TensorRT,
-    on_step: Callable[[str], object] = lambda _: None,
+    *,
+    progress: Progress = SILENT,
 ) -> dict[str, Observation]:
     """Run a model on each backend; the first that can is what the others are compared with.
 
     Args:
         model: bundled.
         info: of the machine, as `device_info` has it.
-        on_step: called with what is done next.
     """
     lr = _image() * np.float32(model.metadata["adadm.rgb_range"])
     checks = {}
     first: tuple[str, FloatArray] | None = None
     for name in BACKENDS:
-        on_step(f"running {model.path.name} on {name}")
+        progress.phase(f"running {model.path.name} on {name}")
         began = time.perf_counter()
         try:
             with reraise_as_session_error():

@@ -8,9 +8,10 @@ from concurrent.futures import Future, wait
 from types import ModuleType
 from typing import Any, TypeVar
 
-__all__ = ["BuilderLog", "OnProgress", "Stop", "run_stoppable"]
+from adadm.runtime.progress import Progress
 
-OnProgress = Callable[[float, str], object]
+__all__ = ["BuilderLog", "Stop", "run_stoppable"]
+
 Result = TypeVar("Result")
 
 _WAKE_S = 0.1
@@ -55,8 +56,8 @@ class Stop:
         self.wanted = threading.Event()
         self.is_heard = False
 
-    def as_monitor(self, trt: ModuleType, on_progress: OnProgress | None) -> Any:
-        """A progress monitor to hand to TensorRT.
+    def as_monitor(self, trt: ModuleType, progress: Progress) -> Any:
+        """A progress monitor to hand to TensorRT, which tells percents and the phase.
 
         Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
         The last of the open phases is the innermost.
@@ -87,8 +88,6 @@ class Stop:
                     self.open.pop(name, None)
 
             def report(self) -> None:
-                if on_progress is None:
-                    return
                 with self.lock:
                     share, width = 0.0, 1.0
                     for done, steps in self.open.values():
@@ -96,7 +95,7 @@ class Stop:
                         share += width * min(done, steps - 1)
                     self.share = max(self.share, share)
                     name = next(reversed(self.open), "")
-                on_progress(self.share, name)
+                progress.advance(round(100 * self.share), 100, name)
 
         return Monitor()
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adadm.runtime.engines import cuda_runtime
-from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress
+from adadm.runtime.engines.build_monitor import BuilderLog
 from adadm.runtime.engines.manifest import Manifest, is_up_to_date, locked, write_engine
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load
@@ -18,6 +17,7 @@ from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import report_path
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
 __all__ = ["adopt", "build", "check_builds_here", "ledger_beside", "log_path"]
@@ -28,8 +28,8 @@ def build(
     engine: Path,
     timing_cache: Path | None = None,
     force: bool = False,
-    on_wait: Callable[[], object] = lambda: None,
-    on_progress: OnProgress | None = None,
+    *,
+    progress: Progress = SILENT,
 ) -> tuple[Manifest, bool]:
     """Build an engine, unless the file there was made from the same.
 
@@ -38,7 +38,6 @@ def build(
     Args:
         timing_cache: a file with what earlier builds have timed; made when missing.
         force: build anew in any case.
-        on_wait: called when another build in the folder has to end first.
 
     Returns:
         The manifest, and whether it was built now.
@@ -56,7 +55,7 @@ def build(
             recipe, settings=replace(recipe.settings, compute_capabilities=machine.capabilities)
         )
     key = _manifest(recipe, machine, b"", ()).key
-    with locked(engine, on_wait):
+    with locked(engine, progress=progress):
         found = None if force else is_up_to_date(engine, key)
         if found is not None:
             return found, False
@@ -72,7 +71,7 @@ def build(
                 settings=recipe.settings,
                 timing_cache=cache,
                 log=log,
-                on_progress=on_progress,
+                progress=progress,
             )
         except EngineError as error:
             with written_whole(log_path(engine)) as partial:
@@ -112,7 +111,7 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     if not content:
         raise EngineError(f"{plan} is empty: trtexec did not finish; build again")
     manifest = _manifest(recipe, machine, content, ())
-    with locked(engine, lambda: None):
+    with locked(engine):
         write_engine(engine, content, manifest)
     return manifest
 

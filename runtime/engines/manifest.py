@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import written_whole
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = [
     "Manifest",
@@ -126,14 +127,11 @@ def manifest_path(engine: Path) -> Path:
 
 
 @contextmanager
-def locked(engine: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+def locked(engine: Path, *, progress: Progress = SILENT) -> Iterator[None]:
     """Be the only one that builds in the folder of an engine, which is made when missing.
 
     Two builders at once would disturb each other's timings, and run out of a small device's memory.
     The lock is on the folder itself and ends with the process: no file is left behind.
-
-    Args:
-        on_wait: called once before waiting for another build.
 
     Raises:
         OSError: the folder cannot be made, or not be read.
@@ -144,7 +142,7 @@ def locked(engine: Path, on_wait: Callable[[], object]) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            on_wait()
+            progress.message(f"another build is writing to {engine.parent}: waiting for it")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from adadm.runtime.engines.build_monitor import BuilderLog, OnProgress, Stop, run_stoppable
+from adadm.runtime.engines.build_monitor import BuilderLog, Stop, run_stoppable
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.progress import SILENT, Progress
 
 __all__ = [
     "DEFAULTS",
@@ -146,7 +147,7 @@ def build_engine(
     settings: Settings = DEFAULTS,
     timing_cache: bytes | None = None,
     log: BuilderLog | None = None,
-    on_progress: OnProgress | None = None,
+    progress: Progress = SILENT,
 ) -> Engine:
     """Build an engine. Ctrl-C stops the builder, where it can be stopped (TensorRT 10 and later).
 
@@ -154,7 +155,7 @@ def build_engine(
         model: a serialized ONNX model.
         timing_cache: of an earlier build; empty begins one; None keeps none.
         log: where messages go.
-        on_progress: called with the share that is done, 0..1, and the phase; TensorRT 10 and later.
+        progress: told percents and the builder's phase; TensorRT 10 and later.
 
     Raises:
         EngineError: parsing or building fails.
@@ -186,7 +187,7 @@ def build_engine(
 
     stop = Stop()
     if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = stop.as_monitor(trt, on_progress)
+        config.progress_monitor = stop.as_monitor(trt, progress)
     engine = run_stoppable(lambda: builder.build_serialized_network(parsed.network, config), stop)
     if engine is None:
         raise EngineError(

@@ -19,10 +19,11 @@ from adadm.runtime.errors import AdadmError, ImageError, OutputError
 from adadm.runtime.images.arrays import EXTENSIONS, Pixels, images_in, to_integers
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
-__all__ = ["BatchResult", "Job", "Progress", "find_jobs", "upscale_files"]
+__all__ = ["BatchResult", "Job", "find_jobs", "upscale_files"]
 
 _STRIP_PX = 256
 _FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
@@ -46,21 +47,9 @@ class BatchResult:
     skipped: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, str]] = field(default_factory=list)
 
-
-class Progress:
-    """What a caller may show; this one shows nothing."""
-
-    def started(self, job: Job, plan: Plan) -> None:
-        """An image is decoded, and its windows are chosen."""
-
-    def advanced(self, done: int, total: int) -> None:
-        """So many of the windows of the current image are done."""
-
-    def ended(self, job: Job, reason: str = "") -> None:
-        """An image is written or skipped, or failed for a reason."""
-
-
-NO_PROGRESS = Progress()
+    @property
+    def count(self) -> int:
+        return len(self.done) + len(self.skipped) + len(self.failed)
 
 
 def find_jobs(
@@ -132,10 +121,12 @@ def _target(folder: Path, name: str, suffix: str | None) -> Path:
 def upscale_files(
     upscaler: Upscaler,
     jobs: Sequence[Job],
-    progress: Progress = NO_PROGRESS,
+    *,
     overwrite: bool = False,
     quality: int = 95,
     largest_megapixels: float = 500.0,
+    progress: Progress = SILENT,
+    windows: Progress = SILENT,
 ) -> BatchResult:
     """Upscale files; one that fails does not stop the others.
 
@@ -146,22 +137,23 @@ def upscale_files(
         overwrite: make it again all the same.
         quality: of JPEG and WebP, 1..100.
         largest_megapixels: what is larger is refused before it is decoded.
+        progress: told the files that are through, and how each is tiled.
+        windows: told those of the current file.
     """
     outcome = BatchResult()
-    waiting = []
+    waiting: list[Job] = []
     for job in jobs:
-        if job.target.exists() and not overwrite:
-            outcome.skipped.append(job)
-            progress.ended(job)
-        else:
-            waiting.append(job)
+        is_there = job.target.exists() and not overwrite
+        (outcome.skipped if is_there else waiting).append(job)
+    progress.advance(outcome.count, len(jobs))
 
     def ended(job: Job, reason: str) -> None:
         if reason:
             outcome.failed.append((job, reason))
+            progress.message(f"{job.source} failed", warning=True)
         else:
             outcome.done.append(job)
-        progress.ended(job, reason)
+        progress.advance(outcome.count, len(jobs))
 
     with ThreadPoolExecutor(1, "finish") as finishing:
         last: tuple[Job, Future[None]] | None = None
@@ -171,7 +163,7 @@ def upscale_files(
             try:
                 if isinstance(photo, BaseException):
                     raise photo
-                current = _upscale_one(upscaler, job, photo, quality, progress, finishing)
+                current = _upscale_one(upscaler, job, photo, quality, finishing, progress, windows)
             except _FAILURES as error:
                 reason = _said(error)
             if last is not None:
@@ -189,15 +181,20 @@ def _upscale_one(
     job: Job,
     photo: Photo,
     quality: int,
-    progress: Progress,
     finishing: ThreadPoolExecutor,
+    progress: Progress,
+    windows: Progress,
 ) -> Future[None]:
     """Give all rows to the encoder; the future ends when the file is written."""
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
-    progress.started(job, plan)
+    windows.phase(job.source.name)
+    if not plan.is_whole:
+        progress.message(f"{job.source}: {plan}")
+    if plan.warning:
+        progress.message(f"{job.source}: WARNING: {plan.warning}", warning=True)
     try:
         with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality=quality) as writer:
-            for rows in _rows(upscaler, photo, plan, progress):
+            for rows in _rows(upscaler, photo, plan, windows):
                 writer.write(rows)
             return writer.close_in(finishing)
     finally:
@@ -216,9 +213,9 @@ def _said(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, progress: Progress) -> Iterator[Pixels]:
+def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, windows: Progress) -> Iterator[Pixels]:
     """Rows with as many channels as the file has; alpha goes through the network like colour."""
-    colour = upscaler.rows(photo, plan, progress.advanced)
+    colour = upscaler.rows(photo, plan, progress=windows)
     alpha = _alpha_rows(upscaler, photo, plan)
     for rows in colour:
         channels = [_as_grey(rows) if photo.is_grey else rows]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image, image_from_batch
 from adadm.runtime.images.pixel_source import ArrayPixels, PixelSource
 from adadm.runtime.models.bundled import Variant, bundled_path
+from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.upscaling.memory import free_bytes, process_bytes
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import (
@@ -36,8 +37,6 @@ from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants
 from adadm.runtime.upscaling.windows import Window
 
 __all__ = ["Upscaler"]
-
-Progress = Callable[[int, int], object]
 
 
 class Upscaler:
@@ -106,12 +105,12 @@ class Upscaler:
         chosen, self._warning = choose_overlap(self.metadata, accuracy)
         self.overlap = chosen if overlap is None else overlap
 
-    def upscale(self, image: Pixels, on_window: Progress | None = None) -> Pixels:
+    def upscale(self, image: Pixels, *, progress: Progress = SILENT) -> Pixels:
         """Upscale an array.
 
         Args:
             image: uint8 or uint16 (H, W, 3), RGB.
-            on_window: called with the number of windows that are done, and of all.
+            progress: told the windows that are done.
 
         Returns:
             (upscale * H, upscale * W, 3), of the same data type.
@@ -123,7 +122,7 @@ class Upscaler:
         """
         source, r, done = ArrayPixels(image), self.upscale_factor, 0
         result = np.empty((r * source.height, r * source.width, 3), source.dtype)
-        for rows in self.rows(source, on_window=on_window):
+        for rows in self.rows(source, progress=progress):
             result[done : done + len(rows)] = rows
             done += len(rows)
         return result
@@ -156,14 +155,14 @@ class Upscaler:
         return Plan(plan.windows, plan.overlap, plan.reason, warning)
 
     def rows(
-        self, source: PixelSource, plan: Plan | None = None, on_window: Progress | None = None
+        self, source: PixelSource, plan: Plan | None = None, *, progress: Progress = SILENT
     ) -> Iterator[Pixels]:
         """Upscale an image of any size, some of its rows at a time.
 
         Args:
             source: read by regions, once in each pass.
             plan: from `plan()`, where it is known already.
-            on_window: called with the number of windows that are done, and of all.
+            progress: told the windows that are done.
 
         Yields:
             Rows of the result from top to bottom, (h, upscale * W, 3) of the source's data type.
@@ -173,7 +172,7 @@ class Upscaler:
                 "the image has 16 bits and the model takes 8; export with --io float32"
             )
         plan = plan or self.plan(source.height, source.width, source.dtype)
-        count = _Count(on_window, plan.count)
+        count = _Count(progress, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
             variant: Variant = "whole"
@@ -250,16 +249,15 @@ class Upscaler:
 
 
 class _Count:
-    """Counts the windows that are done, for a progress bar."""
+    """Counts the windows that are done."""
 
-    def __init__(self, report: Progress | None, total: int) -> None:
-        self.report, self.total, self.done = report, total, 0
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
 
     def one_more(self) -> None:
         self.done += 1
         self.total = max(self.total, self.done)
-        if self.report:
-            self.report(self.done, self.total)
+        self.progress.advance(self.done, self.total)
 
 
 def _check_options(

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_engine
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 BLOCKS = 8
@@ -59,7 +61,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def _verified(folder: Path) -> Verification:
-    return verify(Bundle.open(folder), "cpu", 0.01, lambda step: None)
+    return verify(Bundle.open(folder), "cpu", 0.01)
 
 
 def _diagnosis(folder: Path) -> str:
@@ -150,7 +152,7 @@ def test_a_factor_that_is_no_number(folder: Path) -> None:
 
 def test_a_model_that_agrees_once_its_factors_are_outputs(folder: Path) -> None:
     bundle = Bundle.open(folder)
-    result = diagnose(bundle, bundle.references[0], "cpu", lambda step: None)
+    result = diagnose(bundle, bundle.references[0], "cpu")
     assert result.startswith("with the factors as outputs too, the same model agrees")
 
 
@@ -249,12 +251,12 @@ def test_without_a_gpu_the_model_is_run_and_that_is_said(folder: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _write_plan(folder)
     command.main([str(folder), "--record"])
-    found = verify(Bundle.open(folder), "auto", 0.01, lambda step: None)
+    found = verify(Bundle.open(folder), "auto", 0.01)
     assert found.passed
     assert found.backend == "cpu"
     assert re.match("the engine cannot run here: .*(CUDA|cuda)", found.reason)
     assert json.loads(json.dumps(found.as_json()))["sha256"]["model.engine"]
-    asked = verify(Bundle.open(folder), "engine", 0.01, lambda step: None)
+    asked = verify(Bundle.open(folder), "engine", 0.01)
     assert not asked.passed
     assert all(re.search("CUDA|cuda", outcome.failures[0]) for outcome in asked.outcomes)
     assert asked.diagnosis is None
@@ -265,12 +267,12 @@ def test_the_engine_of_a_diagnosis_is_built(folder: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     _write_plan(folder)
     command.main([str(folder), "--record"])
-    steps: list[str] = []
+    progress = Mock(spec=Progress)
     bundle = Bundle.open(folder)
-    result = diagnose(bundle, bundle.references[0], "engine", steps.append)
-    assert steps == [
+    result = diagnose(bundle, bundle.references[0], "engine", progress=progress)
+    progress.phase.assert_called_once_with(
         "building the engine once more with the factors as outputs, which takes minutes"
-    ]
+    )
     assert re.match("it could not be localized: .*(CUDA|cuda)", result)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -24,6 +25,7 @@ from adadm.calibration.stages import lowering_stages, run_of_model
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.progress import Progress
 from adadm.runtime.targets import TARGETS
 
 CPU = LoweringOptions("int8", TARGETS["cpu"], 0.02)
@@ -91,27 +93,28 @@ class Measured:
 def test_stages_and_steps_are_told_in_order(
     source: SourceNetwork, folder: Path, cache: Path
 ) -> None:
-    stages: list[str] = []
-    steps: dict[str, list[tuple[int, int]]] = {}
+    progress = Mock(spec=Progress)
     request = replace(CPU, cache=cache)
-    quantized = lower_network(
-        source,
-        images_of(folder),
-        request,
-        stages.append,
-        lambda done, total, _: steps.setdefault(stages[-1], []).append((done, total)),
-    )
-    assert stages == [
+    quantized = lower_network(source, images_of(folder), request, progress=progress)
+    steps: list[tuple[str, list[tuple[int, int]]]] = []
+    for name, given, _ in progress.method_calls:
+        if name == "phase":
+            steps.append((*given, []))
+        else:
+            steps[-1][1].append(given[:2])
+    assert [phase for phase, _ in steps] == [
         "folding and collapsing",
         "observing the ranges of all tensors",
+        "searching which convolutions can be INT8",
+        "measuring each convolution alone in INT8",
         "searching which convolutions can be INT8",
         "measuring what each stage costs",
         "looking for artefacts",
     ]
-    for told in steps.values():
+    for _, told in steps:
         assert [done for done, _ in told] == sorted(done for done, _ in told)
         assert all(done <= total for done, total in told)
-    assert steps["measuring what each stage costs"] == [(1, 2), (2, 2)]
+    assert steps[-2][1] == [(1, 2), (2, 2)]
     assert quantized.models.keys() == {"whole"}
     assert quantized.assignment is not None and quantized.assignment.int8
     quantized.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from adadm.calibration.quality.ledger import (
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image
+from adadm.runtime.progress import Progress
 
 UPSCALE, WHITE = 2, 1.0
 FACTORS = (0.7, 12.5, 3.0)
@@ -55,7 +57,7 @@ def psnr_of(levels: float) -> float:
 
 
 def test_figures_of_planted_errors() -> None:
-    seen: list[str] = []
+    progress = Mock(spec=Progress)
     ledger = measure(
         [
             stage("PyTorch", (2, 2)),
@@ -66,9 +68,10 @@ def test_figures_of_planted_errors() -> None:
         PHOTOGRAPHS,
         WHITE,
         UPSCALE,
-        on_image=seen.append,
+        progress=progress,
     )
-    assert seen == ["a.png", "b.png"] and ledger.photographs == 2
+    assert progress.advance.call_args_list == [call(1, 2, "a.png"), call(2, 2, "b.png")]
+    assert ledger.photographs == 2
     first, same, half, int8 = ledger.stages
     assert first.psnr_y_db == pytest.approx(psnr_of(2))
     assert (first.lost_db, first.parity_db, first.largest_error) == (None, None, 0)
@@ -129,7 +132,7 @@ def test_one_photograph_at_a_time() -> None:
 
         return Stage(name, run)
 
-    measure([noting("first"), noting("second")], iter(PHOTOGRAPHS), WHITE, UPSCALE)
+    measure([noting("first"), noting("second")], PHOTOGRAPHS, WHITE, UPSCALE)
     assert events == ["first 17", "second 17", "first 31", "second 31"]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.runtime.errors import CalibrationError, ImageError
 from adadm.runtime.images.arrays import ImageArray, read_image, reduce, write_image
+from adadm.runtime.progress import Progress
 
 
 def photograph(height: int, width: int, seed: int) -> ImageArray:
@@ -88,18 +90,19 @@ def test_an_unusable_one_gives_way_and_is_named(folder: Path) -> None:
     first = min(folder.rglob("*.png"), key=digest_of)
     # the digest of nothing, e3b0c442..., is far from the first and is tried with all
     (folder / "empty.png").write_bytes(b"")
-    images = CalibrationImages([folder], upscale=2)
+    progress = Mock(spec=Progress)
+    images = CalibrationImages([folder], upscale=2, progress=progress)
     assert len(images) == 10 and images.found == 11
-    assert len(images.unusable) == 1
-    assert images.unusable[0].startswith(f"{folder / 'empty.png'}: not a readable image")
+    (message,) = progress.message.call_args_list
+    assert message.args[0].startswith(f"left out: {folder / 'empty.png'}: not a readable image")
     assert next(iter(images)).sha256 == digest_of(first)
 
 
 def test_what_cannot_be_opened_is_named_too(folder: Path) -> None:
     (folder / "a folder.png").mkdir()
-    images = CalibrationImages([folder], upscale=2)
-    assert len(images) == 10
-    assert "a folder.png: not a readable image" in images.unusable[0]
+    progress = Mock(spec=Progress)
+    assert len(CalibrationImages([folder], upscale=2, progress=progress)) == 10
+    assert "a folder.png: not a readable image" in progress.message.call_args.args[0]
 
 
 def test_more_than_a_tenth_is_an_error_that_lists_them(folder: Path) -> None:

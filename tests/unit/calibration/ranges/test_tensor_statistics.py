@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from adadm.export import Options
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image
+from adadm.runtime.progress import Progress
 
 DRAWN_PX = (20, 24)
 
@@ -81,17 +83,17 @@ def test_interrupted_it_resumes_and_gives_the_same_bytes(
     (expected,) = (tmp_path / "whole").iterdir()
     stop_at = len(drawn_inputs(*DRAWN_PX)) + 1
 
-    def stop(done: int, total: int) -> None:
-        if done == stop_at:
-            raise KeyboardInterrupt
+    class Stop(Progress):
+        def advance(self, done: int, total: int, note: str = "") -> None:
+            if done == stop_at:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(model, images, 255, DRAWN_PX, tmp_path / "cut", on_image=stop)
-    steps: list[int] = []
-    resumed = collect(
-        model, images, 255, DRAWN_PX, tmp_path / "cut", lambda done, total: steps.append(done)
-    )
-    assert steps == [stop_at, stop_at + 1, stop_at + 2]
+        collect(model, images, 255, DRAWN_PX, tmp_path / "cut", progress=Stop())
+    progress = Mock(spec=Progress)
+    resumed = collect(model, images, 255, DRAWN_PX, tmp_path / "cut", progress=progress)
+    steps = progress.advance.call_args_list
+    assert [step.args[0] for step in steps] == [stop_at, stop_at + 1, stop_at + 2]
     (found,) = (tmp_path / "cut").iterdir()
     assert (found.name, found.read_bytes()) == (expected.name, expected.read_bytes())
     for name, known in whole.items():

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from adadm.calibration.search.budget import Assignment, search
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.calibration.search.sensitivity import Convolution
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.progress import Progress
 
 Names = frozenset[str]
 Measure = Callable[[Names], Loss]
@@ -61,14 +63,15 @@ def found(
         asked.append(names)
         return measure(names)
 
-    steps: list[tuple[int, int]] = []
+    progress = Mock(spec=Progress)
     assignment = search(
         Evaluations(noting),
         convolutions,
         budget_db,
-        on_step=lambda done, total, _: steps.append((done, total)),
         most_evaluations=most,
+        progress=progress,
     )
+    steps = [step.args[:2] for step in progress.advance.call_args_list]
     names = [convolution.name for convolution in convolutions]
     int8 = frozenset(assignment.int8)
     assert assignment.int8 == tuple(name for name in names if name in int8)
@@ -79,8 +82,9 @@ def found(
     assert assignment.share == pytest.approx(sum(work[name] for name in int8) / sum(work.values()))
     if len(names) > 1:
         assert assignment.evaluations == len(asked) == len(steps)
-        assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
-    assert {total for _, total in steps} == {1 + len(names) + most}
+    alone = [(done, len(names)) for done in range(1, len(names) + 1)] if steps[1:] else []
+    proposals = [(done, most) for done in range(1, len(steps) - len(alone))]
+    assert steps == [(0, most), *alone, *proposals]
     assert len(asked) == len(set(asked)) <= 1 + len(names) + most
     return assignment
 

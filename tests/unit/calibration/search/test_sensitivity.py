@@ -6,6 +6,7 @@ import io
 import math
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
@@ -20,6 +21,7 @@ from adadm.calibration.search.sensitivity import (
     print_sensitivities,
 )
 from adadm.runtime.errors import MissingDependencyError
+from adadm.runtime.progress import Progress
 
 ALONE = {"head": 0.02, "body": 0.5, "tail": 0.1}
 NETWORK = [Convolution("head", 10), Convolution("body", 80), Convolution("tail", 30)]
@@ -51,11 +53,9 @@ def test_the_most_sensitive_comes_first() -> None:
 
 
 def test_spared_measures_all_others() -> None:
-    steps: list[tuple[int, int, str]] = []
-    evaluations = Evaluations(measure)
-    results = measure_sensitivity(
-        evaluations, NETWORK, spared=True, on_step=lambda *step: steps.append(step)
-    )
+    progress, evaluations = Mock(spec=Progress), Evaluations(measure)
+    results = measure_sensitivity(evaluations, NETWORK, spared=True, progress=progress)
+    steps = [step.args for step in progress.advance.call_args_list]
     assert results[0].spared == measure(frozenset({"head", "tail"}))
     assert [step[:2] for step in steps] == [(done, 6) for done in range(1, 7)]
     assert steps[0][2] == "head alone: 0.0200 dB"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from adadm.runtime.bundles.bundle import Bundle, ReferenceCase
 from adadm.runtime.bundles.case_results import Times, compare_case
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.errors import EngineError, ParityError
+from adadm.runtime.progress import Progress
 
 FORMS = ("whole", "tile", "moments")
 
@@ -37,7 +39,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def _verified(folder: Path) -> Verification:
-    return verify(Bundle.open(folder), "auto", 0.01, lambda step: None)
+    return verify(Bundle.open(folder), "auto", 0.01)
 
 
 def _alter_weights(model: Path, value: bytes) -> None:
@@ -58,8 +60,8 @@ def _strictly(text: str) -> Any:
 
 
 def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
-    steps: list[str] = []
-    found = verify(Bundle.open(folder), "auto", 0.2, steps.append)
+    progress = Mock(spec=Progress)
+    found = verify(Bundle.open(folder), "auto", 0.2, progress=progress)
     assert found.passed
     assert found.backend == "cpu"
     assert found.reason.endswith("model.engine is not there, which build.sh makes")
@@ -71,7 +73,7 @@ def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
         ["moments"],
     ]
     assert found.diagnosis is None
-    assert "running other, whole" in steps
+    progress.phase.assert_any_call("running other, whole")
     assert found.latency is not None
     assert found.latency.reference == "waves"
     assert found.latency.kernels_ms is None
@@ -83,7 +85,7 @@ def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
 def test_the_time_to_measure_is_kept(folder: Path) -> None:
     bundle = Bundle.open(folder)
     begun = time.perf_counter()
-    latency = verify(bundle, "cpu", 1.0, lambda step: None).latency
+    latency = verify(bundle, "cpu", 1.0).latency
     assert latency is not None
     total_ms = latency.end_to_end_ms.mean * latency.end_to_end_ms.count
     assert 500 < total_ms < (time.perf_counter() - begun) * 1e3
@@ -190,7 +192,7 @@ def test_a_file_that_is_not_run_fails_too(folder: Path) -> None:
 
 
 def test_a_missing_engine_is_no_reason_to_run_something_else(folder: Path) -> None:
-    found = verify(Bundle.open(folder), "engine", 0.01, lambda step: None)
+    found = verify(Bundle.open(folder), "engine", 0.01)
     assert not found.passed
     assert (found.backend, found.reason) == ("engine", "asked for")
     assert len(found.outcomes) == 4

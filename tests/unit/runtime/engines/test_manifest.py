@@ -11,6 +11,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 
@@ -339,7 +340,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         named = re.escape(repr(str(folder)))
         with pytest.raises(OSError, match=named):
             write_engine(folder / "a.engine", PLAN, MANIFEST)
-        with pytest.raises(OSError, match=named), locked(folder / "a.engine", lambda: None):
+        with pytest.raises(OSError, match=named), locked(folder / "a.engine"):
             pass
     assert names(tmp_path) == ["file"]
 
@@ -444,7 +445,8 @@ write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
 
 HOLD = """
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's &
-with locked(engine, lambda: print("waits", flush=True)):
+progress = Mock(message=lambda text: print("waits", flush=True))
+with locked(engine, progress=progress):
     print("holds", flush=True)
     sys.stdin.readline()
 print("done", flush=True)
@@ -497,19 +499,19 @@ def test_a_wait_can_be_interrupted_and_leaves_the_lock_alone(tmp_path: Path) -> 
 
 
 def test_a_lock_ends_with_the_build_however_it_ends(tmp_path: Path) -> None:
-    def must_not_wait() -> None:  # for ever, as it would wait for itself
-        raise AssertionError("the folder is still locked")
+    # Its error would be of waiting for itself, for ever.
+    still_locked = Mock(message=Mock(side_effect=AssertionError("the folder is still locked")))
 
     def build(engine: Path, error: BaseException) -> None:
-        with locked(engine, must_not_wait):
+        with locked(engine, progress=still_locked):
             raise error
 
     for error in (EngineError("refused"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")):
         with pytest.raises(type(error)):
             build(tmp_path / "a.engine", error)
     with (
-        locked(tmp_path / "a.engine", must_not_wait),
-        locked(tmp_path / "other folder" / "a.engine", must_not_wait),
+        locked(tmp_path / "a.engine", progress=still_locked),
+        locked(tmp_path / "other folder" / "a.engine", progress=still_locked),
     ):
         write_engine(tmp_path / "a.engine", PLAN, MANIFEST)
     assert read_engine(tmp_path / "a.engine") == (PLAN, MANIFEST)

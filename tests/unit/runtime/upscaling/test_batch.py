@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
@@ -21,10 +21,10 @@ from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionErr
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling import batch
-from adadm.runtime.upscaling.batch import BatchResult, Job, Progress, find_jobs, upscale_files
-from adadm.runtime.upscaling.tile_plan import Plan
+from adadm.runtime.upscaling.batch import BatchResult, Job, find_jobs, upscale_files
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 pytest.importorskip("pyvips", reason="pyvips is not installed")
@@ -49,10 +49,10 @@ def make_jobs(folder: Path, count: int, **options: Any) -> list[Job]:
     return jobs
 
 
-def upscale(jobs: list[Job], progress: Progress | None = None, **options: Any) -> BatchResult:
+def upscale(jobs: list[Job], **options: Any) -> BatchResult:
     def run() -> BatchResult:
         with Upscaler("net.onnx", tile=options.pop("tile", "off"), passes=1) as opened:
-            return upscale_files(opened, jobs, progress or Progress(), **options)
+            return upscale_files(opened, jobs, **options)
 
     return within_time(run)
 
@@ -62,22 +62,6 @@ def check(job: Job, image: int | Pixels) -> None:
     expected = doubled(picture(image) if isinstance(image, int) else image)
     with Image.open(job.target) as written:
         np.testing.assert_array_equal(np.asarray(written), expected)
-
-
-class Steps(Progress):
-    """What was reported, in order."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[Any, ...]] = []
-
-    def started(self, job: Job, plan: Plan) -> None:
-        self.steps.append(("started", job.source.name, plan.count))
-
-    def advanced(self, done: int, total: int) -> None:
-        self.steps.append(("advanced", done, total))
-
-    def ended(self, job: Job, reason: str = "") -> None:
-        self.steps.append(("ended", job.source.name, reason))
 
 
 @pytest.fixture
@@ -114,31 +98,30 @@ def when_written(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], obje
 
 
 def test_files_are_upscaled_in_order_and_reported(session: Session, tmp_path: Path) -> None:
-    jobs, steps = make_jobs(tmp_path, 4), Steps()
-    outcome = upscale(jobs, steps, tile=7)
+    jobs, progress, windows = make_jobs(tmp_path, 4), Mock(spec=Progress), Mock(spec=Progress)
+    outcome = upscale(jobs, tile=7, progress=progress, windows=windows)
     assert (outcome.done, outcome.skipped, outcome.failed) == (jobs, [], [])
     for seed, job in enumerate(jobs):
         check(job, seed)
-        own = [step for step in steps.steps if job.source.name in step]
-        assert [step[0] for step in own] == ["started", "ended"]
-    assert steps.steps[0] == ("started", "0.png", 4)
-    assert steps.steps[1:5] == [("advanced", i, 4) for i in (1, 2, 3, 4)]
+    assert progress.advance.call_args_list == [call(done, 4) for done in range(5)]
+    assert windows.phase.call_args_list == [call(job.source.name) for job in jobs]
+    assert windows.advance.call_args_list == [call(done, 4) for done in (1, 2, 3, 4)] * 4
     assert files(tmp_path / "out") == ["0.png", "1.png", "2.png", "3.png"]
 
 
 def test_what_is_there_is_not_even_read(
     session: Session, tmp_path: Path, when_read: Callable[..., None]
 ) -> None:
-    jobs, steps = make_jobs(tmp_path, 3), Steps()
+    jobs, progress = make_jobs(tmp_path, 3), Mock(spec=Progress)
     (tmp_path / "out").mkdir()
     jobs[1].target.write_text("old")
     read: list[Path] = []
     when_read(lambda photo: read.append(photo.path))
-    outcome = upscale(jobs, steps)
+    outcome = upscale(jobs, progress=progress)
     assert (outcome.done, outcome.skipped) == ([jobs[0], jobs[2]], [jobs[1]])
     assert read == [jobs[0].source, jobs[2].source]
     assert jobs[1].target.read_text() == "old"
-    assert ("ended", "1.png", "") in steps.steps
+    assert progress.advance.call_args_list == [call(done, 3) for done in (1, 2, 3)]
     assert upscale(jobs, overwrite=True).done == jobs
     check(jobs[1], 1)
     assert upscale(jobs).skipped == jobs
@@ -146,13 +129,13 @@ def test_what_is_there_is_not_even_read(
 
 
 def test_one_that_fails_does_not_stop_the_others(session: Session, tmp_path: Path) -> None:
-    jobs, steps = make_jobs(tmp_path, 6), Steps()
+    jobs, progress = make_jobs(tmp_path, 6), Mock(spec=Progress)
     jobs[0].source.write_text("no image")
     jobs[2].source.unlink()
     (tmp_path / "file").touch()
     jobs[3] = Job(jobs[3].source, tmp_path / "file" / "3.png")
     jobs[4] = Job(jobs[4].source, tmp_path / "out" / "4.gif")
-    outcome = upscale(jobs, steps)
+    outcome = upscale(jobs, progress=progress)
     assert sorted(job.source.name for job in outcome.done) == ["1.png", "5.png"]
     reasons = {job.source.name: reason for job, reason in outcome.failed}
     assert "0.png: not a PNG, JPEG, WebP, TIFF or BMP image" in reasons["0.png"]
@@ -160,8 +143,9 @@ def test_one_that_fails_does_not_stop_the_others(session: Session, tmp_path: Pat
     assert "file" in reasons["3.png"]
     assert "cannot write '.gif'" in reasons["4.png"]
     assert all("\n" not in reason for reason in reasons.values())
-    ended = {step[1]: step[2] for step in steps.steps if step[0] == "ended"}
-    assert ended == {**reasons, "1.png": "", "5.png": ""}
+    assert progress.advance.call_args == call(6, 6)
+    messages = [call(f"{job.source} failed", warning=True) for job, _ in outcome.failed]
+    assert progress.message.call_args_list == messages
     check(jobs[1], 1)
     check(jobs[5], 5)
     assert files(tmp_path / "out") == ["1.png", "5.png"]
@@ -243,12 +227,11 @@ def test_one_is_encoded_while_the_next_is_on_the_backend(
 def test_a_writer_that_fails_at_the_end_fails_its_image_alone(
     session: Session, tmp_path: Path, when_written: Callable[..., None], error: Exception
 ) -> None:
-    jobs, steps = make_jobs(tmp_path, 3), Steps()
+    jobs = make_jobs(tmp_path, 3)
     when_written(Mock(side_effect=error))
-    outcome = upscale(jobs, steps)
+    outcome = upscale(jobs)
     assert outcome.failed == [(jobs[0], str(error))]
     assert outcome.done == jobs[1:]
-    assert ("ended", "0.png", str(error)) in steps.steps
     assert files(tmp_path / "out") == ["1.png", "2.png"]
     check(jobs[1], 1)
 

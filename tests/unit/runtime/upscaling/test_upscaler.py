@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.images.pixel_source import ArrayPixels
+from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling import upscaler
@@ -143,10 +145,11 @@ def test_an_image_may_lie_in_memory_in_any_order() -> None:
 
 @pytest.mark.parametrize("passes", [1, 2, "settle"])
 def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
-    calls: list[tuple[int, int]] = []
+    progress = Mock(spec=Progress)
     with Upscaler("x2", backend="cpu", tile=16, passes=passes) as opened:
         plan = opened.plan(50, 70)
-        opened.upscale(scene(50, 70), on_window=lambda done, total: calls.append((done, total)))
+        opened.upscale(scene(50, 70), progress=progress)
+    calls = [step.args for step in progress.advance.call_args_list]
     assert plan.count == 6
     assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
     assert all(done <= total for done, total in calls)
