@@ -17,14 +17,12 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
 
 import argparse
 import json
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import load_source_network
 from adadm.deployment.inspection.figure import PICTURES, draw_inspection
 from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.summary import (
@@ -46,11 +44,13 @@ def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write what was asked for."""
     arguments = _parse(argv)
     given = {name: getattr(arguments, name) for name in arguments.hidden}
-    subject = read_inspected_file(arguments.source, arguments.arch, given)
+    is_model = arguments.source.suffix == ".onnx"
+    with Bar("reading the network" if is_model else "tracing the network"):
+        inspected = read_inspected_file(arguments.source, arguments.arch, given)
     if arguments.images:
-        inspection = _on_images(subject, arguments.images, arguments.arch, given)
+        inspection = _on_images(inspected, arguments.images)
     else:
-        inspection = inspect_weights(subject)
+        inspection = inspect_weights(inspected)
     print_inspection(inspection, Console())
     for path in _write(inspection, arguments.output, arguments.json):
         print(f"wrote {path}")
@@ -67,21 +67,22 @@ def _write(inspection: Inspection, picture: Path | None, report: Path | None) ->
     return [path for path in (picture, report) if path is not None]
 
 
-def _on_images(
-    subject: InspectedFile, paths: list[Path], arch: str, given: Mapping[str, float | None]
-) -> Inspection:
-    if subject.static and subject.static[0] > 1:
+def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
+    if inspected.static and inspected.static[0] > 1:
         raise CalibrationError(
-            f"{subject.path} takes {subject.static[0]} images at a time, and photographs are "
+            f"{inspected.path} takes {inspected.static[0]} images at a time, and photographs are "
             "measured one by one; give the checkpoint, or leave out --images"
         )
-    tile = subject.static and subject.static[1:]
-    with Bar("reading the photographs and the network") as bar:
+    tile = inspected.static and inspected.static[1:]
+    with Bar("reading the photographs") as bar:
         images = CalibrationImages(
-            paths, subject.upscale, tile=tile, smallest_area=subject.smallest_area, progress=bar
+            paths,
+            inspected.upscale,
+            tile=tile,
+            smallest_area=inspected.smallest_area,
+            progress=bar,
         )
-        source = None if subject.is_deployed else load_source_network(subject.path, arch, **given)
-        return inspect_on_images(subject, images, source, cache_folder(), progress=bar)
+        return inspect_on_images(inspected, images, cache_folder(), progress=bar)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

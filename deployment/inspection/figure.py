@@ -46,7 +46,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     width, height = _PANEL_INCHES
-    names = [block.name for block in inspection.subject.structure.blocks]
+    names = [block.name for block in inspection.inspected.structure.blocks]
     step = math.ceil(len(names) / _MOST_NAMES)
     with drawing_style({"axes.titlelocation": "left"}):
         from matplotlib.figure import Figure
@@ -67,13 +67,13 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
 def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:
     """What there is to draw."""
     panels: list[Callable[[Axes, Inspection], None]] = [_draw_modulators]
-    blocks = inspection.subject.structure.blocks
+    blocks = inspection.inspected.structure.blocks
     normalizations = [found for block in blocks for found in block.normalizations]
     if normalizations:
         panels.append(_draw_gammas)
     if any(_magnitudes(found).size for found in normalizations):
         panels.append(_draw_scales)
-    if inspection.contents:
+    if inspection.responses:
         panels.append(_draw_factors)
     if inspection.headroom:
         panels += [_draw_deviations, _draw_headroom]
@@ -81,7 +81,7 @@ def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:
 
 
 def _draw_modulators(axis: Axes, inspection: Inspection) -> None:
-    blocks = inspection.subject.structure.blocks
+    blocks = inspection.inspected.structure.blocks
     axis.axhline(0, color="0.6", linewidth=0.8)
     for name, values, color in (
         ("w", [block.weight for block in blocks], _COLORS[0]),
@@ -115,7 +115,7 @@ def _draw_normalizations(
     axis: Axes, inspection: Inspection, values_of: Callable[[Normalization], Array]
 ) -> None:
     """A bar from the least to the largest value of each, coloured by its name in its block."""
-    blocks = inspection.subject.structure.blocks
+    blocks = inspection.inspected.structure.blocks
     known = dict.fromkeys(_within(n.name, b.name) for b in blocks for n in b.normalizations)
     for index, name in enumerate(known):
         bars = [
@@ -139,17 +139,17 @@ def _within(name: str, block: str) -> str:
 
 
 def _draw_deviations(axis: Axes, inspection: Inspection) -> None:
-    contents = inspection.contents
-    _draw_spreads(axis, [content.trunk for content in contents], _COLORS[0], "std(x)")
-    _draw_spreads(axis, [content.residual for content in contents], _COLORS[1], "std(r)")
-    modulated = [content.modulated for content in contents]
+    responses = inspection.responses
+    _draw_spreads(axis, [response.trunk for response in responses], _COLORS[0], "std(x)")
+    _draw_spreads(axis, [response.residual for response in responses], _COLORS[1], "std(r)")
+    modulated = [response.modulated for response in responses]
     _draw_spreads(axis, modulated, _COLORS[2], "std(r * factor)")
     _scale_log(axis)
     axis.set_title("deviations over the photographs, before and after the factor")
 
 
 def _draw_factors(axis: Axes, inspection: Inspection) -> None:
-    factors = [content.factor for content in inspection.contents]
+    factors = [response.factor for response in inspection.responses]
     _draw_spreads(axis, factors, _COLORS[3], "factor")
     _scale_log(axis)
     axis.set_title("factors over the photographs: least, mean, largest")
@@ -165,7 +165,7 @@ def _draw_spreads(axis: Axes, spreads: Sequence[Spread | None], color: str, name
 
 
 def _draw_headroom(axis: Axes, inspection: Inspection) -> None:
-    rooms = [inspection.headroom.get(block.name) for block in inspection.subject.structure.blocks]
+    rooms = [inspection.headroom.get(block.name) for block in inspection.inspected.structure.blocks]
     half = [math.nan if room is None else math.log2(room.largest.below_overflow) for room in rooms]
     int8 = [math.nan if room is None or room.bits is None else room.bits for room in rooms]
     for name, values, least, color in (

@@ -194,29 +194,29 @@ class Finding:
 
 
 def find(
-    subject: InspectedFile,
-    contents: Sequence[BlockResponse] = (),
+    inspected: InspectedFile,
+    responses: Sequence[BlockResponse] = (),
     headroom: Mapping[str | None, Headroom] | None = None,
 ) -> list[Finding]:
     """All findings, in the order of `RULES`.
 
     Args:
-        contents: of each block in order, where photographs were run.
+        responses: of each block in order, where photographs were run.
         headroom: of the blocks by name, and under None of the rest.
     """
-    blocks = subject.structure.blocks
-    seen: Sequence[BlockResponse | None] = contents or [None] * len(blocks)
+    blocks = inspected.structure.blocks
+    seen: Sequence[BlockResponse | None] = responses or [None] * len(blocks)
     found = [
         Finding(GUESSED, name, parameter.value)
-        for name, parameter in subject.hyperparameters.items()
+        for name, parameter in inspected.hyperparameters.items()
         if parameter.guessed
     ]
-    for block, content in zip(blocks, seen, strict=True):
-        found += _of_modulator(block, content)
-        found += _of_shifts(block, content)
-        if content is not None:
-            found += _of_content(block, content)
-    for normalization in subject.structure.normalizations:
+    for block, response in zip(blocks, seen, strict=True):
+        found += _of_modulator(block, response)
+        found += _of_shifts(block, response)
+        if response is not None:
+            found += _of_response(block, response)
+    for normalization in inspected.structure.normalizations:
         magnitude = np.abs(normalization.gamma)
         found += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
     for name, room in (headroom or {}).items():
@@ -224,18 +224,18 @@ def find(
     return sorted(found, key=lambda finding: RULES.index(finding.rule))
 
 
-def _of_modulator(block: Block, content: BlockResponse | None) -> Iterator[Finding]:
+def _of_modulator(block: Block, response: BlockResponse | None) -> Iterator[Finding]:
     if block.weight <= FALLING.threshold:
         yield Finding(FALLING, block.name, block.weight)
-    if content is not None:
-        factor, detail = content.factor.largest, "on a photograph"
+    if response is not None:
+        factor, detail = response.factor.largest, "on a photograph"
     else:
         factor, detail = block.usual_factor, f"at a std of {block.trunk_std or 1.0:.3g}"
     if factor > LARGE_FACTOR.threshold:
         yield Finding(LARGE_FACTOR, block.name, factor, detail)
 
 
-def _of_shifts(block: Block, content: BlockResponse | None) -> Iterator[Finding]:
+def _of_shifts(block: Block, response: BlockResponse | None) -> Iterator[Finding]:
     for normalization in block.normalizations:
         center, std = normalization.largest_center, normalization.trunk_std
         decision = normalization.decision
@@ -243,19 +243,19 @@ def _of_shifts(block: Block, content: BlockResponse | None) -> Iterator[Finding]
             continue
         if decision.result is None and center > KEPT.threshold * std:
             yield Finding(KEPT, normalization.name, center / std)
-        if content is not None and content.trunk is not None:
-            std = content.trunk.mean
+        if response is not None and response.trunk is not None:
+            std = response.trunk.mean
         if decision.result == ShiftTrunk.result and center > SHIFTED_FAR.threshold * std:
             yield Finding(SHIFTED_FAR, normalization.name, center / std if std else math.inf)
 
 
-def _of_content(block: Block, content: BlockResponse) -> Iterator[Finding]:
-    if content.factor.ratio > MOVING.threshold:
-        least, largest = content.factor.least, content.factor.largest
-        yield Finding(MOVING, block.name, content.factor.ratio, f"{least:.3g} to {largest:.3g}")
-    if content.channels is not None:
-        faint = content.channels <= SILENT.threshold * np.median(content.channels)
-        yield from _faint(SILENT, block.name, content.channels, faint)
+def _of_response(block: Block, response: BlockResponse) -> Iterator[Finding]:
+    if response.factor.ratio > MOVING.threshold:
+        least, largest = response.factor.least, response.factor.largest
+        yield Finding(MOVING, block.name, response.factor.ratio, f"{least:.3g} to {largest:.3g}")
+    if response.channels is not None:
+        faint = response.channels <= SILENT.threshold * np.median(response.channels)
+        yield from _faint(SILENT, block.name, response.channels, faint)
 
 
 def _faint(rule: Rule, place: str, magnitudes: Array, faint: Mask) -> Iterator[Finding]:

@@ -6,17 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx_ir as ir
 
-from adadm.calibration.source_network import load_source_network, refuse_checkpoint_options
-from adadm.deployment.inspection.sketch import sketch
+from adadm.calibration.source_network import (
+    SourceNetwork,
+    load_source_network,
+    refuse_checkpoint_options,
+)
 from adadm.deployment.inspection.structure import Structure, read_structure
-from adadm.export.assembly import identity
-from adadm.export.checkpoint import Hyperparameter, load_checkpoint
+from adadm.export.checkpoint import Hyperparameter
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
-from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.models.metadata import NetworkMetadata, lowering_notes
@@ -38,6 +40,7 @@ class InspectedFile(NetworkMetadata):
         hyperparameters: with where each comes from.
         form: what the metadata of an ONNX file says of it; empty for a checkpoint.
         decisions: what the export does, or did, with each batch normalization.
+        source: the network before its folds; None for a file that is folded or lowered.
         static: N, H and W where the file fixes them.
         metadata: of an ONNX file; of a checkpoint, what its exports will say of the network.
     """
@@ -49,12 +52,13 @@ class InspectedFile(NetworkMetadata):
     form: Mapping[str, str]
     structure: Structure
     decisions: tuple[Decision, ...]
+    source: SourceNetwork | None
     static: Shape | None = None
 
     @property
     def is_deployed(self) -> bool:
         """Whether it is folded, so that its normalizations are gone."""
-        return self.form.get("fold", "off") != "off"
+        return self.source is None
 
     @property
     def is_rescaled(self) -> bool:
@@ -84,37 +88,23 @@ def read_inspected_file(path: Path, arch: str, given: Mapping[str, float | None]
             f"{path} ends in {path.suffix or 'no suffix'}; expected a checkpoint "
             f"({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export or adadm quantize"
         )
-    subject = (
-        _model(path, arch, given) if path.suffix == ".onnx" else _checkpoint(path, arch, given)
-    )
-    if not subject.structure.blocks:
+    if path.suffix == ".onnx":
+        inspected = _exported(path, arch, given)
+    else:
+        source = load_source_network(path, arch, **given)
+        inspected = _inspected(path, source.sha256, source.metadata, source)
+    if not inspected.structure.blocks:
         raise CalibrationError(
             f"{path} has no modulator of AdaDM, so there is nothing to inspect; expected a network "
             "whose residual branches are modulated (adadm.export.AdaDM)"
         )
-    return subject
+    return inspected
 
 
-def _checkpoint(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
-    checkpoint = load_checkpoint(path, arch, **given)
-    network = checkpoint.network
-    model = sketch(network) or trace(network)
-    decisions = fold_batch_norm(model.clone())
-    return InspectedFile(
-        path=path,
-        sha256=checkpoint.sha256,
-        metadata=identity(checkpoint),
-        hyperparameters=checkpoint.hyperparameters,
-        form={},
-        structure=read_structure(model, decisions),
-        decisions=tuple(decisions),
-    )
-
-
-def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
+def _exported(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
     refuse_checkpoint_options(path, arch, given)
-    found = read_onnx(path)
-    metadata = found.metadata
+    file = read_onnx(path)
+    metadata = file.metadata
     form = {key: metadata[f"adadm.{key}"] for key in _FORM if f"adadm.{key}" in metadata}
     if missing := [f"adadm.{key}" for key in _FORM if key not in form]:
         raise CalibrationError(
@@ -127,9 +117,22 @@ def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Inspecte
             "same name without that word"
         )
     form["precision"] = lowering_notes(metadata).get("precision", "float32")
-    if form["fold"] == "off":
-        model = load_source_network(path).model
-        decisions = fold_batch_norm(model.clone())
+    source = load_source_network(path) if form["fold"] == "off" else None
+    static = _static(file.inputs[0].shape, is_image=form["io"] == "uint8")
+    return _inspected(path, file.sha256, metadata, source, form=form, static=static)
+
+
+def _inspected(
+    path: Path,
+    sha256: str,
+    metadata: Mapping[str, str],
+    source: SourceNetwork | None,
+    *,
+    form: Mapping[str, str] = MappingProxyType({}),
+    static: Shape | None = None,
+) -> InspectedFile:
+    if source is not None:
+        model, decisions = source.model, fold_batch_norm(source.model.clone())
     else:
         model = ir.load(path)
         noted = json.loads(metadata["adadm.batch_normalizations"])
@@ -137,13 +140,14 @@ def _model(path: Path, arch: str, given: Mapping[str, float | None]) -> Inspecte
     hyperparameters = json.loads(metadata["adadm.hyperparameters"])
     return InspectedFile(
         path=path,
-        sha256=found.sha256,
+        sha256=sha256,
         metadata=metadata,
         hyperparameters={name: Hyperparameter(**h) for name, h in hyperparameters.items()},
         form=form,
         structure=read_structure(model, decisions),
         decisions=tuple(decisions),
-        static=_static(found.inputs[0].shape, is_image=form["io"] == "uint8"),
+        source=source,
+        static=static,
     )
 
 

@@ -115,7 +115,7 @@ def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> lis
 
 
 def measure_deployed_responses(
-    subject: InspectedFile, images: CalibrationImages, *, progress: Progress = SILENT
+    inspected: InspectedFile, images: CalibrationImages, *, progress: Progress = SILENT
 ) -> list[BlockResponse]:
     """The factors of a file that is folded or lowered, in the units of the network.
 
@@ -123,13 +123,13 @@ def measure_deployed_responses(
         CalibrationError: it does not show them.
     """
     progress.phase("running photographs")
-    run = run_graph(evaluated(subject.path, subject.metadata), subject.metadata)
+    run = run_graph(evaluated(inspected.path, inspected.metadata), inspected.metadata)
     factors = []
     for count, photograph in enumerate(images, 1):
-        _, found = run(batch_from_image(photograph.lr, subject.rgb_range))
-        if len(found) != len(subject.structure.blocks):
+        _, found = run(batch_from_image(photograph.lr, inspected.rgb_range))
+        if len(found) != len(inspected.structure.blocks):
             raise CalibrationError(
-                f"{subject.path} has its modulators inlined and does not show their factors; "
+                f"{inspected.path} has its modulators inlined and does not show their factors; "
                 "export it with --modulator function, or give the checkpoint"
             )
         factors.append([factor.item() for factor in found])

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from adadm.calibration.lowering import BUDGETS_DB, Lowering, LoweringOptions
 from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import SourceNetwork
 from adadm.deployment.inspection.findings import Finding, find
 from adadm.deployment.inspection.headroom import Headroom, measure_headroom
 from adadm.deployment.inspection.inspected_file import InspectedFile
@@ -37,33 +36,33 @@ class Inspection:
 
     Attributes:
         images: what was run; None without photographs.
-        contents: of each block in order; empty without photographs.
+        responses: of each block in order; empty without photographs.
         headroom: of the blocks by name, and under None of the rest; empty without photographs, and
             for a folded or lowered file.
     """
 
-    subject: InspectedFile
+    inspected: InspectedFile
     findings: Sequence[Finding]
     images: CalibrationImages | None = None
-    contents: Sequence[BlockResponse] = ()
+    responses: Sequence[BlockResponse] = ()
     headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Ready for `json.dump`: the same for the same run."""
-        subject, structure = self.subject, self.subject.structure
-        parameters = subject.hyperparameters
+        inspected, structure = self.inspected, self.inspected.structure
+        parameters = inspected.hyperparameters
         blocks = [_block_as_json(block) for block in structure.blocks]
-        for block, content in zip(blocks, self.contents, strict=False):
-            block |= {k: _spread_as_json(v) for k, v in vars(content).items() if k != "channels"}
+        for block, response in zip(blocks, self.responses, strict=False):
+            block |= {k: _spread_as_json(v) for k, v in vars(response).items() if k != "channels"}
         for block in blocks:
             block["headroom"] = _headroom_as_json(self.headroom.get(block["name"]))
         report = {
             "version": version("adadm-deploy"),
-            "file": subject.path.name,
-            "sha256": subject.sha256,
-            "architecture": subject.metadata["adadm.architecture"],
-            "upscale": subject.upscale,
-            "form": dict(subject.form),
+            "file": inspected.path.name,
+            "sha256": inspected.sha256,
+            "architecture": inspected.metadata["adadm.architecture"],
+            "upscale": inspected.upscale,
+            "form": dict(inspected.form),
             "hyperparameters": {name: vars(found) for name, found in parameters.items()},
             "images": self.images and str(self.images),
             "images_sha256": self.images and self.images.digest,
@@ -72,22 +71,21 @@ class Inspection:
                 "normalizations": [_normalization_as_json(n) for n in structure.elsewhere],
                 "headroom": _headroom_as_json(self.headroom.get(None)),
             },
-            "batch_normalizations": [decision.as_json() for decision in subject.decisions],
+            "batch_normalizations": [decision.as_json() for decision in inspected.decisions],
             "findings": [finding.as_json() for finding in self.findings],
         }
         ready: dict[str, Any] = rounded(report)
         return ready
 
 
-def inspect_weights(subject: InspectedFile) -> Inspection:
+def inspect_weights(inspected: InspectedFile) -> Inspection:
     """What the weights alone tell."""
-    return Inspection(subject, find(subject))
+    return Inspection(inspected, find(inspected))
 
 
 def inspect_on_images(
-    subject: InspectedFile,
+    inspected: InspectedFile,
     images: CalibrationImages,
-    source: SourceNetwork | None,
     cache: Path | None = None,
     *,
     progress: Progress = SILENT,
@@ -95,24 +93,23 @@ def inspect_on_images(
     """What photographs show too.
 
     Args:
-        source: the network before its folds; None for a file that is folded or lowered.
         cache: a folder, as `adadm quantize` has it: what is observed here is known there.
 
     Raises:
         CalibrationError: the network diverges on a photograph.
     """
-    if source is None:
-        contents = measure_deployed_responses(subject, images, progress=progress)
-        return Inspection(subject, find(subject, contents), images, contents)
+    if (source := inspected.source) is None:
+        responses = measure_deployed_responses(inspected, images, progress=progress)
+        return Inspection(inspected, find(inspected, responses), images, responses)
     # A target that computes in float32, so that the trunk keeps the range that it has.
     request = LoweringOptions(
         "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
     )
     lowering = Lowering.of(source, images, request, progress=progress)
-    contents = measure_responses(lowering, progress=progress)
-    names = [block.name for block in subject.structure.blocks]
+    responses = measure_responses(lowering, progress=progress)
+    names = [block.name for block in inspected.structure.blocks]
     headroom = measure_headroom(lowering, names)
-    return Inspection(subject, find(subject, contents, headroom), images, contents, headroom)
+    return Inspection(inspected, find(inspected, responses, headroom), images, responses, headroom)
 
 
 def _block_as_json(block: Block) -> dict[str, Any]:

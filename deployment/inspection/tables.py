@@ -30,36 +30,36 @@ _NAME_WIDTH = 12
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
     """Print what the file is, the tables, and the findings."""
-    _print_subject(inspection, console)
-    structure = inspection.subject.structure
+    _print_inspected(inspection, console)
+    structure = inspection.inspected.structure
     _print_modulators(structure.blocks, console)
     if structure.normalizations:
         _print_normalizations(structure.normalizations, console)
     _print_decisions(inspection, console)
-    if inspection.contents:
-        _print_contents(inspection, console)
+    if inspection.responses:
+        _print_responses(inspection, console)
     if inspection.headroom:
         _print_headroom(inspection, console)
     _print_findings(inspection.findings, console)
 
 
-def _print_subject(inspection: Inspection, console: Console) -> None:
-    subject = inspection.subject
-    network = f"{subject.metadata['adadm.architecture']} x{subject.upscale} with AdaDM"
-    console.print(f"[bold]{escape(network)}[/bold]: {escape(subject.path.name)}", highlight=False)
-    for name, parameter in subject.hyperparameters.items():
+def _print_inspected(inspection: Inspection, console: Console) -> None:
+    inspected = inspection.inspected
+    network = f"{inspected.metadata['adadm.architecture']} x{inspected.upscale} with AdaDM"
+    console.print(f"[bold]{escape(network)}[/bold]: {escape(inspected.path.name)}", highlight=False)
+    for name, parameter in inspected.hyperparameters.items():
         console.print(f"  {name} = {parameter}", highlight=False, markup=False)
-    if subject.form:
-        short = {k: v for k, v in subject.form.items() if k != _CHECKPOINT}
+    if inspected.form:
+        short = {k: v for k, v in inspected.form.items() if k != _CHECKPOINT}
         listed = ", ".join(f"{key} {value}" for key, value in short.items())
         console.print(f"as its metadata says: {listed}", highlight=False, markup=False)
-        console.print(f"  of the checkpoint {subject.form[_CHECKPOINT]}", highlight=False)
-    if subject.is_deployed:
+        console.print(f"  of the checkpoint {inspected.form[_CHECKPOINT]}", highlight=False)
+    if inspected.is_deployed:
         console.print(
             "what was folded into convolutions is gone from it; the checkpoint tells more",
             highlight=False,
         )
-    if subject.is_rescaled:
+    if inspected.is_rescaled:
         console.print(
             "its trunk was multiplied to fit float16, and b is that of the multiplied trunk",
             highlight=False,
@@ -108,8 +108,8 @@ def _form(found: Normalization) -> str:
 
 
 def _print_decisions(inspection: Inspection, console: Console) -> None:
-    decisions = inspection.subject.decisions
-    if inspection.subject.is_deployed:
+    decisions = inspection.inspected.decisions
+    if inspection.inspected.is_deployed:
         forms = Counter(decision.result or "kept" for decision in decisions)
         listed = ", ".join(f"{count} {form}" for form, count in forms.items()) or "none"
         console.print(f"batch normalizations, as exported: {listed}", highlight=False)
@@ -118,14 +118,14 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
             console.print(_indented(f"{decision.node} kept: {decision.reason}"))
 
 
-def _print_contents(inspection: Inspection, console: Console) -> None:
-    whole = inspection.contents[0].trunk is not None
-    blocks = inspection.subject.structure.blocks
+def _print_responses(inspection: Inspection, console: Console) -> None:
+    whole = inspection.responses[0].trunk is not None
+    blocks = inspection.inspected.structure.blocks
     table = _table("block", *(("std(x)", "std(r)") if whole else ()), "factor", "moves")
-    for block, content in zip(blocks, inspection.contents, strict=True):
-        spreads = (content.trunk, content.residual, content.factor)
+    for block, response in zip(blocks, inspection.responses, strict=True):
+        spreads = (response.trunk, response.residual, response.factor)
         cells = [_spread(spread) for spread in spreads if spread is not None]
-        table.add_row(escape(block.name), *cells, f"{content.factor.ratio:.2f}x")
+        table.add_row(escape(block.name), *cells, f"{response.factor.ratio:.2f}x")
     console.print(
         f"Least/mean/largest over {inspection.images}; moves: the largest factor to the least",
         table,

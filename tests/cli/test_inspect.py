@@ -654,13 +654,13 @@ def test_a_network_that_diverges_is_refused(
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["edsr_adadm_x2", "nlsn_adadm_x2"])
-def test_weights_alone_take_less_than_5_s(name: str) -> None:
+def test_weights_alone_take_less_than_8_s(name: str) -> None:
     """A process of its own, imports included; the least of three."""
-    command = [sys.executable, str(ROOT / "calibration" / "inspect_network.py")]
+    command = [sys.executable, str(ROOT / "deployment" / "inspect_network.py")]
     command.append(str(CHECKPOINTS / f"{name}.safetensors"))
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 5, seconds
+    assert min(seconds) < 8, seconds
