@@ -15,7 +15,7 @@ from adadm.calibration.lowering import Lowering
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.running import evaluated, run_graph
 from adadm.deployment.inspection.inspected_file import InspectedFile
-from adadm.export.graph.channels import constant_of, new_initializer
+from adadm.export.graph.channels import constant_of, new_initializer, pooled_variance
 from adadm.export.operators.modulator import SIGNATURES, modulators
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
@@ -80,8 +80,8 @@ class _Planes:
     def std(self) -> float:
         """Over all channels, unbiased, as the modulator has it."""
         count = self.means.size * self.pixels
-        variance = self.variances.mean() + self.means.var()  # law of total variance
-        return float(np.sqrt(variance * count / max(count - 1, 1)))
+        variance = pooled_variance(self.means, self.variances)
+        return math.sqrt(variance * count / max(count - 1, 1))
 
 
 def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> list[BlockResponse]:

@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.graph.channels import NotFoldable, affine_of_batch_norm, constant_of, label
+from adadm.export.graph.channels import (
+    NotFoldable,
+    affine_of_batch_norm,
+    constant_of,
+    label,
+    std_of_batch_norm_input,
+)
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import LARGEST_EXPONENT, modulators
@@ -218,10 +224,5 @@ def _read(
         affine = affine_of_batch_norm(node)
     except NotFoldable:
         return Normalization(label(node), _BATCH, gamma, None, None, None, decision)
-    mean, variance = (constant_of(value) for value in node.inputs[3:5])
-    assert mean is not None and variance is not None  # affine_of_batch_norm() read them
-    std = float(np.sqrt(variance.mean() + mean.var()))  # law of total variance
-    on_trunk = node.inputs[0] in trunks
-    return Normalization(
-        label(node), _BATCH, gamma, affine.scale, affine.shift, std if on_trunk else None, decision
-    )
+    std = std_of_batch_norm_input(node) if node.inputs[0] in trunks else None
+    return Normalization(label(node), _BATCH, gamma, affine.scale, affine.shift, std, decision)

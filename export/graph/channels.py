@@ -25,6 +25,7 @@ __all__ = [
     "label",
     "new_initializer",
     "pads",
+    "pooled_variance",
     "reached_convolutions",
     "replace_initializer",
     "scale_inputs",
@@ -33,6 +34,7 @@ __all__ = [
     "set_weight",
     "shift_inputs",
     "sole_consumer",
+    "std_of_batch_norm_input",
     "weight_of",
 ]
 
@@ -116,6 +118,23 @@ def affine_of_batch_norm(node: ir.Node) -> Affine:
     gamma, beta, mean, variance = (np.asarray(values) for values in parameters)
     scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
     return Affine(scale, beta - mean * scale)
+
+
+def std_of_batch_norm_input(node: ir.Node) -> float:
+    """The std, over all channels, that the running statistics of a BatchNormalization tell.
+
+    Raises:
+        NotFoldable: they are not constant.
+    """
+    mean, variance = (constant_of(value) for value in node.inputs[3:5])
+    if mean is None or variance is None:
+        raise NotFoldable("its running statistics are not constant")
+    return float(np.sqrt(pooled_variance(mean, variance)))
+
+
+def pooled_variance(means: Array, variances: Array) -> float:
+    """Of all channels together, by the law of total variance, from each one's (C,)."""
+    return float(variances.mean() + means.var())
 
 
 def sole_consumer(value: ir.Value) -> bool:

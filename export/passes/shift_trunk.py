@@ -25,6 +25,7 @@ from adadm.export.graph.channels import (
     set_bias,
     shift_inputs,
     sole_consumer,
+    std_of_batch_norm_input,
 )
 from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
@@ -94,9 +95,7 @@ def _center(node: ir.Node) -> Array:
     if (impossible := dead & (affine.shift != 0)).any():
         raise NotFoldable(f"gamma is 0 in channel {int(np.argmax(impossible))}, and beta is not")
     center = np.where(dead, 0.0, affine.shift / np.where(dead, 1.0, affine.scale))
-    mean, variance = (constant_of(value) for value in node.inputs[3:5])
-    assert mean is not None and variance is not None  # affine_of_batch_norm() read them
-    std = float(np.sqrt(variance.mean() + mean.var()))  # law of total variance over the channels
+    std = std_of_batch_norm_input(node)
     channel = int(np.abs(center).argmax())
     if (largest := abs(center[channel])) > LARGEST_CENTER_TO_STD * std:
         raise NotFoldable(
