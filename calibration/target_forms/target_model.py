@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from adadm.calibration.target_forms.weak_graph import (
 )
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
+from adadm.export.operators.modulator import find_inlined
 from adadm.export.passes import BakeImageIO, ExposeFactors, InlineFunctions
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
@@ -29,11 +29,6 @@ __all__ = ["TargetModel", "check_half", "deploy", "in_target_form"]
 
 _OPSET_OF_HALF_SCALES = 19
 """The first in which QuantizeLinear and DequantizeLinear take scales in float16."""
-
-_FACTORS = tuple(
-    re.compile(pattern) for pattern in (r"typed_factor(_\d+)?|factor_\d+", r"wide_factor(_\d+)?")
-)
-"""Of an inlined modulator and of an exposed one; the second where all is float32, simplified."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +157,7 @@ def _inline(model: ir.Model) -> None:
 
 def _name_factors(model: ir.Model) -> None:
     """Make outputs of the factors of an inlined graph, named as those of modulators are."""
-    values = [value for node in model.graph for value in node.outputs]
-    for pattern in _FACTORS:
-        if found := [value for value in values if pattern.fullmatch(value.name or "")]:
-            break
-    for index, value in enumerate(found):
+    for index, value in enumerate(m.factor for m in find_inlined(model.graph)):
         value.name = f"factor_{index}"
         if not value.is_graph_output():
             model.graph.outputs.append(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +19,9 @@ from adadm.export.graph.channels import (
 )
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.group_norm import GROUP_NORM
-from adadm.export.operators.modulator import LARGEST_EXPONENT, modulators
+from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined, modulators
 from adadm.export.passes import Decision
-from adadm.export.passes.folding import is_batch_norm, produced_by
+from adadm.export.passes.folding import is_batch_norm
 
 __all__ = [
     "NEAR_ZERO",
@@ -146,14 +146,15 @@ class Structure:
 def read_structure(model: ir.Model, decisions: Iterable[Decision] = ()) -> Structure:
     """The blocks of a model, as it was traced, exported or lowered.
 
-    Modulators are nodes, or what an inlined one leaves: `Log -> Mul -> Add -> Min -> Exp`.
+    Modulators are nodes, or inlined.
 
     Args:
         decisions: what the folds did with the normalizations that are in the graph still.
     """
     found = list(modulators(model.graph))
     trunks = [node.inputs[0] for node in found]
-    parameters = _by_scope([_parameters(node) for node in found] or list(_inlined(model.graph)))
+    inlined = [(str(m.result.name), m.weight, m.bias) for m in find_inlined(model.graph)]
+    parameters = _by_scope([*map(_parameters, found), *inlined])
     by_node = {decision.node: decision for decision in decisions}
     members: dict[str | None, list[Normalization]] = {}
     for node in model.graph:
@@ -182,33 +183,6 @@ def _by_scope(found: Sequence[tuple[str, float, float]]) -> dict[str, tuple[floa
 def _parameters(modulator: ir.Node) -> tuple[str, float, float]:
     weight, bias = (modulator.attributes[name].as_float() for name in ("weight", "bias"))
     return label(modulator), weight, bias
-
-
-def _inlined(graph: ir.Graph) -> Iterator[tuple[str, float, float]]:
-    """Name, weight and bias of each modulator whose body stands in the graph."""
-    for node in graph:
-        if node.op_type != "Exp" or node.domain:
-            continue
-        exponent, _ = _operands(node.inputs[0], "Min", 0.0)
-        scaled, bias = _operands(exponent, "Add", 0.0)
-        logarithm, weight = _operands(scaled, "Mul", 1.0)
-        if produced_by(logarithm, "Log") is None:
-            continue
-        while (uses := node.outputs[0].uses()) and node.op_type != "Add":
-            node = next(iter(uses)).node  # Where, Cast, Mul by the residual, Add to the trunk
-        yield str(node.outputs[0].name), weight, bias
-
-
-def _operands(
-    value: ir.Value | None, op_type: str, neutral: float
-) -> tuple[ir.Value | None, float]:
-    """What a node adds a number to, or multiplies by it; itself where a tool left that out."""
-    node = produced_by(value, op_type)
-    for index, operand in enumerate(node.inputs if node is not None else ()):
-        constant = constant_of(operand)
-        if node is not None and constant is not None and constant.size == 1:
-            return node.inputs[1 - index], constant.item()
-    return value, neutral
 
 
 def _read(

@@ -34,7 +34,7 @@ Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -47,17 +47,22 @@ __all__ = [
     "MODULATE",
     "MODULATE_SHIFTED",
     "SIGNATURES",
+    "InlinedModulator",
     "Signature",
     "amplification",
     "deviation",
+    "find_inlined",
     "is_modulator",
     "modulator_function",
     "modulators",
     "standard_deviation",
     "sum_of_squares",
+    "unconverted",
 ]
 
 LARGEST_EXPONENT = 80
+
+_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,103 @@ def is_modulator(node: ir.Node) -> bool:
 def modulators(graph: ir.Graph) -> Iterator[ir.Node]:
     """The modulators of a graph, in order."""
     return (node for node in graph if is_modulator(node))
+
+
+@dataclass(frozen=True)
+class InlinedModulator:
+    """A modulator whose body stands in a graph: `result = trunk + residual * factor`, or shifted.
+
+    Attributes:
+        trunk, residual: before conversions between types.
+        factor: what the residual is multiplied by.
+        result: called as the modulator was.
+        weight, bias: of the exponent.
+        inner: the nodes that compute the result from trunk and residual.
+    """
+
+    trunk: ir.Value
+    residual: ir.Value
+    factor: ir.Value
+    result: ir.Value
+    weight: float
+    bias: float
+    inner: frozenset[ir.Node]
+
+
+def find_inlined(graph: ir.Graph) -> list[InlinedModulator]:
+    """The modulators of a graph whose bodies are inlined, in the order of their results.
+
+    Pattern: `trunk (+ delta) + residual * exp(min(weight * ln(...) + bias, 80))` of a std that
+    depends on the trunk alone, in any types, whatever the values are called. What a simplifier
+    takes away may be missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0.
+    """
+    return [found for node in graph if node.op_type == "Add" for found in _ended_by(node)]
+
+
+def _ended_by(add: ir.Node) -> Iterator[InlinedModulator]:
+    for moved, modulated in (add.inputs, add.inputs[::-1]):
+        product = _behind(modulated, "Mul")
+        for residual, factor in (product.inputs, product.inputs[::-1]) if product else ():
+            choice = _behind(factor, "Where")
+            exponential = _behind(choice.inputs[1] if choice else factor, "Exp")
+            if exponential is None or moved is None or residual is None or factor is None:
+                continue
+            bounded, _ = _split_number(exponential.inputs[0], "Min", LARGEST_EXPONENT)
+            scaled, bias = _split_number(bounded, "Add", 0.0)
+            logarithm, weight = _split_number(scaled, "Mul", 1.0)
+            shift = _behind(moved, "Add")
+            trunks = [unconverted(v) for v in (moved, *(shift.inputs if shift else ())) if v]
+            for trunk in trunks if _behind(logarithm, "Log") else ():
+                ends = trunk, unconverted(residual)
+                if inner := _between(ends, add):
+                    yield InlinedModulator(*ends, factor, add.outputs[0], weight, bias, inner)
+                    return
+
+
+def _split_number(
+    value: ir.Value | None, op_type: str, neutral: float
+) -> tuple[ir.Value | None, float]:
+    """What a node combines with a number, and the number; itself where there is no such node."""
+    node = _behind(value, op_type)
+    for operand, number in (node.inputs, node.inputs[::-1]) if node else ():
+        if (constant := _constant(number)) is not None and constant.size == 1:
+            return operand, float(constant.numpy().item())
+    return value, neutral
+
+
+def _between(ends: Collection[ir.Value], last: ir.Node) -> frozenset[ir.Node]:
+    """What computes a node's result from some values and constants; empty if it reads more."""
+    inner: set[ir.Node] = set()
+    waiting = [last]
+    while waiting:
+        node = waiting.pop()
+        inner.add(node)
+        for value in node.inputs:
+            producer = value.producer() if value is not None else None
+            if value is None or value in ends or producer in inner:
+                continue
+            if producer is not None:
+                waiting.append(producer)
+            elif not value.is_initializer():
+                return frozenset()
+    return frozenset(inner)
+
+
+def _behind(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """What computes a value before conversions, if it is of a type."""
+    node = unconverted(value).producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and not node.domain else None
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    return None if value is None else ir.convenience.get_const_tensor(value)
+
+
+def unconverted(value: ir.Value) -> ir.Value:
+    """What a value was before conversions between types, and before it was quantized."""
+    while (node := value.producer()) and node.op_type in _CONVERSIONS and node.inputs[0]:
+        value = node.inputs[0]
+    return value
 
 
 def modulator_function(signature: Signature, opset: int) -> ir.Function:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+import onnxsim
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -13,7 +14,13 @@ from onnx.reference import ReferenceEvaluator
 
 from _support.double_precision import promote
 from adadm.export.networks.blocks import Modulator
-from adadm.export.operators.modulator import SIGNATURES, Signature, modulator_function
+from adadm.export.operators.modulator import (
+    SIGNATURES,
+    Signature,
+    find_inlined,
+    modulator_function,
+)
+from adadm.export.passes import InlineFunctions
 from adadm.runtime.errors import ExportError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -143,6 +150,49 @@ def test_large_images_keep_their_digits() -> None:
     result = OnnxRuntimeSession(model.SerializeToString()).run({"x": x, "r": np.zeros_like(x)})
     std = x.astype(np.float64).std(ddof=1)
     assert result["factor"].item() == pytest.approx(std, rel=2e-6)
+
+
+@pytest.mark.parametrize("simplified", [False, True])
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+@pytest.mark.parametrize(("weight", "bias"), [(0.87, -0.3), (1.0, 0.0)])
+@pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES.keys())
+def test_inlined_bodies_are_found(
+    signature: Signature, weight: float, bias: float, dtype: int, simplified: bool
+) -> None:
+    proto = model_of(signature, 18, weight, bias, dtype)
+    shift = np.ones((1, 5, 1, 1), helper.tensor_dtype_to_np_dtype(dtype))
+    for value in list(proto.graph.input)[2:]:
+        proto.graph.input.remove(value)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(shift, value.name))
+    model: ir.Model = ir.from_proto(proto)
+    assert find_inlined(model.graph) == []
+    InlineFunctions()(model)
+    if simplified:
+        model = ir.from_proto(onnxsim.simplify(ir.to_proto(model))[0])
+    (found,) = find_inlined(model.graph)
+    names = [value.name for value in (found.trunk, found.residual, found.result)]
+    assert names == ["x", "r", "y"]
+    assert [found.weight, found.bias] == pytest.approx([weight, bias])
+    assert found.inner == set(model.graph)
+    if "factor" in signature.outputs:
+        assert found.factor.name == "factor"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Add (x, r)",
+        "e = Exp (x) m = Mul (r, e) y = Add (x, m)",
+        "l = Log (s) e = Exp (l) m = Mul (r, e) y = Add (x, m)",
+    ],
+    ids=["a sum", "no logarithm", "of another std"],
+)
+def test_other_sums_are_no_modulators(body: str) -> None:
+    head = (
+        '<ir_version: 8, opset_import: ["" : 18]> sums (float[N] x, float[N] r, float[N] s) => (y)'
+    )
+    model = ir.from_proto(onnx.parser.parse_model(f"{head} {{{body}}}"))
+    assert find_inlined(model.graph) == []
 
 
 def test_older_opset_is_refused() -> None:
