@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import onnx
 
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.gates import check_gates, measure_gates
-from adadm.calibration.quality.ledger import Ledger, measure, rounded
+from adadm.calibration.quality.ledger import Ledger, measure
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.tensor_statistics import METHOD
 from adadm.calibration.search.budget import Assignment, search
@@ -27,6 +27,7 @@ from adadm.calibration.search.sensitivity import (
 )
 from adadm.calibration.source_network import SourceNetwork
 from adadm.calibration.stages import lowering_stages, run_of_model
+from adadm.runtime import json_format
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import Variant, report_path, variant_path
@@ -86,7 +87,7 @@ class Quantized:
         with ExitStack() as files:
             for variant, path in paths.items():
                 onnx.save(self.models[variant], files.enter_context(written_whole(path)))
-            content = json.dumps(self.as_json(), indent=2) + "\n"
+            content = json_format.text(self.as_json())
             report = files.enter_context(written_whole(report_path(output)))
             report.write_text(content, encoding="utf-8")
             if self.sensitivities:
@@ -96,7 +97,7 @@ class Quantized:
         return written
 
     def as_json(self) -> dict[str, Any]:
-        """The report, ready for `json.dump`: the same for the same run."""
+        """The report, for `json_format.text`: the same for the same run."""
         lowering, assignment = self.lowering, self.assignment
         request, source = lowering.request, lowering.source
         report = {
@@ -118,12 +119,12 @@ class Quantized:
                 "share_of_multiply_adds": lowering.share(assignment.int8),
                 "evaluations": assignment.evaluations,
             },
-            "sensitivities": [asdict(sensitivity) for sensitivity in self.sensitivities],
+            "sensitivities": self.sensitivities,
             "trunk_exponent": lowering.exponent,
-            "float16": [asdict(found) for found in lowering.ranges],
+            "float16": lowering.ranges,
             **self.ledger.as_json(),
         }
-        ready: dict[str, Any] = rounded(report)
+        ready: dict[str, Any] = json_format.rounded(report)
         return ready
 
 

@@ -41,8 +41,8 @@ def main(argv: list[str]) -> None:
         )
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
     print(
-        f"wrote {arguments.output}: {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB, "
-        f"{manifest['precision']} for {TARGETS[arguments.target].description}"
+        f"wrote {arguments.output}: {len(manifest.files) + 1} files, {size / 1e6:.1f} MB, "
+        f"{manifest.precision} for {TARGETS[arguments.target].description}"
     )
     print("on the device: sh build.sh && python3 verify.py --json result.json")
 

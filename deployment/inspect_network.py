@@ -16,7 +16,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["inspect", *sys.argv[1:]]))
 
 import argparse
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from adadm.deployment.inspection.summary import (
 )
 from adadm.deployment.inspection.tables import print_inspection
 from adadm.export.arguments import add_network_options, architecture
+from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
@@ -62,7 +62,7 @@ def _write(inspection: Inspection, picture: Path | None, report: Path | None) ->
         if picture is not None:
             draw_inspection(inspection, files.enter_context(written_whole(picture)))
         if report is not None:
-            content = json.dumps(inspection.as_json(), indent=2) + "\n"
+            content = json_format.text(inspection.as_json())
             files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
     return [path for path in (picture, report) if path is not None]
 

@@ -17,7 +17,6 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["ship", *sys.argv[1:]]))
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +26,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from adadm.calibration.lowering import BUDGETS_DB
-from adadm.calibration.quality.ledger import rounded
 from adadm.deployment.shipping.run import ShipOptions, ShipResult, ShipRun, made_before
 from adadm.export.arguments import add_network_options, architecture
+from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import ParityError
-from adadm.runtime.files import cache_folder, written_whole
+from adadm.runtime.files import cache_folder
 from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
@@ -148,9 +147,7 @@ def _write_summary(rows: Sequence[ShipResult], path: Path) -> None:
         }
         for row in rows
     ]
-    with written_whole(path) as partial:
-        text = json.dumps(rounded(content), indent=2, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
+    json_format.write(path, json_format.rounded(content))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -28,6 +28,7 @@ from adadm.export.passes import (
 )
 from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
+from adadm.runtime.json_format import as_json
 
 __all__ = [
     "Assembled",
@@ -75,7 +76,7 @@ def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Ass
         "adadm.fold": options.fold,
         "adadm.tail": (tail and tail.result) or "original",
         "adadm.io": "float32",
-        "adadm.batch_normalizations": json.dumps([decision.as_json() for decision in decisions]),
+        "adadm.batch_normalizations": json.dumps(as_json(decisions)),
         "adadm.receptive_field": "image" if reach is None else str(reach),
         **known,
     }

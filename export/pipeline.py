@@ -22,6 +22,7 @@ from adadm.export.proof.accuracy import Accuracy, measure_accuracy
 from adadm.export.proof.parity import Hashing, check_image_io, check_parity
 from adadm.export.tile_models import TileModels, std_from
 from adadm.export.tracing import trace
+from adadm.runtime import json_format
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.bundled import variant_path
@@ -78,28 +79,28 @@ class Export:
             for path, model in models.items():
                 onnx.save(model, files.enter_context(written_whole(path)))
             if report is not None:
-                content = json.dumps(self.as_json(), indent=2) + "\n"
+                content = json_format.text(self.as_json())
                 files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
         return list(models)
 
     def as_json(self) -> dict[str, Any]:
-        """The report, ready for `json.dump`."""
+        """The report, for `json_format.text`."""
         network = self.checkpoint.network
         return {
             "checkpoint": {"file": self.checkpoint.path.name, "sha256": self.checkpoint.sha256},
             "architecture": network.architecture,
             "hyperparameters": hyperparameters(self.checkpoint),
-            "options": vars(self.options),
+            "options": self.options,
             "version": version("adadm-deploy"),
-            "batch_normalizations": [decision.as_json() for decision in self.decisions],
-            "tail": self.tail and vars(self.tail),
+            "batch_normalizations": self.decisions,
+            "tail": self.tail,
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
-            "parity": [comparison.as_json() for comparison in self.parity],
-            "tiles_parity": [comparison.as_json() for comparison in self.tiles_parity],
-            "halo": [vars(error) for error in self.halo],
-            "memory": {backend: vars(model) for backend, model in self.memory.items()},
-            "hashing": [hashing.as_json() for hashing in self.hashing],
-            "accuracy": [vars(accuracy) for accuracy in self.accuracy],
+            "parity": self.parity,
+            "tiles_parity": self.tiles_parity,
+            "halo": self.halo,
+            "memory": self.memory,
+            "hashing": self.hashing,
+            "accuracy": self.accuracy,
         }
 
 

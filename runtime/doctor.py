@@ -15,8 +15,7 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["doctor", *sys.argv[1:]]))
 
 import argparse
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.checks.check import Observation
 from adadm.runtime.checks.device_info import device_info
@@ -38,7 +38,6 @@ from adadm.runtime.checks.tensorrt_install import (
     check_trtexec,
 )
 from adadm.runtime.errors import SessionError
-from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Bar, Progress
@@ -75,8 +74,7 @@ class Examination:
         return [name for name, check in self.backends.items() if check.verdict == "ok"]
 
     def as_json(self) -> dict[str, Any]:
-        checks = [asdict(check) for check in self.checks]
-        return {"working": self.working, "checks": checks, "device": self.info}
+        return {"working": self.working, "checks": self.checks, "device": self.info}
 
 
 def main(argv: list[str]) -> None:
@@ -90,9 +88,7 @@ def main(argv: list[str]) -> None:
         found = examine(progress=bar)
     _print(found.checks)
     if arguments.json is not None:
-        with written_whole(arguments.json) as partial:
-            text = json.dumps(found.as_json(), indent=2, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+        json_format.write(arguments.json, found.as_json())
     if not found.working:
         advice = found.backends["cpu"].advice
         raise SessionError(f"none of {', '.join(found.backends)} works; begin with: {advice}")

@@ -8,7 +8,6 @@ outputs with those from where the bundle was made, and measures.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.bundles.case_results import CaseResult, Times
@@ -25,7 +25,6 @@ from adadm.runtime.cli import run
 from adadm.runtime.engines.builder import adopt, check_builds_here
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.errors import EngineError, ParityError
-from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar
@@ -55,9 +54,7 @@ def main(argv: list[str]) -> None:
         )
     _print(found)
     if arguments.json is not None:
-        with written_whole(arguments.json) as partial:
-            text = json.dumps(found.as_json(), indent=2, allow_nan=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+        json_format.write(arguments.json, found.as_json())
     if not found.passed:
         raise ParityError(_why(found))
 
@@ -67,31 +64,31 @@ def _check_machine(bundle: Bundle) -> None:
     if damaged := bundle.damaged_files():
         listed = ", ".join(damaged)
         raise EngineError(f"{listed}: missing or not as shipped; copy the bundle again")
-    for form in bundle.models:
-        check_builds_here(_recipe(bundle, form))
+    for variant in bundle.models:
+        check_builds_here(_recipe(bundle, variant))
 
 
 def _record(bundle: Bundle) -> None:
     """Make engines of the plans that trtexec built, each with its manifest."""
-    plans = {form: bundle.path(f"{engine}.plan") for form, engine in bundle.engines.items()}
+    plans = {variant: bundle.path(f"{engine}.plan") for variant, engine in bundle.engines.items()}
     if not any(plan.is_file() for plan in plans.values()):
         raise EngineError(
             f"{bundle.folder} has none of {', '.join(plan.name for plan in plans.values())}, "
             "which trtexec writes: run build.sh, which records them too"
         )
-    for form, plan in plans.items():
+    for variant, plan in plans.items():
         if plan.is_file():
-            engine = bundle.path(bundle.engines[form])
-            adopt(_recipe(bundle, form), plan, engine)
+            engine = bundle.path(bundle.engines[variant])
+            adopt(_recipe(bundle, variant), plan, engine)
             plan.unlink()
             print(f"wrote {engine}")
 
 
-def _recipe(bundle: Bundle, form: str) -> Recipe:
+def _recipe(bundle: Bundle, variant: str) -> Recipe:
     """What build.sh has trtexec build an engine from."""
-    model = read_onnx(bundle.path(bundle.models[form]))
+    model = read_onnx(bundle.path(bundle.models[variant]))
     recipe = make_recipe(model, bundle.target, (), workspace_bytes=bundle.workspace_bytes)
-    return replace(recipe, profiles=bundle.profiles[form])
+    return replace(recipe, profiles=bundle.profiles[variant])
 
 
 def _print(found: Verification) -> None:
@@ -101,7 +98,7 @@ def _print(found: Verification) -> None:
             reference = outcome.reference
             found_db, largest, border = _cells(comparison)
             asked_db = f"{reference.psnr_db[name]:.1f}"
-            cells = (reference.name, reference.form, name, found_db, asked_db, largest, border)
+            cells = (reference.name, reference.variant, name, found_db, asked_db, largest, border)
             table.add_row(*map(Text, cells), style="red" if outcome.failures else None)
     Console(highlight=False).print(table)
     latency = found.latency
@@ -142,7 +139,7 @@ def _why(found: Verification) -> str:
 
 
 def _title(outcome: CaseResult) -> str:
-    return f"{outcome.reference.name}, {outcome.reference.form}"
+    return f"{outcome.reference.name}, {outcome.reference.variant}"
 
 
 def _seconds(text: str) -> float:

@@ -12,10 +12,9 @@ does it and ONNX Runtime on a CPU does not.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,10 @@ from rich.progress import track
 from skimage.metrics import structural_similarity
 
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
-from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import (
     Batch,
     ImageArray,
@@ -78,9 +77,7 @@ def main(argv: list[str]) -> None:
     model = load_model(arguments.model, arguments.arch)
     scores = [evaluate(model, folder) for folder in arguments.folders]
     if arguments.json:
-        with written_whole(arguments.json) as partial:
-            content = {"model": arguments.model.name, "scores": [asdict(score) for score in scores]}
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        json_format.write(arguments.json, {"model": arguments.model.name, "scores": scores})
     headers = ("folder", "images", "bicubic", "model", "gain, dB")
     title = f"{arguments.model.name}, x{model.upscale}: PSNR-Y (dB) / SSIM"
     table = make_table(title, headers, left=("folder",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.json_format import rounded
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
@@ -28,10 +29,7 @@ __all__ = [
     "measure",
     "print_ledger",
     "relative_error",
-    "rounded",
 ]
-
-_DIGITS = 6
 
 Output = tuple[Batch, list[Batch]]
 """`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in order where they are known."""
@@ -87,7 +85,7 @@ class Ledger:
         """The same for the same run: six digits; null for what is infinite."""
         content = {
             "photographs": self.photographs,
-            "stages": [asdict(stage) for stage in self.stages],
+            "stages": self.stages,
             "gates": [gate.as_json() for gate in self.gates],
         }
         ready: dict[str, Any] = rounded(content)
@@ -236,14 +234,3 @@ def _parity_db(mean_square: float, peak: float) -> float:
 def relative_error(factor: float, expected: float) -> float:
     """Of a modulation factor, which may be 0."""
     return abs(factor - expected) / max(abs(expected), float(np.finfo(np.float32).tiny))
-
-
-def rounded(value: Any) -> Any:
-    """What is to be JSON, with six digits, and null for what is infinite."""
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inner) for inner in value]
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
-    return value

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.graph.channels import new_initializer
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import ImageArray, batch_from_image
+from adadm.runtime.json_format import Figure, read, write
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -94,7 +94,7 @@ def collect(
         "\n".join((METHOD, str(drawn_size), images.digest, _digest(model))).encode()
     ).hexdigest()
     file = cache / f"statistics-{key[:32]}.json" if cache else None
-    state = _read(file, key) or _State(key, 0, {})
+    state = _read(file, key) or _State(METHOD, key, 0, {})
     drawn = drawn_inputs(*drawn_size)
     total = len(drawn) + len(images)
     progress.advance(state.done, total)
@@ -114,7 +114,7 @@ def collect(
                 )
             state.add(outputs, is_drawn)
             if file is not None:
-                _write(file, state)
+                write(file, state)
             progress.advance(state.done, total)
     return state.result(len(images))
 
@@ -123,9 +123,10 @@ def collect(
 class _State:
     """Sums over the inputs that are done, in JSON's own types."""
 
+    method: str
     key: str
     done: int
-    tensors: dict[str, dict[str, list[float]]]
+    tensors: dict[str, dict[str, list[Figure]]]
 
     def add(self, outputs: dict[str, npt.NDArray[Any]], is_drawn: bool) -> None:
         for output, values in outputs.items():
@@ -174,12 +175,12 @@ def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
         square = ir.node("Mul", [value, value])
         by_channel = value.shape is not None and len(value.shape) == _IMAGE_RANK
         nodes = [magnitude, square]
-        for kind, op_type, read in (
+        for kind, op_type, reduced in (
             (_LARGEST, "ReduceMax", magnitude.outputs[0]),
             (_MEAN, "ReduceMean", value),
             (_SQUARE, "ReduceMean", square.outputs[0]),
         ):
-            inputs = [read, axes] if by_channel else [read]
+            inputs = [reduced, axes] if by_channel else [reduced]
             node = ir.node(op_type, inputs, {"keepdims": 0})
             node.outputs[0].name = f"{value.name}::{kind}"
             node.outputs[0].dtype = ir.DataType.FLOAT
@@ -198,15 +199,7 @@ def _read(file: Path | None, key: str) -> _State | None:
     """What an earlier run left; None where it left nothing, or nothing that can be used."""
     if file is None or not file.is_file():
         return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        state = _State(content["key"], content["done"], content["tensors"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return state if state.key == key else None
-
-
-def _write(file: Path, state: _State) -> None:
-    content = {"method": METHOD, "key": state.key, "done": state.done, "tensors": state.tensors}
-    with written_whole(file) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with suppress(CalibrationError):
+        state = read(_State, file, error=CalibrationError)
+        return state if state.key == key else None
+    return None

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import luma, psnr_y
+from adadm.runtime.json_format import Figure, as_json, read
 
 __all__ = ["Evaluations", "Loss", "LossMeter"]
 
@@ -41,8 +41,8 @@ class Loss:
             what is lost if the error that lowering adds is uncorrelated with float32's own.
     """
 
-    lost_db: float
-    noise_db: float
+    lost_db: Figure
+    noise_db: Figure
 
     @property
     def judged_db(self) -> float:
@@ -126,6 +126,13 @@ def _mean_square(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> floa
     return float(np.mean((a - b) ** 2))
 
 
+@dataclass(frozen=True)
+class _Row(Loss):
+    """A line of the store."""
+
+    int8: tuple[str, ...]
+
+
 class Evaluations:
     """Losses by assignment; each is measured once.
 
@@ -139,7 +146,7 @@ class Evaluations:
         measured: how many were measured by this object, not remembered.
 
     Raises:
-        OSError: the store cannot be read or written.
+        OSError: the store cannot be written.
     """
 
     def __init__(
@@ -161,34 +168,19 @@ class Evaluations:
     def _save(self) -> None:
         if self._store is None:
             return
-        lines = ",\n".join(
-            json.dumps(
-                {
-                    "lost_db": _finite(loss.lost_db),
-                    "noise_db": _finite(loss.noise_db),
-                    "int8": sorted(assignment),
-                }
-            )
+        rows = [
+            _Row(loss.lost_db, loss.noise_db, tuple(sorted(assignment)))
             for assignment, loss in self._known.items()
-        )
+        ]
+        lines = ",\n".join(json.dumps(as_json(row)) for row in rows)
         with written_whole(self._store) as partial:
             partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
-def _finite(db: float) -> float | None:
-    """JSON has no infinity: it becomes null."""
-    return db if math.isfinite(db) else None
-
-
 def _load(store: Path) -> dict[frozenset[str], Loss]:
-    def db(value: Any) -> float:
-        return math.inf if value is None else float(value)
-
     try:
-        return {
-            frozenset(row["int8"]): Loss(db(row["lost_db"]), db(row["noise_db"]))
-            for row in json.loads(store.read_text(encoding="utf-8"))
-        }
-    except (ValueError, TypeError, KeyError) as error:
+        rows = read(tuple[_Row, ...], store, error=CalibrationError)
+    except CalibrationError as error:
         _logger.warning("%s holds no evaluations and is started anew (%s)", store, error)
         return {}
+    return {frozenset(row.int8): Loss(row.lost_db, row.noise_db) for row in rows}

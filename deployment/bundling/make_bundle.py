@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
-import numpy as np
 import onnx
 
 from adadm.calibration.target_forms.target_model import deploy
-from adadm.deployment.bundling.references import RecordedCase, factor_tolerance, make_references
+from adadm.deployment.bundling.references import factor_tolerance, make_references
 from adadm.deployment.bundling.texts import build_script, readme
 from adadm.deployment.bundling.wheels import collect_wheels
+from adadm.runtime import json_format
+from adadm.runtime.bundles.bundle import MANIFEST, BundleManifest, ShapeRange, record
 from adadm.runtime.engines.builder import ledger_beside
 from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_recipe
 from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
@@ -33,8 +32,7 @@ from adadm.runtime.upscaling.variants import OF_ONE_MODEL
 
 __all__ = ["make_bundle"]
 
-_FORMAT = 1
-_MANIFEST, _MODEL, _PATCH = "MANIFEST.json", Path("model.onnx"), "model.factors.patch"
+_MODEL, _PATCH = Path("model.onnx"), "model.factors.patch"
 _STAND_INS = {"SM72": "SM75", "SM87": "SM86", "SM110": "SM120"}
 """What TensorRT for RTX can build for, in place of what a Jetson has."""
 
@@ -48,7 +46,7 @@ def make_bundle(
     wheels: bool = True,
     workspace_bytes: int | None = None,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> BundleManifest:
     """Make the folder, whole or not at all.
 
     Args:
@@ -79,11 +77,20 @@ def make_bundle(
             (partial / _PATCH).write_bytes(deployed["whole"].factors_patch)
         report = ledger_beside(model, recipes["whole"].quantization)
         if report is not None:
-            text = json.dumps(report, indent=2) + "\n"
-            (partial / "model.json").write_text(text, encoding="utf-8")
+            (partial / "model.json").write_text(json_format.text(report), encoding="utf-8")
         progress.phase("running the references")
         references = make_references(deployed, recipes["whole"].first_bounds)
-        _write_references(partial / "reference", references)
+        rows = [
+            record(
+                partial,
+                found.name,
+                found.variant,
+                inputs=found.inputs,
+                outputs=found.outputs,
+                psnr_db=found.psnr_db,
+            )
+            for found in references
+        ]
         progress.phase("asking TensorRT for RTX what memory it takes")
         memories = {variant: _activations(recipe) for variant, recipe in recipes.items()}
         files = resources.files("adadm.deployment.bundling.device_files")
@@ -98,18 +105,28 @@ def make_bundle(
             encoding="utf-8",
         )
         progress.phase("writing checksums")
-        manifest = {
-            **_manifest(recipes, references),
-            "source_sha256": sha256_of(model),
-            "factors_patch": _PATCH if deployed["whole"].factors_patch else None,
-        }
-        manifest["files"] = {
-            path.relative_to(partial).as_posix(): sha256_of(path)
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        }
-        content = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-        (partial / _MANIFEST).write_text(content, encoding="utf-8")
+        whole = recipes["whole"]
+        manifest = BundleManifest(
+            adadm=version("adadm-deploy"),
+            source_sha256=sha256_of(model),
+            target_name=target.name,
+            precision=whole.precision,
+            tensorrt=target.tensorrt,
+            quantization=whole.quantization,
+            models={variant: _name(variant) for variant in recipes},
+            engines={v: str(Path(_name(v)).with_suffix(".engine")) for v in recipes},
+            shapes={variant: _shapes(recipe.profiles) for variant, recipe in recipes.items()},
+            workspace_bytes=whole.settings.workspace_bytes,
+            factors_patch=_PATCH if deployed["whole"].factors_patch else None,
+            factor_tolerance=factor_tolerance(references),
+            references=tuple(rows),
+            files={
+                path.relative_to(partial).as_posix(): sha256_of(path)
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            },
+        )
+        (partial / MANIFEST).write_text(json_format.text(manifest), encoding="utf-8")
     return manifest
 
 
@@ -153,18 +170,6 @@ def _name(variant: Variant) -> str:
     return str(variant_path(_MODEL, variant))
 
 
-def _write_references(folder: Path, references: Sequence[RecordedCase]) -> None:
-    """Each as .npz, and raw, as trtexec reads it and as its output is compared without numpy."""
-    folder.mkdir()
-    for found in references:
-        arrays = {**found.inputs, **found.outputs}
-        np.savez_compressed(folder / f"{found.variant}.{found.name}.npz", **arrays)  # type: ignore[arg-type]
-        for name, array in arrays.items():
-            if not name.startswith("factor_"):
-                raw = np.ascontiguousarray(array).tobytes()
-                (folder / f"{found.variant}.{found.name}.{name}.bin").write_bytes(raw)
-
-
 def _activations(recipe: Recipe) -> tuple[int, ...]:
     """By the builder of TensorRT for RTX, for the GPU nearest to the target's; empty without it.
 
@@ -181,41 +186,8 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
     return engine.activation_bytes
 
 
-def _manifest(
-    recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]
-) -> dict[str, Any]:
-    whole = recipes["whole"]
-    engines = {v: str(Path(_name(v)).with_suffix(".engine")) for v in recipes}
-    return {
-        "format": _FORMAT,
-        "adadm": version("adadm-deploy"),
-        "target": whole.target.name,
-        "tensorrt": whole.target.tensorrt,
-        "precision": whole.precision,
-        "quantization": whole.quantization,
-        "models": {variant: _name(variant) for variant in recipes},
-        "engines": engines,
-        "profiles": {v: _as_json(recipe.profiles) for v, recipe in recipes.items()},
-        "workspace_bytes": whole.settings.workspace_bytes,
-        "factor_tolerance": factor_tolerance(references),
-        "references": [
-            {
-                "name": found.name,
-                "form": found.variant,
-                "file": f"reference/{found.variant}.{found.name}.npz",
-                "inputs": {name: list(array.shape) for name, array in found.inputs.items()},
-                "psnr_db": found.psnr_db,
-            }
-            for found in references
-        ],
-    }
-
-
-def _as_json(profiles: Profiles) -> list[dict[str, Any]]:
-    return [
-        {
-            name: {"min": shape.minimum, "opt": shape.optimum, "max": shape.maximum}
-            for name, shape in profile.items()
-        }
+def _shapes(profiles: Profiles) -> tuple[dict[str, ShapeRange], ...]:
+    return tuple(
+        {name: ShapeRange(p.minimum, p.optimum, p.maximum) for name, p in profile.items()}
         for profile in profiles
-    ]
+    )

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adadm.calibration.quality.ledger import rounded
 from adadm.deployment.certification.baseline import Baseline
 from adadm.deployment.certification.candidate import Candidate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import write_report
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of, written_whole
+from adadm.runtime.json_format import rounded
 
 __all__ = [
     "bind_to_files",

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from adadm.calibration.quality.gates import GATES
-from adadm.calibration.quality.ledger import rounded
 from adadm.deployment.certification.certificate import digest_of, read_certificate
 from adadm.deployment.certification.criteria import CRITERIA, KEYS, Thresholds
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.json_format import rounded
 
 __all__ = ["inconsistencies", "is_certificate_of"]
 

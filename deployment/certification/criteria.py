@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.quality.gates import GATES, Gate, GateResult
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.json_format import read
 
 __all__ = [
     "CRITERIA",
@@ -123,22 +123,14 @@ def read_thresholds(path: Path) -> dict[str, float]:
         CalibrationError: it is none, names a limit that there is not, or one is no number.
     """
     known = list(KEYS.values())
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CalibrationError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CalibrationError(f"{path} is no JSON object of limits by name: {', '.join(known)}")
-    for name, limit in content.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            meant = f"; is {near[0]} meant?" if near else ""
-            raise CalibrationError(
-                f"{path}: there is no limit {name!r}{meant} Known: {', '.join(known)}"
-            )
-        if type(limit) not in (int, float) or not math.isfinite(limit):
-            raise CalibrationError(f"{path}: {name} is {limit!r}, expected a finite number")
-    return {name: float(limit) for name, limit in content.items()}
+    limits = read(dict[str, float], path, error=CalibrationError)
+    for name in (name for name in limits if name not in known):
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"; is {near[0]} meant?" if near else "."
+        raise CalibrationError(
+            f"{path}: there is no limit {name!r}{meant} Known: {', '.join(known)}"
+        )
+    return {name: float(limit) for name, limit in limits.items()}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def certify_on_device(result: Path, folder: Path) -> dict[str, Any]:
     ]
     rows = {(row["form"], row["name"]): row for row in found["references"]}
     for reference in bundle.references:
-        problems += _problems(reference, rows.get((reference.form, reference.name)))
+        problems += _problems(reference, rows.get((reference.variant, reference.name)))
     if not found["passed"] and not problems:
         problems.append("the device itself says that it failed")
     engine = bundle.engines["whole"]
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _problems(reference: ReferenceCase, row: Mapping[str, Any] | None) -> list[str]:
     """Why one reference does not pass, by its figures."""
-    name = f"{reference.form} {reference.name}"
+    name = f"{reference.variant} {reference.name}"
     if row is None:
         return [f"{name}: the device did not run it"]
     problems = [f"{name}: {failure}" for failure in row["failures"]]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import load_baseline
 from adadm.deployment.certification.candidate import load_candidate
@@ -20,6 +19,7 @@ from adadm.deployment.certification.device_result import certify_on_device
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import find_images
+from adadm.runtime.json_format import rounded
 from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Places", "Recheck", "recheck"]

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.calibration.lowering import BUDGETS_DB, Lowering, LoweringOptions
-from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.inspection.findings import Finding, find
 from adadm.deployment.inspection.headroom import Headroom, measure_headroom
@@ -24,6 +23,7 @@ from adadm.deployment.inspection.responses import (
     measure_responses,
 )
 from adadm.deployment.inspection.structure import Block, Normalization
+from adadm.runtime import json_format
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import TARGETS
 
@@ -48,14 +48,14 @@ class Inspection:
     headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Ready for `json.dump`: the same for the same run."""
+        """For `json_format.text`: the same for the same run."""
         inspected, structure = self.inspected, self.inspected.structure
         parameters = inspected.hyperparameters
         blocks = [_block_as_json(block) for block in structure.blocks]
         for block, response in zip(blocks, self.responses, strict=False):
             block |= {k: _spread_as_json(v) for k, v in vars(response).items() if k != "channels"}
         for block in blocks:
-            block["headroom"] = _headroom_as_json(self.headroom.get(block["name"]))
+            block["headroom"] = self.headroom.get(block["name"])
         report = {
             "version": version("adadm-deploy"),
             "file": inspected.path.name,
@@ -63,18 +63,18 @@ class Inspection:
             "architecture": inspected.metadata["adadm.architecture"],
             "upscale": inspected.upscale,
             "form": dict(inspected.form),
-            "hyperparameters": {name: vars(found) for name, found in parameters.items()},
+            "hyperparameters": parameters,
             "images": self.images and str(self.images),
             "images_sha256": self.images and self.images.digest,
             "blocks": blocks,
             "elsewhere": {
                 "normalizations": [_normalization_as_json(n) for n in structure.elsewhere],
-                "headroom": _headroom_as_json(self.headroom.get(None)),
+                "headroom": self.headroom.get(None),
             },
-            "batch_normalizations": [decision.as_json() for decision in inspected.decisions],
+            "batch_normalizations": inspected.decisions,
             "findings": [finding.as_json() for finding in self.findings],
         }
-        ready: dict[str, Any] = rounded(report)
+        ready: dict[str, Any] = json_format.rounded(report)
         return ready
 
 
@@ -140,10 +140,6 @@ def _normalization_as_json(found: Normalization) -> dict[str, Any]:
 
 def _spread_as_json(spread: Spread | None) -> dict[str, float] | None:
     return None if spread is None else {**asdict(spread), "ratio": spread.ratio}
-
-
-def _headroom_as_json(room: Headroom | None) -> dict[str, Any] | None:
-    return None if room is None else asdict(room)
 
 
 def _range(values: npt.NDArray[np.float64]) -> list[float]:

@@ -7,16 +7,44 @@ but digests, and nothing is removed that a step did not make.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from adadm.runtime.files import path_inside, sha256_of, written_whole
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.files import path_inside, sha256_of
+from adadm.runtime.json_format import as_json, read, write
 
 __all__ = ["Steps"]
 
-_FORMAT = 1
+
+@dataclass(frozen=True)
+class Step:
+    """What a record has of a step.
+
+    Attributes:
+        made_from: all that the outputs depend on.
+        outputs: the digest of each file by its name in the folder of the record.
+        result: what it returned; records of the version before have it.
+    """
+
+    made_from: Mapping[str, Any]
+    outputs: Mapping[str, str]
+    result: Any = None
+
+    @property
+    def stays_inside(self) -> bool:
+        """Whether no name leads out of the folder, by itself."""
+        parts = [PurePosixPath(name).parts for name in self.outputs]
+        return all(names and names[0] != "/" and ".." not in names for names in parts)
+
+
+@dataclass(frozen=True)
+class _Record:
+    steps: Mapping[str, Step]
+    format: Literal[1] = 1
 
 
 class Steps:
@@ -34,13 +62,11 @@ class Steps:
     def __init__(self, record: Path, kept: Iterable[Path] = ()) -> None:
         self._record, self.done = record, 0
         self._kept = {path.resolve() for path in kept}
-        self._known: dict[str, dict[str, Any]] = {}
-        try:
-            content = json.loads(record.read_text(encoding="utf-8"))
-            if content["format"] == _FORMAT:
-                self._known = {name: self._checked(step) for name, step in content["steps"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            pass  # there is none, or it is another's: every step is done
+        self._known: dict[str, Step] = {}
+        with suppress(AdadmError):  # there is none, or it is another's: every step is done
+            steps = read(_Record, record, error=AdadmError).steps
+            if all(step.stays_inside for step in steps.values()):
+                self._known = dict(steps)
 
     def run(
         self,
@@ -58,36 +84,19 @@ class Steps:
                 first.
         """
         found = self._known.get(name)
-        made_from = json.loads(json.dumps(made_from))
+        made_from = as_json(made_from)
         if found is not None:
-            if found["made_from"] == made_from and found["outputs"] == self._digests(outputs):
+            if found.made_from == made_from and found.outputs == self._digests(outputs):
                 return
-            self._remove(found["outputs"], outputs)
+            self._remove(found.outputs, outputs)
         make()
         self.done += 1
-        self._known[name] = {"made_from": made_from, "outputs": self._digests(outputs)}
-        content = {"format": _FORMAT, "steps": self._known}
-        with written_whole(self._record) as partial:
-            partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        self._known[name] = Step(made_from, self._digests(outputs))
+        write(self._record, _Record(self._known))
 
     def forget(self, name: str) -> None:
         """Let a step be done again."""
         self._known.pop(name, None)
-
-    def _checked(self, step: Any) -> dict[str, Any]:
-        """A step as the record has it.
-
-        Raises:
-            TypeError, ValueError, KeyError: it is none, or names a file elsewhere.
-        """
-        made_from, outputs = step["made_from"], step["outputs"]
-        for name, digest in outputs.items():
-            parts = PurePosixPath(name).parts
-            if not parts or parts[0] == "/" or ".." in parts:
-                raise ValueError(name)
-            if not isinstance(digest, str):
-                raise TypeError(name)
-        return {"made_from": made_from, "outputs": dict(outputs)}
 
     def _digests(self, outputs: Sequence[Path]) -> dict[str, str]:
         """Of each file, by its name in the folder of the record."""

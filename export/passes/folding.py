@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from adadm.export.graph.channels import NotFoldable, graph_of, label
+from adadm.runtime.json_format import key
 
 __all__ = ["Decision", "FoldingPass", "is_batch_norm", "produced_by", "replace"]
 
@@ -28,11 +29,8 @@ class Decision:
     """
 
     node: str
-    result: str | None
+    result: str | None = key("form")
     reason: str = ""
-
-    def as_json(self) -> dict[str, Any]:
-        return {"node": self.node, "form": self.result, "reason": self.reason}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Decision:

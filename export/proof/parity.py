@@ -6,11 +6,9 @@ Two questions, because the first does not answer the second: a wrong guess of `r
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -55,11 +53,6 @@ class Hashing:
     codes: int
     differing: int
     free_psnr_db: float
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON has no infinity: an infinite PSNR becomes null."""
-        psnr = self.free_psnr_db
-        return {**asdict(self), "free_psnr_db": psnr if math.isfinite(psnr) else None}
 
 
 def check_parity(

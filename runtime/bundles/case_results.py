@@ -73,13 +73,13 @@ class CaseResult:
         outputs = {
             name: {
                 "asked_psnr_db": self.reference.psnr_db[name],
-                **(found.as_json() if found else {}),
+                **(vars(found) if found else {}),
             }
             for name, found in self.comparisons.items()
         }
         return {
             "name": self.reference.name,
-            "form": self.reference.form,
+            "form": self.reference.variant,
             "passed": not self.failures,
             "failures": list(self.failures),
             "outputs": outputs,

@@ -107,7 +107,7 @@ def _first_difference(
 
 def _largest(bundle: Bundle, names: list[str]) -> dict[str, float]:
     """The largest factor of each block over the references, to which errors are relative."""
-    references = [r for r in bundle.references if r.form == "whole"]
+    references = [r for r in bundle.references if r.variant == "whole"]
     arrays = [bundle.arrays(reference, names) for reference in references]
     return {name: max(float(np.abs(found[name]).max()) for found in arrays) for name in names}
 

@@ -100,21 +100,21 @@ def verify(
     changed = bundle.changed_files()
     chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
     outcomes: list[CaseResult] = []
-    for form in dict.fromkeys(reference.form for reference in bundle.references):
-        references = [found for found in bundle.references if found.form == form]
+    for variant in dict.fromkeys(reference.variant for reference in bundle.references):
+        references = [found for found in bundle.references if found.variant == variant]
         try:
-            session = open_session(_path(bundle, form, chosen), backend=chosen, trust=trust)
+            session = open_session(_path(bundle, variant, chosen), backend=chosen, trust=trust)
         except _FAILURES as error:
             outcomes += [CaseResult(found, {}, (str(error),)) for found in references]
             continue
         with session:
             for index, reference in enumerate(references):
-                progress.phase(f"running {reference.name}, {form}")
-                timed = form == "whole" and index == 0
+                progress.phase(f"running {reference.name}, {variant}")
+                timed = variant == "whole" and index == 0
                 outcomes.append(_outcome(session, bundle, reference, seconds if timed else None))
     device = device_info()  # at once, as clocks fall when there is nothing to do
     wrong = [o.reference for o in outcomes if o.failures and o.comparisons]
-    whole = next((reference for reference in wrong if reference.form == "whole"), None)
+    whole = next((reference for reference in wrong if reference.variant == "whole"), None)
     named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
     return Verification(
         bundle=bundle,
@@ -145,8 +145,8 @@ def _choose(bundle: Bundle) -> tuple[Backend, str]:
         return "engine", f"it is there, but {error}"
 
 
-def _path(bundle: Bundle, form: str, backend: Backend) -> Path:
-    return bundle.path((bundle.engines if backend == "engine" else bundle.models)[form])
+def _path(bundle: Bundle, variant: str, backend: Backend) -> Path:
+    return bundle.path((bundle.engines if backend == "engine" else bundle.models)[variant])
 
 
 def _outcome(

@@ -67,7 +67,7 @@ def check_backends(
         found = f"ran {model.path.name}, {_SIDE_PX} x {_SIDE_PX} px, in {seconds:.2f} s"
         if first is not None:
             found += f"; {comparison.psnr_db:.0f} dB from {other}"
-        details = {"seconds": seconds, "compared_with": first and other, "sr": comparison.as_json()}
+        details = {"seconds": seconds, "compared_with": first and other, "sr": comparison}
         checks[name] = Observation(_title(name), found, details=details)
         first = first or (name, sr)
     return checks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from adadm.runtime.engines.tensorrt_api import build_engine, load
 from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
+from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
@@ -212,9 +212,9 @@ def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] |
     if noted is None or not path.is_file():
         return None
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read(dict[str, Any], path, error=EngineError)
         same = all(report[name] == noted[name] for name in ("precision", "target", "budget_db"))
         same = same and report["calibration"]["images_sha256"] == noted["images_sha256"]
-    except (ValueError, KeyError, TypeError):  # another tool's
+    except (EngineError, KeyError, TypeError):  # another tool's
         return None
     return report if same else None

@@ -11,17 +11,16 @@ import fcntl
 import hashlib
 import json
 import os
-import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape
+from adadm.runtime.engines.tensorrt_api import Flavour, Profile
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import written_whole
+from adadm.runtime.json_format import as_json, read
 from adadm.runtime.progress import SILENT, Progress
 
 __all__ = [
@@ -35,16 +34,23 @@ __all__ = [
     "write_engine",
 ]
 
-_FORMAT = 1
-
 # What came out, or follows from the rest. Any other field is in the key: rather one build too many.
-_NOT_IN_KEY = {"engine_sha256", "engine_bytes", "model", "activation_bytes", "metadata", "ledger"}
+_NOT_IN_KEY = {
+    "format",
+    "engine_sha256",
+    "engine_bytes",
+    "model",
+    "activation_bytes",
+    "metadata",
+    "ledger",
+    "sha256",
+}
 
 _TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 _AGAIN = "build the engine again with `adadm build`"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What an engine was built from, and what came out.
 
@@ -60,8 +66,10 @@ class Manifest:
         activation_bytes: device memory of a context, one number a profile.
         metadata: of the ONNX file; a plan has none.
         ledger: of the quality that the lowering cost, where it was measured.
+        sha256: the digest of all the rest, as a file has it; empty until it is written.
     """
 
+    format: Literal[1] = 1
     engine_sha256: str
     engine_bytes: int
     model: str
@@ -77,48 +85,23 @@ class Manifest:
     activation_bytes: tuple[int, ...] | None
     metadata: dict[str, str]
     ledger: dict[str, Any] | None
+    sha256: str = field(default="", compare=False)
 
     @property
     def key(self) -> str:
         """A digest of what the engine is made from: where it is the same, so is the engine."""
-        return _digest({k: v for k, v in asdict(self).items() if k not in _NOT_IN_KEY})
+        return self._digest_without(_NOT_IN_KEY)
 
-    def as_json(self) -> dict[str, Any]:
-        """The content of the file, with the digest of all the rest as `sha256`."""
-        found: dict[str, Any] = json.loads(_canonical({"format": _FORMAT, **asdict(self)}))
-        return {**found, "sha256": _digest(found)}
+    @property
+    def digest(self) -> str:
+        """What `sha256` of its file has to be."""
+        return self._digest_without({"sha256"})
 
-    @classmethod
-    def from_json(cls, mapping: Mapping[str, Any], path: Path) -> Manifest:
-        """The inverse of `as_json`.
-
-        Args:
-            path: the file, for messages.
-
-        Raises:
-            EngineError: it has another format, lacks a field or has one of a wrong type, or does
-                not have the digest that it names.
-        """
-        found = mapping.get("format")
-        if type(found) is not int or found != _FORMAT:
-            raise EngineError(f"{path}: format is {found!r}, expected {_FORMAT}; {_AGAIN}")
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            name = field.name
-            try:
-                values[name] = _converted(mapping[name], hints[name])
-            except (KeyError, TypeError) as error:
-                found = reprlib.repr(mapping[name]) if name in mapping else "missing"
-                raise EngineError(
-                    f"{path}: {name} is {found}, expected {field.type}; {_AGAIN}"
-                ) from error
-        named = mapping.get("sha256")
-        if named != (digest := _digest({k: v for k, v in mapping.items() if k != "sha256"})):
-            raise EngineError(
-                f"{path} was edited or is damaged: sha256 is {named}, expected {digest}; {_AGAIN}"
-            )
-        return cls(**values)
+    def _digest_without(self, names: set[str]) -> str:
+        content = {name: value for name, value in as_json(self).items() if name not in names}
+        # The same content is the same text.
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def manifest_path(engine: Path) -> Path:
@@ -160,7 +143,8 @@ def write_engine(engine: Path, plan: bytes, manifest: Manifest) -> None:
     Raises:
         OSError: a file cannot be written, or the disk is full.
     """
-    text = json.dumps(manifest.as_json(), indent=2, sort_keys=True) + "\n"
+    content = as_json(replace(manifest, sha256=manifest.digest))
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     with ExitStack() as files:
         files.enter_context(written_whole(engine)).write_bytes(plan)
         # The last to enter is the first to be renamed.
@@ -172,21 +156,24 @@ def read_manifest(engine: Path) -> Manifest:
     """The manifest of an engine.
 
     Raises:
-        EngineError: it is missing or unreadable, or refused by `Manifest.from_json`.
+        EngineError: it is missing or unreadable, has another format, or does not have the digest
+            that it names.
     """
     path = manifest_path(engine)
-    try:
-        content = json.loads(path.read_bytes())
-        return Manifest.from_json(content if isinstance(content, dict) else {}, path)
-    except FileNotFoundError as error:
+    if not path.exists():
         raise EngineError(
             f"{engine} has no manifest {path.name} beside it, and a plan is code: expected one "
             "that was built here. Build it with `adadm build`; if trtexec built it here, give it "
             "a manifest with `adadm build --adopt`; or trust it (open_session(..., trust=True), "
             "verify.py --trust)"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise EngineError(f"{path} cannot be read as JSON: {error}; {_AGAIN}") from error
+        )
+    manifest = read(Manifest, path, error=EngineError, advice=_AGAIN)
+    if manifest.sha256 != manifest.digest:
+        raise EngineError(
+            f"{path} was edited or is damaged: sha256 is {manifest.sha256}, expected "
+            f"{manifest.digest}; {_AGAIN}"
+        )
+    return manifest
 
 
 def read_engine(engine: Path, *, trust: bool = False) -> tuple[bytes, Manifest | None]:
@@ -261,32 +248,3 @@ def check_runs_here(
             f"{of} was built for {built_for}, and the GPU here is {compute_capability}; "
             "build the engine for it with `adadm build`"
         )
-
-
-def _canonical(content: object) -> str:
-    """The same content is the same text."""
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(_canonical(content).encode()).hexdigest()
-
-
-def _converted(value: Any, hint: Any) -> Any:
-    """What JSON has for a field, as the type that the field is annotated with.
-
-    Raises:
-        TypeError: it does not fit.
-    """
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is UnionType:  # with None
-        return None if value is None else _converted(value, inner[0])
-    if origin is tuple and type(value) is list:
-        return tuple(_converted(entry, inner[0]) for entry in value)
-    if origin is dict and type(value) is dict:
-        return {name: _converted(entry, inner[1]) for name, entry in value.items()}
-    if hint is Profile and type(value) is dict:  # another keyword is a TypeError too
-        return Profile(**{name: _converted(shape, Shape) for name, shape in value.items()})
-    if hint is Any or type(value) is hint or (origin is Literal and value in inner):
-        return value  # by its type: isinstance would take True for a number
-    raise TypeError

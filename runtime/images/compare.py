@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,6 @@ class Comparison:
     interior_error: float | None
     peak: float
     psnr_db: float
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON has no infinity: an infinite PSNR becomes null."""
-        return {**asdict(self), "psnr_db": self.psnr_db if math.isfinite(self.psnr_db) else None}
 
     def __str__(self) -> str:
         interior = "none" if self.interior_error is None else f"{self.interior_error:.3g}"

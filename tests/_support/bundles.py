@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from adadm.runtime import json_format
+from adadm.runtime.bundles.bundle import MANIFEST, BundleManifest, ShapeRange, record
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -55,7 +57,7 @@ def write_bundle(
     target: str = "tensorrt-rtx",
 ) -> Path:
     """Write all but README, build.sh and wheels."""
-    (folder / "reference").mkdir(parents=True)
+    folder.mkdir(parents=True)
     names = {form: "model.onnx" if form == "whole" else f"model.{form}.onnx" for form in models}
     references = []
     for form, model in models.items():
@@ -64,38 +66,32 @@ def write_bundle(
         session = OnnxRuntimeSession(model + patch if has_factors and patch else model)
         for name, feed in (feeds or {}).get(form, feeds_of(form)).items():
             outputs = session.run(feed)
-            file = f"reference/{form}.{name}.npz"
-            arrays: Arrays = {**feed, **outputs}
-            np.savez(folder / file, **arrays)  # type: ignore[arg-type]  # of allow_pickle
+            psnr_db = {k: ASKED_DB for k in outputs if not k.startswith("factor_")}
             references.append(
-                {
-                    "name": name,
-                    "form": form,
-                    "file": file,
-                    "inputs": {key: list(array.shape) for key, array in feed.items()},
-                    "psnr_db": {k: ASKED_DB for k in outputs if not k.startswith("factor_")},
-                }
+                record(folder, name, form, inputs=feed, outputs=outputs, psnr_db=psnr_db)
             )
     if patch is not None:
         (folder / "model.factors.patch").write_bytes(patch)
-    manifest = {
-        "format": 1,
-        "adadm": "0.1.0",
-        "source_sha256": "0" * 64,
-        "target": target,
-        "precision": "float32",
-        "tensorrt": "1.2",
-        "models": names,
-        "engines": {form: name.replace(".onnx", ".engine") for form, name in names.items()},
-        "workspace_bytes": 1 << 28,
-        "factors_patch": None if patch is None else "model.factors.patch",
-        "quantization": None,
-        "profiles": {form: [_profile(form)] for form in models},
-        "references": references,
-        "factor_tolerance": FACTOR_TOLERANCE,
-        "files": {},
-    }
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    manifest = BundleManifest(
+        adadm="0.1.0",
+        source_sha256="0" * 64,
+        target_name=target,
+        precision="float32",
+        tensorrt="1.2",
+        quantization=None,
+        models=names,
+        engines={form: name.replace(".onnx", ".engine") for form, name in names.items()},
+        shapes={
+            form: ({n: _range(a.shape) for n, a in feeds_of(form)["waves"].items()},)
+            for form in models
+        },
+        workspace_bytes=1 << 28,
+        factors_patch=None if patch is None else "model.factors.patch",
+        factor_tolerance=FACTOR_TOLERANCE,
+        references=tuple(references),
+        files={},
+    )
+    json_format.write(folder / MANIFEST, manifest)
     sign(folder)
     return folder
 
@@ -116,13 +112,9 @@ def edit_manifest(folder: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-def _profile(form: str) -> dict[str, dict[str, list[int]]]:
-    shapes = {name: array.shape for name, array in feeds_of(form)["waves"].items()}
-    return {
-        name: {
-            "min": [min(size, 40) if axis > 1 else size for axis, size in enumerate(shape)],
-            "opt": list(shape),
-            "max": [64 if axis > 1 and size > 1 else size for axis, size in enumerate(shape)],
-        }
-        for name, shape in shapes.items()
-    }
+def _range(shape: tuple[int, ...]) -> ShapeRange:
+    return ShapeRange(
+        min=tuple(min(size, 40) if axis > 1 else size for axis, size in enumerate(shape)),
+        opt=shape,
+        max=tuple(64 if axis > 1 and size > 1 else size for axis, size in enumerate(shape)),
+    )

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adadm.calibration.quality.ledger import rounded
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator, ResidualBlock
@@ -25,6 +24,7 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.json_format import rounded
 
 __all__ = ["deviations", "edges", "modulators", "scores"]
 

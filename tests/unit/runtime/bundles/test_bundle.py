@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,6 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return shutil.copytree(made, tmp_path / "bundle")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "MANIFEST.json").read_text())
-    return content
-
-
 def test_what_the_manifest_says(folder: Path) -> None:
     bundle = Bundle.open(folder)
     content = (folder / "MANIFEST.json").read_bytes()
@@ -43,76 +37,47 @@ def test_what_the_manifest_says(folder: Path) -> None:
     assert bundle.workspace_bytes == 2**28
     assert bundle.factors_patch is None
     first, second = bundle.references
-    assert (first.name, first.form, first.inputs) == ("waves", "whole", {"lr": (1, 3, 48, 56)})
+    assert (first.name, first.variant, first.inputs) == ("waves", "whole", {"lr": (1, 3, 48, 56)})
     assert second.psnr_db == {"sr": 90.0}
     assert bundle.changed_files() == []
     assert bundle.arrays(first)["sr"].shape == (1, 3, 96, 112)
 
 
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"MANIFEST\.json cannot be read: No such file .* made"):
+    with pytest.raises(EngineError, match=r"MANIFEST\.json is not there; expected the folder that"):
         Bundle.open(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "is not JSON"),
-        ("[" * 100_000, "is not JSON"),
-        ("[]", "format is None, expected 1"),
-        ('{"format": 2}', "format is 2, expected 1; make the bundle again"),
-        ('{"format": true}', "format is True, expected 1"),
-    ],
-)
-def test_no_manifest_of_ours(folder: Path, content: str, message: str) -> None:
-    (folder / "MANIFEST.json").write_text(content)
-    with pytest.raises(EngineError, match=message):
-        Bundle.open(folder)
-
-
-def test_every_field_is_needed(folder: Path) -> None:
-    content = _manifest(folder)
-    for name in content.keys() - {"format", "quantization"}:
-        short = {key: value for key, value in content.items() if key != name}
-        (folder / "MANIFEST.json").write_text(json.dumps(short))
-        with pytest.raises(EngineError, match=rf"MANIFEST\.json: {name} is missing, expected"):
-            Bundle.open(folder)
-    for name in content["references"][0]:
-        short = {key: value for key, value in content["references"][0].items() if key != name}
-        edit_manifest(folder, **{**content, "references": [short]})
-        with pytest.raises(EngineError, match=rf"MANIFEST\.json: .*{name} is missing, expected"):
-            Bundle.open(folder)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"adadm": 1}, "adadm is 1, expected a text"),
+        ({"format": 2}, "format: expected 1, got 2; make the bundle again"),
         ({"target": "toaster"}, "target is 'toaster', expected one of jetson-xavier-jp51, "),
-        ({"models": ["model.onnx"]}, "models is .*, expected files of the bundle by form"),
         ({"models": {"tile": "model.onnx"}}, "without whole"),
         ({"engines": {}}, r"engines are of the forms \[\], expected those of .* \['whole'\]"),
         (
-            {"profiles": {"whole": [{"lr": {"min": [1]}}]}},
-            "profiles is .*, expected shapes by form",
+            {"profiles": {"whole": [{"lr": {"min": [1], "opt": [1]}}]}},
+            r"profiles\.whole\.0\.lr: expected max, a list of integers, and there is none",
         ),
-        ({"profiles": {"whole": [{"lr": {"min": [0], "opt": [1], "max": [1]}}]}}, "profiles is"),
-        ({"profiles": {"whole": [{"lr": {"min": [1.5], "opt": [1], "max": [1]}}]}}, "profiles is"),
+        ({"profiles": {"whole": [{"lr": {"min": [0], "opt": [1], "max": [1]}}]}}, "is below 1"),
         ({"references": []}, r"references are of the forms \[\]"),
-        ({"references": ["a"]}, "references: name is missing, expected a text"),
-        ({"workspace_bytes": 0}, "workspace_bytes is 0, expected a number or null"),
-        ({"workspace_bytes": 1.5}, "workspace_bytes is 1.5, expected a number or null"),
-        ({"factor_tolerance": "a"}, "factor_tolerance is 'a', expected a number"),
-        ({"factor_tolerance": True}, "factor_tolerance is True, expected a number"),
-        ({"factor_tolerance": float("nan")}, "factor_tolerance is nan, expected a number"),
+        ({"references": [{"name": "a"}]}, r"references\.0: expected form, a text"),
+        ({"workspace_bytes": 0}, "workspace_bytes, is below 1"),
+        ({"factor_tolerance": None}, "factor_tolerance: expected a number, got None"),
         ({"factors_patch": "MANIFEST.json"}, r"files has no digest of MANIFEST\.json"),
         ({"files": {}}, r"files has no digest of model\.onnx, reference/whole\.other\.npz, "),
-        ({"files": {"../other": "0"}}, "files is .*, expected digests by file of the bundle"),
+        ({"files": {"../other": "0"}}, "'../other' is named, expected files of the bundle"),
     ],
 )
 def test_a_field_that_does_not_fit(folder: Path, fields: dict[str, Any], message: str) -> None:
     edit_manifest(folder, **fields)
-    with pytest.raises(EngineError, match=rf"MANIFEST\.json.*{message}"):
+    with pytest.raises(EngineError, match=rf"MANIFEST\.json: .*{message}"):
+        Bundle.open(folder)
+
+
+def test_a_manifest_of_no_json_is_refused(folder: Path) -> None:
+    (folder / "MANIFEST.json").write_text("[" * 100_000)
+    with pytest.raises(EngineError, match=r"nests too deeply; make the bundle again"):
         Bundle.open(folder)
 
 
@@ -120,7 +85,7 @@ def test_a_field_that_does_not_fit(folder: Path, fields: dict[str, Any], message
 def test_files_outside_the_folder_are_refused(folder: Path, name: str) -> None:
     (folder / "link").symlink_to("/etc")
     edit_manifest(folder, models={"whole": name})
-    with pytest.raises(EngineError, match=r"models is .*, expected files of the bundle"):
+    with pytest.raises(EngineError, match="is named, expected files of the bundle"):
         Bundle.open(folder)
 
 
