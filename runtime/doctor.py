@@ -27,7 +27,7 @@ from rich.text import Text
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.checks.check import Observation
-from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.device_info import DeviceInfo, device_info
 from adadm.runtime.checks.inference import check_backends
 from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
 from adadm.runtime.checks.packages import check_extras, check_python
@@ -53,13 +53,12 @@ class Examination:
     """All that was looked at.
 
     Attributes:
-        info: of the machine, as `device_info` has it.
         packages: Python, the toolkit, its extras.
         backends: by name.
         machine: GPU, targets, memory and disks.
     """
 
-    info: dict[str, Any]
+    info: DeviceInfo
     packages: list[Observation]
     backends: dict[str, Observation]
     machine: list[Observation]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
 from adadm.runtime.bundles.case_results import CaseResult, Latency, compare_case, latency_of
 from adadm.runtime.bundles.diagnosis import diagnose
-from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.device_info import DeviceInfo, device_info
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.tensorrt_api import load
@@ -34,7 +34,6 @@ class Verification:
         backend, reason: what was run, and why that.
         changed_files: which are not as shipped.
         diagnosis: which block is the first to differ; None where no whole image came out wrong.
-        device: see `device_info`.
         digests: of the manifest, the models and the engines, as they are on this device; None for
             what is not there.
     """
@@ -45,7 +44,7 @@ class Verification:
     changed_files: tuple[str, ...]
     outcomes: tuple[CaseResult, ...]
     diagnosis: str | None
-    device: dict[str, Any]
+    device: DeviceInfo
     digests: dict[str, str | None]
 
     @property
@@ -72,7 +71,7 @@ class Verification:
             "changed_files": list(self.changed_files),
             "references": [outcome.as_json() for outcome in self.outcomes],
             "diagnosis": self.diagnosis,
-            "latency": asdict(self.latency) if self.latency else None,
+            "latency": self.latency,
             "device": self.device,
             "sha256": self.digests,
         }

@@ -6,16 +6,16 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError
 
-__all__ = ["device_info"]
+__all__ = ["Clocks", "Cpu", "DeviceInfo", "Gpu", "device_info"]
 
 _DISTRIBUTIONS = {
     "adadm-deploy": ("adadm-deploy",),
@@ -30,11 +30,83 @@ _SMI_FIELDS = ("name", "compute_cap", "driver_version", "clocks.gr", "clocks.mem
 _LONGEST_S = 10.0  # of a tool that answers at once, or hangs with its driver
 
 
-def device_info(root: Path = Path("/")) -> dict[str, Any]:
-    """Describe this machine, for JSON. What cannot be read is None.
+@dataclass(frozen=True)
+class Cpu:
+    """Of its kernel's list."""
 
-    Clocks are those of the moment, in MHz: each core of the CPU, each device that scales (on a
-    Jetson its GPU and memory) under its kernel name, and the GPU as nvidia-smi has it.
+    name: str | None = None
+    cores: int | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """An NVIDIA GPU.
+
+    Attributes:
+        compute_capability: such as `SM87`.
+        driver: its version.
+        cuda_of_driver: the newest CUDA that the driver runs.
+    """
+
+    name: str | None = None
+    compute_capability: str | None = None
+    driver: str | None = None
+    cuda_of_driver: str | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Those of the moment, MHz.
+
+    Attributes:
+        cpu: of each core, `cpu0`.
+        devices: that scale, under their kernel names; on a Jetson its GPU and memory.
+        gpu, gpu_memory: as nvidia-smi has them.
+    """
+
+    cpu: Mapping[str, float] | None = None
+    devices: Mapping[str, float] | None = None
+    gpu: float | None = None
+    gpu_memory: float | None = None
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A machine. What cannot be read is None.
+
+    Attributes:
+        board: the model of a board, from its device tree.
+        l4t: the version of a Jetson's Linux, such as 36.4.3.
+        machine: the architecture, `aarch64`.
+        versions: of Python and of libraries, by their names.
+        power_mode: of a Jetson, as nvpmodel has it.
+    """
+
+    board: str | None = None
+    l4t: str | None = None
+    os: str | None = None
+    kernel: str | None = None
+    machine: str | None = None
+    cpu: Cpu = Cpu()
+    memory_bytes: int | None = None
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    gpu: Gpu = Gpu()
+    clocks_mhz: Clocks = Clocks()
+    power_mode: str | None = None
+
+    @property
+    def is_jetson(self) -> bool:
+        """Whether it is one; a container may not know its L4T."""
+        return self.l4t is not None or "Jetson" in (self.board or "")
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is a GPU of NVIDIA, with or without the libraries for it."""
+        return self.is_jetson or any((self.gpu.name, self.gpu.compute_capability))
+
+
+def device_info(root: Path = Path("/")) -> DeviceInfo:
+    """Describe this machine.
 
     Args:
         root: where the file system begins.
@@ -42,36 +114,36 @@ def device_info(root: Path = Path("/")) -> dict[str, Any]:
     smi = _nvidia_smi()
     cpu = _read(root, "proc/cpuinfo")
     kibibytes = _found(r"^MemTotal:\s*(\d+) kB", _read(root, "proc/meminfo"))
-    return {
-        "board": _read(root, "proc/device-tree/model"),
-        "l4t": _l4t(_read(root, "etc/nv_tegra_release")),
-        "os": _found(r'^PRETTY_NAME="?([^"\n]+)', _read(root, "etc/os-release")),
-        "kernel": platform.release() or None,
-        "machine": platform.machine() or None,
-        "cpu": {
-            "name": _found(r"^model name\s*:\s*(.+)", cpu),
-            "cores": len(re.findall(r"^processor\s*:", cpu or "", re.MULTILINE)) or None,
-        },
-        "memory_bytes": None if kibibytes is None else int(kibibytes) * 1024,
-        "versions": {
+    return DeviceInfo(
+        board=_read(root, "proc/device-tree/model"),
+        l4t=_l4t(_read(root, "etc/nv_tegra_release")),
+        os=_found(r'^PRETTY_NAME="?([^"\n]+)', _read(root, "etc/os-release")),
+        kernel=platform.release() or None,
+        machine=platform.machine() or None,
+        cpu=Cpu(
+            name=_found(r"^model name\s*:\s*(.+)", cpu),
+            cores=len(re.findall(r"^processor\s*:", cpu or "", re.MULTILINE)) or None,
+        ),
+        memory_bytes=None if kibibytes is None else int(kibibytes) * 1024,
+        versions={
             "python": platform.python_version(),
             **{library: _version(names) for library, names in _DISTRIBUTIONS.items()},
         },
-        "gpu": {
-            "name": _of_cuda(cuda_runtime.device_name) or smi["name"],
-            "compute_capability": _of_cuda(cuda_runtime.compute_capability)
+        gpu=Gpu(
+            name=_of_cuda(cuda_runtime.device_name) or smi["name"],
+            compute_capability=_of_cuda(cuda_runtime.compute_capability)
             or (smi["compute_cap"] and f"SM{smi['compute_cap'].replace('.', '')}"),
-            "driver": smi["driver_version"],
-            "cuda_of_driver": _of_cuda(cuda_runtime.driver_version),
-        },
-        "clocks_mhz": {
-            "cpu": _clocks(root, "sys/devices/system/cpu", "cpu*/cpufreq/scaling_cur_freq", 1e3),
-            "devices": _clocks(root, "sys/class/devfreq", "*/cur_freq", 1e6),
-            "gpu": _number(smi["clocks.gr"]),
-            "gpu_memory": _number(smi["clocks.mem"]),
-        },
-        "power_mode": _found(r"^NV Power Mode:\s*(.+)", _output("nvpmodel", "-q")),
-    }
+            driver=smi["driver_version"],
+            cuda_of_driver=_of_cuda(cuda_runtime.driver_version),
+        ),
+        clocks_mhz=Clocks(
+            cpu=_clocks(root, "sys/devices/system/cpu", "cpu*/cpufreq/scaling_cur_freq", 1e3),
+            devices=_clocks(root, "sys/class/devfreq", "*/cur_freq", 1e6),
+            gpu=_number(smi["clocks.gr"]),
+            gpu_memory=_number(smi["clocks.mem"]),
+        ),
+        power_mode=_found(r"^NV Power Mode:\s*(.+)", _output("nvpmodel", "-q")),
+    )
 
 
 def _read(root: Path, name: str) -> str | None:
@@ -127,10 +199,10 @@ def _nvidia_smi() -> dict[str, str | None]:
     lines = (_output("nvidia-smi", query, "--format=csv,noheader,nounits") or "").splitlines()
     gpus = [[value.strip() for value in line.split(",")] for line in lines]
     shared: dict[str, str | None] = dict.fromkeys(_SMI_FIELDS)
-    for index, field in enumerate(_SMI_FIELDS):
+    for index, name in enumerate(_SMI_FIELDS):
         found = {values[index] for values in gpus if len(values) == len(_SMI_FIELDS)}
         if len(found) == 1 and not re.match(r"\[|N/A|$", value := found.pop()):
-            shared[field] = value
+            shared[name] = value
     return shared
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.checks.check import Observation, Verdict, first_line, reraise_as_session_error
-from adadm.runtime.checks.machine import has_gpu, is_jetson
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command, installed_version
 from adadm.runtime.checks.tensorrt_install import TensorRT, tensorrt_advice
 from adadm.runtime.engines import cuda_runtime
@@ -36,7 +35,7 @@ _LEAST_DB = 60.0
 
 def check_backends(
     model: OnnxFile,
-    info: dict[str, Any],
+    info: DeviceInfo,
     tensorrt: TensorRT,
     *,
     progress: Progress = SILENT,
@@ -45,7 +44,6 @@ def check_backends(
 
     Args:
         model: bundled.
-        info: of the machine, as `device_info` has it.
     """
     lr = _image() * np.float32(model.metadata["adadm.rgb_range"])
     checks = {}
@@ -112,10 +110,10 @@ def _recipe_or_refusal(model: OnnxFile, target: Target) -> Recipe | EngineError:
 
 
 def _failed(
-    name: str, error: AdadmError, model: OnnxFile, info: dict[str, Any], tensorrt: TensorRT
+    name: str, error: AdadmError, model: OnnxFile, info: DeviceInfo, tensorrt: TensorRT
 ) -> Observation:
     is_missing = isinstance(error, MissingDependencyError)
-    if name not in CPU_BACKENDS and not has_gpu(info):
+    if name not in CPU_BACKENDS and not info.has_gpu:
         is_missing, advice = True, "needs an NVIDIA GPU with its driver: nvidia-smi"
     elif name == _ENGINE:
         is_missing = is_missing or not tensorrt.versions
@@ -127,7 +125,7 @@ def _failed(
         if name not in CPU_BACKENDS:
             is_missing = is_missing or installed_version("onnxruntime-gpu") is None
         advice = install_command(_EXTRAS[name], again=not is_missing)
-        if name not in CPU_BACKENDS and is_jetson(info):  # PyPI has no wheels for most of them
+        if name not in CPU_BACKENDS and info.is_jetson:  # PyPI has no wheels for most of them
             advice = "adadm build --help: an engine needs no onnxruntime-gpu"
     verdict: Verdict = "missing" if is_missing else "broken"
     return Observation(_title(name), first_line(error), verdict, advice, {"message": str(error)})

@@ -7,9 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command, installed_version, version_numbers
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError, MissingDependencyError
@@ -18,47 +18,24 @@ from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.upscaling.memory import free_bytes, memory_models
 
-__all__ = ["check_disks", "check_gpu", "check_memory", "has_gpu", "is_jetson"]
+__all__ = ["check_disks", "check_gpu", "check_memory"]
 
 _MEGAPIXEL = 10**6
 _MIB, _GIB = 2**20, 2**30
 
 
-def is_jetson(info: dict[str, Any]) -> bool:
-    """Whether the machine is one; a container may not know its L4T.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
-    return info["l4t"] is not None or "Jetson" in (info["board"] or "")
-
-
-def has_gpu(info: dict[str, Any]) -> bool:
-    """Whether the machine has a GPU of NVIDIA, with or without the libraries for it.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
-    gpu = info["gpu"]
-    return is_jetson(info) or any((gpu["name"], gpu["compute_capability"]))
-
-
-def check_gpu(info: dict[str, Any]) -> Observation:
-    """The GPU, and whether CUDA can use it.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
-    gpu = info["gpu"]
-    driver, cuda = gpu["driver"], gpu["cuda_of_driver"]
-    parts = (gpu["name"], gpu["compute_capability"], driver and f"driver {driver}")
+def check_gpu(info: DeviceInfo) -> Observation:
+    """The GPU, and whether CUDA can use it."""
+    gpu = info.gpu
+    driver, cuda = gpu.driver, gpu.cuda_of_driver
+    parts = (gpu.name, gpu.compute_capability, driver and f"driver {driver}")
     shown = ", ".join(filter(None, (*parts, cuda and f"CUDA {cuda}"))) or "of a name unknown"
     try:
         with reraise_as_session_error():
             free, total = cuda_runtime.memory()
     except AdadmError as error:
-        said, details = first_line(error), {**gpu, "message": str(error)}
-        if not has_gpu(info):
+        said, details = first_line(error), {**vars(gpu), "message": str(error)}
+        if not info.has_gpu:
             advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
             return Observation("gpu", f"none: {said}", "missing", advice, details)
         if isinstance(error, MissingDependencyError):
@@ -66,7 +43,7 @@ def check_gpu(info: dict[str, Any]) -> Observation:
                 "gpu", f"{shown}; {said}", "missing", install_command("jetson"), details
             )
         return Observation("gpu", f"{shown}; {said}", "broken", _cuda_advice(cuda), details)
-    details = {**gpu, "free_bytes": free, "total_bytes": total}
+    details = {**vars(gpu), "free_bytes": free, "total_bytes": total}
     return Observation("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
 
 

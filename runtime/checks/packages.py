@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 import re
 from importlib import metadata, util
-from typing import Any
 
 from adadm.runtime.checks.check import Observation, Verdict
+from adadm.runtime.checks.device_info import DeviceInfo
 
 __all__ = [
     "check_extras",
@@ -31,14 +31,10 @@ _UNLISTED = {"opencv-python-headless": "cv2"}
 """A module that JetPack and other distributions bring, under no such name."""
 
 
-def check_python(info: dict[str, Any]) -> Observation:
-    """Python, the toolkit and the system.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
+def check_python(info: DeviceInfo) -> Observation:
+    """Python, the toolkit and the system."""
     version = installed_version(_OWN)
-    system = ", ".join(filter(None, (info["board"], info["os"], info["machine"])))
+    system = ", ".join(filter(None, (info.board, info.os, info.machine)))
     details = {"python": platform.python_version(), _OWN: version}
     found = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
     if version is None:  # its folders are on the path, and nothing says what it asks for

@@ -6,10 +6,10 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
-from adadm.runtime.checks.machine import is_jetson
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command, version_numbers
 from adadm.runtime.engines.builder import check_builds_here
 from adadm.runtime.engines.recipe import Recipe
@@ -104,12 +104,8 @@ def _refusal(model: OnnxFile, target: Target) -> AdadmError | None:
     return None
 
 
-def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Observation:
-    """What engines can be built for on this machine.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
+def check_targets(tensorrt: TensorRT, info: DeviceInfo) -> Observation:
+    """What engines can be built for on this machine."""
     refusals = tensorrt.refusals.items()
     details = {
         "tensorrt": dict(tensorrt.versions),
@@ -128,19 +124,18 @@ def check_targets(tensorrt: TensorRT, info: dict[str, Any]) -> Observation:
     )
 
 
-def tensorrt_advice(tensorrt: TensorRT, info: dict[str, Any], reason: AdadmError) -> str:
+def tensorrt_advice(tensorrt: TensorRT, info: DeviceInfo, reason: AdadmError) -> str:
     """What to do where nothing can be built, or an engine not be run.
 
     Args:
-        info: of the machine, as `device_info` has it.
         reason: why not.
     """
     if isinstance(reason, MissingDependencyError):  # CUDA's bindings: TensorRT is there
         return install_command("jetson")
-    if is_jetson(info):
+    if info.is_jetson:
         return _JETPACK_TENSORRT
     if not tensorrt.versions:
-        capability = info["gpu"]["compute_capability"]
+        capability = info.gpu.compute_capability
         rtx = TARGETS["tensorrt-rtx"].compute_capabilities  # builds without a GPU, too
         return install_command("rtx" if capability in (None, *rtx) else "tensorrt")
     if None in tensorrt.versions.values():
@@ -151,17 +146,13 @@ def tensorrt_advice(tensorrt: TensorRT, info: dict[str, Any], reason: AdadmError
     return "pip install --upgrade 'adadm-deploy[tensorrt]'"
 
 
-def check_jetson(tensorrt: TensorRT, info: dict[str, Any]) -> list[Observation]:
-    """Which target a Jetson is, and whether its TensorRT is that target's; none elsewhere.
-
-    Args:
-        info: of the machine, as `device_info` has it.
-    """
-    if not is_jetson(info):
+def check_jetson(tensorrt: TensorRT, info: DeviceInfo) -> list[Observation]:
+    """Which target a Jetson is, and whether its TensorRT is that target's; none elsewhere."""
+    if not info.is_jetson:
         return []
-    board, l4t = info["board"] or "an unknown board", info["l4t"] or "unknown"
+    board, l4t = info.board or "an unknown board", info.l4t or "unknown"
     found = f"{board}, L4T {l4t}"
-    target = _target_of(board, l4t, info["gpu"]["compute_capability"])
+    target = _target_of(board, l4t, info.gpu.compute_capability)
     details = {"board": board, "l4t": l4t, "target": target and target.name}
     if target is None:
         known = ", ".join(name for name, target in TARGETS.items() if target.jetpack)

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,10 +17,10 @@ import psutil
 import pytest
 
 from _support.file_size_limit import files_at_most
-from adadm.runtime import doctor
+from adadm.runtime import doctor, json_format
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.checks.check import Observation
-from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.device_info import DeviceInfo, Gpu, device_info
 from adadm.runtime.checks.inference import check_backends
 from adadm.runtime.checks.machine import check_disks, check_gpu, check_memory
 from adadm.runtime.checks.packages import check_extras, check_python, install_command
@@ -49,14 +50,13 @@ def model() -> OnnxFile:
     return read_onnx(bundled_path("x2"))
 
 
-def info_of(**changes: Any) -> dict[str, Any]:
+def info_of(**changes: Any) -> DeviceInfo:
     """This machine, but for what is changed."""
-    return {**device_info(), **changes}
+    return replace(device_info(), **changes)
 
 
-def with_gpu(capability: str = "SM89") -> dict[str, Any]:
-    gpu = {"name": "NVIDIA L4", "compute_capability": capability, "driver": "550.54.15"}
-    return info_of(gpu={**gpu, "cuda_of_driver": "12.4"})
+def with_gpu(capability: str = "SM89") -> DeviceInfo:
+    return info_of(gpu=Gpu("NVIDIA L4", capability, "550.54.15", "12.4"))
 
 
 def named(checks: list[Observation], name: str) -> Observation:
@@ -286,7 +286,7 @@ def test_a_fresh_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert check.advice is not None and "apt install python3-libnvinfer" in check.advice
     assert named(found.checks, "trtexec").found == str(trtexec)
     assert "onnxruntime-gpu" in str(found.backends["cuda"].advice)
-    json.dumps(found.as_json(), allow_nan=False)
+    json_format.text(found.as_json())
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_which_target_a_jetson_is(board: str, l4t: str, target: str | None) -> N
 
 
 def test_a_jetson_is_known_by_its_gpu_too() -> None:
-    gpu = {"name": None, "compute_capability": "SM72", "driver": None, "cuda_of_driver": None}
+    gpu = Gpu(compute_capability="SM72")
     (check,) = check_jetson(ALL, info_of(board="Jetson-AGX", l4t="35.4.1", gpu=gpu))
     assert check.details["target"] == "jetson-xavier-jp51"
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,9 @@ import onnxruntime
 import psutil
 import pytest
 
-from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.checks.device_info import Clocks, Cpu, DeviceInfo, Gpu, device_info
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.json_format import read, write
 
 _JETSON = {
     "proc/device-tree/model": "NVIDIA Jetson AGX Orin Developer Kit\0",
@@ -62,29 +64,24 @@ def test_a_jetson(jetson: Path, tools: Path) -> None:
     _make_tool(tools / "nvpmodel", _NVPMODEL)
     _make_tool(tools / "nvidia-smi", "Orin (nvgpu), [N/A], 540.4.0, [N/A], [Not Supported]\n")
     info = device_info(jetson)
-    assert info["board"] == "NVIDIA Jetson AGX Orin Developer Kit"
-    assert info["l4t"] == "36.4.3"
-    assert info["os"] == "Ubuntu 22.04.5 LTS"
-    assert info["cpu"] == {"name": "ARMv8 Processor rev 1 (v8l)", "cores": 12}
-    assert info["memory_bytes"] == 64349592 * 1024
-    assert info["power_mode"] == "MODE_30W"
-    assert info["gpu"]["driver"] == "540.4.0"
-    assert info["clocks_mhz"] == {
-        "cpu": {"cpu0": 729.6, "cpu11": 2201.6},
-        "devices": {"17000000.gpu": 1300.5, "cactmon": 3199.0},
-        "gpu": None,
-        "gpu_memory": None,
-    }
+    assert info.board == "NVIDIA Jetson AGX Orin Developer Kit"
+    assert info.l4t == "36.4.3"
+    assert info.os == "Ubuntu 22.04.5 LTS"
+    assert info.cpu == Cpu("ARMv8 Processor rev 1 (v8l)", 12)
+    assert info.memory_bytes == 64349592 * 1024
+    assert info.power_mode == "MODE_30W"
+    assert info.gpu.driver == "540.4.0"
+    assert info.clocks_mhz == Clocks(
+        cpu={"cpu0": 729.6, "cpu11": 2201.6}, devices={"17000000.gpu": 1300.5, "cactmon": 3199.0}
+    )
+    assert info.is_jetson and info.has_gpu
 
 
 def test_what_cannot_be_read_is_none(tmp_path: Path, tools: Path) -> None:
     info = device_info(tmp_path / "nowhere")
-    unknown = ("board", "l4t", "os", "memory_bytes", "power_mode")
-    assert all(info[name] is None for name in unknown)
-    assert info["cpu"] == {"name": None, "cores": None}
-    assert info["gpu"]["driver"] is None
-    assert set(info["clocks_mhz"].values()) == {None}
-    json.dumps(info, allow_nan=False)
+    known = DeviceInfo(kernel=info.kernel, machine=info.machine, versions=info.versions)
+    assert replace(info, gpu=Gpu()) == known
+    assert info.gpu.driver is None and not info.is_jetson
 
 
 def test_unlike_contents_are_no_guess(jetson: Path, tools: Path) -> None:
@@ -95,25 +92,25 @@ def test_unlike_contents_are_no_guess(jetson: Path, tools: Path) -> None:
     (jetson / "proc" / "meminfo").write_bytes(b"\xff\xfe MemTotal")
     (jetson / "proc" / "device-tree" / "model").write_text("\0")
     info = device_info(jetson)
-    for name in ("l4t", "memory_bytes", "board", "power_mode"):
-        assert info[name] is None
-    assert info["gpu"]["driver"] is None
+    assert (info.l4t, info.memory_bytes, info.board, info.power_mode) == (None,) * 4
+    assert info.gpu.driver is None
 
 
 def test_of_several_gpus_what_they_share(tmp_path: Path, tools: Path) -> None:
     lines = ("NVIDIA L4, 8.9, 550.54.15, 2040, 6251", "NVIDIA L4, 8.9, 550.54.15, 210, 6251")
     _make_tool(tools / "nvidia-smi", "\n".join(lines) + "\n")
     info = device_info(tmp_path)
-    assert info["gpu"]["driver"] == "550.54.15"
-    assert info["clocks_mhz"] == {"cpu": None, "devices": None, "gpu": None, "gpu_memory": 6251.0}
+    assert info.gpu.driver == "550.54.15"
+    assert info.clocks_mhz == Clocks(gpu_memory=6251.0)
 
 
-def test_this_machine() -> None:
+def test_this_machine(tmp_path: Path) -> None:
     info = device_info()
-    assert info["memory_bytes"] == psutil.virtual_memory().total
-    assert info["cpu"]["cores"] == psutil.cpu_count()
-    assert info["machine"] == platform.machine()
-    assert info["versions"]["python"] == platform.python_version()
-    assert info["versions"]["numpy"] == np.__version__
-    assert info["versions"]["onnxruntime"] == onnxruntime.__version__
-    assert json.loads(json.dumps(info, allow_nan=False)) == info
+    assert info.memory_bytes == psutil.virtual_memory().total
+    assert info.cpu.cores == psutil.cpu_count()
+    assert info.machine == platform.machine()
+    assert info.versions["python"] == platform.python_version()
+    assert info.versions["numpy"] == np.__version__
+    assert info.versions["onnxruntime"] == onnxruntime.__version__
+    write(tmp_path / "info.json", info)
+    assert read(DeviceInfo, tmp_path / "info.json", error=AdadmError) == info
