@@ -19,7 +19,7 @@ x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); std, known: (N, 1, 1, 1); in
 moments are float32 whatever the type of the others.
 
 Numerics: those of `adadm.export.operators.modulator`. Moments of tiles are pooled in float64 by
-`adadm.runtime.upscaling.moments`; squares of deviations from the tile's own mean keep the digits
+`adadm.runtime.upscaling.shared_std`; squares of deviations from the tile's own mean keep the digits
 that bare sums of squares would lose (3e-4 of the std where the mean is 100 times as large).
 """
 

@@ -19,7 +19,7 @@ fast (docs/tiling.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -27,10 +27,9 @@ import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError
 from adadm.runtime.sessions.session import Session
-from adadm.runtime.upscaling.moments import pooled_std
 from adadm.runtime.upscaling.tile_plan import Plan
 
-__all__ = ["Passes", "Read", "runs", "shared_std"]
+__all__ = ["Passes", "Read", "pooled_std", "runs", "shared_std"]
 
 Passes = int | Literal["settle"]
 Read = Callable[[int, int, int, int], npt.NDArray[Any]]
@@ -114,6 +113,26 @@ def shared_std(
         if index + 1 >= least and np.all(np.abs(corrections[0] - 1) <= _LIKE_ITS_SAMPLE):
             break
     return _as_input(given)
+
+
+def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> Std:
+    """The unbiased std of each trunk over all tiles.
+
+    Args:
+        moments: (N, B, 3) of each tile or batch of tiles: count, mean, and sum of squared
+            deviations from that mean, for each of B trunks.
+
+    Returns:
+        (B,), computed in float64: `squares = sum(squares_i + count_i (mean_i - mean)^2)` (Chan,
+        Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+        variances", 1979).
+    """
+    count, mean, squares = np.concatenate(moments).astype(np.float64).transpose(2, 0, 1)
+    total = count.sum(axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):  # of a network that diverges
+        pooled_mean = (count * mean).sum(axis=0) / total
+        pooled = (squares + count * (mean - pooled_mean) ** 2).sum(axis=0)
+        return np.asarray(np.sqrt(pooled / np.maximum(total - 1, 1)))
 
 
 def _as_input(std: Std) -> npt.NDArray[np.float32]:

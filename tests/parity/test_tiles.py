@@ -30,7 +30,7 @@ from adadm.runtime import Upscaler
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
 from adadm.runtime.models.bundled import VARIANTS, variant_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.upscaling.moments import pooled_std
+from adadm.runtime.upscaling.shared_std import pooled_std
 from adadm.runtime.upscaling.windows import grid
 
 Array = npt.NDArray[Any]

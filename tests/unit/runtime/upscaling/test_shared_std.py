@@ -15,7 +15,7 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling import shared_std as shared_statistics
-from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
+from adadm.runtime.upscaling.shared_std import Passes, pooled_std, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import Plan, make_plan
 
 MODELS = resources.files("adadm.runtime.models")
@@ -261,3 +261,48 @@ def test_a_network_that_diverges_is_refused() -> None:
     image = scene(61, 83)
     with pytest.raises(SessionError, match="the network diverges on this image"):
         shared(Diverging(), image, plan_of(image, 24, 7), 2)
+
+
+def moments_of(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """What a model returns for trunks (N, B, pixels): (N, B, 3) in float32."""
+    mean = values.mean(axis=2)
+    squares = ((values - mean[..., None]) ** 2).sum(axis=2)
+    return np.stack([np.full_like(mean, values.shape[2]), mean, squares], axis=2, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-0.5, 1e-3), (500, 1), (1e4, 300)])
+def test_unequal_tiles_give_the_std_of_their_union(mean: float, std: float) -> None:
+    rng = np.random.default_rng(0)
+    parts = ((7, 0.0), (1, 5 * std), (911, -3 * std), (20_000, std))
+    tiles = [rng.normal(mean + shift, std, pixels) for pixels, shift in parts]
+    found = pooled_std([moments_of(tile[None, None]) for tile in tiles])
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [np.concatenate(tiles).std(ddof=1)], rtol=1e-5)
+
+
+def test_the_mean_of_the_std_of_the_tiles_would_be_wrong() -> None:
+    """And so would sums of squares in float32: a test that they pass would show nothing."""
+    rng = np.random.default_rng(1)
+    tiles = [rng.normal(mean, 1.0, 500) for mean in (1e4, 1e4 + 3)]
+    (found,) = pooled_std([moments_of(tile[None, None]) for tile in tiles])
+    union = np.concatenate(tiles)
+    assert found == pytest.approx(union.std(ddof=1), rel=5e-5)  # means have 5e-4 in float32
+    assert np.mean([tile.std(ddof=1) for tile in tiles]) < 0.7 * found
+    single = union.astype(np.float32)
+    naive = np.sqrt(np.maximum((single**2).mean() - single.mean() ** 2, 0))
+    assert abs(naive - found) > 0.01 * found
+
+
+def test_a_batch_of_tiles_is_as_good_as_one_after_the_other() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.normal(40, 9, (5, 2, 77)) * rng.uniform(0.1, 3, (5, 2, 1))
+    batches = pooled_std([moments_of(part) for part in np.split(values, (2, 3))])
+    alone = pooled_std([moments_of(tile[None]) for tile in values])
+    np.testing.assert_allclose(batches, alone, rtol=1e-12)
+    union = values.transpose(1, 0, 2).reshape(2, -1)
+    np.testing.assert_allclose(batches, union.std(axis=1, ddof=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tiles", [1, 3])
+def test_one_pixel_and_flat_images_have_no_deviation(tiles: int) -> None:
+    assert pooled_std([np.array([[[1, 250.0, 0]]], np.float32)] * tiles).tolist() == [0]
