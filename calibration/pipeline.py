@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -231,15 +232,19 @@ def _search(
 
 
 def _evaluations(lowering: Lowering) -> Evaluations:
-    meters: list[LossMeter] = []
+    source = lowering.source
+
+    @functools.cache
+    def meter() -> LossMeter:  # a search that remembers everything runs nothing
+        return LossMeter.of(
+            run_of_model(lowering.reference),
+            itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS),
+            rgb_range=source.rgb_range,
+            upscale=source.upscale,
+        )
 
     def measure_loss(int8: frozenset[str]) -> Loss:
-        if not meters:  # a search that remembers everything runs nothing
-            photographs = itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS)
-            source = lowering.source
-            reference = run_of_model(lowering.reference)
-            meters.append(LossMeter(reference, photographs, source.rgb_range, source.upscale))
-        return meters[0].loss_of(run_of_model(lowering.lowered("whole", int8).evaluated))
+        return meter().loss_of(run_of_model(lowering.lowered("whole", int8).evaluated))
 
     cache = lowering.request.cache
     return Evaluations(measure_loss, cache and cache / f"evaluations-{lowering.key}.json")

@@ -64,12 +64,12 @@ def main(argv: list[str]) -> None:
         cache=arguments.cache,
     )
     tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
-    images = CalibrationImages(
+    images = CalibrationImages.of(
         arguments.images,
         source.upscale,
-        arguments.photographs,
-        tile,
-        source.smallest_area,
+        count=arguments.photographs,
+        tile=tile,
+        smallest_area=source.smallest_area,
         progress=bar,
     )
     print(f"calibration: {images}")

@@ -75,7 +75,7 @@ def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
         )
     tile = inspected.static and inspected.static[1:]
     with Bar("reading the photographs") as bar:
-        images = CalibrationImages(
+        images = CalibrationImages.of(
             paths,
             inspected.upscale,
             tile=tile,

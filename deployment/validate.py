@@ -78,12 +78,12 @@ def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
         model = load_candidate(
             bundled_path(arguments.model), reference, arguments.backend, arguments.trust
         )
-        images = CalibrationImages(
+        images = CalibrationImages.of(
             arguments.images,
             reference.upscale if arguments.hr else 1,
-            arguments.photographs,
-            model.tile,
-            reference.smallest_area,
+            count=arguments.photographs,
+            tile=model.tile,
+            smallest_area=reference.smallest_area,
             progress=bar,
         )
     print(f"photographs: {images}")

@@ -8,8 +8,8 @@ modulators take their statistics over the whole input: those of crops differ.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adadm.runtime.errors import CalibrationError, ImageError
@@ -48,105 +48,113 @@ class Photograph:
     lr: ImageArray
 
 
+@dataclass(frozen=True)
 class CalibrationImages:
-    """A choice of photographs that depends on their contents alone.
+    """Chosen photographs, made by `of`; decoded anew at each iteration, no more than one is held.
 
-    Of all files, each content counted once, the first `count` usable ones in the order of their
-    SHA-256: neither names nor the order of `paths` matter. One that is unreadable or too small
-    gives way to the next. Every chosen file is decoded once here, and again at each iteration; no
-    more than one is held.
-
-    Args:
-        paths: image files, and folders that are searched recursively.
+    Attributes:
+        files: what was chosen, by SHA-256 of its content.
         upscale: by which originals are reduced, cropped to a multiple of it first.
         tile: height and width in px of the input: the middle of each reduced photograph, and
             what belongs to it of the original; None for whole photographs.
         smallest_area: the least H*W that the network takes, px.
-        progress: told each file that gave way, with its path and the reason.
-
-    Attributes:
-        found: how many different files there are.
-        digest: SHA-256 of the chosen contents, the factor and the geometry.
-
-    Raises:
-        ImageError: a path does not exist, or a folder holds no image.
-        CalibrationError: no file is usable, more than a tenth of those tried are not, or a tile
-            is smaller than a network takes or than `SMALLEST_SIDE_PX`.
+        found: how many different files there were.
+        sizes: H and W of each input, px.
     """
 
-    def __init__(
-        self,
+    files: Mapping[str, Path]
+    upscale: int
+    tile: tuple[int, int] | None = None
+    smallest_area: int = 1
+    found: int = 0
+    sizes: Sequence[tuple[int, int]] = ()
+
+    @classmethod
+    def of(
+        cls,
         paths: Sequence[Path],
         upscale: int,
+        *,
         count: int = 32,
         tile: tuple[int, int] | None = None,
         smallest_area: int = 1,
-        *,
         progress: Progress = SILENT,
-    ) -> None:
-        self._upscale, self._tile, self._smallest_area = upscale, tile, smallest_area
-        if tile and (reason := self._too_small(*tile)):
+    ) -> CalibrationImages:
+        """A choice that depends on the contents of photographs alone; decodes each once.
+
+        Of all files, each content counted once, the first `count` usable ones in the order of
+        their SHA-256: neither names nor the order of `paths` matter. One that is unreadable or too
+        small gives way to the next.
+
+        Args:
+            paths: image files, and folders that are searched recursively.
+            progress: told each file that gave way, with its path and the reason.
+
+        Raises:
+            ImageError: a path does not exist, or a folder holds no image.
+            CalibrationError: no file is usable, more than a tenth of those tried are not, or a
+                tile is smaller than a network takes or than `SMALLEST_SIDE_PX`.
+        """
+        none_yet = cls({}, upscale, tile, smallest_area)
+        if tile and (reason := none_yet._too_small(*tile)):
             raise CalibrationError(f"a tile is {reason}")
         if not paths:
             raise CalibrationError("no photographs were given; name files or folders of originals")
         candidates: dict[str, Path] = {}
         for path in sorted(find_images(list(paths)), key=lambda path: (path.name, path)):
             candidates.setdefault(_content(path), path)
-        self.found = len(candidates)
+        chosen: dict[str, Path] = {}
         unusable: list[str] = []
-        self._chosen: dict[str, Path] = {}
         sizes: list[tuple[int, int]] = []
         for sha256, path in sorted(candidates.items()):
-            if len(self._chosen) == count:
+            if len(chosen) == count:
                 break
             try:
-                lr = self._read(path, sha256).lr
+                height, width = none_yet._read(path, sha256).lr.shape[:2]
             except ImageError as error:
                 unusable.append(str(error))
                 progress.message(f"left out: {error}", warning=True)
                 continue
-            self._chosen[sha256] = path
-            sizes.append((lr.shape[1], lr.shape[0]))
-        tried = len(self._chosen) + len(unusable)
-        if not self._chosen or len(unusable) > _UNUSABLE_SHARE * tried:
+            chosen[sha256] = path
+            sizes.append((height, width))
+        tried = len(chosen) + len(unusable)
+        if not chosen or len(unusable) > _UNUSABLE_SHARE * tried:
             listed = "".join(f"\n  {message}" for message in unusable)
             raise CalibrationError(
                 f"{len(unusable)} of {tried} photographs are unusable, at most a tenth may "
                 f"be; remove them or give others:{listed}"
             )
-        self._sizes = [
-            tuple(pick(side) for side in zip(*sizes, strict=True)) for pick in (min, max)
-        ]
-        described = f"upscale {upscale}, tile {tile}, {' '.join(self._chosen)}"
-        self.digest = hashlib.sha256(described.encode()).hexdigest()
+        return replace(none_yet, files=chosen, found=len(candidates), sizes=sizes)
 
     @property
-    def files(self) -> dict[str, Path]:
-        """What was chosen, by SHA-256 of its content."""
-        return dict(self._chosen)
+    def digest(self) -> str:
+        """SHA-256 of the chosen contents, the factor and the geometry."""
+        described = f"upscale {self.upscale}, tile {self.tile}, {' '.join(self.files)}"
+        return hashlib.sha256(described.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.files)
 
     def __iter__(self) -> Iterator[Photograph]:
-        for sha256, path in self._chosen.items():
+        for sha256, path in self.files.items():
             yield self._read(path, sha256)
 
     def __str__(self) -> str:
-        smallest, largest = (f"{width}x{height}" for width, height in self._sizes)
-        geometry = "tiles from the middle" if self._tile else "whole"
+        heights, widths = zip(*self.sizes, strict=True)
+        smallest, largest = (f"{pick(widths)}x{pick(heights)}" for pick in (min, max))
+        geometry = "tiles from the middle" if self.tile else "whole"
         size = smallest if smallest == largest else f"{smallest} to {largest}"
         return f"{len(self)} of {self.found} photographs, {geometry}, reduced to {size} px"
 
     def _read(self, path: Path, sha256: str) -> Photograph:
         hr = read_image(path)
-        height, width = (side // self._upscale for side in hr.shape[:2])
+        height, width = (side // self.upscale for side in hr.shape[:2])
         if reason := self._too_small(height, width):
             raise ImageError(f"{path}: reduced it is {reason}")
-        hr = crop_to_multiple(hr, self._upscale)
-        lr = reduce(hr, self._upscale)
-        if self._tile:
-            rows, columns = self._tile
+        hr = crop_to_multiple(hr, self.upscale)
+        lr = reduce(hr, self.upscale)
+        if self.tile:
+            rows, columns = self.tile
             if rows > height or columns > width:
                 raise ImageError(
                     f"{path}: reduced it is {width}x{height} px, smaller than a tile of "
@@ -155,16 +163,16 @@ class CalibrationImages:
             top, left = (height - rows) // 2, (width - columns) // 2
             hr, lr = (
                 image[top * r : (top + rows) * r, left * r : (left + columns) * r].copy()
-                for image, r in ((hr, self._upscale), (lr, 1))
+                for image, r in ((hr, self.upscale), (lr, 1))
             )
         return Photograph(path.name, sha256, hr, lr)
 
     def _too_small(self, height: int, width: int) -> str | None:
-        if min(height, width) >= SMALLEST_SIDE_PX and height * width >= self._smallest_area:
+        if min(height, width) >= SMALLEST_SIDE_PX and height * width >= self.smallest_area:
             return None
         return (
             f"{width}x{height} px, needed are sides of {SMALLEST_SIDE_PX} px or more and "
-            f"{self._smallest_area} px or more in all"
+            f"{self.smallest_area} px or more in all"
         )
 
 

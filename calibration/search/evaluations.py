@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,45 +55,55 @@ class Loss:
         return max(self.lost_db, self.noise_db)
 
 
+@dataclass(frozen=True)
 class LossMeter:
-    """Measures lowered models against one float32 reference, which is run once.
+    """Measures lowered models against one float32 reference; made by `of`.
 
-    All photographs are held, with 8 bytes for each pixel of the reference's outputs.
-
-    Args:
-        reference: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
-
-    Raises:
-        CalibrationError: there is no photograph; on one the reference is not finite, or leaves no
-            error, so that no loss can be told in dB.
-        ImageError: an output has not the size of the original.
+    Attributes:
+        cases: all photographs, with 8 bytes for each pixel of the reference's outputs.
     """
 
-    def __init__(
-        self, reference: Run, photographs: Iterable[Photograph], rgb_range: float, upscale: int
-    ) -> None:
-        self._rgb_range, self._upscale = rgb_range, upscale
-        self._cases: list[_Case] = []
+    cases: Sequence[_Case]
+    rgb_range: float
+    upscale: int
+
+    @classmethod
+    def of(
+        cls, reference: Run, photographs: Iterable[Photograph], *, rgb_range: float, upscale: int
+    ) -> LossMeter:
+        """Run the reference once on each photograph.
+
+        Args:
+            reference: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
+
+        Raises:
+            CalibrationError: there is no photograph; on one the reference is not finite, or leaves
+                no error, so that no loss can be told in dB.
+            ImageError: an output has not the size of the original.
+        """
+        cases: list[_Case] = []
+        meter = cls(cases, rgb_range, upscale)
         for photograph in photographs:
             sr = reference(batch_from_image(photograph.lr, rgb_range))
             if not np.isfinite(sr).all():
                 raise CalibrationError(f"{photograph.name}: the float32 output is not finite")
-            psnr_y_db, shown = self._psnr_y(sr, photograph), self._shown(sr)
-            error = _mean_square(shown, self._inner(luma(photograph.hr)))
+            psnr_y_db, shown = meter._psnr_y(sr, photograph), meter._shown(sr)
+            error = _mean_square(shown, meter._inner(luma(photograph.hr)))
             if not error or math.isinf(psnr_y_db):
                 raise CalibrationError(
                     f"{photograph.name}: float32 reproduces it without an error, so that no loss "
                     "can be told in dB; leave this photograph out"
                 )
-            self._cases.append(_Case(photograph, psnr_y_db, shown, error))
-        if not self._cases:
+            cases.append(_Case(photograph, psnr_y_db, shown, error))
+        if not cases:
             raise CalibrationError("a loss cannot be measured without photographs")
+        return meter
 
     def loss_of(self, lowered: Run) -> Loss:
         """Run a lowered model on each photograph; infinite where an output is not finite."""
         lost, noise = [], []
-        for case in self._cases:
-            sr = lowered(batch_from_image(case.photograph.lr, self._rgb_range))
+        for case in self.cases:
+            sr = lowered(batch_from_image(case.photograph.lr, self.rgb_range))
             if not np.isfinite(sr).all():
                 return Loss(math.inf, math.inf)
             lost.append(case.psnr_y_db - self._psnr_y(sr, case.photograph))
@@ -102,14 +112,14 @@ class LossMeter:
         return Loss(*(math.fsum(values) / len(values) for values in (lost, noise)))
 
     def _psnr_y(self, sr: Batch, photograph: Photograph) -> float:
-        return psnr_y(image_from_batch(sr, self._rgb_range), photograph.hr, self._upscale)
+        return psnr_y(image_from_batch(sr, self.rgb_range), photograph.hr, self.upscale)
 
     def _shown(self, sr: Batch) -> npt.NDArray[np.float64]:
         """Y inside the border that PSNR-Y leaves out, clipped to black and white, not rounded."""
-        return self._inner(luma(shown_levels(sr, self._rgb_range).transpose(1, 2, 0)))
+        return self._inner(luma(shown_levels(sr, self.rgb_range).transpose(1, 2, 0)))
 
     def _inner(self, plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return plane[self._upscale : -self._upscale, self._upscale : -self._upscale]
+        return plane[self.upscale : -self.upscale, self.upscale : -self.upscale]
 
 
 @dataclass(frozen=True)

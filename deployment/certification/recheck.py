@@ -150,12 +150,12 @@ def _again(
     certified = load_candidate(model, truth, content["model"]["backend"])
     originals = content["images"]["originals"]
     tile = content["images"]["tile"]
-    chosen = CalibrationImages(
+    chosen = CalibrationImages.of(
         images,
         truth.upscale if originals else 1,
-        len(images),
-        tile and (tile[0], tile[1]),
-        truth.smallest_area,
+        count=len(images),
+        tile=tile and (tile[0], tile[1]),
+        smallest_area=truth.smallest_area,
     )
     if chosen.digest != content["images"]["digest"]:
         raise CalibrationError(

@@ -159,10 +159,10 @@ class ShipRun:
         order = self._order
         network = load_checkpoint(order.checkpoint, **self._hidden).network
         least = network.smallest_area
-        chosen = CalibrationImages(
+        chosen = CalibrationImages.of(
             order.images,
             network.upscale,
-            order.photographs,
+            count=order.photographs,
             smallest_area=least,
             progress=self._progress,
         )
@@ -172,7 +172,7 @@ class ShipRun:
         parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
         self._photographs = parts[1]
         self.calibration, self.certification = (
-            CalibrationImages(part, network.upscale, len(part), smallest_area=least)
+            CalibrationImages.of(part, network.upscale, count=len(part), smallest_area=least)
             for part in parts
         )
         self._progress.message(f"calibration: {self.calibration}")

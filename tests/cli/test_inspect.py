@@ -440,7 +440,7 @@ def test_a_shift_of_8_deviations_costs_float16_some_8_db(crops: Path, tmp_path: 
                     norm.bias[::4] = (scale * (times * std + norm.running_mean))[::4]
         save_checkpoint(tmp_path / "x2.safetensors", network)
         source = load_source_network(tmp_path / "x2.safetensors")
-        images = CalibrationImages([crops], 2)
+        images = CalibrationImages.of([crops], 2)
         lowering = Lowering.of(source, images, LoweringOptions("fp16", TARGETS["tensorrt10"], 1))
         expected, found = (
             run_of_model(lowering.reference),

@@ -80,7 +80,7 @@ def lowered(folder: Path, upscale: int, precision: str) -> tuple[Path, dict[str,
 
 def psnr_y_db(session: Session, folder: Path, upscale: int) -> float:
     """Mean over the photographs, from the formulas alone."""
-    images = CalibrationImages([folder / "images"], upscale)
+    images = CalibrationImages.of([folder / "images"], upscale)
     scores = []
     for photograph in images:
         lr = np.ascontiguousarray(photograph.lr.transpose(2, 0, 1)[None].astype(np.float32))
@@ -119,7 +119,7 @@ class Lowered:
 def for_tensorrt(folder: Path, of: str, stats: Any = "internal") -> Lowered:
     """The x2 network with what was found for the CPU in INT8; its ranges are in the cache."""
     _, report = lowered(folder, 2, "int8")
-    images = CalibrationImages([folder / "images"], 2)
+    images = CalibrationImages.of([folder / "images"], 2)
     request = LoweringOptions("int8", TARGETS[of], 0.02, stats=stats, cache=folder / "cache")
     lowering = Lowering.of(load_source_network(checkpoint(2)), images, request)
     return Lowered(lowering, report["int8"]["convolutions"])
@@ -163,7 +163,7 @@ def test_openvino_agrees_with_onnx_runtime(folder: Path, upscale: int) -> None:
     """Also on its factors: in an INT8 graph OpenVINO takes a count for quantized, unless kept."""
     pytest.importorskip("openvino", reason="openvino is not installed")
     output, _ = lowered(folder, upscale, "int8")
-    images = CalibrationImages([folder / "images"], upscale)
+    images = CalibrationImages.of([folder / "images"], upscale)
     with (
         open_session(output, backend="openvino") as found,
         open_session(output, backend="cpu") as expected,
@@ -180,7 +180,7 @@ def test_openvino_has_the_factors_of_onnx_runtime(folder: Path) -> None:
     """A factor is far off where a count of pixels is."""
     pytest.importorskip("openvino", reason="openvino is not installed")
     _, report = lowered(folder, 2, "int8")
-    images = CalibrationImages([folder / "images"], 2)
+    images = CalibrationImages.of([folder / "images"], 2)
     request = LoweringOptions("int8", TARGETS["cpu"], 0.02, cache=folder / "cache")
     lowering = Lowering.of(load_source_network(checkpoint(2)), images, request)
     proto = lowering.lowered("whole", report["int8"]["convolutions"], factors=True).model

@@ -35,7 +35,7 @@ def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
     """Mean PSNR-Y (dB) over all images of each folder."""
     found = {}
     for folder in folders:
-        images = CalibrationImages([folder], network.upscale, count=10**6)
+        images = CalibrationImages.of([folder], network.upscale, count=10**6)
         db = []
         for image in images:
             sr = run_network(network, batch_from_image(image.lr, network.rgb_range))

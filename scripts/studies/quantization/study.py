@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
 def _measured(title: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Rows by part of the study, and the edge of the picture."""
     net = load(title)
-    images = CalibrationImages([arguments.calibration], net.upscale, PHOTOGRAPHS)
+    images = CalibrationImages.of([arguments.calibration], net.upscale, count=PHOTOGRAPHS)
     photographs = list(images)
     sets = {path.name: _all_of(path, net.upscale) for path in arguments.sets}
     judge = Judge(net, dict(list(sets.items())[:2]), photographs[:GATED])
@@ -101,7 +101,7 @@ def _measured(title: str, arguments: argparse.Namespace, console: Console) -> di
 
 def _photographs(net: Net, folder: Path) -> methods.Variants:
     """Fewer and more photographs, and tiles of them in place of the whole."""
-    (first,) = CalibrationImages([folder], net.upscale, 1)
+    (first,) = CalibrationImages.of([folder], net.upscale, count=1)
     choices: list[tuple[str, int, tuple[int, int] | None]] = [
         *((f"{count}, whole", count, None) for count in COUNTS),
         *(
@@ -111,7 +111,7 @@ def _photographs(net: Net, folder: Path) -> methods.Variants:
         ),
     ]
     for name, count, tile in choices:
-        images = CalibrationImages([folder], net.upscale, count, tile)
+        images = CalibrationImages.of([folder], net.upscale, count=count, tile=tile)
         yield name, net.quantized(net.ranges(net.collect(images)))
 
 
@@ -139,7 +139,7 @@ def _ours(net: Net, shipped: methods.Ranges) -> Iterator[tuple[str, onnx.ModelPr
 
 
 def _all_of(folder: Path, upscale: int) -> list[Photograph]:
-    return list(CalibrationImages([folder], upscale, count=sys.maxsize))
+    return list(CalibrationImages.of([folder], upscale, count=sys.maxsize))
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -51,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def images_of(folder: Path) -> CalibrationImages:
-    return CalibrationImages([folder], 2)
+    return CalibrationImages.of([folder], 2)
 
 
 def mean_psnr_y_db(model: onnx.ModelProto, images: CalibrationImages) -> float:

@@ -34,7 +34,7 @@ def digest_of(path: Path) -> str:
 
 
 def test_the_first_by_digest_are_chosen_and_reduced(folder: Path) -> None:
-    images = CalibrationImages([folder], upscale=4, count=3)
+    images = CalibrationImages.of([folder], upscale=4, count=3)
     expected = sorted(folder.rglob("*.png"), key=digest_of)[:3]
     chosen = list(images)
     assert [photo.name for photo in chosen] == [path.name for path in expected]
@@ -53,26 +53,26 @@ def test_neither_names_nor_order_nor_copies_matter(folder: Path, tmp_path: Path)
         target = other / f"z{9 - int(path.stem)}.png"
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    first = CalibrationImages([folder], upscale=2, count=4)
+    first = CalibrationImages.of([folder], upscale=2, count=4)
     for paths in ([other], [other, folder], [folder, other, folder / "3.png"]):
-        images = CalibrationImages(paths, upscale=2, count=4)
+        images = CalibrationImages.of(paths, upscale=2, count=4)
         assert [photo.sha256 for photo in images] == [photo.sha256 for photo in first]
         assert images.digest == first.digest and images.found == 10
 
 
 def test_the_digest_is_of_contents_factor_and_geometry(folder: Path) -> None:
     choices = [
-        CalibrationImages([folder], upscale=2, count=4),
-        CalibrationImages([folder], upscale=2, count=5),
-        CalibrationImages([folder], upscale=3, count=4),
-        CalibrationImages([folder], upscale=2, count=4, tile=(16, 20)),
-        CalibrationImages([folder], upscale=2, count=4, tile=(20, 16)),
+        CalibrationImages.of([folder], upscale=2, count=4),
+        CalibrationImages.of([folder], upscale=2, count=5),
+        CalibrationImages.of([folder], upscale=3, count=4),
+        CalibrationImages.of([folder], upscale=2, count=4, tile=(16, 20)),
+        CalibrationImages.of([folder], upscale=2, count=4, tile=(20, 16)),
     ]
     assert len({images.digest for images in choices}) == len(choices)
 
 
 def test_tiles_are_the_middle_of_the_reduced_photograph(folder: Path) -> None:
-    images = CalibrationImages([folder / "4.png"], upscale=2, tile=(17, 20))
+    images = CalibrationImages.of([folder / "4.png"], upscale=2, tile=(17, 20))
     (photo,) = images
     hr = read_image(folder / "4.png")[:70, :90]
     np.testing.assert_array_equal(photo.lr, reduce(hr, 2)[9:26, 12:32])
@@ -82,7 +82,7 @@ def test_tiles_are_the_middle_of_the_reduced_photograph(folder: Path) -> None:
 
 def test_sizes_that_differ_are_told(folder: Path, tmp_path: Path) -> None:
     write_image(tmp_path / "tall.png", photograph(120, 40, 0))
-    images = CalibrationImages([folder, tmp_path / "tall.png"], upscale=2)
+    images = CalibrationImages.of([folder, tmp_path / "tall.png"], upscale=2)
     assert str(images) == "11 of 11 photographs, whole, reduced to 20x35 to 45x60 px"
 
 
@@ -91,7 +91,7 @@ def test_an_unusable_one_gives_way_and_is_named(folder: Path) -> None:
     # the digest of nothing, e3b0c442..., is far from the first and is tried with all
     (folder / "empty.png").write_bytes(b"")
     progress = Mock(spec=Progress)
-    images = CalibrationImages([folder], upscale=2, progress=progress)
+    images = CalibrationImages.of([folder], upscale=2, progress=progress)
     assert len(images) == 10 and images.found == 11
     (message,) = progress.message.call_args_list
     assert message.args[0].startswith(f"left out: {folder / 'empty.png'}: not a readable image")
@@ -101,7 +101,7 @@ def test_an_unusable_one_gives_way_and_is_named(folder: Path) -> None:
 def test_what_cannot_be_opened_is_named_too(folder: Path) -> None:
     (folder / "a folder.png").mkdir()
     progress = Mock(spec=Progress)
-    assert len(CalibrationImages([folder], upscale=2, progress=progress)) == 10
+    assert len(CalibrationImages.of([folder], upscale=2, progress=progress)) == 10
     assert "a folder.png: not a readable image" in progress.message.call_args.args[0]
 
 
@@ -110,32 +110,32 @@ def test_more_than_a_tenth_is_an_error_that_lists_them(folder: Path) -> None:
     write_image(folder / "small.png", photograph(70, 31, 0))
     listed = r"2 of 12 photographs are unusable(.|\n)*(cut|small)\.png(.|\n)*(cut|small)\.png"
     with pytest.raises(CalibrationError, match=listed):
-        CalibrationImages([folder], upscale=2)
+        CalibrationImages.of([folder], upscale=2)
     with pytest.raises(CalibrationError, match=r"small\.png: reduced it is 15x35 px, needed are"):
-        CalibrationImages([folder], upscale=2)
+        CalibrationImages.of([folder], upscale=2)
 
 
 def test_too_small_for_the_network_or_for_a_tile(folder: Path) -> None:
-    assert len(CalibrationImages([folder], upscale=2, smallest_area=35 * 45)) == 10
+    assert len(CalibrationImages.of([folder], upscale=2, smallest_area=35 * 45)) == 10
     with pytest.raises(CalibrationError, match=r"45x35 px, needed .* and 1576 px or more in all"):
-        CalibrationImages([folder], upscale=2, smallest_area=35 * 45 + 1)
+        CalibrationImages.of([folder], upscale=2, smallest_area=35 * 45 + 1)
     with pytest.raises(CalibrationError, match="45x35 px, smaller than a tile of 30x36 px"):
-        CalibrationImages([folder], upscale=2, tile=(36, 30))
+        CalibrationImages.of([folder], upscale=2, tile=(36, 30))
     with pytest.raises(CalibrationError, match="a tile is 40x15 px, needed are sides of 16 px"):
-        CalibrationImages([folder], upscale=2, tile=(15, 40))
+        CalibrationImages.of([folder], upscale=2, tile=(15, 40))
 
 
 def test_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no photographs were given"):
-        CalibrationImages([], upscale=2)
+        CalibrationImages.of([], upscale=2)
     with pytest.raises(ImageError, match="no image in it"):
-        CalibrationImages([tmp_path], upscale=2)
+        CalibrationImages.of([tmp_path], upscale=2)
     with pytest.raises(ImageError, match="no such file"):
-        CalibrationImages([tmp_path / "missing"], upscale=2)
+        CalibrationImages.of([tmp_path / "missing"], upscale=2)
 
 
 def test_no_more_than_one_is_read_ahead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = CalibrationImages([folder], upscale=2)
+    images = CalibrationImages.of([folder], upscale=2)
     read: list[Path] = []
 
     def noting(path: Path) -> ImageArray:

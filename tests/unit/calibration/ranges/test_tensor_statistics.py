@@ -29,7 +29,7 @@ def images(tmp_path: Path) -> CalibrationImages:
     for index in range(3):
         pixels = rng.integers(0, 256, (40 + 4 * index, 48, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
-    return CalibrationImages([tmp_path], 2)
+    return CalibrationImages.of([tmp_path], 2)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_another_model_or_other_images_are_another_file(
     raw[0] ^= 1
     changed.graph.initializer[0].raw_data = bytes(raw)
     collect(changed, images, 255, DRAWN_PX, tmp_path / "cache")
-    collect(model, CalibrationImages([tmp_path], 2, count=2), 255, DRAWN_PX, tmp_path / "cache")
+    collect(model, CalibrationImages.of([tmp_path], 2, count=2), 255, DRAWN_PX, tmp_path / "cache")
     collect(model, images, 255, (22, 24), tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 4
 

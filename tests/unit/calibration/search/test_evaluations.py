@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +52,32 @@ def added(*runs: Run) -> Run:
     return run
 
 
+def meter(
+    reference: Run, photographs: Iterable[Photograph] = PHOTOGRAPHS, white: float = 255.0
+) -> LossMeter:
+    return LossMeter.of(reference, photographs, rgb_range=white, upscale=UPSCALE)
+
+
 def test_a_systematic_error() -> None:
     """From 2 levels off to 3: more is lost than the noise accounts for."""
-    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(3))
+    loss = meter(enlarging(2)).loss_of(enlarging(3))
     assert loss.lost_db == pytest.approx(20 * math.log10(3 / 2))
     assert loss.noise_db == pytest.approx(10 * math.log10(1 + 1 / 4))
     assert loss.judged_db == loss.lost_db
 
 
 def test_a_lucky_error() -> None:
-    loss = LossMeter(enlarging(3), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2))
+    loss = meter(enlarging(3)).loss_of(enlarging(2))
     assert loss.lost_db == pytest.approx(-20 * math.log10(3 / 2))
     assert loss.judged_db == loss.noise_db == pytest.approx(10 * math.log10(1 + 1 / 9))
 
 
 def test_uncorrelated_errors_cost_their_noise_and_add_up() -> None:
     reference = enlarging(noise=8, seed=1)
-    meter = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE)
+    measured = meter(reference)
     ours = [enlarging(noise=3, seed=2), enlarging(noise=2, seed=3)]
-    one, two = (meter.loss_of(added(reference, run)) for run in ours)
-    both = meter.loss_of(added(reference, *ours))
+    one, two = (measured.loss_of(added(reference, run)) for run in ours)
+    both = measured.loss_of(added(reference, *ours))
     assert one.noise_db == pytest.approx(10 * math.log10(1 + 9 / 64), rel=0.1)
     assert one.lost_db == pytest.approx(one.noise_db, rel=0.1)
     powers = [10 ** (loss.noise_db / 10) - 1 for loss in (one, two, both)]
@@ -78,12 +85,12 @@ def test_uncorrelated_errors_cost_their_noise_and_add_up() -> None:
 
 
 def test_what_8_bits_do_not_show_is_noise_but_not_lost() -> None:
-    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2.25))
+    loss = meter(enlarging(2)).loss_of(enlarging(2.25))
     assert loss.lost_db == 0 and loss.noise_db > 0
 
 
 def test_the_reference_loses_nothing() -> None:
-    assert LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(2)) == Loss(0, 0)
+    assert meter(enlarging(2)).loss_of(enlarging(2)) == Loss(0, 0)
 
 
 def test_lost_is_that_of_the_ledger() -> None:
@@ -92,14 +99,14 @@ def test_lost_is_that_of_the_ledger() -> None:
         Stage(name, lambda lr, run=run: (run(lr), []))  # type: ignore[misc]
         for name, run in (("float32", reference), ("lowered", lowered))
     ]
-    ledger = measure(stages, PHOTOGRAPHS, 255.0, UPSCALE)
-    loss = LossMeter(reference, PHOTOGRAPHS, 255.0, UPSCALE).loss_of(lowered)
+    ledger = measure(stages, PHOTOGRAPHS, rgb_range=255.0, upscale=UPSCALE)
+    loss = meter(reference).loss_of(lowered)
     assert loss.lost_db == pytest.approx(ledger.stages[1].lost_db)
 
 
 def test_the_networks_range_does_not_matter() -> None:
-    small = LossMeter(enlarging(2, white=1.0), PHOTOGRAPHS, 1.0, UPSCALE)
-    large = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE)
+    small = meter(enlarging(2, white=1.0), white=1.0)
+    large = meter(enlarging(2))
     found, expected = small.loss_of(enlarging(2.6, white=1.0)), large.loss_of(enlarging(2.6))
     assert found.lost_db == pytest.approx(expected.lost_db)
     assert found.noise_db == pytest.approx(expected.noise_db, rel=1e-4)
@@ -119,12 +126,12 @@ def test_beyond_white_and_at_the_border_nothing_is_noise() -> None:
         return sr
 
     image = Photograph("white.png", "0", hr, hr[::2, ::2].copy())
-    assert LossMeter(reference, [image], 255.0, UPSCALE).loss_of(lowered) == Loss(0, 0)
+    assert meter(reference, [image]).loss_of(lowered) == Loss(0, 0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_model_loses_all(value: float) -> None:
-    loss = LossMeter(enlarging(2), PHOTOGRAPHS, 255.0, UPSCALE).loss_of(enlarging(value))
+    loss = meter(enlarging(2)).loss_of(enlarging(value))
     assert loss == Loss(math.inf, math.inf)
 
 
@@ -135,21 +142,21 @@ def test_the_reference_runs_once() -> None:
         seen.append(lr.shape[2])
         return enlarging(2)(lr)
 
-    meter = LossMeter(reference, iter(PHOTOGRAPHS), 255.0, UPSCALE)
-    assert meter.loss_of(enlarging(3)) == meter.loss_of(enlarging(3))
+    measured = meter(reference, iter(PHOTOGRAPHS))
+    assert measured.loss_of(enlarging(3)) == measured.loss_of(enlarging(3))
     assert seen == [17, 31]
 
 
 def test_references_that_cannot_be_compared_with() -> None:
     with pytest.raises(CalibrationError, match=r"a\.png: the float32 output is not finite"):
-        LossMeter(enlarging(math.nan), PHOTOGRAPHS, 255.0, UPSCALE)
+        meter(enlarging(math.nan))
     for exact in (enlarging(), enlarging(0.1)):  # the second after rounding
         with pytest.raises(CalibrationError, match=r"a\.png: float32 reproduces it"):
-            LossMeter(exact, PHOTOGRAPHS, 255.0, UPSCALE)
+            meter(exact)
     with pytest.raises(CalibrationError, match="without photographs"):
-        LossMeter(enlarging(2), [], 255.0, UPSCALE)
+        meter(enlarging(2), [])
     with pytest.raises(ImageError, match="shapes"):
-        LossMeter(lambda lr: lr, PHOTOGRAPHS, 255.0, UPSCALE)
+        meter(lambda lr: lr)
 
 
 def never(names: frozenset[str]) -> Loss:
