@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from _support.repeating_session import RepeatingSession
 from adadm.runtime.backends import AUTO_ORDER, BACKENDS, ModelPath, open_session
-from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
+from adadm.runtime.errors import EngineError, SessionError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.sessions.session import FloatArray, Session, SizeRange, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 MODEL = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
 
 
-@pytest.fixture(scope="module", params=["cpu", "openvino"])
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="openvino is not installed"
+)
+ON_CPU = ["cpu", pytest.param("openvino", marks=needs_openvino)]
+
+
+@pytest.fixture(scope="module", params=ON_CPU)
 def session(request: pytest.FixtureRequest) -> Session:
-    try:
-        return open_session(MODEL, backend=request.param)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
+    return open_session(MODEL, backend=request.param)
 
 
 def test_specs_and_metadata(session: Session) -> None:
@@ -57,23 +60,20 @@ def test_arrays_in_any_memory_order(session: Session) -> None:
     np.testing.assert_array_equal(session.run({"lr": turned})["sr"], session.run({"lr": lr})["sr"])
 
 
+@needs_openvino
 def test_backends_agree() -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 33, 20)).astype(np.float32)
-    pytest.importorskip("openvino", reason="openvino is not installed")
     cpu, other = (
         open_session(MODEL, backend=name).run({"lr": lr})["sr"] for name in ("cpu", "openvino")
     )
     assert np.abs(cpu - other).max() <= 3e-5 * np.abs(cpu).max()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_a_closed_session_says_so(backend: str) -> None:
     lr = np.zeros((1, 3, 4, 4), np.float32)
-    try:
-        with open_session(MODEL, backend=backend, threads=1) as session:
-            assert session.run({"lr": lr})["sr"].shape == (1, 3, 8, 8)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
+    with open_session(MODEL, backend=backend, threads=1) as session:
+        assert session.run({"lr": lr})["sr"].shape == (1, 3, 8, 8)
     session.close()
     with pytest.raises(SessionError, match="the session is closed"):
         session.run({"lr": lr})
@@ -123,42 +123,30 @@ def test_the_backend_of_engines_opens_nothing_else(tmp_path: Path) -> None:
         open_session(MODEL, backend="engine")
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_a_session_knows_its_backend_also_behind_auto(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(backend if backend == "openvino" else "onnxruntime")
     monkeypatch.setattr("adadm.runtime.backends.AUTO_ORDER", (backend,))
     for name in (backend, "auto"):
         with open_session(MODEL, backend=name) as opened:
             assert opened.backend == backend
 
 
-class Small(Session):
-    """Of a network that needs 6 px."""
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+def test_an_image_below_the_smallest_is_refused_in_either_layout(io: str) -> None:
+    images = io == "uint8"
+    small = RepeatingSession(
+        (1, "H", "W", 3) if images else (1, 3, "H", "W"), io, io=io, smallest_area="6"
+    )
 
-    def __init__(self, shape: tuple[int | str, ...], dtype: type[np.generic], io: str) -> None:
-        self.inputs = [TensorSpec("lr", shape, np.dtype(dtype))]
-        self.outputs = []
-        self.metadata = {"adadm.smallest_area": "6", "adadm.io": io}
+    def feed(height: int, width: int) -> dict[str, FloatArray]:
+        return {"lr": np.zeros((1, height, width, 3) if images else (1, 3, height, width), io)}
 
-    def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        return {}
-
-    def _release(self) -> None: ...
-
-
-def test_an_image_below_the_smallest_is_refused_in_either_layout() -> None:
-    planes = Small((1, 3, "H", "W"), np.float32, "float32")
-    image = Small((1, "H", "W", 3), np.uint8, "uint8")
-    for height, width in ((2, 3), (6, 1)):
-        planes.run({"lr": np.zeros((1, 3, height, width), np.float32)})
-        image.run({"lr": np.zeros((1, height, width, 3), np.uint8)})
-    message = "lr has 1x5 px, the network needs at least 6 in all"
-    with pytest.raises(SessionError, match=message):
-        planes.run({"lr": np.zeros((1, 3, 1, 5), np.float32)})
-    with pytest.raises(SessionError, match=message):
-        image.run({"lr": np.zeros((1, 1, 5, 3), np.uint8)})
+    small.run(feed(2, 3))
+    small.run(feed(6, 1))
+    with pytest.raises(SessionError, match="lr has 1x5 px, the network needs at least 6 in all"):
+        small.run(feed(1, 5))
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -177,7 +165,7 @@ def test_which_images_a_model_takes(
 ) -> None:
     batch, height, width = lengths
     shape = (batch, height, width, 3) if io == "uint8" else (batch, 3, height, width)
-    assert Small(shape, np.float32, io).sizes == expected
+    assert RepeatingSession(shape, io, io=io).sizes == expected
 
 
 def test_a_range_of_sizes_ends_with_its_ends() -> None:
@@ -227,10 +215,8 @@ def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
         OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+@pytest.mark.parametrize("backend", ON_CPU)
 def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> None:
-    if backend == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(EngineError, match=r"broken.onnx is no ONNX model"):
         open_session(tmp_path / "broken.onnx", backend=backend)
@@ -240,13 +226,11 @@ def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> No
         open_session(b"no model", backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["cpu", "openvino", "cuda", "tensorrt", "auto"])
+@pytest.mark.parametrize("backend", [*ON_CPU, "cuda", "tensorrt", "auto"])
 def test_no_backend_sees_a_byte_of_what_is_refused(
     backend: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Weights at an address in memory crash OpenVINO, or read the process; hence in this order."""
-    if backend == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed")
     location = b"*/_ORT_MEM_ADDR_/*"
     external = b"j" + bytes([len(location) + 12]) + b"\n\x08location\x12"
     external += bytes([len(location)]) + location
