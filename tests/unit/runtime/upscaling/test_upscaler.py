@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,17 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 MODELS = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")).parent
 
 
+X2 = partial(Upscaler, "x2", backend="cpu")
+
+
+def run(image: Pixels, model: str | Path = "x2", **options: Any) -> Pixels:
+    with Upscaler(model, **{"backend": "cpu", **options}) as opened:
+        return opened.upscale(image)
+
+
 @cache
 def upscaled(model: str, tile: Tile, passes: Passes = 2, backend: str = "cpu") -> Pixels:
-    with Upscaler(model, backend=backend, tile=tile, passes=passes) as opened:
-        return opened.upscale(scene(110, 140))
+    return run(scene(110, 140), model, tile=tile, passes=passes, backend=backend)
 
 
 def levels_apart(found: Pixels, expected: Pixels) -> float:
@@ -77,19 +84,17 @@ def test_tiles_are_as_good_as_the_whole_image(model: str) -> None:
 
 def test_twice_gives_the_same_bytes() -> None:
     image = scene(45, 60)
-    with Upscaler("x2", backend="cpu", tile=16) as opened:
+    with X2(tile=16) as opened:
         once = opened.upscale(image)
         for size in ((30, 45), (40, 40)):  # other images, in tiles and whole, have no say
             opened.upscale(scene(*size, seed=1))
         again = opened.upscale(image)
-    with Upscaler("x2", backend="cpu", tile=16) as anew:
-        anew_once = anew.upscale(image)
-    assert once.tobytes() == again.tobytes() == anew_once.tobytes()
+    assert once.tobytes() == again.tobytes() == run(image, tile=16).tobytes()
 
 
 def test_8_bits_are_the_16_bits_rounded() -> None:
     image = scene(41, 45, np.uint8)
-    with Upscaler("x2", backend="cpu", tile=20) as opened:
+    with X2(tile=20) as opened:
         found = opened.upscale(image)
         fine = opened.upscale(image.astype(np.uint16) * 257)
     assert found.dtype == np.uint8
@@ -108,13 +113,9 @@ SIZES = [(1, 1), (2, 3), (1, 300), (300, 1), (41, 40), (37, 53), (5, 129)]
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_can_be_tiled(size: tuple[int, int]) -> None:
     image = scene(*size, seed=2)
-    with (
-        Upscaler("x2", backend="cpu", tile="off") as whole,
-        Upscaler("x2", backend="cpu", tile=16, passes="settle") as tiled,
-    ):
-        expected = whole.upscale(image)
-        assert expected.shape == (2 * size[0], 2 * size[1], 3)
-        assert whole.plan(*size).is_whole
+    expected = run(image, tile="off")
+    assert expected.shape == (2 * size[0], 2 * size[1], 3)
+    with X2(tile=16, passes="settle") as tiled:
         assert tiled.plan(*size).is_whole == (max(size) <= 16 + 2 * tiled.overlap)
         assert levels_apart(tiled.upscale(image), expected) <= 0.01
 
@@ -123,17 +124,13 @@ def test_any_size_can_be_tiled(size: tuple[int, int]) -> None:
 def test_flat_images_stay_without_seams(level: int) -> None:
     """A std of 0 is where the logarithm of a modulator would be minus infinity."""
     image = np.full((30, 45, 3), level, np.uint16)
-    with (
-        Upscaler("x4", backend="cpu", tile="off") as whole,
-        Upscaler("x4", backend="cpu", tile=8, passes="settle") as tiled,
-    ):
-        assert tiled.plan(30, 45).count > 1
-        assert levels_apart(tiled.upscale(image), whole.upscale(image)) <= 0.01
+    whole, tiled = run(image, "x4", tile="off"), run(image, "x4", tile=8, passes="settle")
+    assert levels_apart(tiled, whole) <= 0.01
 
 
 def test_an_image_may_lie_in_memory_in_any_order() -> None:
     image = scene(30, 40, np.uint8)
-    with Upscaler("x2", backend="cpu", tile=10, passes=1) as opened:
+    with X2(tile=10, passes=1) as opened:
         expected = opened.upscale(image)
         mirrored = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
         for view in (np.asfortranarray(image), mirrored):
@@ -146,7 +143,7 @@ def test_an_image_may_lie_in_memory_in_any_order() -> None:
 @pytest.mark.parametrize("passes", [1, 2, "settle"])
 def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
     progress = Mock(spec=Progress)
-    with Upscaler("x2", backend="cpu", tile=16, passes=passes) as opened:
+    with X2(tile=16, passes=passes) as opened:
         plan = opened.plan(50, 70)
         opened.upscale(scene(50, 70), progress=progress)
     calls = [step.args for step in progress.advance.call_args_list]
@@ -162,7 +159,7 @@ def test_windows_are_counted_up_to_all_of_them(passes: Passes) -> None:
 
 def test_rows_come_from_top_to_bottom() -> None:
     image = scene(70, 50)
-    with Upscaler("x2", backend="cpu", tile=16) as opened:
+    with X2(tile=16) as opened:
         rows = list(opened.rows(ArrayPixels(image)))
         assert len(rows) == len(opened.plan(70, 50).windows) > 2
         np.testing.assert_array_equal(np.concatenate(rows), opened.upscale(image))
@@ -170,7 +167,7 @@ def test_rows_come_from_top_to_bottom() -> None:
 
 def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler, "process_bytes", lambda: 0)
-    with Upscaler("x2", backend="cpu") as opened:
+    with X2() as opened:
         assert opened.plan(110, 140).reason.startswith("it fits, ")
         memory = memory_model(opened.metadata, "cpu")
         assert memory is not None
@@ -201,8 +198,8 @@ def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_what_is_no_image_is_refused(image: npt.NDArray[Any], message: str) -> None:
-    with Upscaler("x2", backend="cpu") as opened, pytest.raises(ImageError, match=message):
-        opened.upscale(image)
+    with pytest.raises(ImageError, match=message):
+        run(image)
 
 
 @pytest.mark.parametrize(
@@ -226,13 +223,13 @@ def test_what_is_no_image_is_refused(image: npt.NDArray[Any], message: str) -> N
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(TilingError, match=message):
-        Upscaler("x2", backend="cpu", **options)
+        X2(**options)
 
 
 def test_the_overlap_follows_the_accuracy_or_is_given() -> None:
     overlaps = []
     for options in ({"accuracy": 10}, {}, {"accuracy": 1e-6}, {"overlap": 5, "accuracy": 1e-6}):
-        with Upscaler("x2", backend="cpu", **options) as opened:
+        with X2(**options) as opened:
             overlaps.append(opened.overlap)
     assert 0 < overlaps[0] < overlaps[1] < overlaps[2]
     assert overlaps[2:] == [20, 5]  # 20 px is all that a pixel can see
@@ -257,17 +254,11 @@ def test_tiles_without_their_models_are_refused_with_two_remedies(tmp_path: Path
                 attempt()
         assert opened.upscale(image[:40, :40]).shape == (80, 80, 3)  # no larger than one tile
     shutil.copy(MODELS / "edsr_adadm_x2.tile.onnx", tmp_path / "net.tile.onnx")
-    with (
-        Upscaler(model, backend="cpu", tile=16) as opened,
-        pytest.raises(TilingError, match=r"need .*net\.moments\.onnx, which is not there"),
-    ):
-        opened.upscale(image)
-    with Upscaler(model, backend="cpu", tile=16, passes=1) as opened:
-        alone = opened.upscale(image)
-    with Upscaler("x2", backend="cpu", tile=16, passes=1) as opened:
-        np.testing.assert_array_equal(alone, opened.upscale(image))
-    with Upscaler(model, backend="cpu") as opened:
-        assert opened.upscale(image).shape == (100, 140, 3)
+    with pytest.raises(TilingError, match=r"need .*net\.moments\.onnx, which is not there"):
+        run(image, model, tile=16)
+    alone = run(image, model, tile=16, passes=1)
+    np.testing.assert_array_equal(alone, run(image, tile=16, passes=1))
+    assert run(image, model).shape == (100, 140, 3)
 
 
 @pytest.mark.parametrize("other", ["tile", "moments"])
@@ -296,7 +287,7 @@ def test_a_model_that_is_not_there_is_named(
 
 
 def test_a_closed_upscaler_says_so() -> None:
-    opened = Upscaler("x2", backend="cpu", tile=16, passes=1)
+    opened = X2(tile=16, passes=1)
     with opened:
         opened.upscale(scene(50, 70))
     opened.close()  # twice is as good as once
@@ -325,7 +316,7 @@ def test_windows_are_those_that_the_models_for_tiles_take(ranges: Callable[..., 
     ranges(
         SizeRange((32, 32), (96, 96)), SizeRange((40, 48), (64, 80)), SizeRange((40, 40), (80, 72))
     )
-    with Upscaler("x2", backend="cpu", passes="settle") as opened:
+    with X2(passes="settle") as opened:
         assert opened.plan(96, 96).is_whole
         plan = opened.plan(110, 140)
         assert plan.shape == (64, 72)
@@ -333,14 +324,11 @@ def test_windows_are_those_that_the_models_for_tiles_take(ranges: Callable[..., 
         assert levels_apart(opened.upscale(scene(110, 140)), whole) <= 0.01
         with pytest.raises(TilingError, match=r"48x40 to 72x64 px, the image has 300x39; .*--min"):
             opened.plan(39, 300)
-    with Upscaler("x2", backend="cpu", tile=32) as opened:
+    with X2(tile=32) as opened:
         assert opened.plan(110, 140).shape == (56, 56)
-    with (
-        Upscaler("x2", backend="cpu", tile=64) as opened,
-        pytest.raises(TilingError, match=r"tiles of 64 px .* windows of 88x88 px"),
-    ):
-        opened.plan(110, 140)
-    with Upscaler("x2", backend="cpu", passes=1) as opened:  # the model itself runs them
+    with pytest.raises(TilingError, match=r"tiles of 64 px .* windows of 88x88 px"):
+        run(scene(110, 140), tile=64)
+    with X2(passes=1) as opened:  # the model itself runs them
         assert opened.plan(110, 140).shape == (96, 96)
 
 
@@ -349,17 +337,13 @@ def test_the_models_for_tiles_run_an_image_that_the_model_itself_does_not_take(
 ) -> None:
     """As one tile, which needs passes for what the other model does in one."""
     image = scene(40, 60)
-    with Upscaler("x2", backend="cpu", tile="off") as opened:
-        expected = opened.upscale(image)
+    expected = run(image, tile="off")
     ranges(SizeRange((64, 64), (96, 96)), SizeRange((16, 16), (64, 64)))
-    with Upscaler("x2", backend="cpu", passes="settle") as opened:
+    with X2(passes="settle") as opened:
         assert opened.plan(40, 60).count == 1
         assert levels_apart(opened.upscale(image), expected) <= 0.01
-    with (
-        Upscaler("x2", backend="cpu", passes=1) as opened,
-        pytest.raises(TilingError, match=r"64x64 to 96x96 px, the image has 60x40"),
-    ):
-        opened.upscale(image)
+    with pytest.raises(TilingError, match=r"64x64 to 96x96 px, the image has 60x40"):
+        run(image, passes=1)
 
 
 def test_models_for_tiles_that_take_no_size_in_common_are_refused(
@@ -370,8 +354,8 @@ def test_models_for_tiles_that_take_no_size_in_common_are_refused(
         r"tile\.onnx takes 8x8 to 64x64 px and .*moments\.onnx takes 8x65 to 90x90 px, so no tile "
         r"fits both; build both for the same sizes"
     )
-    with Upscaler("x2", backend="cpu") as opened, pytest.raises(TilingError, match=message):
-        opened.plan(110, 140)
+    with pytest.raises(TilingError, match=message):
+        run(scene(110, 140))
 
 
 def test_engines_for_tiles_that_are_missing_are_to_be_built(
@@ -383,14 +367,9 @@ def test_engines_for_tiles_that_are_missing_are_to_be_built(
     monkeypatch.setattr(
         model_forms, "open_session", lambda path, **_: open_session(path.read_bytes(), "cpu")
     )
-    with (
-        Upscaler(engine) as opened,
-        pytest.raises(
-            TilingError,
-            match=r"need .*net\.tile\.engine, .*; build it: adadm build net\.tile\.onnx, or give",
-        ),
-    ):
-        opened.plan(110, 140)
+    message = r"need .*net\.tile\.engine, .*; build it: adadm build net\.tile\.onnx, or give"
+    with pytest.raises(TilingError, match=message):
+        run(scene(110, 140), engine, backend="auto")
 
 
 Model = Callable[..., RepeatingSession]
@@ -469,10 +448,10 @@ def test_a_network_that_sees_all_is_warned_of_in_tiles_alone(model: Model) -> No
 def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
     """Else the second of two images of one size would be run in tiles."""
     image = scene(300, 300)
-    with Upscaler("x2", backend="cpu") as opened:
+    with X2() as opened:
         needed = memory_models(opened.metadata["adadm.memory"])["cpu"].bytes_for(image[..., 0].size)
     limit = (process_bytes() + 1.4 * needed) / 2**30
-    with Upscaler("x2", backend="cpu", memory_gib=limit) as opened:
+    with X2(memory_gib=limit) as opened:
         assert opened.plan(300, 300).is_whole
         assert not opened.plan(900, 900).is_whole
         opened.upscale(image)
@@ -482,7 +461,7 @@ def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
 
 def test_what_a_caller_keeps_is_not_free() -> None:
     limit = (process_bytes() + (300 << 20)) / 2**30
-    with Upscaler("x2", backend="cpu", memory_gib=limit) as opened:
+    with X2(memory_gib=limit) as opened:
         opened.upscale(scene(60, 80))
         before = opened.plan(4000, 4000)
         ballast = np.ones(150 << 20, np.uint8)
