@@ -1,19 +1,11 @@
-#!/usr/bin/env python3
 """Lower a network to FP16 or INT8, with the quality that it costs measured and under a budget.
 
-Also `adadm quantize`. Reads a checkpoint, or an export of it with --fold off. Ranges come from
+Reads a checkpoint, or an export of it with --fold off. Ranges come from
 photographs; what is lost is measured on them in dB, each stage by itself, and a model that loses
 more than the budget, or adds artefacts that show, is not written.
 """
 
 from __future__ import annotations
-
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["quantize", *sys.argv[1:]]))
 
 import argparse
 
@@ -26,8 +18,8 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
-from adadm.export.arguments import add_network_options, architecture, shape
-from adadm.runtime.arguments import Paths
+from adadm.export.arguments import add_network_options, network_options
+from adadm.runtime.arguments import Paths, add_target, decibels, positive, size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
@@ -43,8 +35,7 @@ def main(argv: list[str]) -> None:
     """Parse the command line, lower, print what it costs, and write."""
     arguments = _parse(argv)
     bar = Bar()
-    given = {name: getattr(arguments, name) for name in arguments.hidden}
-    source = load_source_network(arguments.source, arguments.arch, **given)
+    source = load_source_network(arguments.source, **network_options(arguments))
     static = source.static or arguments.static
     if arguments.static not in (None, static) or (source.static and arguments.tile):
         raise CalibrationError(
@@ -125,25 +116,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="original photographs, files or folders: each is reduced by the network's factor",
     )
     parser.add_argument("--precision", choices=("fp16", "int8"), required=True)
-    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="OUT.onnx")
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        default="tensorrt10",
-        metavar="T",
-        help="default: tensorrt10. "
-        + "; ".join(f"{n}: {t.description}" for n, t in TARGETS.items()),
-    )
+    output = paths.written_as(".onnx")
+    parser.add_argument("-o", "--output", type=output, required=True, metavar="OUT.onnx")
+    add_target(parser, default="tensorrt10")
     defaults = ", ".join(f"{name} {db:g}" for name, db in BUDGETS_DB.items())
     parser.add_argument(
         "--budget-db",
-        type=_decibels,
+        type=decibels,
         metavar="D",
         help=f"PSNR-Y that may be lost to float32; default: {defaults}",
     )
     parser.add_argument(
         "--photographs",
-        type=_positive,
+        type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
         help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
@@ -151,11 +136,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     geometry = parser.add_mutually_exclusive_group()
     geometry.add_argument(
         "--tile",
-        type=_positive,
+        type=positive,
         metavar="PX",
         help="the model will run on tiles of PX px that share no statistic; default: whole images",
     )
-    geometry.add_argument("--static", type=shape, metavar="NxHxW", help="fix the input's size")
+    geometry.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--io", choices=("float32", "uint8"), default="float32")
     parser.add_argument(
         "--stats",
@@ -176,33 +161,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="where ranges and losses are kept, named after the content that they come from; "
         "default: %(default)s",
     )
-    parser.add_argument(
-        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
-    )
-    hidden = add_network_options(parser)
+    add_network_options(parser)
     arguments = parser.parse_args(argv)
-    arguments.hidden = hidden
-    if arguments.output.suffix != ".onnx":
-        parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
     if arguments.sensitivity and arguments.precision == "fp16":
         parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
     for_tiles = [variant_path(arguments.output, variant) for variant in FOR_TILES]
     more = [report_path(arguments.output), plot_path(arguments.output)]
     paths.check(writes=more + (for_tiles if arguments.stats == "external" else []))
     return arguments
-
-
-def _decibels(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of dB from 0 on")
-    return value
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)

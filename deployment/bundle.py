@@ -1,23 +1,15 @@
-#!/usr/bin/env python3
 """Make a folder from which a device without network builds engines, and proves them.
 
-Also `adadm bundle`. The folder has the model in the form of the target's TensorRT, the script that
+The folder has the model in the form of the target's TensorRT, the script that
 builds it, references to compare with, and the wheels that the device needs.
 """
 
 from __future__ import annotations
 
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["bundle", *sys.argv[1:]]))
-
 import argparse
 
 from adadm.deployment.bundling.make_bundle import make_bundle
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Paths, add_target
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.progress import Bar
@@ -54,13 +46,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
     )
     engines = {n: t for n, t in TARGETS.items() if t.tensorrt is not None and not t.is_rtx}
-    parser.add_argument(
-        "--target",
-        choices=engines,
-        required=True,
-        metavar="T",
-        help="; ".join(f"{name}: {target.description}" for name, target in engines.items()),
-    )
+    add_target(parser, engines)
     parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
     add_sizes(parser)
     parser.add_argument(

@@ -1,19 +1,11 @@
-#!/usr/bin/env python3
 """Say what of a network will hurt when it is deployed, block by block, and what to do about it.
 
-Also `adadm inspect`. Shows each modulator and normalization of a checkpoint, or of an ONNX file
+Shows each modulator and normalization of a checkpoint, or of an ONNX file
 that came from one. With photographs also how deviations and factors move with their content, and
 how much room float16 and INT8 have.
 """
 
 from __future__ import annotations
-
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["inspect", *sys.argv[1:]]))
 
 import argparse
 from contextlib import ExitStack
@@ -30,7 +22,7 @@ from adadm.deployment.inspection.summary import (
     inspect_weights,
 )
 from adadm.deployment.inspection.tables import print_inspection
-from adadm.export.arguments import add_network_options, architecture
+from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import CalibrationError
@@ -43,10 +35,9 @@ __all__ = ["main"]
 def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write what was asked for."""
     arguments = _parse(argv)
-    given = {name: getattr(arguments, name) for name in arguments.hidden}
     is_model = arguments.source.suffix == ".onnx"
     with Bar("reading the network" if is_model else "tracing the network"):
-        inspected = read_inspected_file(arguments.source, arguments.arch, given)
+        inspected = read_inspected_file(arguments.source, **network_options(arguments))
     if arguments.images:
         inspection = _on_images(inspected, arguments.images)
     else:
@@ -104,21 +95,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "-o",
         "--output",
-        type=paths.written,
+        type=paths.written_as(*PICTURES),
         metavar="PICTURE",
         help="draw the figures: .svg or .png",
     )
     parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the figures")
-    parser.add_argument(
-        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
-    )
-    hidden = add_network_options(parser)
+    add_network_options(parser)
     arguments = parser.parse_args(argv)
-    arguments.hidden = hidden
-    if arguments.output and arguments.output.suffix not in PICTURES:
-        parser.error(
-            f"the picture is {arguments.output}, expected a name that ends in "
-            f"{' or '.join(PICTURES)}"
-        )
     paths.check()
     return arguments

@@ -1,20 +1,12 @@
-#!/usr/bin/env python3
 """From a checkpoint to what devices need, in one go: export, FP16 and INT8, certificates, bundles.
 
-Also `adadm ship`. Lowers the network under a budget for each target, certifies each model on
+Lowers the network under a budget for each target, certifies each model on
 photographs that it was not calibrated with, builds the engines that this machine can build, and
 makes a bundle for each device. Stopped or repeated, it goes on with what is not done; what is made
 from something else than before is made again.
 """
 
 from __future__ import annotations
-
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["ship", *sys.argv[1:]]))
 
 import argparse
 import time
@@ -27,9 +19,9 @@ from rich.markup import escape
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.deployment.shipping.run import ShipOptions, ShipResult, ShipRun, made_before
-from adadm.export.arguments import add_network_options, architecture
+from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Paths, add_target, decibels, positive
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.progress import Bar
@@ -48,7 +40,6 @@ def main(argv: list[str]) -> None:
         ParityError: a model could not be made within its budget, or was not certified.
     """
     arguments = _parse(argv)
-    hidden = {name: getattr(arguments, name) for name in arguments.hidden}
     started = time.monotonic()
     rows: list[ShipResult] = []
     with Bar("looking at the photographs") as bar:
@@ -58,7 +49,7 @@ def main(argv: list[str]) -> None:
                 images=arguments.images,
                 targets=[TARGETS[name] for name in dict.fromkeys(arguments.target)],
                 folder=arguments.output,
-                hidden={"arch": arguments.arch, **hidden},
+                undetectable=network_options(arguments),
                 photographs=arguments.photographs,
                 budgets_db={**BUDGETS_DB, "int8": arguments.budget_db},
                 stats=arguments.stats,
@@ -162,25 +153,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="PATH",
         help="original photographs, files or folders",
     )
-    parser.add_argument(
-        "--target",
-        choices=TARGETS,
-        nargs="+",
-        required=True,
-        metavar="T",
-        help="; ".join(f"{name}: {target.description}" for name, target in TARGETS.items()),
-    )
+    add_target(parser, nargs="+")
     parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="DIR")
     parser.add_argument(
         "--budget-db",
-        type=float,
+        type=decibels,
         default=BUDGETS_DB["int8"],
         metavar="D",
         help="PSNR-Y that INT8 may lose; default: %(default)s",
     )
     parser.add_argument(
         "--photographs",
-        type=int,
+        type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
         help="how many, chosen by their content: two thirds to calibrate, the rest to certify; "
@@ -199,11 +183,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="leave the wheels out of the bundles, which need network now",
     )
     parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
-    parser.add_argument("--arch", type=architecture, default="auto", help="as `adadm export`")
-    hidden = add_network_options(parser)
+    add_network_options(parser)
     arguments = parser.parse_args(argv)
-    arguments.hidden = hidden
-    if arguments.photographs < 1 or not 0 <= arguments.budget_db < float("inf"):
-        parser.error("--photographs is 1 or more, --budget-db 0 or more")
     paths.check(rewrites=made_before(arguments.output, arguments.checkpoint))
     return arguments

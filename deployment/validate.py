@@ -1,20 +1,12 @@
-#!/usr/bin/env python3
 """Certify a model or an engine against the network that it comes from, or check a certificate.
 
-Also `adadm validate`. Both run on photographs; what each stage costs, artefacts, modulation factors
+Both run on photographs; what each stage costs, artefacts, modulation factors
 and layers are measured and held to limits. The certificate (JSON) is bound to the digests of all
 that it is about; its report (HTML) is for people. --certificate checks one again. What `verify.py
 --json` wrote on a device, given with --against BUNDLE, becomes that device's certificate.
 """
 
 from __future__ import annotations
-
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["validate", *sys.argv[1:]]))
 
 import argparse
 from collections.abc import Sequence
@@ -39,8 +31,8 @@ from adadm.deployment.certification.criteria import Check, read_thresholds
 from adadm.deployment.certification.device_result import certify_on_device
 from adadm.deployment.certification.recheck import Places, recheck
 from adadm.deployment.certification.report.crops import Crop
-from adadm.export.arguments import add_network_options, architecture
-from adadm.runtime.arguments import Paths, check_outputs
+from adadm.export.arguments import add_network_options, network_options
+from adadm.runtime.arguments import Paths, check_outputs, positive
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundles.bundle import MANIFEST, Bundle
 from adadm.runtime.errors import ParityError
@@ -60,21 +52,19 @@ def main(argv: list[str]) -> None:
         ParityError: the model fails, or the certificate does not hold; files are written before.
     """
     arguments = _parse(argv)
-    hidden = {name: getattr(arguments, name) for name in arguments.hidden}
-    hidden["arch"] = arguments.arch
     if arguments.certificate is not None:
-        _recheck(arguments, hidden)
+        _recheck(arguments)
     elif arguments.model.endswith(".json"):
         _take_in(arguments)
     else:
-        _certify(arguments, hidden)
+        _certify(arguments)
 
 
-def _certify(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
+def _certify(arguments: argparse.Namespace) -> None:
     bar = Bar("loading both")
     given = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
     with bar:
-        reference = load_baseline(arguments.against, **hidden)
+        reference = load_baseline(arguments.against, **network_options(arguments))
         model = load_candidate(
             bundled_path(arguments.model), reference, arguments.backend, arguments.trust
         )
@@ -128,12 +118,12 @@ def _finish(content: dict[str, Any], crops: Sequence[Crop], output: Path) -> Non
     print("certified")
 
 
-def _recheck(arguments: argparse.Namespace, hidden: dict[str, Any]) -> None:
+def _recheck(arguments: argparse.Namespace) -> None:
     places = Places(
         Path(arguments.model) if arguments.model else None, arguments.against, arguments.images
     )
     with Bar("reading") as bar:
-        found = recheck(arguments.certificate, places, hidden, progress=bar)
+        found = recheck(arguments.certificate, places, network_options(arguments), progress=bar)
     for note in found.notes:
         print(f"note: {note}")
     if not found.holds:
@@ -190,7 +180,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--photographs",
-        type=int,
+        type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
         help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
@@ -211,7 +201,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "-o",
         "--output",
-        type=paths.written,
+        type=paths.written_as(".json"),
         metavar="CERTIFICATE.json",
         help="default: beside the model",
     )
@@ -222,25 +212,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="store_true", help="run an engine without a manifest, which is code"
     )
-    parser.add_argument(
-        "--arch", type=architecture, default="auto", help="of a checkpoint, as `adadm export`"
-    )
-    hidden = add_network_options(parser)
+    add_network_options(parser)
     arguments = parser.parse_args(argv)
-    arguments.hidden = hidden
     if arguments.certificate is None:
         if arguments.model is None or arguments.against is None:
             parser.error("give a model and --against what it comes from, or --certificate")
         if not arguments.images and not arguments.model.endswith(".json"):
             parser.error("a model is certified on photographs: give --images")
-    if arguments.photographs < 1:
-        parser.error(f"--photographs is {arguments.photographs}, expected 1 or more")
-    if arguments.output and arguments.output.suffix != ".json":
-        parser.error(f"the output is {arguments.output}, expected a name that ends in .json")
-    by_default = []
-    if arguments.output is None and arguments.model is not None:
-        by_default = [companion_files(arguments.model)[0].with_suffix(".certificate.json")]
-        arguments.output = by_default[0]
     if arguments.certificate is None:
-        paths.check(writes=[*by_default, page_path(arguments.output)])
+        model = companion_files(arguments.model)[0]
+        default = model.with_suffix(".certificate.json")
+        arguments.output = arguments.output or paths.written(default)
+        paths.check(writes=[page_path(arguments.output)])
     return arguments

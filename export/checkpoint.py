@@ -189,19 +189,19 @@ def _resolve(
     }
     stored = metadata.get("hyperparameters", {})
     flags = {name: value for name, value in given.items() if value is not None}
-    hidden = {**found_class.template, **found_class.choices}
+    undetectable = {**found_class.template, **found_class.choices}
     for name in flags.keys() & resolved.keys():
         if flags[name] != resolved[name].value:
             raise CheckpointError(
                 f"{name} is {resolved[name].value:g} by the tensors of {path}, "
                 f"given: {flags[name]:g}"
             )
-    if unknown := sorted(flags.keys() - hidden.keys() - resolved.keys()):
+    if unknown := sorted(flags.keys() - undetectable.keys() - resolved.keys()):
         raise CheckpointError(
             f"{found_class.architecture} has no hyper-parameter {some_names(unknown)} to set; "
-            f"it has {some_names(hidden)}"
+            f"it has {some_names(undetectable)}"
         )
-    for name, default in hidden.items():
+    for name, default in undetectable.items():
         if name in resolved:
             continue
         source = "choice" if name in found_class.choices else "template"

@@ -19,13 +19,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adadm.export.arguments import add_network_options, architecture, shape
+from adadm.export.arguments import add_network_options, network_options
 from adadm.export.checkpoint import load_checkpoint
-from adadm.export.networks import ARCHITECTURES
 from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Paths, size
 from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.tables import make_table
@@ -41,8 +40,7 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     bar = Bar("reading the checkpoint")
     output: Path = arguments.output
-    given = {name: getattr(arguments, name) for name in arguments.hidden}
-    checkpoint = load_checkpoint(arguments.checkpoint, arguments.arch, **given)
+    checkpoint = load_checkpoint(arguments.checkpoint, **network_options(arguments))
     options = Options(
         modulator=arguments.modulator,
         fold=arguments.fold,
@@ -169,14 +167,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     paths = Paths()
     parser.add_argument("checkpoint", type=paths.read, help=".pt, .pth or .safetensors")
     parser.add_argument(
-        "-o", "--output", type=paths.written, help="default: the checkpoint's name, .onnx"
-    )
-    parser.add_argument(
-        "--arch",
-        type=architecture,
-        default="auto",
-        help=f"{', '.join(ARCHITECTURES)}, or package.module:factory for a network of your own; "
-        "default: auto, recognised from the tensors",
+        "-o",
+        "--output",
+        type=paths.written_as(".onnx"),
+        help="default: the checkpoint's name, .onnx",
     )
     parser.add_argument(
         "--modulator",
@@ -199,7 +193,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="(N, 3, H, W) in 0..rgb_range, or images (N, H, W, 3); default: float32",
     )
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
-    parser.add_argument("--static", type=shape, metavar="NxHxW", help="fix the input's size")
+    parser.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
     parser.add_argument(
         "--stats",
@@ -211,13 +205,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--report", type=paths.written, metavar="FILE.json", help="write the report"
     )
-    hidden = add_network_options(parser)
+    add_network_options(parser)
     arguments = parser.parse_args(argv)
-    arguments.hidden = hidden
-    if arguments.output and arguments.output.suffix != ".onnx":
-        parser.error(f"the output is {arguments.output}, expected a name that ends in .onnx")
-    by_default = [] if arguments.output else [arguments.checkpoint.with_suffix(".onnx")]
-    arguments.output = arguments.output or by_default[0]
+    default = arguments.checkpoint.with_suffix(".onnx")
+    arguments.output = arguments.output or paths.written(default)
     for_tiles = [variant_path(arguments.output, variant) for variant in FOR_TILES]
-    paths.check(writes=by_default + (for_tiles if arguments.stats == "external" else []))
+    paths.check(writes=for_tiles if arguments.stats == "external" else [])
     return arguments

@@ -1,19 +1,86 @@
-"""The paths of a command line: what a verb reads and what it writes, of which nothing is both."""
+"""Arguments that verbs share: numbers, targets, and paths, of which none is read and written."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from adadm.runtime.errors import OutputError
 from adadm.runtime.files import is_special
 from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
+from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["Paths", "check_outputs", "find_clash"]
+__all__ = [
+    "Paths",
+    "above_zero",
+    "add_target",
+    "check_outputs",
+    "decibels",
+    "find_clash",
+    "positive",
+    "size",
+]
 
 _Identity = tuple[int, int] | str
+
+
+def positive(text: str) -> int:
+    """The type of a whole number from 1 on."""
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """The type of a finite number above 0."""
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return float(text)
+
+
+def decibels(text: str) -> float:
+    """The type of a finite number of dB from 0 on."""
+    if not 0 <= _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of dB from 0 on")
+    return float(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def size(text: str) -> tuple[int, int, int]:
+    """The type of N, H and W."""
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x270x480")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def add_target(
+    parser: argparse.ArgumentParser, targets: Mapping[str, Target] = TARGETS, **options: Any
+) -> None:
+    """Add `--target`, which must be given where `options` have no default."""
+    default = options.get("default")
+    listed = "; ".join(f"{name}: {target.description}" for name, target in targets.items())
+    parser.add_argument(
+        "--target",
+        choices=targets,
+        required=default is None,
+        metavar="T",
+        help=f"default: {default}. {listed}" if default else listed,
+        **options,
+    )
 
 
 class Paths:
@@ -40,10 +107,20 @@ class Paths:
         self._reads += companion_files(text)
         return text
 
-    def written(self, text: str) -> Path:
+    def written(self, text: str | Path) -> Path:
         """The type of one that names a file, or a folder, that is written."""
         self._writes.append(Path(text))
         return Path(text)
+
+    def written_as(self, *suffixes: str) -> Callable[[str], Path]:
+        """The type of one that names a file that is written, and ends in one of some suffixes."""
+        return partial(self._written_as, suffixes)
+
+    def _written_as(self, suffixes: Sequence[str], text: str) -> Path:
+        if Path(text).suffix not in suffixes:
+            expected = " or ".join(suffixes)
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends in {expected}")
+        return self.written(text)
 
     def check(
         self,

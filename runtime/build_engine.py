@@ -1,24 +1,16 @@
-#!/usr/bin/env python3
 """Build a TensorRT engine from an ONNX model, with a manifest of what it was made from.
 
-Also `adadm build`. An engine that was made from the same model, sizes and options by the same
+An engine that was made from the same model, sizes and options by the same
 TensorRT for the same GPU is left as it is.
 """
 
 from __future__ import annotations
 
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["build", *sys.argv[1:]]))
-
 import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Paths, add_target
 from adadm.runtime.engines import cuda_runtime, trtexec
 from adadm.runtime.engines.builder import adopt, build, log_path
 from adadm.runtime.engines.manifest import Manifest, manifest_path
@@ -119,14 +111,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
     )
-    parser.add_argument(
-        "--target",
-        choices=[name for name, target in TARGETS.items() if target.tensorrt],
-        required=True,
-        metavar="T",
-        help="; ".join(f"{n}: {t.description}" for n, t in TARGETS.items() if t.tensorrt),
-    )
-    parser.add_argument("-o", "--output", type=paths.written, required=True, metavar="OUT.engine")
+    add_target(parser, {name: target for name, target in TARGETS.items() if target.tensorrt})
+    output = paths.written_as(".engine")
+    parser.add_argument("-o", "--output", type=output, required=True, metavar="OUT.engine")
     add_sizes(parser)
     parser.add_argument(
         "--timing-cache",
@@ -155,8 +142,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="take an engine that trtexec built so on this machine, and write its manifest",
     )
     arguments = parser.parse_args(argv)
-    if arguments.output.suffix != ".engine":
-        parser.error(f"the output is {arguments.output}, expected a name that ends in .engine")
     plan = arguments.adopt
     in_place = plan is not None and plan.absolute() == arguments.output.absolute()  # it stays
     adopted = [] if plan is None or in_place else [plan]

@@ -31,6 +31,7 @@ from itertools import chain, islice, takewhile
 import numpy as np
 from rich.console import Console
 
+from adadm.runtime.arguments import above_zero, positive
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
@@ -204,14 +205,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="of images; default: png",
     )
     parser.add_argument(
-        "--rate", type=float, help="of a video, frames a second; default: that of the source"
+        "--rate", type=above_zero, help="of a video, frames a second; default: that of the source"
     )
-    parser.add_argument("--frames", type=int, metavar="N", help="stop after so many")
+    parser.add_argument("--frames", type=positive, metavar="N", help="stop after so many")
     options = parser.parse_args(argv)
-    if options.frames is not None and options.frames < 1:
-        parser.error(f"--frames is {options.frames}, expected 1 or more")
-    if options.rate is not None and not 0 < options.rate < math.inf:
-        parser.error(f"--rate is {options.rate}, expected a number above 0")
     options.format = f".{options.format}"
     return options
 

@@ -1,18 +1,10 @@
-#!/usr/bin/env python3
-"""Say what works on this machine, and what to do where it does not. Also `adadm doctor`.
+"""Say what works on this machine, and what to do where it does not.
 
 Each backend runs a bundled model on a small image; installed packages, GPU, targets, memory and
 disks are looked at. Fails if no backend works.
 """
 
 from __future__ import annotations
-
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["doctor", *sys.argv[1:]]))
 
 import argparse
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Upscale photographs of any size, seam-free. Also `adadm upscale`.
+"""Upscale photographs of any size, seam-free.
 
 An image that does not fit into memory is run in tiles that share the statistics of the modulators,
 so that the result is that of the whole image and shows no seams.
@@ -7,18 +6,11 @@ so that the result is that of the whole image and shows no seams.
 
 from __future__ import annotations
 
-import sys
-
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
-    from adadm.runtime.cli import main as adadm
-
-    sys.exit(adadm(["upscale", *sys.argv[1:]]))
-
 import argparse
-import re
 import signal
 from pathlib import Path
 
+from adadm.runtime.arguments import positive
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import EXTENSIONS
@@ -90,17 +82,11 @@ def _path(text: str) -> Path:
 def _tile(text: str) -> Tile:
     if text in ("auto", "off"):
         return text  # type: ignore[return-value]
-    return _positive(text)
+    return positive(text)
 
 
 def _passes(text: str) -> Passes:
-    return "settle" if text == "settle" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return int(text)
+    return "settle" if text == "settle" else positive(text)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

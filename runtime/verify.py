@@ -8,7 +8,6 @@ outputs with those from where the bundle was made, and measures.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Paths, above_zero
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.bundles.case_results import CaseResult, Times
 from adadm.runtime.bundles.verification import Verification, verify
@@ -142,16 +141,6 @@ def _title(outcome: CaseResult) -> str:
     return f"{outcome.reference.name}, {outcome.reference.variant}"
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not (seconds > 0 and math.isfinite(seconds)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
     paths = Paths()
@@ -167,7 +156,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=above_zero,
         default=5.0,
         help="how long to measure, of a model and of its kernels; default: 5",
     )

@@ -67,14 +67,14 @@ class Recheck:
 def recheck(
     path: Path,
     places: Places,
-    hidden: Mapping[str, float | str | None],
+    undetectable: Mapping[str, float | str | None],
     *,
     progress: Progress = SILENT,
 ) -> Recheck:
     """Compare a certificate with the files that it names, and with figures measured anew.
 
     Args:
-        hidden: `arch` and hyper-parameters of the checkpoint, as `load_baseline` takes them.
+        undetectable: `arch` and hyper-parameters of the checkpoint, as `load_baseline` takes them.
 
     Raises:
         CalibrationError: it is no certificate; or the files are as certified, and cannot be run.
@@ -106,7 +106,7 @@ def recheck(
     elif problems:
         notes.append("the figures were not measured again, since this is not what was certified")
     else:
-        found = _again(content, model, reference, images, hidden, progress)
+        found = _again(content, model, reference, images, undetectable, progress)
         problems += _differences(content, rounded(found))
     return Recheck(content, tuple(problems), tuple(notes))
 
@@ -143,10 +143,10 @@ def _again(
     model: Path,
     reference: Path,
     images: Sequence[Path],
-    hidden: Mapping[str, Any],
+    undetectable: Mapping[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
-    truth = load_baseline(reference, **hidden)
+    truth = load_baseline(reference, **undetectable)
     certified = load_candidate(model, truth, content["model"]["backend"])
     originals = content["images"]["originals"]
     tile = content["images"]["tile"]

@@ -66,11 +66,13 @@ class InspectedFile(NetworkMetadata):
         return bool(lowering_notes(self.metadata).get("factor_scales"))
 
 
-def read_inspected_file(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
+def read_inspected_file(
+    path: Path, arch: str = "auto", **undetectable: float | None
+) -> InspectedFile:
     """Read a file.
 
     Args:
-        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+        arch, undetectable: of a checkpoint, as `load_checkpoint` takes them.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
@@ -89,9 +91,10 @@ def read_inspected_file(path: Path, arch: str, given: Mapping[str, float | None]
             f"({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export or adadm quantize"
         )
     if path.suffix == ".onnx":
-        inspected = _exported(path, arch, given)
+        refuse_checkpoint_options(path, arch, undetectable)
+        inspected = _exported(path)
     else:
-        source = load_source_network(path, arch, **given)
+        source = load_source_network(path, arch, **undetectable)
         inspected = _inspected(path, source.sha256, source.metadata, source)
     if not inspected.structure.blocks:
         raise CalibrationError(
@@ -101,8 +104,7 @@ def read_inspected_file(path: Path, arch: str, given: Mapping[str, float | None]
     return inspected
 
 
-def _exported(path: Path, arch: str, given: Mapping[str, float | None]) -> InspectedFile:
-    refuse_checkpoint_options(path, arch, given)
+def _exported(path: Path) -> InspectedFile:
     file = read_onnx(path)
     metadata = file.metadata
     form = {key: metadata[f"adadm.{key}"] for key in _FORM if f"adadm.{key}" in metadata}

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class ShipOptions:
     """What is asked for.
 
     Attributes:
-        hidden: `arch` and hyper-parameters of the checkpoint, as `load_checkpoint` takes them.
+        undetectable: `arch` and hyper-parameters, as `load_checkpoint` takes them.
         photographs: at most so many originals are used.
         budgets_db: PSNR-Y that may be lost, by precision.
         stats: `external` makes the models for tiles too.
@@ -62,7 +63,7 @@ class ShipOptions:
     images: Sequence[Path]
     targets: Sequence[Target]
     folder: Path
-    hidden: Mapping[str, Any] = field(default_factory=dict)
+    undetectable: Mapping[str, Any] = field(default_factory=dict)
     photographs: int = 24
     budgets_db: Mapping[Precision, float] = field(default_factory=lambda: dict(BUDGETS_DB))
     stats: Literal["internal", "external"] = "internal"
@@ -125,11 +126,9 @@ class ShipRun:
     def __init__(self, order: ShipOptions, *, progress: Progress = SILENT) -> None:
         self._order, self._progress = order, progress
         self._version = importlib.metadata.version("adadm-deploy")
-        self._hidden = {name: value for name, value in order.hidden.items() if value is not None}
         self._checkpoint_sha256 = sha256_of(order.checkpoint)
         self._name = order.checkpoint.stem
         self._models = order.folder / "models"
-        self._reference: Baseline | None = None
         self._choose_photographs()
         kept = [order.checkpoint, *self.calibration.files.values(), *self._photographs]
         self.steps = Steps(order.folder / "steps.json", kept)
@@ -154,10 +153,14 @@ class ShipRun:
                 made = self._for_device(row.model, target, precision) if row.model else ()
                 yield replace(row, target=target.name, made=tuple(made))
 
+    @cached_property
+    def _reference(self) -> Baseline:
+        return load_baseline(self._order.checkpoint, **self._order.undetectable)
+
     def _choose_photographs(self) -> None:
         """Two thirds to calibrate with, the rest to certify on; all for both where they are few."""
         order = self._order
-        network = load_checkpoint(order.checkpoint, **self._hidden).network
+        network = load_checkpoint(order.checkpoint, **order.undetectable).network
         least = network.smallest_area
         chosen = CalibrationImages.of(
             order.images,
@@ -188,7 +191,7 @@ class ShipRun:
         def make() -> None:
             self._progress.phase("export")
             options = Options(stats=order.stats)
-            checkpoint = load_checkpoint(order.checkpoint, **self._hidden)
+            checkpoint = load_checkpoint(order.checkpoint, **order.undetectable)
             export_onnx(checkpoint, options, progress=self._progress).write(output)
 
         self.steps.run("export", self._from(stats=order.stats), self._variants(output), make)
@@ -212,7 +215,7 @@ class ShipRun:
             request = LoweringOptions(
                 precision, target, budget_db, stats=order.stats, cache=order.cache
             )
-            source = load_source_network(order.checkpoint, **self._hidden)
+            source = load_source_network(order.checkpoint, **order.undetectable)
             quantized = lower_network(source, self.calibration, request, progress=self._progress)
             quantized.check()
             quantized.write(output)
@@ -233,18 +236,9 @@ class ShipRun:
 
         def make() -> None:
             self._progress.phase(f"certificate of {model.name}")
-            if self._reference is None:
-                self._reference = load_baseline(self._order.checkpoint, **self._hidden)
-            reference = self._reference
+            reference, images = self._reference, self.certification
             deployed = load_candidate(model, reference, "cpu")
-            certified = certify(
-                reference,
-                deployed,
-                self.certification,
-                True,
-                limits,
-                progress=self._progress,
-            )
+            certified = certify(reference, deployed, images, True, limits, progress=self._progress)
             content = bind_to_files(
                 certified.content, output, reference, deployed, self._photographs
             )
@@ -301,7 +295,7 @@ class ShipRun:
         return {
             "version": self._version,
             "checkpoint": self._checkpoint_sha256,
-            "hidden": self._hidden,
+            "hidden": dict(self._order.undetectable),
             **more,
         }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
 
-from adadm.runtime.engines.recipe import BatchHeightWidth, Bounds, default_bounds
+from adadm.runtime.arguments import positive, size
+from adadm.runtime.engines.recipe import Bounds, default_bounds
 from adadm.runtime.errors import EngineError
 
 __all__ = ["add_sizes", "read_sizes"]
@@ -21,10 +21,13 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         ("max", "the largest, which sets the memory; default: 5/4 of the usual sides"),
     ):
         parser.add_argument(
-            f"--{name}", type=_size, action="append", default=[], metavar="NxHxW", help=words
+            f"--{name}", type=size, action="append", default=[], metavar="NxHxW", help=words
         )
     parser.add_argument(
-        "--workspace", type=_mebibytes, metavar="MIB", help="scratch that the builder may take"
+        "--workspace",
+        type=lambda text: positive(text) * _MIB,
+        metavar="MIB",
+        help="scratch that the builder may take",
     )
 
 
@@ -52,17 +55,3 @@ def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:
         )
         for index, usual in enumerate(around)
     ]
-
-
-def _size(text: str) -> BatchHeightWidth:
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-    if not found or "0" in found.groups():
-        raise argparse.ArgumentTypeError(f"{text!r} is not N x H x W, such as 1x256x256")
-    batch, height, width = map(int, found.groups())
-    return batch, height, width
-
-
-def _mebibytes(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of MiB from 1 on")
-    return int(text) * _MIB

@@ -186,8 +186,8 @@ def test_it_stops_after_some_frames(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--frames", "0"], "--frames is 0, expected 1 or more"),
-        (["--rate", "nan"], "--rate is nan, expected a number above 0"),
+        (["--frames", "0"], "argument --frames: '0' is no number from 1 on"),
+        (["--rate", "nan"], "argument --rate: 'nan' is no number above 0"),
         (["--format", "gif"], "invalid choice: 'gif'"),
     ],
 )

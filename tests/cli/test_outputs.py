@@ -290,7 +290,8 @@ def test_every_option_with_a_path_is_checked() -> None:
     seen = set()
     for program, parser in parsers():
         for action in parser._actions:
-            collects = isinstance(getattr(action.type, "__self__", None), Paths)
+            method = getattr(action.type, "func", action.type)  # of a partial
+            collects = isinstance(getattr(method, "__self__", None), Paths)
             names_a_file = action.type is Path or action.dest in (
                 *("model", "source", "input", "output", "checkpoint", "images", "json", "report"),
                 *("cache", "certificate", "against", "thresholds", "bundle", "adopt"),

@@ -57,7 +57,7 @@ def in_float64(tensor: torch.Tensor | None) -> Array:
 
 
 def read(path: Path, arch: str = "auto", **given: float) -> InspectedFile:
-    return read_inspected_file(path, arch, given)
+    return read_inspected_file(path, arch, **given)
 
 
 def upscale_of(architecture: str) -> int:
@@ -472,4 +472,4 @@ def test_what_cannot_be_read_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     path = make(tmp_path)
     with pytest.raises(error, match=match):
-        read_inspected_file(path, arch, given)
+        read_inspected_file(path, arch, **given)

@@ -310,7 +310,7 @@ def test_a_time_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         command.main([str(folder), f"--seconds={seconds}"])
-    assert f"'{seconds}' is no number of seconds above 0" in capsys.readouterr().err
+    assert f"'{seconds}' is no number above 0" in capsys.readouterr().err
 
 
 def test_nothing_to_record(folder: Path) -> None:
