@@ -52,10 +52,9 @@ def custom_network_class(name: str) -> type[Network]:
                     f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
                 )
             side, upscale = _measure(name, module)
-            super().__init__(upscale=upscale, rgb_range=rgb_range)
-            self.hyperparameters = {"rgb_range": rgb_range}  # the factor is the module's
+            super().__init__()
+            self.upscale, self.rgb_range, self.smallest_area = upscale, rgb_range, side**2
             self.adopted = module
-            self.smallest_area = side**2
 
         @property
         def root(self) -> nn.Module:
@@ -92,8 +91,8 @@ def _find(name: str) -> Callable[[], Any]:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise CheckpointError(f"--arch {name}: {module_name} has no function or class {attribute}")
-    found: Callable[[], Any] = factory
-    return found
+    builds: Callable[[], Any] = factory
+    return builds
 
 
 @torch.inference_mode()

@@ -53,18 +53,13 @@ class EDSR(Network):
         upscale: int,
         blocks: int = 32,
         features: int = 256,
+        *,
         res_scale: float = 0.1,
         rgb_range: float = 255.0,
         norm_groups: int = 0,
     ) -> None:
-        super().__init__(
-            upscale=upscale,
-            rgb_range=rgb_range,
-            blocks=blocks,
-            features=features,
-            res_scale=res_scale,
-            norm_groups=norm_groups,
-        )
+        super().__init__()
+        self.upscale, self.rgb_range = upscale, rgb_range
         self.head = nn.Sequential(convolution(3, features))
         residual_blocks = [self.block(features, res_scale, norm_groups) for _ in range(blocks)]
         self.body = nn.Sequential(*residual_blocks, convolution(features, features))

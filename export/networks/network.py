@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -28,7 +30,9 @@ class Network(nn.Module, ABC):
             stays one. A type stands for a value that must be given.
         choices: hyper-parameters that training does not fix, with our values.
         smallest_area: the least H*W of an input, px.
-        hyperparameters: the keyword arguments that build this very network again.
+        hyperparameters: the keyword arguments that build this very network again: those of
+            `__init__`, recorded when it is called.
+        upscale, rgb_range: each network sets them.
     """
 
     architecture: ClassVar[str]
@@ -39,11 +43,20 @@ class Network(nn.Module, ABC):
     upscale: int
     rgb_range: float
 
-    def __init__(self, **hyperparameters: Any) -> None:
-        super().__init__()
-        self.hyperparameters = hyperparameters
-        self.upscale = hyperparameters["upscale"]
-        self.rgb_range = hyperparameters["rgb_range"]
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        build = cls.__init__
+
+        @functools.wraps(build)
+        def build_recorded(self: Network, *args: Any, **kwargs: Any) -> None:
+            if "hyperparameters" not in vars(self):  # else a subclass has recorded its own
+                bound = inspect.signature(build).bind(self, *args, **kwargs)
+                bound.apply_defaults()
+                _, *arguments = bound.arguments.items()
+                self.hyperparameters = dict(arguments)
+            build(self, *args, **kwargs)
+
+        cls.__init__ = build_recorded  # type: ignore[assignment, method-assign]
 
     @property
     def root(self) -> nn.Module:

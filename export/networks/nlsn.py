@@ -40,7 +40,7 @@ class MeanShift(nn.Conv2d):
         assert self.bias is not None  # nn.Conv2d types it as optional
         self.weight.data = torch.eye(3).reshape(3, 3, 1, 1)
         self.bias.data = offset * torch.tensor(_MEAN)
-        self.requires_grad_(False)
+        self.requires_grad_(requires_grad=False)
 
 
 class NLSN(Network):
@@ -76,6 +76,7 @@ class NLSN(Network):
         upscale: int,
         blocks: int = 32,
         features: int = 256,
+        *,
         embedding: int = 0,
         res_scale: float = 0.1,
         rgb_range: float = 1.0,
@@ -86,24 +87,21 @@ class NLSN(Network):
     ) -> None:
         if min(chunk_size, n_hashes) < 1:
             raise ValueError("chunk_size and n_hashes must be at least 1")
+        super().__init__()
+        self.upscale, self.rgb_range, self.smallest_area = upscale, rgb_range, chunk_size
         embedding = embedding or features // 4
-        super().__init__(
-            upscale=upscale,
-            rgb_range=rgb_range,
-            blocks=blocks,
-            features=features,
-            embedding=embedding,
-            res_scale=res_scale,
-            chunk_size=chunk_size,
-            n_hashes=n_hashes,
-            seed=seed,
-            norm_groups=norm_groups,
-        )
-        self.smallest_area = chunk_size
+        self.hyperparameters["embedding"] = embedding
         generator = torch.Generator().manual_seed(seed)
 
         def attention() -> nn.Module:
-            return SparseAttention(features, embedding, chunk_size, n_hashes, res_scale, generator)
+            return SparseAttention(
+                features,
+                embedding,
+                chunk_size=chunk_size,
+                n_hashes=n_hashes,
+                res_scale=res_scale,
+                generator=generator,
+            )
 
         self.sub_mean = MeanShift(-rgb_range)
         self.add_mean = MeanShift(rgb_range)

@@ -87,18 +87,12 @@ class RDN(Network):
         layers: int = 8,
         growth: int = 64,
         features: int = 64,
+        *,
         rgb_range: float = 255.0,
         norm_groups: int = 0,
     ) -> None:
-        super().__init__(
-            upscale=upscale,
-            rgb_range=rgb_range,
-            blocks=blocks,
-            layers=layers,
-            growth=growth,
-            features=features,
-            norm_groups=norm_groups,
-        )
+        super().__init__()
+        self.upscale, self.rgb_range = upscale, rgb_range
         self.SFENet1 = convolution(3, features)
         self.SFENet2 = convolution(features, features)
         self.RDBs = nn.ModuleList(

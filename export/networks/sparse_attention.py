@@ -135,6 +135,7 @@ class SparseAttention(nn.Module):
         self,
         features: int,
         embedding: int,
+        *,
         chunk_size: int,
         n_hashes: int,
         res_scale: float,
