@@ -23,7 +23,7 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import produced_by
+from adadm.export.graph.rewriting import produced_by
 
 __all__ = ["EqualizeChannels"]
 

@@ -24,10 +24,11 @@ from adadm.export.graph.channels import (
     scale_inputs,
     scale_outputs,
 )
+from adadm.export.graph.rewriting import is_batch_norm
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import is_modulator, modulators
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
-from adadm.export.passes.folding import Decision, is_batch_norm
+from adadm.export.passes.folding import Decision
 
 __all__ = ["ScaleTrunk"]
 

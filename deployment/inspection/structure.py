@@ -17,11 +17,11 @@ from adadm.export.graph.channels import (
     label,
     std_of_batch_norm_input,
 )
+from adadm.export.graph.rewriting import is_batch_norm
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined, modulators
 from adadm.export.passes import Decision
-from adadm.export.passes.folding import is_batch_norm
 
 __all__ = [
     "NEAR_ZERO",

@@ -19,7 +19,8 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, produced_by, replace
+from adadm.export.graph.rewriting import produced_by, replace
+from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["CollapseLinearTail", "is_border_strip"]
 

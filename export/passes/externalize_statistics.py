@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.export.graph.channels import graph_of, new_initializer
+from adadm.export.graph.rewriting import replace
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
     MODULATE_EXTERNAL,
@@ -15,7 +16,6 @@ from adadm.export.operators.external_statistics import (
     STANDARD_DEVIATION,
 )
 from adadm.export.operators.modulator import SIGNATURES, modulators
-from adadm.export.passes.folding import replace
 
 __all__ = ["STD", "ExternalizeStatistics"]
 

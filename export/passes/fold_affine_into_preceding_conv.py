@@ -18,7 +18,8 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by, replace
+from adadm.export.graph.rewriting import is_batch_norm, produced_by, replace
+from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldAffineIntoPrecedingConv"]
 

@@ -20,7 +20,8 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.passes.folding import FoldingPass, is_batch_norm, produced_by
+from adadm.export.graph.rewriting import is_batch_norm, produced_by
+from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormAfterRelu"]
 

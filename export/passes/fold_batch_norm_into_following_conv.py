@@ -15,7 +15,8 @@ from adadm.export.graph.channels import (
     scale_inputs,
     shift_inputs,
 )
-from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
+from adadm.export.graph.rewriting import is_batch_norm, replace
+from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormIntoFollowingConv"]
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import NotFoldable, graph_of, label
+from adadm.export.graph.channels import NotFoldable, label
 from adadm.runtime.json_format import key
 
-__all__ = ["Decision", "FoldingPass", "is_batch_norm", "produced_by", "replace"]
+__all__ = ["Decision", "FoldingPass"]
 
 _logger = logging.getLogger(__name__)
 
@@ -77,30 +77,3 @@ class FoldingPass(ir.passes.InPlacePass):
                 self.decisions[node] = Decision(name, self.result)
         folded = any(decision.result for decision in self.decisions.values())
         return ir.passes.PassResult(model, modified=folded)
-
-
-def is_batch_norm(node: ir.Node) -> bool:
-    """Whether a node is ONNX's own BatchNormalization."""
-    return node.op_type == "BatchNormalization" and not node.domain
-
-
-def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node of a type in the default domain that computes a value, if one does."""
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and not node.domain else None
-
-
-def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all readers of `old` read `new`, and remove the node that computed `old`.
-
-    A graph output keeps its name.
-    """
-    node = old.producer()
-    assert node is not None
-    name, is_output = old.name, old.is_graph_output()
-    if is_output:
-        new.type, new.shape = old.type, old.shape
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph_of(node).remove(node, safe=True)
-    if is_output:
-        new.name = name

@@ -8,12 +8,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.export.graph.channels import label
+from adadm.export.graph.rewriting import is_batch_norm
 from adadm.export.operators import update_functions
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
 from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNormIntoFollowingConv
-from adadm.export.passes.folding import Decision, is_batch_norm
+from adadm.export.passes.folding import Decision
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
 __all__ = ["collapse_tail", "fold_batch_norm"]

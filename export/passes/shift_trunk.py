@@ -27,8 +27,9 @@ from adadm.export.graph.channels import (
     sole_consumer,
     std_of_batch_norm_input,
 )
+from adadm.export.graph.rewriting import is_batch_norm, replace
 from adadm.export.operators.modulator import SIGNATURES, is_modulator
-from adadm.export.passes.folding import FoldingPass, is_batch_norm, replace
+from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]
 

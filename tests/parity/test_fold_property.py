@@ -18,8 +18,8 @@ from adadm.export.graph.channels import (
     scale_inputs,
     shift_inputs,
 )
+from adadm.export.graph.rewriting import replace
 from adadm.export.passes import ExposeFactors
-from adadm.export.passes.folding import replace
 
 LR = np.random.default_rng(1).uniform(0, 4, (2, 2, 15, 17))
 

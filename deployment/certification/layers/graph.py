@@ -15,9 +15,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.export.graph.channels import constant_of
+from adadm.export.graph.rewriting import produced_by
 from adadm.export.passes import InlineFunctions
 from adadm.export.passes.collapse_linear_tail import is_border_strip
-from adadm.export.passes.folding import produced_by
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 

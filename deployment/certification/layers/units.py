@@ -18,7 +18,7 @@ from adadm.deployment.certification.layers.graph import (
     LayerGraph,
     unconverted,
 )
-from adadm.export.passes.folding import produced_by
+from adadm.export.graph.rewriting import produced_by
 from adadm.runtime.models.metadata import lowering_notes
 
 __all__ = ["ChannelMap", "units"]

@@ -33,8 +33,8 @@ from adadm.export.graph.channels import (
     scale_inputs,
     shift_inputs,
 )
+from adadm.export.graph.rewriting import is_batch_norm, replace
 from adadm.export.options import DEFAULTS
-from adadm.export.passes.folding import is_batch_norm, replace
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image

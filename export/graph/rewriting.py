@@ -1,0 +1,81 @@
+"""Nodes and values of a graph: what they are, where they come from, what takes their place."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from adadm.export.graph.channels import NotFoldable, graph_of, label
+
+__all__ = [
+    "dtype_of",
+    "input_of",
+    "is_batch_norm",
+    "is_op",
+    "produced_by",
+    "producer_of",
+    "replace",
+]
+
+
+def is_op(node: ir.Node, *op_types: str) -> bool:
+    """Whether a node is one of these operators of ONNX's own."""
+    return node.op_type in op_types and not node.domain
+
+
+def is_batch_norm(node: ir.Node) -> bool:
+    """Whether a node is ONNX's own BatchNormalization."""
+    return is_op(node, "BatchNormalization")
+
+
+def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node of a type in the default domain that computes a value, if one does."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and is_op(node, op_type) else None
+
+
+def producer_of(value: ir.Value) -> ir.Node:
+    """The node that computes a value.
+
+    Raises:
+        NotFoldable: it is an input or an initializer.
+    """
+    if (node := value.producer()) is None:
+        raise NotFoldable(f"no node computes {value.name}")
+    return node
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value:
+    """An input that a node has to have.
+
+    Raises:
+        NotFoldable: it is left out.
+    """
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        raise NotFoldable(f"input {index} of {label(node)} is left out")
+    return value
+
+
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The data type of a value.
+
+    Raises:
+        NotFoldable: it is unknown.
+    """
+    if value.dtype is None:
+        raise NotFoldable(f"the data type of {value.name} is unknown")
+    return value.dtype
+
+
+def replace(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of `old` read `new`, and remove the node that computed `old`.
+
+    A graph output keeps its name.
+    """
+    node, name, is_output = producer_of(old), old.name, old.is_graph_output()
+    if is_output:
+        new.type, new.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    graph_of(node).remove(node, safe=True)
+    if is_output:
+        new.name = name
