@@ -5,7 +5,7 @@ from adadm.calibration import (
 )
 
 source = load_source_network("edsr_x2.safetensors")
-images = CalibrationImages.of([Path("photographs")], source.upscale)
+images = CalibrationImages.of([Path("photographs")], source.metadata.upscale)
 options = LoweringOptions("int8", TARGETS["jetson-orin-jp62"], budget_db=0.02)
 quantized = lower_network(source, images, options)
 quantized.check()

@@ -128,7 +128,7 @@ class Lowering:
             statistics = collect(
                 assembled.model,
                 images,
-                source.rgb_range,
+                source.metadata.rgb_range,
                 size,
                 request.cache,
                 progress=progress,
@@ -210,7 +210,7 @@ class Lowering:
             half=self._half,
             wide=self._wide & computed,
             io=self.request.io,
-            rgb_range=self.source.rgb_range,
+            rgb_range=self.source.metadata.rgb_range,
         )
 
     def float32(self, **changed: Any) -> onnx.ModelProto:
@@ -236,4 +236,4 @@ def _options(request: LoweringOptions) -> Options:
 
 
 def _drawn_size(source: SourceNetwork, request: LoweringOptions) -> tuple[int, int]:
-    return request.static[1:] if request.static else drawn_size(source.smallest_area)
+    return request.static[1:] if request.static else drawn_size(source.metadata.smallest_area)

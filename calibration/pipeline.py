@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from adadm.runtime import json_format
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import Variant, report_path, variant_path
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Quantized", "lower_network"]
@@ -103,7 +103,7 @@ class Quantized:
         request, source = lowering.request, lowering.source
         report = {
             "version": version("adadm-deploy"),
-            "source": {"sha256": source.sha256, **source.metadata},
+            "source": {"sha256": source.sha256, **source.metadata.to_props()},
             "precision": request.precision,
             "target": request.target.name,
             "budget_db": request.budget_db,
@@ -155,8 +155,8 @@ def lower_network(
         return measure(
             lowering_stages(lowering, int8),
             images,
-            source.rgb_range,
-            source.upscale,
+            source.metadata.rgb_range,
+            source.metadata.upscale,
             progress=progress,
         )
 
@@ -178,8 +178,8 @@ def lower_network(
         run_of_model(lowering.reference),
         run_of_model(lowered["whole"].evaluated),
         itertools.islice(images, _SEARCH_PHOTOGRAPHS),
-        source.rgb_range,
-        source.upscale,
+        source.metadata.rgb_range,
+        source.metadata.upscale,
         lowering.size,
     )
     models = {variant: found.model for variant, found in lowered.items()}
@@ -239,8 +239,8 @@ def _evaluations(lowering: Lowering) -> Evaluations:
         return LossMeter.of(
             run_of_model(lowering.reference),
             itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS),
-            rgb_range=source.rgb_range,
-            upscale=source.upscale,
+            rgb_range=source.metadata.rgb_range,
+            upscale=source.metadata.upscale,
         )
 
     def measure_loss(int8: frozenset[str]) -> Loss:
@@ -271,6 +271,6 @@ def _note(quantized: Quantized) -> None:
         "int8": quantized.assignment.int8 if quantized.assignment else (),
         "factor_scales": lowering.factor_scales,
     }
-    for model in quantized.models.values():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = "adadm.quantization", json.dumps(noted, sort_keys=True)
+    for key, value in ModelMetadata(quantization=noted).to_props().items():
+        for model in quantized.models.values():
+            model.metadata_props.add(key=key, value=value)

@@ -57,10 +57,10 @@ def main(argv: list[str]) -> None:
     tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
     images = CalibrationImages.of(
         arguments.images,
-        source.upscale,
+        source.metadata.upscale,
         count=arguments.photographs,
         tile=tile,
-        smallest_area=source.smallest_area,
+        smallest_area=source.metadata.smallest_area,
         progress=bar,
     )
     print(f"calibration: {images}")

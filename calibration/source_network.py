@@ -10,7 +10,6 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from adadm.export.assembly import identity
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.graph.checker import check_file
 from adadm.export.networks import Network
@@ -20,39 +19,31 @@ from adadm.export.proof.cases import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
-from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.metadata import NETWORK, ModelMetadata, NetworkMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 
 __all__ = ["SourceNetwork", "load_source_network", "refuse_checkpoint_options"]
 
-_IDENTITY = (
-    "adadm.architecture",
-    "adadm.upscale",
-    "adadm.rgb_range",
-    "adadm.smallest_area",
-    "adadm.hyperparameters",
-    "adadm.checkpoint_sha256",
-)
-_FORM = ("adadm.fold", "adadm.io", "adadm.stats", "adadm.tail")
-_OF_A_COLLAPSED_TAIL = ("adadm.tail", "adadm.receptive_field")
+_IDENTITY = (*NETWORK, "hyperparameters", "checkpoint_sha256")
+_OF_A_COLLAPSED_TAIL = ("tail", "receptive_field")
 """What cannot be found in a graph again, once its tail is collapsed."""
 
 
 @dataclass(frozen=True)
-class SourceNetwork(NetworkMetadata):
+class SourceNetwork:
     """A network before any fold, as `assemble` takes it.
 
     Attributes:
         model: `lr` float32 (N, 3, H, W) to `sr` float32, batch normalization kept, each modulator
             a node.
-        metadata: what `identity` says of the checkpoint; of a collapsed tail, its form too.
+        metadata: what `Checkpoint.metadata` says; of a collapsed tail, that too.
         network: None where the source is an ONNX file.
         static: N, H and W where the file fixes them.
         sha256: of the file.
     """
 
     model: ir.Model
-    metadata: Mapping[str, str]
+    metadata: NetworkMetadata
     network: Network | None
     static: Shape | None
     sha256: str
@@ -77,22 +68,22 @@ def load_source_network(
     path = Path(path)
     if path.suffix != ".onnx":
         checkpoint = load_checkpoint(path, arch, **given)
-        network = checkpoint.network
-        return SourceNetwork(trace(network), identity(checkpoint), network, None, checkpoint.sha256)
+        network, metadata = checkpoint.network, checkpoint.metadata
+        return SourceNetwork(trace(network), metadata, network, None, checkpoint.sha256)
     refuse_checkpoint_options(path, arch, given)
     proto = _read(path)
     model: ir.Model = ir.from_proto(proto)
-    metadata = dict(model.metadata_props)
-    _check_form(path, model, metadata)
+    noted = ModelMetadata.from_props(model.metadata_props, path)
+    _check_form(path, model, noted)
     check_file(proto, model.opset_imports[""])
     model.metadata_props.clear()
-    known = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if metadata["adadm.tail"] == "collapsed" else ()))
+    known = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
     sizes = model.graph.inputs[0].shape
     assert sizes is not None  # the checker saw it
     fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
     return SourceNetwork(
         model=model,
-        metadata={key: metadata[key] for key in known},
+        metadata=NetworkMetadata(**{name: getattr(noted, name) for name in known}),
         network=None,
         static=(fixed[0], fixed[1], fixed[2]) if fixed else None,
         sha256=sha256_of(path),
@@ -123,20 +114,20 @@ def _read(path: Path) -> onnx.ModelProto:
         ) from error
 
 
-def _check_form(path: Path, model: ir.Model, metadata: Mapping[str, str]) -> None:
+def _check_form(path: Path, model: ir.Model, metadata: ModelMetadata) -> None:
     """Refuse what is not the graph that `adadm export --fold off` writes."""
-    if missing := sorted({*_IDENTITY, *_FORM} - metadata.keys()):
+    if missing := sorted(metadata.missing(*_IDENTITY, "fold", "io", "stats", "tail")):
         raise CalibrationError(
             f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
             "give the checkpoint, or an export of it with --fold off"
         )
     opset = model.opset_imports.get("")
-    stats = metadata["adadm.stats"]
     outputs = [str(value.name) for value in model.graph.outputs]
     problems = {
-        "--fold off": metadata["adadm.fold"] != "off" and "its batch normalization is folded",
-        "--stats internal": stats != "internal" and f"it is the model `{stats}` of tiles",
-        "--io float32": metadata["adadm.io"] != "float32" and "it reads uint8 images",
+        "--fold off": metadata.fold != "off" and "its batch normalization is folded",
+        "--stats internal": metadata.stats != "internal"
+        and f"it is the model `{metadata.stats}` of tiles",
+        "--io float32": metadata.is_uint8 and "it reads uint8 images",
         "--modulator function": not any(modulators(model.graph)) and "its modulators are inlined",
         f"--opset {DEFAULTS.opset}": opset not in OPSETS and f"it has opset {opset}",
         "no --factors": outputs != ["sr"] and f"it returns {', '.join(outputs)}",

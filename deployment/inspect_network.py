@@ -68,9 +68,9 @@ def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
     with Bar("reading the photographs") as bar:
         images = CalibrationImages.of(
             paths,
-            inspected.upscale,
+            inspected.metadata.upscale,
             tile=tile,
-            smallest_area=inspected.smallest_area,
+            smallest_area=inspected.metadata.smallest_area,
             progress=bar,
         )
         return inspect_on_images(inspected, images, cache_folder(), progress=bar)

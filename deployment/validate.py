@@ -70,10 +70,10 @@ def _certify(arguments: argparse.Namespace) -> None:
         )
         images = CalibrationImages.of(
             arguments.images,
-            reference.upscale if arguments.hr else 1,
+            reference.metadata.upscale if arguments.hr else 1,
             count=arguments.photographs,
             tile=model.tile,
-            smallest_area=reference.smallest_area,
+            smallest_area=reference.metadata.smallest_area,
             progress=bar,
         )
     print(f"photographs: {images}")

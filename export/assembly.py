@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Literal
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxsim
 
-from adadm.export.checkpoint import Checkpoint
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.graph.receptive_field import receptive_field
@@ -29,13 +27,12 @@ from adadm.export.passes import (
 from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
 from adadm.runtime.json_format import as_json
+from adadm.runtime.models.metadata import NetworkMetadata
 
 __all__ = [
     "Assembled",
     "assemble",
     "bake_image_io",
-    "hyperparameters",
-    "identity",
 ]
 
 
@@ -58,32 +55,34 @@ class Assembled:
     tiles: TileModels | None
 
 
-def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Assembled:
+def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assembled:
     """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
 
     Args:
-        known: what the metadata says of the network, as `identity` has it. What it says of the
-            graph, which may have had its tail collapsed before, overrules what is found there.
+        known: what the metadata says of the network, as `Checkpoint.metadata` does. What it says of
+            the graph, which may have had its tail collapsed before, overrules what is found there.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
-    reach = receptive_field(model)
+    reach: int | Literal["image"] | None = known.receptive_field
+    if reach is None and (reach := receptive_field(model)) is None:
+        reach = "image"
     tail = collapse_tail(model) if options.tail == "collapsed" else None
-    metadata = {
-        "adadm.version": version("adadm-deploy"),
-        "adadm.fold": options.fold,
-        "adadm.tail": (tail and tail.result) or "original",
-        "adadm.io": "float32",
-        "adadm.batch_normalizations": json.dumps(as_json(decisions)),
-        "adadm.receptive_field": "image" if reach is None else str(reach),
-        **known,
-    }
+    metadata = replace(
+        known,
+        version=version("adadm-deploy"),
+        fold=options.fold,
+        tail=known.tail or (tail and tail.result) or "original",
+        io="float32",
+        batch_normalizations=as_json(decisions),
+        receptive_field=reach,
+    )
 
     def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
-        form.metadata_props.update({**metadata, "adadm.stats": stats})
-        return _finished(form, int(known["adadm.upscale"]), options)
+        form.metadata_props.update(replace(metadata, stats=stats).to_props())
+        return _finished(form, known.upscale, options)
 
     tiles = None
     if options.stats == "external":
@@ -94,19 +93,6 @@ def assemble(model: ir.Model, known: Mapping[str, str], options: Options) -> Ass
     return Assembled(finished(model, "internal"), decisions, tail, tiles)
 
 
-def identity(checkpoint: Checkpoint) -> dict[str, str]:
-    """What the metadata of every model of a checkpoint says of its network."""
-    network = checkpoint.network
-    return {
-        "adadm.architecture": network.architecture,
-        "adadm.upscale": str(network.upscale),
-        "adadm.rgb_range": f"{network.rgb_range:g}",
-        "adadm.smallest_area": str(network.smallest_area),
-        "adadm.hyperparameters": json.dumps(hyperparameters(checkpoint), sort_keys=True),
-        "adadm.checkpoint_sha256": checkpoint.sha256,
-    }
-
-
 def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
     """The same model for images: uint8 (N, H, W, 3) in and out.
 
@@ -115,7 +101,6 @@ def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) ->
     """
     model: ir.Model = ir.from_proto(proto)
     BakeImageIO(network.rgb_range)(model)
-    model.metadata_props["adadm.io"] = "uint8"
     baked: onnx.ModelProto = ir.to_proto(model)
     check_file(baked, options.opset)
     return baked
@@ -130,11 +115,6 @@ def _finished(model: ir.Model, upscale: int, options: Options) -> onnx.ModelProt
     proto = _simplified(model)
     check_file(proto, options.opset)
     return proto
-
-
-def hyperparameters(checkpoint: Checkpoint) -> dict[str, dict[str, float | str]]:
-    """Each with its value and where it comes from, ready for `json.dump`."""
-    return {name: vars(found) for name, found in checkpoint.hyperparameters.items()}
 
 
 def _simplified(model: ir.Model) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ from adadm.export.networks.custom import custom_network_class
 from adadm.export.state_dict import METADATA_KEY, read_state_dict, some_names
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
+from adadm.runtime.models.metadata import NetworkMetadata
 
 __all__ = [
     "Checkpoint",
@@ -68,6 +69,18 @@ class Checkpoint:
     hyperparameters: dict[str, Hyperparameter]
     path: Path
     sha256: str
+
+    @property
+    def metadata(self) -> NetworkMetadata:
+        """What every model of the checkpoint says of its network."""
+        return NetworkMetadata(
+            architecture=self.network.architecture,
+            upscale=self.network.upscale,
+            rgb_range=self.network.rgb_range,
+            smallest_area=self.network.smallest_area,
+            hyperparameters={name: vars(found) for name, found in self.hyperparameters.items()},
+            checkpoint_sha256=self.sha256,
+        )
 
     @property
     def guesses(self) -> dict[str, float]:

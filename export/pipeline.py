@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from adadm.export.assembly import assemble, bake_image_io, hyperparameters, identity
+from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Checkpoint
 from adadm.export.measurements import HaloError, measure_halo, measure_memories
 from adadm.export.options import DEFAULTS, Options, check_options
@@ -26,9 +25,9 @@ from adadm.runtime import json_format
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.bundled import variant_path
+from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.upscaling.memory import MemoryModel
 
 __all__ = ["Export", "export_onnx"]
 
@@ -89,7 +88,7 @@ class Export:
         return {
             "checkpoint": {"file": self.checkpoint.path.name, "sha256": self.checkpoint.sha256},
             "architecture": network.architecture,
-            "hyperparameters": hyperparameters(self.checkpoint),
+            "hyperparameters": self.checkpoint.hyperparameters,
             "options": self.options,
             "version": version("adadm-deploy"),
             "batch_normalizations": self.decisions,
@@ -122,7 +121,7 @@ def export_onnx(
     model = trace(network)
     nodes_before = dict(Counter(node.op_type for node in model.graph))
     progress.phase("folding, collapsing, simplifying and checking the graph")
-    assembled = assemble(model, identity(checkpoint), options)
+    assembled = assemble(model, checkpoint.metadata, options)
     proto, tiles = assembled.model, assembled.tiles
     progress.phase("comparing with PyTorch on photographs and hard cases")
     parity, hashing = check_parity(network, proto, options.static)
@@ -170,9 +169,6 @@ def _note_measured(
     proto: onnx.ModelProto, halo: list[HaloError], memory: dict[str, MemoryModel]
 ) -> None:
     """Write down what the runtime cannot compute from the graph."""
-    numbers = {backend: [m.fixed_bytes, m.bytes_per_pixel] for backend, m in memory.items()}
-    notes = {"adadm.memory": json.dumps(numbers)}
-    if halo:
-        notes["adadm.halo_errors"] = json.dumps([[error.px, error.levels] for error in halo])
-    for key, value in notes.items():
+    errors = [(error.px, error.levels) for error in halo] or None
+    for key, value in ModelMetadata(memory=memory, halo_errors=errors).to_props().items():
         proto.metadata_props.add(key=key, value=value)

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         closing(source.frames),
         open_session(bundled_path(options.model), backend=options.backend) as session,
     ):
-        if session.metadata.get("adadm.io") != "uint8":
+        if not session.metadata.is_uint8:
             raise SessionError(
                 f"{options.model} does not read images of 8 bits, as frames are; make one that "
                 "does with adadm export --io uint8 or adadm quantize --io uint8"

@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
     to_onnx.main([str(checkpoint), "-o", str(model), "--report", str(model.with_suffix(".json"))])
 
     session = OnnxRuntimeSession(model)
-    rgb_range = float(session.metadata["adadm.rgb_range"])
-    upscale = int(session.metadata["adadm.upscale"])
+    network = session.metadata.network
+    rgb_range, upscale = network.rgb_range, network.upscale
     headers = ("photograph", "bicubic", "ours", "gain")
     title = f"PSNR-Y in dB, reduced and enlarged x{upscale}"
     table = make_table(title, headers, left=("photograph",))

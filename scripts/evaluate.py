@@ -98,12 +98,10 @@ def load_model(path: Path, arch: str = "auto") -> Model:
         session = OnnxRuntimeSession(
             rounded_to_half(onnx.load_from_string(checked_onnx(path))).SerializeToString()
         )
-        try:
-            upscale = int(session.metadata["adadm.upscale"])
-            rgb_range = float(session.metadata["adadm.rgb_range"])
-        except KeyError as error:
-            raise AdadmError(f"{path} has no metadata {error}; export it with adadm") from error
-        return Model(upscale, rgb_range, lambda lr: session.run({"lr": lr})["sr"])
+        if missing := session.metadata.missing("upscale", "rgb_range"):
+            raise AdadmError(f"{path} has no metadata {missing[0]}; export it with adadm")
+        known = session.metadata.network
+        return Model(known.upscale, known.rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
     from adadm.export import load_checkpoint
     from adadm.export.proof.pytorch import run_network

@@ -99,7 +99,6 @@ def in_target_form(
             _inline(graph)
         if io == "uint8":
             BakeImageIO(rgb_range)(graph)
-            graph.metadata_props["adadm.io"] = "uint8"
     pinned = pin_float32_layers(written, typed) if len(graphs) > 1 else ()
     proto: onnx.ModelProto = ir.to_proto(written)
     check_file(proto, target.opset)

@@ -5,14 +5,12 @@ How the builder is told is in `adadm.runtime.engines.weak_typing`.
 
 from __future__ import annotations
 
-import json
-
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.calibration.passes import LowerToHalf
 from adadm.export.graph.channels import constant_of, label, new_initializer
-from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS
+from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["pin_float32_layers", "quantize_constants_in_graph", "typed_as_pinned"]
 
@@ -24,13 +22,13 @@ def pin_float32_layers(written: ir.Model, typed: ir.Model) -> tuple[str, ...]:
         node.name for node in typed.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT
     }
     pinned = tuple(str(node.name) for node in written.graph if node.name in float32)
-    written.metadata_props[FLOAT32_LAYERS] = json.dumps(pinned)
+    written.metadata_props.update(ModelMetadata(float32_layers=list(pinned)).to_props())
     return pinned
 
 
 def typed_as_pinned(model: ir.Model) -> ir.Model:
     """The same graph in float16, but for what is pinned; as it is where nothing is."""
-    pinned = set(json.loads(model.metadata_props.get(FLOAT32_LAYERS, "[]")))
+    pinned = ModelMetadata.from_props(model.metadata_props).float32_layers
     if not pinned:
         return model
     typed = model.clone()

@@ -28,7 +28,6 @@ from adadm.runtime.models.bundled import VARIANTS, Variant, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
-from adadm.runtime.upscaling.variants import OF_ONE_MODEL
 
 __all__ = ["make_bundle"]
 
@@ -157,12 +156,11 @@ def _sources(model: Path, target: Target) -> dict[Variant, Path]:
     files = {variant: read_onnx(path) for variant, path in paths.items()}
     for path, found in zip(paths.values(), files.values(), strict=True):
         check_lowered(found, target)
-        for key, differs in OF_ONE_MODEL.items():
-            if found.metadata.get(key) != files["whole"].metadata.get(key):
-                raise EngineError(
-                    f"{path} {differs} than {model}; make both again, with --stats external, or "
-                    "move it elsewhere"
-                )
+        if differs := found.metadata.difference(files["whole"].metadata):
+            raise EngineError(
+                f"{path} {differs} than {model}; make both again, with --stats external, or "
+                "move it elsewhere"
+            )
     return paths
 
 

@@ -133,7 +133,7 @@ def _low_resolution(
 ) -> FloatArray:
     """The upper left of a photograph, reduced; mirrored where it is too small."""
     batch, height, width = size
-    upscale = int(session.metadata["adadm.upscale"])
+    upscale = session.metadata.network.upscale
     missing = [
         max(upscale * side - have, 0) for side, have in zip(size[1:], image.shape[:2], strict=True)
     ]
@@ -142,7 +142,7 @@ def _low_resolution(
     images = np.stack([np.roll(small, 9 * index, axis=1) for index in range(batch)])
     if session.inputs[0].dtype == np.uint8:
         return images
-    rgb_range = float(session.metadata["adadm.rgb_range"])
+    rgb_range = session.metadata.network.rgb_range
     return np.concatenate([batch_from_image(one, rgb_range) for one in images])
 
 

@@ -135,7 +135,7 @@ def _rows(
     ]
     work = sum(multiply_adds(ir.from_proto(deployed.model)).values())
     per_pixel = work / math.prod(COUNTED_AT[2:])
-    upscale = int(recipe.model.metadata["adadm.upscale"])
+    upscale = recipe.model.metadata.network.upscale
     for index, shape in enumerate(largest):
         values = math.prod(shape)
         images_bytes = lr.dtype.itemsize * values * (1 if variant == "moments" else 1 + upscale**2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,18 +25,15 @@ from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch
 from adadm.runtime.models.bundled import is_engine
-from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.metadata import NETWORK, NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["IDENTITY", "Baseline", "load_baseline"]
-
-IDENTITY = ("adadm.upscale", "adadm.rgb_range", "adadm.smallest_area", "adadm.architecture")
-"""What must be known of a network."""
+__all__ = ["Baseline", "load_baseline"]
 
 
 @dataclass(frozen=True)
-class Baseline(NetworkMetadata):
+class Baseline:
     """What a model is held to.
 
     Attributes:
@@ -46,7 +43,6 @@ class Baseline(NetworkMetadata):
         run: the truth without its factors, to be timed.
         graph: in float32, to compare layers with.
         blocks: the names of what is modulated, in order.
-        metadata: at least `IDENTITY`.
     """
 
     path: Path
@@ -56,7 +52,7 @@ class Baseline(NetworkMetadata):
     run: Callable[[Batch], Batch]
     graph: onnx.ModelProto
     blocks: tuple[str, ...]
-    metadata: Mapping[str, str]
+    metadata: NetworkMetadata
 
 
 def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Baseline:
@@ -76,7 +72,7 @@ def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Base
         )
     if path.suffix == ".onnx":
         found = read_onnx(path)
-        if missing := [key for key in IDENTITY if key not in found.metadata]:
+        if missing := found.metadata.missing(*NETWORK):
             raise CalibrationError(
                 f"{path} was not written by adadm (its metadata lacks {', '.join(missing)}), so "
                 "it cannot be a reference; give the checkpoint"
@@ -93,7 +89,7 @@ def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Base
             run=lambda lr: run(lr)[0],
             graph=graph,
             blocks=_blocks(names),
-            metadata=found.metadata,
+            metadata=found.metadata.network,
         )
     source = load_source_network(path, arch, **given)
     network = source.network

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from adadm.calibration.quality.ledger import Output, Stage
-from adadm.deployment.certification.baseline import IDENTITY, Baseline
+from adadm.deployment.certification.baseline import Baseline
 from adadm.deployment.certification.running import (
     RunWithFactors,
     evaluated,
@@ -27,11 +27,10 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
 from adadm.runtime.models.bundled import FOR_TILES, is_engine, variant_path
-from adadm.runtime.models.metadata import lowering_notes
+from adadm.runtime.models.metadata import NETWORK, ModelMetadata, NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
-from adadm.runtime.upscaling.variants import OF_ONE_MODEL
 
 __all__ = ["Candidate", "load_candidate"]
 
@@ -61,13 +60,8 @@ class Candidate:
     session: Callable[[], Session]
     feed: Callable[[Batch], dict[str, Any]]
     tile: tuple[int, int] | None
-    metadata: Mapping[str, str]
+    metadata: NetworkMetadata
     companions: tuple[Path, ...] = ()
-
-    @property
-    def target(self) -> str | None:
-        """What it was lowered for."""
-        return lowering_notes(self.metadata).get("target")
 
 
 def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = False) -> Candidate:
@@ -85,12 +79,10 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
     if is_engine(path):
         return _engine(path, reference, trust)
     found = read_onnx(path)
-    metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **found.metadata}
-    _check_network(path, metadata, reference)
+    metadata = _known_network(path, found.metadata, reference)
     graph = evaluated(path, metadata)
     precision = precision_of(graph, metadata)
     title = {"float32": "float32", "fp16": "FP16", "int8": "INT8"}[precision]
-    is_image = metadata.get("adadm.io") == "uint8"
     run = run_graph(graph, metadata)
     description = "ONNX Runtime"
     if precision != "float32":
@@ -102,7 +94,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
         description = f"backend {opened.backend}"
     stages = [Stage(title, run)]
     companions = tuple(p for f in FOR_TILES if (p := variant_path(path, f)).is_file())
-    if len(companions) == 2 and not is_image:
+    if len(companions) == 2 and not metadata.is_uint8:
         stages.append(Stage("tile models", _tile_models(companions, metadata)))
     with open_session(path, backend="cpu") as session:
         sizes = session.sizes if any(spec.name == "lr" for spec in session.inputs) else []
@@ -124,12 +116,11 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
 
 def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
     session = open_session(path, backend="engine", trust=trust)
-    metadata = {**{key: reference.metadata[key] for key in IDENTITY}, **session.metadata}
-    _check_network(path, metadata, reference)
+    metadata = _known_network(path, session.metadata, reference)
     beside_it = manifest_path(path)
     manifest = read_manifest(path) if beside_it.is_file() else None
     usual = manifest.profiles[0]["lr"].optimum if manifest and manifest.profiles else None
-    first = 1 if metadata.get("adadm.io") == "uint8" else 2
+    first = 1 if metadata.is_uint8 else 2
     sizes = session.sizes
     return Candidate(
         path=path,
@@ -147,28 +138,25 @@ def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
     )
 
 
-def _check_network(path: Path, metadata: Mapping[str, str], reference: Baseline) -> None:
-    """Refuse a model that enlarges by another factor, or was exported from another checkpoint."""
-    wrong = [
-        f"{key.removeprefix('adadm.')} {metadata[key]}, not {reference.metadata[key]}"
-        for key in (*IDENTITY, "adadm.checkpoint_sha256")
-        if key in metadata and metadata[key] != reference.metadata.get(key, metadata[key])
-    ]
-    if wrong:
+def _known_network(path: Path, metadata: ModelMetadata, reference: Baseline) -> NetworkMetadata:
+    """What the reference says of the network, where a model does not; both must say the same."""
+    known = reference.metadata
+    if wrong := metadata.contradictions(known, *NETWORK, "checkpoint_sha256"):
         raise CalibrationError(
             f"{path} is of another network than {reference.path}: it has {'; '.join(wrong)}. Give "
             "the checkpoint that it was exported from"
         )
+    lacking = [name for name in NETWORK if getattr(metadata, name) is None]
+    return replace(metadata, **{name: getattr(known, name) for name in lacking}).network
 
 
-def _tile_models(paths: tuple[Path, ...], metadata: Mapping[str, str]) -> RunWithFactors:
+def _tile_models(paths: tuple[Path, ...], metadata: ModelMetadata) -> RunWithFactors:
     """Both on one tile that is the whole image, settled; of this model, or refused."""
     sessions = []
     for path in paths:
         found = read_onnx(path).metadata
-        for key, differs in OF_ONE_MODEL.items():
-            if found.get(key) != metadata.get(key):
-                raise CalibrationError(f"{path} {differs} than the model that it lies beside")
+        if differs := found.difference(metadata):
+            raise CalibrationError(f"{path} {differs} than the model that it lies beside")
         sessions.append(OnnxRuntimeSession(evaluated(path, found).SerializeToString()))
     tile, moments = sessions
 

@@ -77,9 +77,9 @@ def certify(
         CalibrationError: an output is not finite, or an original is met without an error.
     """
     thresholds = Thresholds.of(model.precision, given)
-    upscale, rgb_range = reference.upscale, reference.rgb_range
+    upscale, rgb_range = reference.metadata.upscale, reference.metadata.rgb_range
     stages = [*reference.stages, *model.stages]
-    if model.metadata.get("adadm.io") == "uint8":
+    if model.metadata.is_uint8:
         stages = [_in_8_bits(stage, rgb_range) for stage in stages]
     seen = Observations(len(reference.stages), rgb_range, upscale, originals)
     progress.phase("running both on photographs")
@@ -95,7 +95,7 @@ def certify(
     progress.phase("looking for artefacts")
     last_reference = len(reference.stages) - 1
     truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
-    size = model.tile or drawn_size(reference.smallest_area)
+    size = model.tile or drawn_size(reference.metadata.smallest_area)
     gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
     gates = measure_gates(truth, deployed, gated, rgb_range, upscale, size)
     feeds = [
@@ -218,12 +218,12 @@ def _described(model: Candidate) -> dict[str, Any]:
         "precision": model.precision,
         "backend": model.backend,
         "description": model.description,
-        "architecture": metadata["adadm.architecture"],
-        "upscale": int(metadata["adadm.upscale"]),
-        "rgb_range": float(metadata["adadm.rgb_range"]),
-        "io": metadata.get("adadm.io", "float32"),
-        "target": model.target,
-        "checkpoint_sha256": metadata.get("adadm.checkpoint_sha256"),
+        "architecture": metadata.architecture,
+        "upscale": metadata.upscale,
+        "rgb_range": metadata.rgb_range,
+        "io": metadata.io or "float32",
+        "target": metadata.target,
+        "checkpoint_sha256": metadata.checkpoint_sha256,
     }
 
 
@@ -254,7 +254,7 @@ def _cropped(lr: Batch, reference: Baseline, model: Candidate) -> Batch:
     """The middle, where it is large; as it is, where the model takes that size alone."""
     if model.tile:
         return lr
-    least = math.isqrt(reference.smallest_area - 1) + 1
+    least = math.isqrt(reference.metadata.smallest_area - 1) + 1
     most = max(_LARGEST_PX, least)
     height, width = (min(side, most) for side in lr.shape[2:])
     top, left = (lr.shape[2] - height) // 2, (lr.shape[3] - width) // 2

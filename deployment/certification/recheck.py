@@ -152,10 +152,10 @@ def _again(
     tile = content["images"]["tile"]
     chosen = CalibrationImages.of(
         images,
-        truth.upscale if originals else 1,
+        truth.metadata.upscale if originals else 1,
         count=len(images),
         tile=tile and (tile[0], tile[1]),
-        smallest_area=truth.smallest_area,
+        smallest_area=truth.metadata.smallest_area,
     )
     if chosen.digest != content["images"]["digest"]:
         raise CalibrationError(

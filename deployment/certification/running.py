@@ -13,7 +13,7 @@ from adadm.calibration.quality.ledger import Output
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.calibration.target_forms.target_model import deploy
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
-from adadm.runtime.models.metadata import lowering_notes
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
@@ -34,18 +34,17 @@ RunWithFactors = Callable[[Batch], Output]
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 
 
-def evaluated(path: Path, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def evaluated(path: Path, metadata: ModelMetadata) -> onnx.ModelProto:
     """A model with its factors as outputs, and what a device rounds rounded."""
-    if "adadm.version" not in metadata:  # another tool's
+    if metadata.version is None:  # another tool's
         return rounded_to_half(onnx.load(path))
-    return deploy(path, TARGETS[lowering_notes(metadata).get("target", "cpu")]).evaluated
+    return deploy(path, TARGETS[metadata.target or "cpu"]).evaluated
 
 
-def precision_of(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
+def precision_of(graph: onnx.ModelProto, metadata: ModelMetadata) -> str:
     """What was noted when it was lowered, or what the graph shows."""
-    noted = lowering_notes(metadata).get("precision")
-    if noted in ("fp16", "int8"):
-        return str(noted)
+    if metadata.precision != "float32":
+        return metadata.precision
     if any(node.op_type in _QUANTIZING for node in graph.graph.node):
         return "int8"
     half = onnx.TensorProto.FLOAT16
@@ -53,22 +52,21 @@ def precision_of(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> str:
     return "fp16" if half in casts else "float32"
 
 
-def run_graph(graph: onnx.ModelProto, metadata: Mapping[str, str]) -> RunWithFactors:
+def run_graph(graph: onnx.ModelProto, metadata: ModelMetadata) -> RunWithFactors:
     """A graph on ONNX Runtime, with its factors in the units of the network."""
-    scales = lowering_notes(metadata).get("factor_scales", ())
     session = OnnxRuntimeSession(graph.SerializeToString())
     name = session.inputs[0].name
 
     def run(lr: Batch) -> Output:
         sr, factors = split_outputs(session, feed_of(name, lr, metadata))
-        for index, scale in enumerate(scales):
+        for index, scale in enumerate(metadata.factor_scales):
             factors[index] = np.asarray(factors[index] / scale, np.float32)
         return _as_batch(sr, metadata), factors
 
     return run
 
 
-def run_session(session: Session, metadata: Mapping[str, str]) -> RunWithFactors:
+def run_session(session: Session, metadata: ModelMetadata) -> RunWithFactors:
     """A model as it is, without its factors."""
     name = session.inputs[0].name
 
@@ -84,14 +82,14 @@ def split_outputs(session: Session, feed: Mapping[str, Any]) -> Output:
     return image, factors
 
 
-def feed_of(name: str, lr: Batch, metadata: Mapping[str, str]) -> dict[str, Any]:
+def feed_of(name: str, lr: Batch, metadata: ModelMetadata) -> dict[str, Any]:
     """A batch, or the image that a model for images takes."""
-    if metadata.get("adadm.io") != "uint8":
+    if not metadata.is_uint8:
         return {name: lr}
-    return {name: image_from_batch(lr, float(metadata["adadm.rgb_range"]))[None]}
+    return {name: image_from_batch(lr, metadata.network.rgb_range)[None]}
 
 
-def _as_batch(sr: Any, metadata: Mapping[str, str]) -> Batch:
-    if metadata.get("adadm.io") != "uint8":
+def _as_batch(sr: Any, metadata: ModelMetadata) -> Batch:
+    if not metadata.is_uint8:
         return np.asarray(sr, np.float32)
-    return batch_from_image(sr[0], float(metadata["adadm.rgb_range"]))
+    return batch_from_image(sr[0], metadata.network.rgb_range)

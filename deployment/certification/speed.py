@@ -55,7 +55,7 @@ def measure_speed(
                 "lr_px": [lr.shape[3], lr.shape[2]],
                 "median_ms": times.median,
                 "p90_ms": times.p90,
-                "megapixels_per_s": pixels * reference.upscale**2 / 1e3 / times.median,
+                "megapixels_per_s": pixels * reference.metadata.upscale**2 / 1e3 / times.median,
                 "peak_bytes": peak_bytes,
             }
         )
@@ -69,6 +69,6 @@ def _peak_bytes(model: Candidate, lr: Batch) -> int | None:
             return None
         planned = read_manifest(model.path).activation_bytes
         return max(planned) if planned else None
-    if model.backend not in CPU_BACKENDS or model.metadata.get("adadm.io") == "uint8":
+    if model.backend not in CPU_BACKENDS or model.metadata.is_uint8:
         return None
     return measure_memory(model.path, model.backend, [(lr.shape[2], lr.shape[3])]).fixed_bytes

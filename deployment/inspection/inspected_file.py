@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -21,39 +19,45 @@ from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import is_engine
-from adadm.runtime.models.metadata import NetworkMetadata, lowering_notes
+from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 
 __all__ = ["InspectedFile", "read_inspected_file"]
 
 _CHECKPOINTS = (".pt", ".pth", ".safetensors")
-_FORM = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
+_EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """What the metadata of an export says, besides its network."""
 
 
 @dataclass(frozen=True)
-class InspectedFile(NetworkMetadata):
+class InspectedFile:
     """A network with AdaDM in a file.
 
     Attributes:
         sha256: of the file.
+        metadata: of an ONNX file; of a checkpoint, what its exports will say of the network.
         hyperparameters: with where each comes from.
-        form: what the metadata of an ONNX file says of it; empty for a checkpoint.
         decisions: what the export does, or did, with each batch normalization.
         source: the network before its folds; None for a file that is folded or lowered.
         static: N, H and W where the file fixes them.
-        metadata: of an ONNX file; of a checkpoint, what its exports will say of the network.
     """
 
     path: Path
     sha256: str
-    metadata: Mapping[str, str]
+    metadata: NetworkMetadata
     hyperparameters: Mapping[str, Hyperparameter]
-    form: Mapping[str, str]
     structure: Structure
     decisions: tuple[Decision, ...]
     source: SourceNetwork | None
     static: Shape | None = None
+
+    @property
+    def export_notes(self) -> dict[str, str]:
+        """What an ONNX file says of how it was exported and lowered; empty for a checkpoint."""
+        if self.metadata.version is None:
+            return {}
+        notes = {name: getattr(self.metadata, name) for name in _EXPORT_NOTES}
+        return {**notes, "precision": self.metadata.precision}
 
     @property
     def is_deployed(self) -> bool:
@@ -63,7 +67,7 @@ class InspectedFile(NetworkMetadata):
     @property
     def is_rescaled(self) -> bool:
         """Whether its trunk was multiplied when it was lowered, and its modulators changed."""
-        return bool(lowering_notes(self.metadata).get("factor_scales"))
+        return bool(self.metadata.factor_scales)
 
 
 def read_inspected_file(
@@ -107,45 +111,40 @@ def read_inspected_file(
 def _exported(path: Path) -> InspectedFile:
     file = read_onnx(path)
     metadata = file.metadata
-    form = {key: metadata[f"adadm.{key}"] for key in _FORM if f"adadm.{key}" in metadata}
-    if missing := [f"adadm.{key}" for key in _FORM if key not in form]:
+    if missing := metadata.missing(*_EXPORT_NOTES):
         raise CalibrationError(
             f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
             "give the checkpoint, or an export of it"
         )
-    if form["stats"] != "internal":
+    if metadata.stats != "internal":
         raise CalibrationError(
-            f"{path} is the model `{form['stats']}` of tiles, give the one for whole images: the "
+            f"{path} is the model `{metadata.stats}` of tiles, give the one for whole images: the "
             "same name without that word"
         )
-    form["precision"] = lowering_notes(metadata).get("precision", "float32")
-    source = load_source_network(path) if form["fold"] == "off" else None
-    static = _static(file.inputs[0].shape, is_image=form["io"] == "uint8")
-    return _inspected(path, file.sha256, metadata, source, form=form, static=static)
+    source = load_source_network(path) if metadata.fold == "off" else None
+    static = _static(file.inputs[0].shape, is_image=metadata.is_uint8)
+    return _inspected(path, file.sha256, metadata.network, source, static=static)
 
 
 def _inspected(
     path: Path,
     sha256: str,
-    metadata: Mapping[str, str],
+    metadata: NetworkMetadata,
     source: SourceNetwork | None,
     *,
-    form: Mapping[str, str] = MappingProxyType({}),
     static: Shape | None = None,
 ) -> InspectedFile:
     if source is not None:
         model, decisions = source.model, fold_batch_norm(source.model.clone())
     else:
         model = ir.load(path)
-        noted = json.loads(metadata["adadm.batch_normalizations"])
-        decisions = [Decision.from_json(row) for row in noted]
-    hyperparameters = json.loads(metadata["adadm.hyperparameters"])
+        decisions = [Decision.from_json(row) for row in metadata.batch_normalizations or ()]
+    hyperparameters = metadata.hyperparameters or {}
     return InspectedFile(
         path=path,
         sha256=sha256,
         metadata=metadata,
         hyperparameters={name: Hyperparameter(**h) for name, h in hyperparameters.items()},
-        form=form,
         structure=read_structure(model, decisions),
         decisions=tuple(decisions),
         source=source,

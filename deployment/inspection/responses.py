@@ -91,7 +91,9 @@ def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> lis
     session = OnnxRuntimeSession(_with_planes(lowering.whole).SerializeToString(), lean=True)
     seen: list[list[tuple[_Planes, _Planes, float]]] = [[] for _ in centers]
     for count, photograph in enumerate(lowering.images, 1):
-        outputs = session.run({"lr": batch_from_image(photograph.lr, lowering.source.rgb_range)})
+        outputs = session.run(
+            {"lr": batch_from_image(photograph.lr, lowering.source.metadata.rgb_range)}
+        )
         pixels = photograph.lr.shape[0] * photograph.lr.shape[1]
         wide = {name: values.astype(np.float64).ravel() for name, values in outputs.items()}
         for index, center in enumerate(centers):
@@ -126,7 +128,7 @@ def measure_deployed_responses(
     run = run_graph(evaluated(inspected.path, inspected.metadata), inspected.metadata)
     factors = []
     for count, photograph in enumerate(images, 1):
-        _, found = run(batch_from_image(photograph.lr, inspected.rgb_range))
+        _, found = run(batch_from_image(photograph.lr, inspected.metadata.rgb_range))
         if len(found) != len(inspected.structure.blocks):
             raise CalibrationError(
                 f"{inspected.path} has its modulators inlined and does not show their factors; "

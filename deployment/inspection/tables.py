@@ -45,15 +45,14 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 def _print_inspected(inspection: Inspection, console: Console) -> None:
     inspected = inspection.inspected
-    network = f"{inspected.metadata['adadm.architecture']} x{inspected.upscale} with AdaDM"
+    network = f"{inspected.metadata.architecture} x{inspected.metadata.upscale} with AdaDM"
     console.print(f"[bold]{escape(network)}[/bold]: {escape(inspected.path.name)}", highlight=False)
     for name, parameter in inspected.hyperparameters.items():
         console.print(f"  {name} = {parameter}", highlight=False, markup=False)
-    if inspected.form:
-        short = {k: v for k, v in inspected.form.items() if k != _CHECKPOINT}
-        listed = ", ".join(f"{key} {value}" for key, value in short.items())
+    if notes := inspected.export_notes:
+        listed = ", ".join(f"{key} {value}" for key, value in notes.items() if key != _CHECKPOINT)
         console.print(f"as its metadata says: {listed}", highlight=False, markup=False)
-        console.print(f"  of the checkpoint {inspected.form[_CHECKPOINT]}", highlight=False)
+        console.print(f"  of the checkpoint {notes[_CHECKPOINT]}", highlight=False)
     if inspected.is_deployed:
         console.print(
             "what was folded into convolutions is gone from it; the checkpoint tells more",

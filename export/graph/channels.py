@@ -40,7 +40,7 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 
-_UNROUNDED = "adadm.unrounded"
+_UNROUNDED = "unrounded"
 
 
 class NotFoldable(Exception):

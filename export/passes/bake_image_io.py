@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.export.passes.return_moments import MOMENTS_OUTPUT
+from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["BakeImageIO"]
 
@@ -25,6 +26,7 @@ class BakeImageIO(ir.passes.InPlacePass):
     optimizer multiplies the factor into the weights of a convolution before it, and the result is
     the same to the last grey level. Cast is the first and the last node, as TensorRT wants of
     uint8. A graph that returns moments, and no image, gets the input's part alone.
+    The metadata says so.
 
     Left alone when: the input is uint8 already.
 
@@ -44,6 +46,7 @@ class BakeImageIO(ir.passes.InPlacePass):
         self._from_image(graph, image, lr)
         if sr.name != MOMENTS_OUTPUT:
             self._to_image(graph, sr)
+        model.metadata_props.update(ModelMetadata(io="uint8").to_props())
         return ir.passes.PassResult(model, modified=True)
 
     def _images(self, graph: ir.Graph, lr: ir.Value) -> ir.Value:

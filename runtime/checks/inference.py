@@ -45,7 +45,7 @@ def check_backends(
     Args:
         model: bundled.
     """
-    lr = _image() * np.float32(model.metadata["adadm.rgb_range"])
+    lr = _image() * np.float32(model.metadata.network.rgb_range)
     checks = {}
     first: tuple[str, FloatArray] | None = None
     for name in BACKENDS:

@@ -197,7 +197,7 @@ def _manifest(
             "workspace_bytes": settings.workspace_bytes,
         },
         activation_bytes=activation_bytes or None,
-        metadata=model.metadata,
+        metadata=model.metadata.to_props(),
         ledger=ledger_beside(model.path, recipe.quantization),
     )
 

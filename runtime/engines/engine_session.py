@@ -22,6 +22,7 @@ from adadm.runtime.engines.manifest import check_runs_here, read_engine
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load
 from adadm.runtime.engines.tensors import choose_profile, engine_profiles, engine_tensors
 from adadm.runtime.errors import SessionError
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class TensorRTSession(Session):
             check_runs_here(
                 manifest, flavour, module.__version__, cuda_runtime.compute_capability()
             )
-        self.metadata = {} if manifest is None else dict(manifest.metadata)
+        self.metadata = ModelMetadata.from_props(manifest.metadata if manifest else {}, engine)
         self._lanes: OrderedDict[tuple[Shape, ...], _Lane] = OrderedDict()
         self._buffers: dict[int, dict[str, _Buffer]] = {}
         self._errors: deque[str] = deque(maxlen=5)  # the last of them

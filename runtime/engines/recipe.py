@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Profiles, Settings, Shape
 from adadm.runtime.engines.weak_typing import WeakTyping
@@ -60,7 +59,7 @@ class Recipe:
     @property
     def quantization(self) -> dict[str, Any] | None:
         """What `adadm quantize` noted; None for a float32 export."""
-        return _quantization(self.model)
+        return self.model.metadata.quantization
 
     @property
     def usual_shapes(self) -> dict[str, Shape]:
@@ -80,7 +79,7 @@ class Recipe:
 
     @property
     def precision(self) -> Precision:
-        return _precision(self.model)
+        return self.model.metadata.precision
 
 
 def default_bounds(optimum: BatchHeightWidth = _USUAL) -> Bounds:
@@ -173,7 +172,7 @@ def make_recipe(
     _check_form(model, target)
     weak = None
     if target.is_weakly_typed:
-        weak = WeakTyping.of_model(_precision(model), model.metadata)
+        weak = WeakTyping.of_model(model.metadata)
     settings = Settings(
         compute_capabilities=tuple(compute_capabilities),
         weak_typing=weak,
@@ -203,22 +202,12 @@ def check_lowered(model: OnnxFile, target: Target) -> None:
     Raises:
         EngineError: it did.
     """
-    noted = _quantization(model)
-    made_for = TARGETS.get(noted["target"]) if noted else None
+    made_for = TARGETS.get(model.metadata.target or "")
     if made_for and made_for.form != target.form:
         raise EngineError(
             f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), {target.name} "
             f"reads another form ({_named(target)}): adadm quantize --target {target.name}"
         )
-
-
-def _quantization(model: OnnxFile) -> dict[str, Any] | None:
-    noted = model.metadata.get("adadm.quantization")
-    return None if noted is None else json.loads(noted)
-
-
-def _precision(model: OnnxFile) -> Precision:
-    return cast(Precision, (_quantization(model) or {}).get("precision", "float32"))
 
 
 def _named(target: Target) -> str:

@@ -6,19 +6,16 @@ It chooses among those that it is allowed, but for layers that are pinned to flo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.targets import Precision
 
-__all__ = ["FLOAT32_LAYERS", "WeakTyping", "weak_flags"]
-
-FLOAT32_LAYERS = "adadm.float32_layers"
-"""Metadata of a model: its nodes that must stay float32 where the builder chooses."""
+__all__ = ["WeakTyping", "weak_flags"]
 
 _TYPES: dict[Precision, tuple[str, ...]] = {
     "float32": (),
@@ -40,9 +37,9 @@ class WeakTyping:
     float32_layers: tuple[str, ...] = ()
 
     @classmethod
-    def of_model(cls, precision: Precision, metadata: Mapping[str, str]) -> WeakTyping:
-        """What a model of a precision needs."""
-        return cls(_TYPES[precision], tuple(json.loads(metadata.get(FLOAT32_LAYERS, "[]"))))
+    def of_model(cls, metadata: ModelMetadata) -> WeakTyping:
+        """What a model needs."""
+        return cls(_TYPES[metadata.precision], tuple(metadata.float32_layers or ()))
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> WeakTyping | None:

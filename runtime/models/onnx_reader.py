@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.wire_format import Message
 from adadm.runtime.sessions.session import TensorSpec
 
@@ -77,7 +78,7 @@ class OnnxFile:
     path: Path
     content: bytes
     sha256: str
-    metadata: dict[str, str]
+    metadata: ModelMetadata
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     opset: int
@@ -167,7 +168,7 @@ def _read(path: Path, content: bytes) -> OnnxFile:
         path=path,
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
-        metadata=metadata,
+        metadata=ModelMetadata.from_props(metadata, path),
         inputs=inputs,
         outputs=outputs,
         opset=opsets[0],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import SessionError, require
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
@@ -89,7 +90,7 @@ class OnnxRuntimeSession(Session):
             raise SessionError(f"ONNX Runtime fell back from {first} to {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
-        self.metadata = self._session.get_modelmeta().custom_metadata_map
+        self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         names = [spec.name for spec in self.outputs]

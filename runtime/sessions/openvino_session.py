@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import SessionError, require
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
@@ -60,7 +61,7 @@ class OpenVINOSession(Session):
         except RuntimeError as error:
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
-        self.metadata = _metadata(graph)
+        self.metadata = ModelMetadata.from_props(_metadata(graph))
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}

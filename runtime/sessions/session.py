@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError
+from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["FloatArray", "Session", "SizeRange", "TensorSpec"]
 
@@ -76,13 +77,13 @@ class Session(ABC):
 
     Attributes:
         inputs, outputs: what `run` takes and returns.
-        metadata: of the model, such as `adadm.rgb_range`.
+        metadata: of the model.
         backend: the name under which `open_session` opened it.
     """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
-    metadata: dict[str, str]
+    metadata: ModelMetadata
     backend = ""
     _closed = False
 
@@ -138,7 +139,7 @@ class Session(ABC):
 
     def _height_and_width(self, shape: Sequence[_Length]) -> tuple[_Length, _Length]:
         """Of the shape of `lr`: images are (N, H, W, 3), planes (N, 3, H, W)."""
-        first = 1 if self.metadata.get("adadm.io") == "uint8" else 2
+        first = 1 if self.metadata.is_uint8 else 2
         return shape[first], shape[first + 1]
 
     def _check(self, feed: Mapping[str, FloatArray]) -> None:
@@ -147,7 +148,7 @@ class Session(ABC):
         expected = {spec.name: spec for spec in self.inputs}
         if feed.keys() != expected.keys():
             raise SessionError(f"fed {sorted(feed)}, the model reads {sorted(expected)}")
-        least = int(self.metadata.get("adadm.smallest_area", 1))
+        least = self.metadata.smallest_area or 1
         for name, array in feed.items():
             spec = expected[name]
             fits = len(array.shape) == len(spec.shape) and all(

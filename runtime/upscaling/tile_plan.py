@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from adadm.runtime.errors import TilingError
+from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
-from adadm.runtime.upscaling.memory import MemoryModel, memory_models
 from adadm.runtime.upscaling.windows import Window, grid
 
 __all__ = [
@@ -80,23 +79,14 @@ class Plan:
         )
 
 
-def choose_overlap(metadata: Mapping[str, str], accuracy: float) -> tuple[int, str]:
-    """The overlap that keeps settled tiles within `accuracy`, and a warning if none does.
-
-    Args:
-        metadata: of the model. `adadm.halo_errors` lists what the largest error on photographs was
-            at each overlap, in grey levels; `adadm.receptive_field` bounds what can matter.
-    """
-    reach = metadata.get("adadm.receptive_field", "image")
-    measured = [
-        (int(px), float(levels))
-        for px, levels in json.loads(metadata.get("adadm.halo_errors", "[]"))
-    ]
+def choose_overlap(metadata: ModelMetadata, accuracy: float) -> tuple[int, str]:
+    """The overlap that keeps settled tiles within `accuracy`, and a warning if none does."""
+    measured = metadata.halo_errors or []
     enough = [px for px, levels in measured if levels * _SAFETY <= accuracy]
     if enough:
         return min(enough), ""
-    if reach != "image":
-        return int(reach), ""
+    if isinstance(metadata.receptive_field, int):
+        return metadata.receptive_field, ""
     overlap = _FALLBACK_OVERLAP
     beyond = [levels for px, levels in measured if px >= overlap]
     by = f"was off by up to {max(beyond):.2g} grey levels" if beyond else "was not measured"
@@ -127,9 +117,9 @@ class LargestTile:
         return self.memory.bytes_for(math.prod(window)) + rows <= _SHARE_OF_FREE * self.free_bytes
 
 
-def memory_model(metadata: Mapping[str, str], backend: str) -> MemoryModel | None:
+def memory_model(metadata: ModelMetadata, backend: str) -> MemoryModel | None:
     """The memory of a backend as export measured it, or of the hungriest one it did measure."""
-    models = memory_models(metadata.get("adadm.memory", "{}"))
+    models = metadata.memory or {}
     if backend in models:
         return models[backend]
     return max(models.values(), key=lambda model: model.bytes_per_pixel, default=None)

@@ -83,17 +83,17 @@ class Upscaler:
         self._variants = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
         whole = self._variants.session("whole")
         self.metadata, self.backend = whole.metadata, whole.backend
-        if "adadm.upscale" not in self.metadata:
+        if self.metadata.upscale is None or self.metadata.rgb_range is None:
             raise TilingError(
                 f"{self.model} was not made by adadm export: it has no metadata of it"
             )
-        if self.metadata.get("adadm.stats", "internal") != "internal":
+        if self.metadata.stats not in (None, "internal"):
             raise TilingError(
                 f"{self.model} is one of the two models for tiles; give the model that they belong "
                 "to, without .tile or .moments in its name"
             )
-        self.upscale_factor = int(self.metadata["adadm.upscale"])
-        self._rgb_range = float(self.metadata["adadm.rgb_range"])
+        self.upscale_factor = self.metadata.upscale
+        self._rgb_range = self.metadata.rgb_range
         lr = whole.inputs[0]
         self._reads_images = lr.dtype == np.uint8
         self._sizes = whole.sizes

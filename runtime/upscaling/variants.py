@@ -10,16 +10,10 @@ from adadm.runtime.models.bundled import FOR_TILES, Variant, is_engine, variant_
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
-__all__ = ["CPU_BACKENDS", "OF_ONE_MODEL", "ModelVariants"]
+__all__ = ["CPU_BACKENDS", "ModelVariants"]
 
 CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
-
-OF_ONE_MODEL = {
-    "adadm.checkpoint_sha256": "was exported from another checkpoint",
-    "adadm.quantization": "was lowered differently, or not at all,",
-}
-"""Metadata that the three variants share."""
 
 
 class ModelVariants:
@@ -106,9 +100,8 @@ class ModelVariants:
                 "statistic of its own: --passes 1 (seams)"
             )
         session = self.session(variant)
-        for key, differs in OF_ONE_MODEL.items():
-            if session.metadata.get(key) != self._metadata.get(key):
-                raise TilingError(
-                    f"{path} {differs} than {self._model}; make both again, with --stats external"
-                )
+        if differs := session.metadata.difference(self._metadata):
+            raise TilingError(
+                f"{path} {differs} than {self._model}; make both again, with --stats external"
+            )
         return session.sizes

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from _support.networks import random_network
 from adadm.export import Checkpoint, Options
-from adadm.export.assembly import assemble, bake_image_io, identity
+from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.networks import Network
 from adadm.export.passes import Decision
@@ -36,7 +36,7 @@ def exported(
 ) -> tuple[Network, onnx.ModelProto, list[Decision]]:
     """The same in the form of some options, without the comparison with PyTorch."""
     network, model = traced(architecture, upscale)
-    assembled = assemble(model, identity(_checkpoint(network)), options)
+    assembled = assemble(model, _checkpoint(network).metadata, options)
     proto = assembled.model
     if options.io == "uint8":
         proto = bake_image_io(proto, network, options)
@@ -49,7 +49,7 @@ def exported_tiles(
     """The same, and the two models for tiles."""
     network, model = traced(architecture, upscale)
     external = dataclasses.replace(options, stats="external")
-    assembled = assemble(model, identity(_checkpoint(network)), external)
+    assembled = assemble(model, _checkpoint(network).metadata, external)
     assert assembled.tiles is not None
     return network, assembled.model, assembled.tiles
 

@@ -33,7 +33,7 @@ def lowered_x2(
     source = load_source_network(
         ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors", "auto"
     )
-    images = CalibrationImages.of([folder / "images"], source.upscale)
+    images = CalibrationImages.of([folder / "images"], source.metadata.upscale)
     request = LoweringOptions(
         precision, TARGETS[target], 0.02, io, "external", cache=folder / "cache"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
 
@@ -28,7 +29,9 @@ class RepeatingSession(Session):
         self.inputs = [TensorSpec("lr", shape, np.dtype(dtype))]
         self.outputs, self.backend = [], "cpu"
         entries = {"upscale": "2", "rgb_range": "255", **metadata}
-        self.metadata = {f"adadm.{name}": text for name, text in entries.items()}
+        self.metadata = ModelMetadata.from_props(
+            {f"adadm.{k}": text for k, text in entries.items()}
+        )
         self.runs = 0
         self.before_run: Callable[[int], object] = lambda _: None
 

@@ -29,6 +29,7 @@ from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.models.bundled import VARIANTS, bundled_path, variant_path
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
@@ -99,7 +100,7 @@ def test_parity_at_sizes_of_both_profiles(built: Build, model: str, cuda_graphs:
         (lr,), (sr,) = session.inputs, session.outputs
         assert lr == TensorSpec("lr", (None, 3, None, None), np.dtype(np.float32))
         assert sr == TensorSpec("sr", (None, 3, None, None), np.dtype(np.float32))
-        assert session.metadata["adadm.upscale"] == model[1]
+        assert session.metadata.upscale == int(model[1])
         chosen = set()
         for shape in SHAPES:
             image = photograph_like(shape)
@@ -203,7 +204,7 @@ def test_a_trusted_engine_runs_without_its_manifest(x2: Path, tmp_path: Path) ->
     bare.write_bytes(x2.read_bytes())
     image = photograph_like((1, 30, 40))
     with TensorRTSession(bare, trust=True, flavour=flavour) as session:
-        assert session.metadata == {}
+        assert session.metadata == ModelMetadata()
         found = session.run({"lr": image})["sr"]
     assert_parity(found, on_cpu(bundled_path("x2"), {"lr": image}), "float32")
 

@@ -77,7 +77,7 @@ def compare_layers(
             for image in images:
                 _run(layer, image)
     blocks, makers = _blocks(one), _makers(one)
-    to_levels = _WHITE / float(one.metadata["adadm.rgb_range"])
+    to_levels = _WHITE / one.metadata.network.rgb_range
     results = tuple(
         _result(layer, one, blocks, to_levels if layer.name in makers else None) for layer in layers
     )

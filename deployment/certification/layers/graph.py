@@ -19,6 +19,7 @@ from adadm.export.graph.rewriting import produced_by
 from adadm.export.passes import InlineFunctions
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 __all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "InlinedModulator", "LayerGraph", "unconverted"]
@@ -64,7 +65,7 @@ class LayerGraph:
         InlineFunctions()(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         common.ShapeInferencePass()(model)
-        self.metadata = dict(model.metadata_props)
+        self.metadata = ModelMetadata.from_props(model.metadata_props)
         self._graph = model.graph
         self._extractor = onnx.utils.Extractor(ir.to_proto(model))
         self._constants = set(model.graph.initializers.values())

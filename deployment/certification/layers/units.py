@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from adadm.deployment.certification.layers.graph import (
     unconverted,
 )
 from adadm.export.graph.rewriting import produced_by
-from adadm.runtime.models.metadata import lowering_notes
+from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["ChannelMap", "units"]
 
@@ -260,7 +259,6 @@ def _offsets(side: LayerGraph) -> dict[str, Array]:
     return found
 
 
-def _trunk_scale(metadata: Mapping[str, str]) -> float:
+def _trunk_scale(metadata: ModelMetadata) -> float:
     """By what `ScaleTrunk` multiplied the trunk; a factor follows, if the residual does not."""
-    scales = lowering_notes(metadata).get("factor_scales", ())
-    return max(scales, key=lambda s: abs(math.log(s)), default=1.0)
+    return max(metadata.factor_scales, key=lambda s: abs(math.log(s)), default=1.0)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from adadm.export import Options, load_checkpoint, save_checkpoint
-from adadm.export.assembly import assemble, identity
+from adadm.export.assembly import assemble
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.tracing import trace
@@ -75,7 +75,7 @@ def prepare(case: Case, folder: Path) -> Files:
         bundled = CHECKPOINTS / f"{case.architecture}_adadm_x{case.upscale}.safetensors"
         files.checkpoint.write_bytes(bundled.read_bytes())
     checkpoint = load_checkpoint(files.checkpoint)
-    ours = assemble(trace(checkpoint.network), identity(checkpoint), Options()).model
+    ours = assemble(trace(checkpoint.network), checkpoint.metadata, Options()).model
     onnx.save(ours, files.ours)
     try:
         _export_naively(checkpoint.network, case.size, files.naive)

@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 from adadm.calibration.quality.photographs import Photograph
 from adadm.export import Options
-from adadm.export.assembly import assemble, identity
+from adadm.export.assembly import assemble
 from adadm.export.tracing import trace
 from adadm.runtime.engines.tensorrt_api import parse
 from adadm.runtime.errors import AdadmError, EngineError
@@ -40,7 +40,7 @@ MODEL_OPTIMIZER = ("entropy", "max")
 def naive(net: Net) -> onnx.ModelProto:
     """The network with its normalizations and its tail, and modulators of plain operators."""
     options = Options(fold="off", tail="original", modulator="inline")
-    return assemble(trace(net.checkpoint.network), identity(net.checkpoint), options).model
+    return assemble(trace(net.checkpoint.network), net.checkpoint.metadata, options).model
 
 
 def with_onnx_runtime(

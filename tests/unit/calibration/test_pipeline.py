@@ -298,7 +298,7 @@ def test_drawn_inputs_are_as_large_as_the_network_needs(
 ) -> None:
     monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
     assert Lowering.of(source, images_of(folder), CPU).size == (16, 20)
-    needy = replace(source, metadata={**source.metadata, "adadm.smallest_area": "1500"})
+    needy = replace(source, metadata=replace(source.metadata, smallest_area=1500))
     assert Lowering.of(needy, images_of(folder), CPU).size == (48, 60)
 
 

@@ -99,15 +99,17 @@ def test_what_is_known_of_a_source(
     path = export(UNFOLDED)
     exported = load_source_network(path)
     for source, file in ((traced, checkpoint), (exported, path)):
-        assert (source.upscale, source.rgb_range, source.smallest_area) == (2, 255, 1)
+        known = source.metadata
+        assert (known.upscale, known.rgb_range, known.smallest_area) == (2, 255, 1)
         assert source.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-        assert source.metadata["adadm.checkpoint_sha256"] == traced.sha256
+        assert known.checkpoint_sha256 == traced.sha256
         assert source.static is None
     assert traced.network is not None and exported.network is None
 
 
 def test_flags_reach_the_checkpoint(checkpoint: Path) -> None:
-    assert load_source_network(checkpoint, "edsr", res_scale=None, rgb_range=1).rgb_range == 1
+    source = load_source_network(checkpoint, "edsr", res_scale=None, rgb_range=1)
+    assert source.metadata.rgb_range == 1
     with pytest.raises(CheckpointError, match="not recognised as rdn"):
         load_source_network(checkpoint, "rdn")
 

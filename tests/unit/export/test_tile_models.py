@@ -30,8 +30,8 @@ from adadm.export.proof.cases import photograph_batches
 from adadm.export.tile_models import TileModels, std_from, tile_graphs
 from adadm.runtime.errors import ExportError
 from adadm.runtime.models.bundled import BUNDLED
+from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.upscaling.memory import memory_models
 
 MODELS = Path(__file__).resolve().parents[3] / "runtime" / "models"
 BACKENDS = {"cpu": "onnxruntime", "openvino": "openvino"}
@@ -147,8 +147,9 @@ def peak_of(model: bytes | Path, backend: str, height: int, width: int) -> int:
 def test_memory_foretells_a_size_that_was_not_measured(backend: str) -> None:
     """What the bundled model says; larger than what export measured, and not square."""
     path = MODELS / BUNDLED["x2"]
-    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    foretold = memory_models(metadata["adadm.memory"])[backend].bytes_for(320 * 448)
+    memory = read_onnx(path).metadata.memory
+    assert memory is not None
+    foretold = memory[backend].bytes_for(320 * 448)
     assert 0.75 < foretold / peak_of(path, backend, 320, 448) < 1.6
 
 

@@ -35,7 +35,7 @@ def test_specs_and_metadata(session: Session) -> None:
     (lr,), (sr,) = session.inputs, session.outputs
     assert (lr.name, lr.dtype.name, sr.name, sr.dtype.name) == ("lr", "float32", "sr", "float32")
     assert [isinstance(size, int) for size in lr.shape] == [False, True, False, False]
-    assert session.metadata["adadm.upscale"] == "2"
+    assert session.metadata.upscale == 2
 
 
 def test_runs_any_size(session: Session) -> None:

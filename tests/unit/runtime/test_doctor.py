@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import tempfile
@@ -229,8 +228,8 @@ def test_a_gpu_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_little_memory(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed, per_pixel = json.loads(model.metadata["adadm.memory"])["cpu"]
-    needed = fixed + per_pixel * 10**6
+    assert model.metadata.memory is not None
+    needed = model.metadata.memory["cpu"].bytes_for(10**6)
     for free, verdict in ((needed, "ok"), (needed - 1, "missing")):
         there = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda there=there: there)

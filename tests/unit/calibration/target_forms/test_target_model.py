@@ -21,7 +21,6 @@ from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.target_forms.target_model import TargetModel, in_target_form
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors
-from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS
 from adadm.runtime.errors import CalibrationError, ExportError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS, Target
@@ -87,7 +86,7 @@ def test_every_target_gets_what_it_reads(of: Target, io: Any, int8: bool) -> Non
     assert all(names) and len(set(names)) == len(names)
     assert [value.name for value in form.evaluated.graph.output] == ["sr"]
     pinned = bool(form.float32_layers)
-    assert pinned == (FLOAT32_LAYERS in metadata(form.model)) == of.is_weakly_typed
+    assert pinned == ("adadm.float32_layers" in metadata(form.model)) == of.is_weakly_typed
 
 
 @pytest.mark.parametrize("of", [ORIN, OLD, CPU])
@@ -98,7 +97,7 @@ def test_in_float32_all_compute_what_the_graph_does(of: Target) -> None:
     expected = run(ir.to_proto(model), lr=lr)["sr"]
     np.testing.assert_array_equal(run(form.evaluated, lr=lr)["sr"], expected)
     np.testing.assert_allclose(run(form.model, lr=lr)["sr"], expected, rtol=0, atol=1e-3)
-    assert not form.float32_layers and FLOAT32_LAYERS not in metadata(form.model)
+    assert not form.float32_layers and "adadm.float32_layers" not in metadata(form.model)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -130,7 +129,7 @@ def test_exposed_factors_are_evaluated_too() -> None:
 @pytest.mark.parametrize("architecture", ["edsr", "nlsn"])
 def test_the_statistics_are_pinned_and_nothing_of_the_trunk(architecture: str, opset: int) -> None:
     form = formed(finished(architecture, opset=opset), OLD, io="uint8")
-    assert json.loads(metadata(form.model)[FLOAT32_LAYERS]) == list(form.float32_layers)
+    assert json.loads(metadata(form.model)["adadm.float32_layers"]) == list(form.float32_layers)
     graph: ir.Model = ir.from_proto(form.model)
     common.ShapeInferencePass()(graph)
     floats = [n for n in graph.graph if n.outputs[0].dtype == ir.DataType.FLOAT]

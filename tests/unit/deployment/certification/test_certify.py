@@ -194,7 +194,7 @@ def test_a_model_of_another_tool_is_held_to_the_reference(tmp_path: Path) -> Non
     model = load_candidate(tmp_path / "foreign.onnx", truth, "cpu")
     lr = np.random.default_rng(2).uniform(0, 255, (1, 3, 20, 24)).astype(np.float32)
     assert np.abs(model.stages[0].run(lr)[0] - truth.stages[0].run(lr)[0]).max() < 1e-2
-    assert model.precision == "float32" and model.target is None
+    assert model.precision == "float32" and model.metadata.target is None
 
 
 def test_models_for_tiles_are_a_stage(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_an_export_without_folds_says_what_its_checkpoint_says(tmp_path: Path) -
         assert found.name == expected.name and found.trunk_std == expected.trunk_std
         np.testing.assert_array_equal(found.gamma, expected.gamma)
     assert (model.static, checkpoint.static) == ((1, 20, 30), None)
-    assert not model.is_deployed and model.form["fold"] == "off"
+    assert not model.is_deployed and model.metadata.fold == "off"
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -234,7 +234,7 @@ def test_an_export_has_what_it_says_of_itself(io: str, tmp_path: Path) -> None:
     kept = [decision.node for decision in decisions if decision.result is None]
     assert [found.name for found in subject.structure.normalizations] == kept and kept
     assert list(subject.decisions) == decisions
-    assert subject.form["io"] == io and subject.form["precision"] == "float32"
+    assert subject.export_notes.items() >= {("io", io), ("precision", "float32")}
     assert subject.hyperparameters["blocks"].value == 9
 
 

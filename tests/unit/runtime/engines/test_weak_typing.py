@@ -5,15 +5,17 @@ from unittest.mock import Mock
 
 import pytest
 
-from adadm.runtime.engines.weak_typing import FLOAT32_LAYERS, WeakTyping, weak_flags
+from adadm.runtime.engines.weak_typing import WeakTyping, weak_flags
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.metadata import ModelMetadata
 
 TYPING = WeakTyping(("FP16", "INT8"), ("a", "é"))
 
 
 def test_a_lowered_model_says_what_the_builder_may_choose() -> None:
-    assert WeakTyping.of_model("int8", {FLOAT32_LAYERS: '["a", "é"]'}) == TYPING
-    assert WeakTyping.of_model("float32", {}) == WeakTyping(())
+    lowered = ModelMetadata(quantization={"precision": "int8"}, float32_layers=["a", "é"])
+    assert WeakTyping.of_model(lowered) == TYPING
+    assert WeakTyping.of_model(ModelMetadata()) == WeakTyping(())
 
 
 def test_a_manifest_says_it_too() -> None:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx, read_onnx
 from adadm.runtime.sessions.session import TensorSpec
 
@@ -93,7 +94,7 @@ def test_a_model_is_read_without_the_onnx_package(model: Path) -> None:
     found = read_onnx(str(model))
     assert found.path == model and found.content == MODEL
     assert found.sha256 == hashlib.sha256(MODEL).hexdigest()
-    assert found.metadata == {"adadm.upscale": "2"}
+    assert found.metadata == ModelMetadata(upscale=2)
     assert found.inputs == [TensorSpec("lr", ("N", 3), np.dtype(np.float32))]
     assert found.outputs == [TensorSpec("sr", ("N", 3), np.dtype(np.float32))]
     assert found.opset == 17 and not found.has_functions
@@ -104,7 +105,7 @@ def compare(onnx: Any, path: Path) -> None:
     proto = onnx.load(path)
     found = read_onnx(path)
     assert found.content == path.read_bytes()
-    assert found.metadata == {entry.key: entry.value for entry in proto.metadata_props}
+    assert found.metadata.to_props() == {e.key: e.value for e in proto.metadata_props}
     (opset,) = (i.version for i in proto.opset_import if i.domain in ("", "ai.onnx"))
     assert (found.opset, found.has_functions) == (opset, len(proto.functions) > 0)
     constants = {tensor.name for tensor in proto.graph.initializer}
@@ -332,7 +333,7 @@ def test_every_cut_of_a_small_model_is_refused_or_loses_metadata_alone(model: Pa
         model.write_bytes(MODEL[:length])
         if length == without:  # the format cannot tell; the docstring says so
             found = read_onnx(model)
-            assert not found.metadata and found.sha256 != whole.sha256
+            assert not found.metadata.to_props() and found.sha256 != whole.sha256
             assert (found.inputs, found.outputs) == (whole.inputs, whole.outputs)
             continue
         with pytest.raises(EngineError, match=REFUSED):

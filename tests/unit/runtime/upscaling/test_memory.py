@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from adadm.runtime.errors import SessionError
+from adadm.runtime.models.metadata import MemoryModel
 from adadm.runtime.upscaling import memory
-from adadm.runtime.upscaling.memory import MemoryModel, free_bytes, measure_memory, memory_models
+from adadm.runtime.upscaling.memory import free_bytes, measure_memory
 
 MODEL = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx"))
 UNLIMITED = "9223372036854771712\n"  # how cgroups v1 say it
@@ -86,13 +87,6 @@ def test_a_limit_of_the_process_counts_what_it_has(
     taken = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=300))
     monkeypatch.setattr(psutil, "Process", lambda: taken)
     assert free_bytes(limit) == free
-
-
-def test_models_are_read_and_applied() -> None:
-    models = memory_models('{"cpu": [35000000, 1500], "openvino": [89000000, 1200]}')
-    assert models["openvino"] == MemoryModel(89_000_000, 1200)
-    assert models["cpu"].bytes_for(1000) == 36_500_000
-    assert memory_models("{}") == {}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from _support.pictures import scene
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling import shared_std as shared_statistics
 from adadm.runtime.upscaling.shared_std import Passes, pooled_std, runs, shared_std
@@ -56,7 +57,7 @@ class Recurrence(Session):
 
     def __init__(self) -> None:
         self.inputs = [TensorSpec("std", (1, 3, 1, 1), np.dtype(np.float32))]
-        self.outputs, self.metadata = [], {}
+        self.outputs, self.metadata = [], ModelMetadata()
 
     def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         rows, columns = feed["rows_inside"].ravel() > 0, feed["columns_inside"].ravel() > 0
@@ -145,7 +146,7 @@ class Recorder(Session):
 
     def __init__(self) -> None:
         self.inputs = [TensorSpec("std", (1, 2, 1, 1), np.dtype(np.float32))]
-        self.outputs, self.metadata = [], {}
+        self.outputs, self.metadata = [], ModelMetadata()
         self.feeds: list[tuple[FloatArray, FloatArray, FloatArray]] = []
 
     def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

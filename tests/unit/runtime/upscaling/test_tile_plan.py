@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import pytest
 
 from adadm.runtime.errors import TilingError
+from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
-from adadm.runtime.upscaling.memory import MemoryModel
 from adadm.runtime.upscaling.tile_plan import (
     DEFAULT_ACCURACY,
     LargestTile,
@@ -285,43 +284,48 @@ def test_what_two_models_take_both() -> None:
 
 
 # Overlap and largest error in grey levels, as export measures them.
-HALO = json.dumps([[0, 35.0], [4, 1.3], [8, 0.049], [12, 0.00088], [32, 2e-4], [48, 0.03]])
+HALO = [(0, 35.0), (4, 1.3), (8, 0.049), (12, 0.00088), (32, 2e-4), (48, 0.03)]
 
 
 @pytest.mark.parametrize(
-    ("metadata", "accuracy", "overlap"),
+    ("halo_errors", "receptive_field", "accuracy", "overlap"),
     [
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "20"}, DEFAULT_ACCURACY, 12),
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "20"}, 0.196, 8),
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "20"}, 0.195, 12),
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "20"}, 1000, 0),
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "20"}, 1e-5, 20),
-        ({"adadm.receptive_field": "20"}, 1000, 20),  # not measured
-        ({"adadm.halo_errors": HALO, "adadm.receptive_field": "image"}, DEFAULT_ACCURACY, 12),
+        (HALO, 20, DEFAULT_ACCURACY, 12),
+        (HALO, 20, 0.196, 8),
+        (HALO, 20, 0.195, 12),
+        (HALO, 20, 1000, 0),
+        (HALO, 20, 1e-5, 20),
+        (None, 20, 1000, 20),  # not measured
+        (HALO, "image", DEFAULT_ACCURACY, 12),
     ],
 )
 def test_the_least_overlap_that_was_four_times_as_good(
-    metadata: dict[str, str], accuracy: float, overlap: int
+    halo_errors: list[tuple[int, float]] | None,
+    receptive_field: Any,
+    accuracy: float,
+    overlap: int,
 ) -> None:
+    metadata = ModelMetadata(halo_errors=halo_errors, receptive_field=receptive_field)
     assert choose_overlap(metadata, accuracy) == (overlap, "")
 
 
 def test_a_network_that_sees_all_is_warned_of_with_what_was_measured() -> None:
     overlap, warning = choose_overlap(
-        {"adadm.halo_errors": HALO, "adadm.receptive_field": "image"}, 1e-5
+        ModelMetadata(halo_errors=HALO, receptive_field="image"), 1e-5
     )
     assert overlap == 32
     assert "looks at the whole image" in warning
     # the largest from 32 px on, where it need not fall
     assert warning.endswith("an overlap of 32 px was off by up to 0.03 grey levels")
-    for unmeasured in ({}, {"adadm.halo_errors": "[[0, 35.0], [16, 0.5]]"}):
-        overlap, warning = choose_overlap(unmeasured, DEFAULT_ACCURACY)
+    for unmeasured in (None, [(0, 35.0), (16, 0.5)]):
+        overlap, warning = choose_overlap(ModelMetadata(halo_errors=unmeasured), DEFAULT_ACCURACY)
         assert overlap == 32
         assert warning.endswith("an overlap of 32 px was not measured")
 
 
 def test_of_an_unmeasured_backend_the_hungriest_is_taken() -> None:
-    metadata = {"adadm.memory": '{"cpu": [35000000, 1500], "openvino": [89000000, 1200]}'}
-    assert memory_model(metadata, "openvino") == MemoryModel(89_000_000, 1200)
-    assert memory_model(metadata, "cuda") == MemoryModel(35_000_000, 1500)
-    assert memory_model({}, "cpu") is None
+    cpu, openvino = MemoryModel(35_000_000, 1500), MemoryModel(89_000_000, 1200)
+    metadata = ModelMetadata(memory={"cpu": cpu, "openvino": openvino})
+    assert memory_model(metadata, "openvino") == openvino
+    assert memory_model(metadata, "cuda") == cpu
+    assert memory_model(ModelMetadata(), "cpu") is None

@@ -21,12 +21,13 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.images.pixel_source import ArrayPixels
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling import upscaler
 from adadm.runtime.upscaling import variants as model_forms
-from adadm.runtime.upscaling.memory import memory_models, process_bytes
+from adadm.runtime.upscaling.memory import process_bytes
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile, memory_model
 
@@ -304,7 +305,7 @@ def ranges(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         by_form = {"internal": whole, "external": tile, "moments": moments or tile}
 
         def sizes(session: Session) -> list[SizeRange]:
-            return [by_form[session.metadata["adadm.stats"]]]
+            return [by_form[session.metadata.stats or "internal"]]
 
         monkeypatch.setattr(OnnxRuntimeSession, "sizes", property(sizes))
 
@@ -432,7 +433,7 @@ def test_models_that_cannot_be_used_are_refused(model: Model) -> None:
     for batch in (1, None, "N"):
         model((batch, 3, "H", "W"))
         Upscaler("net.onnx").close()
-    model().metadata.clear()
+    model().metadata = ModelMetadata()
     with pytest.raises(TilingError, match=r"net\.onnx was not made by adadm export"):
         Upscaler("net.onnx")
 
@@ -449,7 +450,8 @@ def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
     """Else the second of two images of one size would be run in tiles."""
     image = scene(300, 300)
     with X2() as opened:
-        needed = memory_models(opened.metadata["adadm.memory"])["cpu"].bytes_for(image[..., 0].size)
+        assert opened.metadata.memory is not None
+        needed = opened.metadata.memory["cpu"].bytes_for(image[..., 0].size)
     limit = (process_bytes() + 1.4 * needed) / 2**30
     with X2(memory_gib=limit) as opened:
         assert opened.plan(300, 300).is_whole

@@ -339,7 +339,7 @@ def test_a_naive_fold_is_found_at_the_border(
     if precision == "float32":
         candidate = assemble(naive.model, source.metadata, DEFAULTS).model
     else:
-        images = CalibrationImages.of([folder / "images"], source.upscale)
+        images = CalibrationImages.of([folder / "images"], source.metadata.upscale)
         lowering = Lowering.of(
             naive, images, LoweringOptions(precision, TARGETS["tensorrt10"], 0.02)
         )
@@ -416,7 +416,7 @@ def test_weak_typing_and_a_scaled_trunk(
 ) -> None:
     scaled, scaling = source.model.clone(), ScaleTrunk(-5)
     scaling(scaled)
-    images = CalibrationImages.of([folder / "images"], source.upscale)
+    images = CalibrationImages.of([folder / "images"], source.metadata.upscale)
     target = "jetson-orin-jp51"
     request = LoweringOptions("int8", TARGETS[target], 0.02)
     lowering = Lowering.of(dataclasses.replace(source, model=scaled), images, request)
