@@ -151,31 +151,29 @@ def test_bad_files_do_not_stop_the_rest_and_are_named_with_reasons(
 
 
 def test_what_cannot_be_begun_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(tmp_path / "in" / "a.png", picture())
-    save(tmp_path / "in" / "a.jpg", picture())
-    save(tmp_path / "also" / "a.png", picture())
-    (tmp_path / "empty").mkdir()
-    source, out = tmp_path / "in", tmp_path / "out"
-    no_model = tmp_path / "net.onnx"
+    monkeypatch.chdir(tmp_path)
+    save(Path("in/a.png"), picture())
+    save(Path("also/a.png"), picture())
+    Path("empty").mkdir()
     for arguments, message in (
-        ((tmp_path / "empty", "-o", out), f"{tmp_path / 'empty'}: no image in it (.bmp, "),
-        ((source, "-o", source), f"{source / 'a.jpg'} would replace a source; choose another -o"),
-        ((source / "a.png", "-o", source / "a.png"), "would replace a source"),
-        ((source, "-o", out, "--format", "png"), f"would both become {out / 'a.png'}; upscale"),
-        ((source, tmp_path / "also", "-o", out), f"would both become {out / 'a.png'}; upscale"),
-        ((source, "-o", out, "--model", no_model), f"{no_model}: no such model; expected x2, x4"),
-        ((source, "-o", out, "--overlap", "-1"), "overlap is -1, expected 0 or more"),
-        ((source, "-o", out, "--accuracy", "0"), "accuracy is 0.0, expected a number of grey"),
-        ((source, "-o", out, "--memory", "nan"), "memory is nan, expected a number of GiB"),
+        ("empty -o out", "empty: no image in it (.bmp, "),
+        ("in -o in", "in/a.png would replace a source; choose another -o"),
+        ("in also -o out", "in/a.png and also/a.png would both become out/a.png; upscale"),
+        ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x4"),
+        ("in -o out --overlap -1", "overlap is -1, expected 0 or more"),
+        ("in -o out --accuracy 0", "accuracy is 0.0, expected a number of grey"),
+        ("in -o out --memory nan", "memory is nan, expected a number of GiB"),
+        ("in/a.png -o x.gif", "cannot write .gif"),
+        ("in/a.png -o x.jpg --format png", "x.jpg is no name for --format png"),
     ):
-        assert adadm(*arguments) == 1
+        assert adadm(*arguments.split()) == 1
         captured = capsys.readouterr()
-        assert captured.err.startswith("adadm upscale: ") and captured.err.count("\n") == 1
-        assert message in captured.err
+        assert captured.err.startswith("adadm upscale: ") and message in captured.err
+        assert captured.err.count("\n") == 1
         assert captured.out == ""
-    assert files(tmp_path) == ["also/a.png", "in/a.jpg", "in/a.png"]
+    assert files(tmp_path) == ["also/a.png", "in/a.png"]
 
 
 def test_a_full_disk_fails_what_does_not_fit_and_leaves_nothing(
@@ -237,26 +235,6 @@ def test_opaque_and_clear_parts_stay_exactly_so(tmp_path: Path, tile: str) -> No
     assert adadm(tmp_path / "a.png", "-o", tmp_path / "b.png", "--tile", tile) == 0
     alpha = pixels(tmp_path / "b.png", "RGBA")[..., 3]
     assert (alpha[:, :58] == 255).all() and (alpha[:, 62:] == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("output", "options", "said"),
-    [
-        ("x.gif", (), "cannot write .gif"),
-        ("x.jpg", ("--format", "png"), "x.jpg is no name for --format png"),
-    ],
-)
-def test_a_name_of_no_format_or_of_another_is_refused(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    output: str,
-    options: tuple[str, ...],
-    said: str,
-) -> None:
-    save(tmp_path / "a.png", picture(10, 12))
-    assert adadm(tmp_path / "a.png", "-o", tmp_path / output, *options) == 1
-    assert said in capsys.readouterr().err
-    assert files(tmp_path) == ["a.png"]
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -410,25 +388,22 @@ def test_help_says_what_every_option_does() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
-        ["a.png"],
-        ["-o", "out"],
-        ["a.png", "-o", "out", "--tile", "0"],
-        ["a.png", "-o", "out", "--tile", "large"],
-        ["a.png", "-o", "out", "--passes", "0"],
-        ["a.png", "-o", "out", "--passes", "1.5"],
-        ["a.png", "-o", "out", "--upscale", "3"],
-        ["a.png", "-o", "out", "--format", "gif"],
-        ["a.png", "-o", "out", "--quality", "0"],
-        ["a.png", "-o", "out", "--quality", "101"],
-        ["a.png", "-o", "out", "--threads", "-1"],
-        ["a.png", "-o", "out", "--max-megapixels", "nan"],
-        ["a.png", "-o", "out", "--backend", "gpu"],
+        "",
+        "a.png",
+        "-o out",
+        *(
+            f"a.png -o out {option}"
+            for option in (
+                *("--tile 0", "--tile large", "--passes 0", "--passes 1.5", "--upscale 3"),
+                *("--format gif", "--quality 0", "--quality 101", "--threads -1"),
+                *("--max-megapixels nan", "--backend gpu"),
+            )
+        ),
     ],
 )
-def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_exit_2(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        run("adadm upscale", upscale.main, arguments)
+        run("adadm upscale", upscale.main, arguments.split())
     assert stop.value.code == 2
     assert "adadm upscale: error: " in capsys.readouterr().err
 
