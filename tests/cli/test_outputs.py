@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -21,17 +21,12 @@ from _support.scripts import ROOT, load_script
 from adadm.runtime import camera, verify
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import VERBS, run
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.upscaling import frames
-
-LINKS: dict[str, Callable[[str, str], object]] = {
-    "itself": lambda file, link: None,
-    "hard link": os.link,
-    "symbolic link": lambda file, link: os.symlink(os.path.abspath(file), link),
-}
 
 
 class Case(NamedTuple):
-    """A command line in whose place OUT stands the file itself, or a link to it.
+    """A command line in which OUT stands for a link to a file that is read.
 
     Attributes:
         read: a file that is read.
@@ -139,36 +134,23 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda case: f"{case.program} {case.words}: {case.read}"
 )
 def test_an_output_that_is_read_is_refused_before_anything_runs(
-    case: Case, link: str, folder: Path, capsys: pytest.CaptureFixture[str]
+    case: Case, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = case.read
-    if read == "MODEL":  # that comes with the package: a copy of the file system's entry will do
-        read = str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")
-    name = f"link{case.suffix}"
-    if "OUT" not in case.words and link != "itself":
-        pytest.skip("it follows from the input's name")
-    if link == "itself":
-        if Path(read).suffix != case.suffix and case.suffix:
-            pytest.skip("it must have another suffix")
-        name = read
-    elif link == "hard link" and case.read == "MODEL" and not same_device(read, folder):
-        pytest.skip("it lies on another disk")
-    LINKS[link](read, name)
-    before = contents(folder) | {Path(read): Path(read).read_bytes()}
-    words = [w.replace("HERE", str(folder)).replace("OUT", name) for w in case.words.split()]
+    read = folder / case.read
+    if case.read == "MODEL":  # that comes with the package
+        read = bundled_path("x2")
+    out = f"link{case.suffix}"
+    os.symlink(read, out)
+    before = contents(folder)
+    words = [w.replace("HERE", str(folder)).replace("OUT", out) for w in case.words.split()]
     assert execute(case.program, words) == 1
     said = capsys.readouterr().err
     assert any(part in said for part in SAID), said
-    assert contents(folder) | {Path(read): Path(read).read_bytes()} == before
-
-
-def same_device(file: str, folder: Path) -> bool:
-    return os.stat(file).st_dev == folder.stat().st_dev
+    assert contents(folder) == before and Path(out).is_symlink()
 
 
 @pytest.mark.parametrize(("program", "words"), TWICE)

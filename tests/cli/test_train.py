@@ -13,6 +13,7 @@ from adadm.runtime.cli import run as run_verb
 from adadm.runtime.images.arrays import write_image
 
 train = load_script("train")
+RCAN = "_support.custom_networks:RCANLike"
 SMALL = ["--set", "blocks=1", "features=4"]
 COURSE = ["--patch", "8", "--batch", "2", "--warmup", "2"]
 
@@ -83,7 +84,7 @@ def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path
     [
         ("rdn", ["blocks=1", "layers=1", "growth=2", "features=4"]),
         ("nlsn", ["blocks=1", "features=8", "chunk_size=16", "n_hashes=1"]),
-        ("_support.custom_networks:RCANLike", ["rgb_range=255"]),
+        (RCAN, ["rgb_range=255"]),
     ],
 )
 def test_every_architecture_trains(
@@ -107,29 +108,21 @@ def test_larger_factors_start_from_smaller_ones(
 
 
 def test_mistakes_are_said(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path / "nowhere", tmp_path / "x.safetensors") == 1
-    assert "nowhere: no such file or folder" in capsys.readouterr().err
-    assert run(photographs, tmp_path / "x.safetensors", "--patch", "64") == 1
-    assert "no image is as large as 64x64" in capsys.readouterr().err
-    assert run(photographs, tmp_path / "x.safetensors", "--set", "depth=3") == 1
-    assert "edsr has no hyper-parameter depth to set; it has blocks, " in capsys.readouterr().err
-    custom = (
-        "--arch",
-        "_support.custom_networks:RCANLike",
-        "--upscale",
-        "3",
-        "--set",
-        "rgb_range=255",
-    )
-    assert run(photographs, tmp_path / "x.safetensors", *custom) == 1
-    assert "enlarges x2, --upscale is 3" in capsys.readouterr().err
-    (tmp_path / "file").write_text("")
-    assert run(photographs, tmp_path / "file" / "x.safetensors") == 1
-    assert "file" in capsys.readouterr().err
+    monkeypatch.chdir(photographs.parent)
+    Path("file").touch()
+    for more, said in (
+        ("--images nowhere", "nowhere: no such file or folder"),
+        ("--patch 64", "no image is as large as 64x64"),
+        ("--set depth=3", "edsr has no hyper-parameter depth to set; it has blocks, "),
+        (f"--arch {RCAN} --upscale 3 --set rgb_range=255", "enlarges x2, --upscale is 3"),
+        ("-o file/x.safetensors", "file"),
+    ):
+        assert run(photographs, Path("x.safetensors"), *more.split()) == 1
+        assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run(photographs, tmp_path / "x.pt")
+        run(photographs, Path("x.pt"))
 
 
 def test_a_run_with_other_settings_does_not_go_on(
