@@ -1,16 +1,14 @@
-"""The std that tiles share, against passes over the whole image and against numpy."""
+"""The std that tiles share, against numpy; `test_upscaler.py` has it of the bundled models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from _support.pictures import scene
-from adadm.runtime.backends import open_session
 from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.models.metadata import ModelMetadata
@@ -18,8 +16,6 @@ from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 from adadm.runtime.upscaling import shared_std as shared_statistics
 from adadm.runtime.upscaling.shared_std import Passes, pooled_std, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import Plan, make_plan
-
-MODELS = resources.files("adadm.runtime.models")
 
 
 def plan_of(image: Pixels, tile: int, overlap: int) -> Plan:
@@ -212,42 +208,6 @@ def test_windows_count_each_pixel_once_and_mosaics_their_middles(
     for axis, length in enumerate(size):
         if plan.shape[axis] >= 2 * (16 + 2 * margin):
             assert {4 * middle[axis] // length for middle in middles} == {0, 1, 2, 3}
-
-
-@pytest.fixture(scope="module", params=["x2", "x4"])
-def moments(request: pytest.FixtureRequest) -> Session:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    model = MODELS / f"edsr_adadm_{request.param}.moments.onnx"
-    return open_session(model.read_bytes(), backend="cpu")
-
-
-def whole_image_std(
-    session: Session, image: Pixels, given: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    height, width = image.shape[:2]
-    feed = {
-        "lr": batch_from_image(image, 255),
-        "rows_inside": np.ones((1, 1, height, 1), np.float32),
-        "columns_inside": np.ones((1, 1, 1, width), np.float32),
-        "std": given.astype(np.float32).reshape(1, -1, 1, 1),
-    }
-    count, _, squares = session.run(feed)["moments"][0].T.astype(np.float64)
-    np.testing.assert_array_equal(count, count[0])
-    return np.asarray(np.sqrt(squares / (count - 1)))
-
-
-def test_the_bundled_models_settle_at_the_whole_images_std(moments: Session) -> None:
-    image = scene(110, 140)
-    exact = whole_image_std(moments, image, np.zeros(8))  # zeros: each trunk's own
-    np.testing.assert_allclose(whole_image_std(moments, image, exact), exact, rtol=1e-6)
-    assert exact.min() > 0.5 and exact.max() > 2 * exact.min()
-    plan = plan_of(image, 64, 12)
-    settled, _ = shared(moments, image, plan, "settle")
-    np.testing.assert_allclose(settled, exact, rtol=1e-5)
-    two, _ = shared(moments, image, plan, 2)
-    off = np.abs(two / exact - 1)
-    assert off[0] < 1e-6  # its trunk is made with no other
-    assert 1e-5 < off.max() < 0.01
 
 
 def test_a_network_that_diverges_is_refused() -> None:
