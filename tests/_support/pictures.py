@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -52,3 +53,9 @@ def bomb_png(width: int, height: int) -> bytes:
 def files(folder: Path) -> list[str]:
     """The names of all, hidden ones too."""
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def open_files(folder: Path) -> int:
+    """How many files of a folder this process holds open, deleted ones too."""
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(link).startswith(str(folder)) for link in links if os.path.lexists(link))
