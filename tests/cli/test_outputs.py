@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from PIL import Image
@@ -24,70 +23,45 @@ from adadm.runtime.cli import VERBS, run
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.upscaling import frames
 
-
-class Case(NamedTuple):
-    """A command line in which OUT stands for a link to a file that is read.
-
-    Attributes:
-        read: a file that is read.
-        suffix: that OUT must have.
-    """
-
-    program: str
-    words: str
-    read: str
-    suffix: str = ""
-
-
-CASES = [
-    Case("export", "net.pt -o OUT", "net.pt", ".onnx"),
-    Case("export", "net.pt --report OUT", "net.pt"),
-    Case("quantize", "net.onnx --images photos --precision fp16 -o OUT", "net.onnx", ".onnx"),
-    Case("quantize", "net.pt --images photos --precision fp16 -o x.onnx --cache OUT", "net.pt"),
-    Case("quantize", "n.json --images photos --precision fp16 -o n.onnx", "n.json"),
-    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.onnx", ".json"),
-    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.pt", ".json"),
-    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.json", ".json"),
-    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "net.tile.onnx", ".json"),
-    Case("validate", "net.onnx --against net.pt --images photos -o OUT", "photos/a.png", ".json"),
-    Case(
-        "validate",
-        "net.onnx --against net.pt --images photos --thresholds t.json -o OUT",
-        *("t.json", ".json"),
+# Command lines, in which OUT stands for a link to each of the files that are read.
+FILM = "--model net.onnx -o OUT.mkv"
+PHOTOS = "--images photos"
+VALIDATE = f"validate net.onnx --against net.pt {PHOTOS}"
+TRAIN = f"train {PHOTOS} --validation photos"
+READ = [
+    ("export net.pt -o OUT.onnx", "net.pt"),
+    ("export net.pt --report OUT", "net.pt"),
+    (f"quantize net.onnx {PHOTOS} --precision fp16 -o OUT.onnx", "net.onnx"),
+    (f"quantize net.pt {PHOTOS} --precision fp16 -o x.onnx --cache OUT", "net.pt"),
+    (f"quantize n.json {PHOTOS} --precision fp16 -o n.onnx", "n.json"),
+    (f"{VALIDATE} -o OUT.json", "net.onnx net.pt net.json net.tile.onnx photos/a.png"),
+    (f"{VALIDATE} --thresholds t.json -o OUT.json", "t.json"),
+    (
+        "validate r.json --against bundle -o OUT.json",
+        "r.json bundle/MANIFEST.json bundle/model.onnx",
     ),
-    Case("validate", "r.json --against bundle -o OUT", "r.json", ".json"),
-    Case("validate", "r.json --against bundle -o OUT", "bundle/MANIFEST.json", ".json"),
-    Case("validate", "r.json --against bundle -o OUT", "bundle/model.onnx", ".json"),
-    Case("inspect", "net.pt --json OUT", "net.pt"),
-    Case("inspect", "net.pt --images photos -o OUT", "photos/a.png", ".png"),
-    Case("inspect", "net.pt --images photos -o OUT", "net.pt", ".svg"),
-    Case("ship", "net.pt --images photos --target cpu -o OUT", "net.pt"),
-    Case("ship", "net.pt --images photos --target cpu -o o --cache OUT", "photos/a.png"),
-    Case("ship", "shipped/models/s.json --images photos --target cpu -o shipped", "net.pt"),
-    Case("build", "net.onnx --target tensorrt-rtx -o OUT", "net.onnx", ".engine"),
-    Case("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache OUT", "net.onnx"),
-    Case("build", "net.onnx --target tensorrt-rtx -o OUT --adopt plan", "plan", ".engine"),
-    Case("bundle", "net.onnx --target jetson-orin-jp62 -o OUT", "net.onnx"),
-    Case("upscale", "photos/a.png -o OUT --overwrite", "photos/a.png", ".png"),
-    Case("upscale", "photos/a.png -o OUT --overwrite --model net.onnx", "net.onnx", ".png"),
-    Case("doctor", "--json OUT", "MODEL"),
-    Case("camera", "film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
-    Case("camera", "film.mkv --model net.onnx -o OUT", "net.onnx", ".mkv"),
-    Case("camera", "file:film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
-    Case("camera", "file://HERE/film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
-    Case("camera", "concat:other.mkv|film.mkv --model net.onnx -o OUT", "film.mkv", ".mkv"),
-    Case("verify", "bundle --json OUT", "bundle/model.onnx"),
-    Case("verify", "bundle --json OUT", "bundle/MANIFEST.json"),
-    Case("verify", "bundle --json OUT", "bundle/model.engine.json"),
-    Case("evaluate", "net.pt photos --json OUT", "net.pt"),
-    Case("evaluate", "net.pt photos --json OUT", "photos/a.png"),
-    Case("train", "--images photos --validation photos -o OUT", "photos/a.png", ".safetensors"),
-    Case(
-        "train",
-        "--images photos --validation photos --start-from s.safetensors -o OUT",
-        *("s.safetensors", ".safetensors"),
-    ),
-    Case("update_trtexec_options", "net.pt -o OUT", "net.pt"),
+    ("inspect net.pt --json OUT", "net.pt"),
+    (f"inspect net.pt {PHOTOS} -o OUT.png", "photos/a.png"),
+    (f"inspect net.pt {PHOTOS} -o OUT.svg", "net.pt"),
+    (f"ship net.pt {PHOTOS} --target cpu -o OUT", "net.pt"),
+    (f"ship net.pt {PHOTOS} --target cpu -o o --cache OUT", "photos/a.png"),
+    (f"ship shipped/models/s.json {PHOTOS} --target cpu -o shipped", "net.pt"),
+    ("build net.onnx --target tensorrt-rtx -o OUT.engine", "net.onnx"),
+    ("build net.onnx --target tensorrt-rtx -o x.engine --timing-cache OUT", "net.onnx"),
+    ("build net.onnx --target tensorrt-rtx -o OUT.engine --adopt plan", "plan"),
+    ("bundle net.onnx --target jetson-orin-jp62 -o OUT", "net.onnx"),
+    ("upscale photos/a.png -o OUT.png --overwrite", "photos/a.png"),
+    ("upscale photos/a.png -o OUT.png --overwrite --model net.onnx", "net.onnx"),
+    ("doctor --json OUT", "MODEL"),
+    (f"camera film.mkv {FILM}", "film.mkv net.onnx"),
+    (f"camera file:film.mkv {FILM}", "film.mkv"),
+    (f"camera file://HERE/film.mkv {FILM}", "film.mkv"),
+    (f"camera concat:other.mkv|film.mkv {FILM}", "film.mkv"),
+    ("verify bundle --json OUT", "bundle/model.onnx bundle/MANIFEST.json bundle/model.engine.json"),
+    ("evaluate net.pt photos --json OUT", "net.pt photos/a.png"),
+    (f"{TRAIN} -o OUT.safetensors", "photos/a.png"),
+    (f"{TRAIN} --start-from s.safetensors -o OUT.safetensors", "s.safetensors"),
+    ("update_trtexec_options net.pt -o OUT", "net.pt"),
 ]
 TWICE = [
     ("export", "net.pt -o x.onnx --report x.onnx"),
@@ -135,19 +109,16 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case.program} {case.words}: {case.read}"
+    ("line", "read"), [(line, read) for line, files in READ for read in files.split()]
 )
 def test_an_output_that_is_read_is_refused_before_anything_runs(
-    case: Case, folder: Path, capsys: pytest.CaptureFixture[str]
+    line: str, read: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    read = folder / case.read
-    if case.read == "MODEL":  # that comes with the package
-        read = bundled_path("x2")
-    out = f"link{case.suffix}"
-    os.symlink(read, out)
+    program, *words = line.replace("HERE", str(folder)).split()
+    out = next((word.replace("OUT", "link") for word in words if word.startswith("OUT")), "link")
+    os.symlink(bundled_path("x2") if read == "MODEL" else folder / read, out)
     before = contents(folder)
-    words = [w.replace("HERE", str(folder)).replace("OUT", out) for w in case.words.split()]
-    assert execute(case.program, words) == 1
+    assert execute(program, [out if word.startswith("OUT") else word for word in words]) == 1
     said = capsys.readouterr().err
     assert any(part in said for part in SAID), said
     assert contents(folder) == before and Path(out).is_symlink()
