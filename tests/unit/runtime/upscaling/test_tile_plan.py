@@ -221,9 +221,7 @@ RANGES = [
 
 @pytest.mark.parametrize("ranges", RANGES)
 @pytest.mark.parametrize("overlap", [0, 3, 12])
-def test_windows_are_in_a_range_and_cover_the_image_wherever_that_can_be(
-    ranges: list[SizeRange], overlap: int
-) -> None:
+def test_windows_are_in_a_range_wherever_that_can_be(ranges: list[SizeRange], overlap: int) -> None:
     lengths = (1, 7, 8, 16, 23, 24, 25, 30, 32, 39, 40, 41, 49, 50, 51, 64, 65, 97, 128, 301)
     tiles: list[Tile] = ["auto", "off", 1, 8, 16, 17, 24, 40]
     for size in itertools.product(lengths, lengths):
@@ -235,7 +233,6 @@ def test_windows_are_in_a_range_and_cover_the_image_wherever_that_can_be(
                 continue
             assert is_possible(size, tile, overlap, ranges), (size, tile)
             assert any(taken.holds(plan.shape) for taken in ranges)
-            assert_covered(plan, size, overlap)
             if isinstance(tile, int) and not any(taken.is_fixed for taken in ranges):
                 wanted = tuple(min(length, tile + 2 * overlap) for length in size)
                 assert plan.shape == wanted
@@ -255,20 +252,6 @@ def is_possible(size: tuple[int, int], tile: Tile, overlap: int, ranges: list[Si
         if all(axes):
             return True
     return False
-
-
-def assert_covered(plan: Plan, size: tuple[int, int], overlap: int) -> None:
-    """Each pixel once, by windows of one shape, with all that is around it."""
-    for spans, length, window in (
-        ([row[0][0] for row in plan.windows], size[0], plan.shape[0]),
-        ([column for _, column in plan.windows[0]], size[1], plan.shape[1]),
-    ):
-        ends = [0, *(span.inner_stop for span in spans)]
-        assert [span.inner_start for span in spans] == ends[:-1] and ends[-1] == length
-        for span in spans:
-            assert 0 <= span.start < span.stop <= length and span.length == window
-            assert span.start <= max(span.inner_start - overlap, 0)
-            assert span.stop >= min(span.inner_stop + overlap, length)
 
 
 def test_what_two_models_take_both() -> None:
