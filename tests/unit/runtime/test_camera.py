@@ -16,7 +16,7 @@ from _support.repeating_session import RepeatingSession, doubled
 from _support.threads import FOREVER_S
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
-from adadm.runtime.images.arrays import ImageArray, read_image, write_image
+from adadm.runtime.images.arrays import ImageArray, write_image
 from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.upscaling.frames import Frame, Frames, check_frames, open_sink, open_source
 
@@ -244,18 +244,6 @@ def test_figures_of_an_endless_loop_do_not_grow() -> None:
     assert str(figures) == "50 frames, 3 dropped, 4.00 s, 12.50 frames per second"
 
 
-def test_a_folder_is_read_in_order_with_its_names(tmp_path: Path) -> None:
-    for number, name in enumerate(["b.png", "a.bmp", "sub/c.png"]):
-        write_image(tmp_path / name, picture(number))
-    source = open_source(str(tmp_path), None, ".png")
-    assert (source.is_live, source.rate) == (False, 0.0)
-    found = list(source.frames)
-    assert [each.name for each in found] == ["a.bmp", "b.png", "sub/c.png"]
-    for each, number in zip(found, (1, 0, 2), strict=True):
-        np.testing.assert_array_equal(each.image, picture(number))
-    assert 0 < found[0].captured <= found[1].captured <= found[2].captured
-
-
 def test_results_would_replace_a_source_or_each_other(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0))
     with pytest.raises(OutputError, match="would replace a source; choose another -o"):
@@ -264,16 +252,6 @@ def test_results_would_replace_a_source_or_each_other(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"would both become .*a\.png"):
         check_frames(str(tmp_path), str(tmp_path / "out"), ".png")
     assert len(list(open_source(str(tmp_path), None, ".png").frames)) == 2
-
-
-def test_images_are_named_as_their_frames(tmp_path: Path) -> None:
-    with open_sink(str(tmp_path / "out"), ".png", 0.0, (4, 6)) as write:
-        for name in ("000007", "sub/a.b.jpg"):
-            write(Frame(name, picture(1), 0.0))
-    written = sorted((tmp_path / "out").rglob("*.png"))
-    assert written == [tmp_path / "out" / "000007.png", tmp_path / "out" / "sub" / "a.b.png"]
-    for path in written:
-        np.testing.assert_array_equal(read_image(path), picture(1))
 
 
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])
