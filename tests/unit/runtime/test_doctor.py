@@ -63,6 +63,10 @@ def named(checks: list[Observation], name: str) -> Observation:
     return check
 
 
+def judged(check: Observation) -> tuple[str, str | None]:
+    return check.verdict, check.advice
+
+
 def install(folder: Path, name: str, version: str, *lines: str) -> None:
     """Metadata of a distribution, as pip leaves it."""
     path = folder / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA"
@@ -129,7 +133,7 @@ def test_sources_that_are_only_on_the_path(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     assert check_extras() == []
     check = check_python(info_of())
-    assert (check.verdict, check.advice) == ("missing", "pip install adadm-deploy")
+    assert judged(check) == ("missing", "pip install adadm-deploy")
 
 
 def test_two_onnx_runtimes_are_in_each_others_way(
@@ -173,9 +177,8 @@ def test_a_backend_that_computes_something_else(
     changed = proto.SerializeToString()
     monkeypatch.setitem(BACKENDS, "openvino", lambda _, threads: OpenVINOSession(changed, threads))
     check = check_backends(model, info_of(), NOTHING)["openvino"]
-    assert check.verdict == "broken"
+    assert judged(check) == ("broken", "pip install --force-reinstall 'adadm-deploy[openvino]'")
     assert check.found.startswith("unlike cpu, 60 dB are asked: openvino (1, 3, 48, 48)")
-    assert check.advice == "pip install --force-reinstall 'adadm-deploy[openvino]'"
 
 
 def test_whatever_a_backend_raises_is_a_finding(
@@ -201,10 +204,8 @@ def test_advice_for_tensorrt_fits_the_gpu(capability: str, extra: str, model: On
     info = with_gpu(capability)
     checks = check_backends(model, info, NOTHING)
     for check in (check_targets(NOTHING, info), checks["engine"]):
-        assert check.verdict == "missing"
-        assert check.advice == f"pip install 'adadm-deploy[{extra}]'"
-    assert checks["cuda"].verdict == "missing"
-    assert checks["cuda"].advice == install_command("gpu")
+        assert judged(check) == ("missing", f"pip install 'adadm-deploy[{extra}]'")
+    assert judged(checks["cuda"]) == ("missing", install_command("gpu"))
 
 
 @no_gpu
@@ -214,17 +215,14 @@ def test_cuda_that_is_newer_than_its_driver(
     install(tmp_path, "cuda-bindings", "13.0.1")
     monkeypatch.syspath_prepend(tmp_path)
     check = check_gpu(with_gpu())
-    assert check.verdict == "broken"
+    assert judged(check) == ("broken", "pip install 'cuda-bindings==12.*'")
     assert check.found.startswith("NVIDIA L4, SM89, driver 550.54.15, CUDA 12.4; CUDA: ")
-    assert check.advice == "pip install 'cuda-bindings==12.*'"
 
 
 def test_a_gpu_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuda", None)
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
-    check = check_gpu(with_gpu())
-    assert check.verdict == "missing"
-    assert check.advice == "pip install 'adadm-deploy[jetson]'"
+    assert judged(check_gpu(with_gpu())) == ("missing", "pip install 'adadm-deploy[jetson]'")
 
 
 def test_little_memory(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,11 +240,8 @@ def test_little_memory(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_disk_that_is_nearly_full(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     temporary, cache = check_disks(model)
-    assert (temporary.verdict, cache.verdict) == ("missing", "missing")
-    assert (temporary.advice, cache.advice) == (
-        "export TMPDIR=FOLDER",
-        "export XDG_CACHE_HOME=FOLDER",
-    )
+    assert judged(temporary) == ("missing", "export TMPDIR=FOLDER")
+    assert judged(cache) == ("missing", "export XDG_CACHE_HOME=FOLDER")
     assert "1 MiB free in" in temporary.found
     assert temporary.details["needed_bytes"] == 7 * model.path.stat().st_size
 
@@ -314,13 +309,10 @@ def test_which_target_a_jetson_is(board: str, l4t: str, target: str | None) -> N
         assert check.advice == "adadm build --help"
 
 
-def test_a_jetson_is_known_by_its_gpu_too() -> None:
+def test_a_jetson_is_known_by_its_gpu_too_and_may_not_know_its_l4t_in_a_container() -> None:
     gpu = Gpu(compute_capability="SM72")
     (check,) = check_jetson(ALL, info_of(board="Jetson-AGX", l4t="35.4.1", gpu=gpu))
     assert check.details["target"] == "jetson-xavier-jp51"
-
-
-def test_a_container_may_not_know_its_l4t() -> None:
     (check,) = check_jetson(ALL, info_of(board=ORIN))
     assert f"{ORIN}, L4T unknown: none of jetson-xavier-jp51" in check.found
 
@@ -339,17 +331,14 @@ def tensorrt_of(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return find
 
 
-def test_another_tensorrt_than_that_of_the_jetson(tensorrt_of: Callable[[str], TensorRT]) -> None:
-    tensorrt = tensorrt_of("10.9.0.34")
-    assert str(tensorrt) == "TensorRT 10.9.0.34"
-    (check,) = check_jetson(tensorrt, info_of(board=ORIN, l4t="36.4.3"))
+def test_a_jetson_has_the_tensorrt_of_its_target(tensorrt_of: Callable[[str], TensorRT]) -> None:
+    orin, other = info_of(board=ORIN, l4t="36.4.3"), tensorrt_of("10.9.0.34")
+    assert str(other) == "TensorRT 10.9.0.34"
+    (check,) = check_jetson(other, orin)
     assert check.verdict == "broken"
     assert "this machine has TensorRT 10.9.0.34, jetson-orin-jp62 has 10.3" in check.found
-
-
-def test_the_tensorrt_of_the_jetson() -> None:
-    (check,) = check_jetson(ALL, info_of(board=ORIN, l4t="36.4.3"))
-    assert (check.verdict, check.advice) == ("ok", None)
+    (check,) = check_jetson(ALL, orin)
+    assert judged(check) == ("ok", None)
     assert check.found.endswith("jetson-orin-jp62, TensorRT 10.3; TensorRT 10.3.0 is here")
 
 
@@ -369,7 +358,7 @@ def test_a_tensorrt_that_builds_nothing(
     version: str, found: str, advice: str, tensorrt_of: Callable[[str], TensorRT]
 ) -> None:
     check = check_targets(tensorrt_of(version), info_of())
-    assert (check.verdict, check.advice) == ("broken", advice)
+    assert judged(check) == ("broken", advice)
     assert found in check.found
 
 
@@ -381,9 +370,8 @@ def test_a_tensorrt_that_cannot_be_loaded(
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     check = check_targets(TensorRT.here(model), info_of())
-    assert check.verdict == "broken"
+    assert judged(check) == ("broken", "pip install --force-reinstall 'adadm-deploy[tensorrt]'")
     assert check.found == "OSError: libnvinfer.so.10: cannot open"
-    assert check.advice == "pip install --force-reinstall 'adadm-deploy[tensorrt]'"
 
 
 def test_tensorrt_for_rtx_builds_without_a_gpu(model: OnnxFile) -> None:
@@ -400,7 +388,7 @@ def test_where_trtexec_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_trtexec(NOTHING, tmp_path) == []
     (check,) = check_trtexec(TensorRT({"tensorrt": "10.3.0"}, {}), tmp_path)
-    assert (check.verdict, check.advice) == ("missing", "sudo apt install libnvinfer-bin")
+    assert judged(check) == ("missing", "sudo apt install libnvinfer-bin")
     (tmp_path / "trtexec").write_text("#!/bin/sh\n")
     (tmp_path / "trtexec").chmod(0o755)
     (check,) = check_trtexec(NOTHING, tmp_path)
