@@ -33,6 +33,7 @@ from adadm.calibration.search.sensitivity import Convolution
 from adadm.calibration.source_network import SourceNetwork
 from adadm.calibration.target_forms.target_model import TargetModel, check_half, in_target_form
 from adadm.export.assembly import assemble
+from adadm.export.graph.channel_maps import note_channel_maps
 from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
@@ -203,6 +204,8 @@ class Lowering:
         if factors:
             ExposeFactors()(model)
         quantize_convolutions(model, self._int8_ranges, int8)
+        if variant == "whole":
+            note_channel_maps(model)
         computed = {value.name for node in model.graph for value in node.outputs}
         return in_target_form(
             model,

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 import onnxsim
 
+from adadm.export.graph.channel_maps import note_channel_maps
 from adadm.export.graph.checker import check_file
 from adadm.export.graph.opset import set_opset
 from adadm.export.graph.receptive_field import receptive_field
@@ -88,6 +89,7 @@ def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assem
     if options.stats == "external":
         tile, moments = tile_graphs(model)
         tiles = TileModels(finished(tile, "external"), finished(moments, "moments"))
+    note_channel_maps(model)
     if options.factors:
         ExposeFactors()(model)
     return Assembled(finished(model, "internal"), decisions, tail, tiles)

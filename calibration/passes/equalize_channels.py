@@ -16,6 +16,7 @@ from adadm.export.graph.channels import (
     constant_of,
     graph_of,
     label,
+    map_channels,
     new_initializer,
     replace_initializer,
     scale_inputs,
@@ -91,6 +92,7 @@ def _scale_before(value: ir.Value | None, factor: Array) -> bool:
         assert constant is not None and constant.dtype is not None and values is not None
         scaled = values * factor.reshape(1, -1, 1, 1)
         replace_initializer(add, shift, scaled, constant.dtype, str(constant.name))
+        map_channels(add.outputs[0], Affine(factor, np.zeros(factor.size)))
     return True
 
 

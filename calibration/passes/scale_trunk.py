@@ -20,6 +20,7 @@ from adadm.export.graph.channels import (
     constant_of,
     input_leaves,
     label,
+    map_channels,
     replace_initializer,
     scale_inputs,
     scale_outputs,
@@ -130,6 +131,9 @@ class _Region:
             if _is(producer, "Conv"):
                 bias = bias_of(producer)
                 yield functools.partial(self._scale_outputs, producer, bias.size)
+            else:
+                scaling = Affine(np.array([self.factor]), np.zeros(1))
+                yield functools.partial(map_channels, value, scaling)
             touched[producer] = None
             for reader, index in value.uses():
                 touched[reader] = None

@@ -1,7 +1,8 @@
 """Per-channel affine maps, and the convolutions that they fold into.
 
 Weights are combined in float64 and rounded once: a changed initializer keeps its unrounded values
-for the next fold. No initializer is changed in place, because two nodes may share it.
+for the next fold. No initializer is changed in place, because two nodes may share it. A value that
+holds a map of what it held before keeps that map, for `graph.channel_maps`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "graph_of",
     "input_leaves",
     "label",
+    "map_channels",
     "new_initializer",
     "pads",
     "pooled_variance",
@@ -35,12 +37,13 @@ __all__ = [
     "shift_inputs",
     "sole_consumer",
     "std_of_batch_norm_input",
+    "take_channel_map",
     "weight_of",
 ]
 
 Array = npt.NDArray[np.float64]
 
-_UNROUNDED = "unrounded"
+_UNROUNDED, _MAP = "unrounded", "channel_map"
 
 
 class NotFoldable(Exception):
@@ -49,10 +52,16 @@ class NotFoldable(Exception):
 
 @dataclass(frozen=True)
 class Affine:
-    """The per-channel map `scale * x + shift`; both (C,)."""
+    """The per-channel map `scale * x + shift`; both (C,), or (1,) for all channels."""
 
     scale: Array
     shift: Array
+
+    def after(self, first: Affine | None) -> Affine:
+        """This map of what another one returns, if one is given."""
+        if first is None:
+            return self
+        return Affine(self.scale * first.scale, self.scale * first.shift + self.shift)
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,17 @@ def new_initializer(
     value.meta[_UNROUNDED] = values
     graph.register_initializer(value)
     return value
+
+
+def map_channels(value: ir.Value, affine: Affine) -> None:
+    """Note that a value holds a map of what it held before."""
+    value.meta[_MAP] = affine.after(value.meta.get(_MAP))
+
+
+def take_channel_map(value: ir.Value) -> Affine | None:
+    """What a value holds of what it held before all passes; it forgets that."""
+    noted: Affine | None = value.meta.pop(_MAP, None)
+    return noted
 
 
 def affine_of_batch_norm(node: ir.Node) -> Affine:
@@ -237,9 +257,15 @@ def _spread(values: Array, ndim: int) -> Array:
     return values.reshape(values.shape + (1,) * (ndim - values.ndim))
 
 
-def scale_outputs(convolution: ir.Node, affine: Affine) -> None:
-    """Let a convolution apply an affine map to what it returns."""
+def scale_outputs(convolution: ir.Node, affine: Affine, *, noted: bool = True) -> None:
+    """Let a convolution apply an affine map to what it returns.
+
+    Args:
+        noted: call `map_channels` too.
+    """
     weight, bias = weight_of(convolution), bias_of(convolution)
+    if noted:
+        map_channels(convolution.outputs[0], affine)
     set_weight(convolution, weight * _spread(affine.scale, weight.ndim))
     set_bias(convolution, bias * affine.scale + affine.shift)
 

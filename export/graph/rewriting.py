@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import NotFoldable, graph_of, label
+from adadm.export.graph.channels import NotFoldable, graph_of, label, take_channel_map
 
 __all__ = [
     "dtype_of",
@@ -70,7 +70,7 @@ def dtype_of(value: ir.Value) -> ir.DataType:
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Let all readers of `old` read `new`, and remove the node that computed `old`.
 
-    A graph output keeps its name.
+    A graph output keeps its name, and what it holds.
     """
     node, name, is_output = producer_of(old), old.name, old.is_graph_output()
     if is_output:
@@ -79,3 +79,4 @@ def replace(old: ir.Value, new: ir.Value) -> None:
     graph_of(node).remove(node, safe=True)
     if is_output:
         new.name = name
+        take_channel_map(new)

@@ -41,6 +41,10 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
 
     result: ClassVar[str] = "folded into the convolution before it"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._mapped: set[ir.Node] = set()
+
     def matches(self, node: ir.Node) -> bool:
         is_scale = node.op_type == "Mul" and not node.domain and _factor(node) is not None
         is_map = is_batch_norm(node) or is_scale or _is_diagonal_conv(node)
@@ -58,7 +62,12 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
             affine = Affine(np.diagonal(weight_of(node)[..., 0, 0]), bias_of(node))
         else:
             affine = _channel_scale(node, weight.shape[0], weight.ndim)
-        scale_outputs(convolution, affine)
+        # A factor right after a convolution is in its weights in every form: what is not folded is
+        # fused by onnxsim.
+        noted = node.op_type != "Mul" or convolution in self._mapped
+        scale_outputs(convolution, affine, noted=noted)
+        if noted:
+            self._mapped.add(convolution)
         replace(node.outputs[0], convolution.outputs[0])
 
 

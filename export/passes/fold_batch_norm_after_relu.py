@@ -13,6 +13,7 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     label,
+    map_channels,
     reached_convolutions,
     replace_initializer,
     scale_inputs,
@@ -62,6 +63,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
         flipped = reached_convolutions(node.outputs[0]) if (sign < 0).any() else []
 
         scale_outputs(convolution, Affine(np.abs(affine.scale), np.zeros(sign.size)))
+        map_channels(node.outputs[0], Affine(sign, np.zeros(sign.size)))
         for leaf in flipped:
             scale_inputs(leaf, sign)
         assert convolution.inputs[1] is not None  # weight_of() read it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,12 +12,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.export.graph.channels import (
+    Affine,
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
     constant_of,
     input_leaves,
     label,
+    map_channels,
     pads,
     reached_convolutions,
     replace_initializer,
@@ -78,7 +80,7 @@ class ShiftTrunk(FoldingPass):
         if trunk.dtype is None:
             raise NotFoldable("the data type of the trunk is unknown")
         shift = _Shift(center, trunk.dtype)
-        edits = [_shift_producer(trunk, shift)]
+        edits = list(_shift_producer(trunk, shift))
         for reader, index in trunk.uses():
             if reader is not node:
                 edits += _absorb(trunk, reader, index, shift)
@@ -117,21 +119,22 @@ class _Shift:
         return _Shift(-self.values, self.dtype)
 
 
-def _shift_producer(value: ir.Value, shift: _Shift) -> Edit:
-    """An edit that makes what computes `value` add `shift` to it."""
+def _shift_producer(value: ir.Value, shift: _Shift) -> Sequence[Edit]:
+    """Edits that make what computes `value` add `shift` to it."""
     producer = value.producer()
+    noted = functools.partial(map_channels, value, Affine(np.ones(1), shift.values))
     if producer is not None and is_modulator(producer) and value.index() == 0:
         _check_movable(producer)
-        return lambda: _move(producer, shift, to_center=0, to_delta=1)
+        return noted, lambda: _move(producer, shift, to_center=0, to_delta=1)
     if producer is not None and producer.op_type == "Conv" and not producer.domain:
         if bias_of(producer).shape != shift.values.shape:
             raise NotFoldable(f"{label(producer)} has another number of channels than the trunk")
-        return lambda: set_bias(producer, bias_of(producer) + shift.values)
+        return noted, lambda: set_bias(producer, bias_of(producer) + shift.values)
     if producer is not None and producer.op_type == "Add" and not producer.domain:
         for operand in producer.inputs:
             if operand is not None and sole_consumer(operand):
                 try:
-                    return _shift_producer(operand, shift)
+                    return noted, *_shift_producer(operand, shift)
                 except NotFoldable:
                     continue
     found = f"{producer.op_type} {label(producer)}" if producer is not None else "a graph input"
@@ -150,7 +153,7 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iter
         other = reader.inputs[1 - index]
         if other is None or other is trunk or not sole_consumer(other):
             raise NotFoldable(f"Add {label(reader)} reads the trunk and cannot take the shift back")
-        yield _shift_producer(other, -shift)
+        yield from _shift_producer(other, -shift)
     else:
         for leaf in input_leaves(trunk, reader, index):
             if pads(leaf.convolution):

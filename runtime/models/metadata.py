@@ -45,7 +45,8 @@ class ModelMetadata:
 
     The key of a field is its name after `adadm.`, and its value is text: numbers in decimal, lists
     and mappings as JSON. A field is None where its key is absent, as all are in a model of another
-    tool. The models for tiles have the keys of the whole one; only `stats` differs.
+    tool. The models for tiles have the keys of the whole one; only `stats` differs, and
+    `channel_maps` is absent.
 
     Attributes:
         version: of the adadm-deploy that exported the model. Only ours have it.
@@ -75,8 +76,9 @@ class ModelMetadata:
             `images_sha256` of the calibration images; `budget_db` of PSNR-Y; `int8`, the names of
             the convolutions that are; `factor_scales`, by what each modulation factor was
             multiplied, in graph order, or empty. Absent in a float32 export.
-        channel_maps: by layer, how its channels follow from those of the network as it was trained.
-            By the passes that change them; absent where none did, or nothing is known.
+        channel_maps: by the name of a value, `[scale, offset]`, each one number or a list of one a
+            channel: it holds `scale * x + offset` of the tensor x of the network as it was trained
+            (`export.graph.channel_maps`). Absent where nothing is known; empty where none changed.
         others: the keys of other tools, and of later versions of this one, as they are.
     """
 
@@ -204,7 +206,12 @@ class _Format(NamedTuple):
     expected: str
 
 
-def _json(kind: type[list[Any]] | type[dict[str, Any]], sort_keys: bool = False) -> _Format:
+def _json(
+    kind: type[list[Any]] | type[dict[str, Any]],
+    *,
+    sort_keys: bool = False,
+    separators: tuple[str, str] | None = None,
+) -> _Format:
     def read(text: str) -> Any:
         content = json.loads(text)
         if not isinstance(content, kind):
@@ -212,7 +219,7 @@ def _json(kind: type[list[Any]] | type[dict[str, Any]], sort_keys: bool = False)
         return content
 
     def write(content: Any) -> str:
-        return json.dumps(content, sort_keys=sort_keys)
+        return json.dumps(content, sort_keys=sort_keys, separators=separators)
 
     return _Format(read, write, f"JSON, a {'list' if kind is list else 'mapping'}")
 
@@ -241,7 +248,7 @@ _FORMATS = {
     ),
     "float32_layers": _json(list),
     "quantization": _json(dict, sort_keys=True),
-    "channel_maps": _json(dict),
+    "channel_maps": _json(dict, separators=(",", ":")),
 }
 
 

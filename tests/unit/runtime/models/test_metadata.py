@@ -28,7 +28,7 @@ PROPS = {
     "adadm.halo_errors": "[[0, 35.0], [16, 0.5]]",
     "adadm.float32_layers": '["a", "b"]',
     "adadm.quantization": '{"factor_scales": [0.5], "precision": "int8", "target": "cpu"}',
-    "adadm.channel_maps": '{"body.0": [1.0, 0.0]}',
+    "adadm.channel_maps": '{"body.0":[1.0,[0.5,-0.25]]}',
     "adadm.later": "of a version to come",
     "other.tool": "ä",
 }  # with the keys in the order in which export writes them
