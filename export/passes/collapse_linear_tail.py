@@ -26,8 +26,7 @@ __all__ = ["CollapseLinearTail", "is_border_strip"]
 
 Array = npt.NDArray[np.float64]
 
-_END = np.iinfo(np.int64).max
-_HEIGHT, _WIDTH = 2, 3
+_END, _HEIGHT, _WIDTH = np.iinfo(np.int64).max, 2, 3
 _COLLAPSED = ".collapsed"
 
 
