@@ -182,6 +182,7 @@ def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds)
         return []
     found = comparison.first_divergence
     where = found.where if found else f"{len(comparison.layers)} layers"
+    where += "" if comparison.is_mapped else ", compared without channel maps"
     return [check("layers_at_fault", float(found is not None), where, thresholds)]
 
 

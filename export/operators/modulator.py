@@ -42,6 +42,7 @@ import onnx_ir as ir
 from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 
 __all__ = [
+    "CONVERSIONS",
     "FUNCTIONS",
     "LARGEST_EXPONENT",
     "MODULATE",
@@ -62,7 +63,8 @@ __all__ = [
 
 LARGEST_EXPONENT = 80
 
-_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")
+CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")
+"""Operators that return what they read, in another type."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def unconverted(value: ir.Value) -> ir.Value:
     """What a value was before conversions between types, and before it was quantized."""
-    while (node := value.producer()) and node.op_type in _CONVERSIONS and node.inputs[0]:
+    while (node := value.producer()) and node.op_type in CONVERSIONS and node.inputs[0]:
         value = node.inputs[0]
     return value
 

@@ -11,18 +11,19 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
-from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
+from adadm.deployment.certification.layers.channel_map import ChannelMap
 from adadm.deployment.certification.layers.divergence import (
     Divergence,
     LayerResult,
     first_divergence,
 )
 from adadm.deployment.certification.layers.errors import LayerErrors
-from adadm.deployment.certification.layers.graph import LayerGraph, unconverted
+from adadm.deployment.certification.layers.graph import LayerGraph
 from adadm.deployment.certification.layers.subgraph import LayerSubgraph
-from adadm.deployment.certification.layers.units import ChannelMap, units
 from adadm.deployment.certification.running import feed_of
+from adadm.export.graph.channel_maps import read_channel_maps
+from adadm.export.graph.channels import Affine
 from adadm.runtime.images.arrays import Batch
 
 __all__ = ["Divergence", "LayerComparison", "LayerResult", "compare_layers"]
@@ -38,20 +39,22 @@ class LayerComparison:
 
     Attributes:
         layers: in the order of the reference.
-        left_out: names of layers of the reference that the candidate does not have, or in units
-            that cannot be told.
+        left_out: names of layers of the reference that the candidate does not have.
         first_divergence: the first layer that is wrong by itself; None where all are healthy.
+        is_mapped: whether both models say what was done to their channels on purpose. Else channels
+            are compared as they are, and what was done to them looks wrong.
     """
 
     layers: tuple[LayerResult, ...]
     left_out: tuple[str, ...]
     first_divergence: Divergence | None
+    is_mapped: bool
 
 
 def compare_layers(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Batch]
 ) -> LayerComparison:
-    """Compare each layer that both models have.
+    """Compare each layer that both models have: of the same name and kind.
 
     Errors accumulate: in INT8 the middle of a healthy model is far off. So each layer of the
     candidate also runs alone, on what the reference computes as its inputs; what is wrong then is
@@ -68,21 +71,23 @@ def compare_layers(
         CalibrationError: a model reads more than an image.
         SessionError: a feed does not fit.
     """
-    one, other = LayerGraph(reference), LayerGraph(candidate)
-    matched = units(one, other)
-    layers = _layers(one, other, matched)
+    graphs = LayerGraph(reference), LayerGraph(candidate)
+    one, other = graphs
+    maps = [known for side in graphs if (known := read_channel_maps(side.metadata)) is not None]
+    is_mapped = len(maps) == len(graphs)
+    layers = _layers(one, other, *(maps if is_mapped else ({}, {})))
     images = [_LayerOutputs.of(lr, one, other) for lr in feeds]
     for layer in layers:
         with layer.reference, layer.candidate:
             for image in images:
                 _run(layer, image)
-    blocks, makers = _blocks(one), _makers(one)
     to_levels = _WHITE / one.metadata.network.rgb_range
     results = tuple(
-        _result(layer, one, blocks, to_levels if layer.name in makers else None) for layer in layers
+        _result(layer, one, to_levels if layer.name in one.makers else None) for layer in layers
     )
-    left_out = tuple(name for name in one.layers if name not in matched)
-    return LayerComparison(results, left_out, first_divergence(results))
+    compared = {layer.name for layer in layers}
+    left_out = tuple(name for name in one.layers if name not in compared)
+    return LayerComparison(results, left_out, first_divergence(results), is_mapped)
 
 
 @dataclass
@@ -113,10 +118,7 @@ class _Layer:
 
     def count(self, errors: LayerErrors, expected: Array, found: Array, height: int) -> None:
         """Add the error of one image, of what the candidate has in its own units."""
-        found = self.unit.to_reference(found)
-        if (dead := np.isnan(self.unit.scale)).any():
-            found = np.where(dead.reshape(1, -1, 1, 1), expected, found)
-        errors.add(expected, found, height)
+        errors.add(expected, self.unit.to_reference(found, expected), height)
 
 
 @dataclass
@@ -142,16 +144,21 @@ class _LayerOutputs:
 
 
 def _layers(
-    reference: LayerGraph, candidate: LayerGraph, matched: Mapping[str, ChannelMap]
+    reference: LayerGraph,
+    candidate: LayerGraph,
+    trained_to_reference: Mapping[str, Affine],
+    trained_to_candidate: Mapping[str, Affine],
 ) -> list[_Layer]:
     layers: list[_Layer] = []
     known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
-    for name, unit in matched.items():
-        values = [side.layers[name][1] for side in (reference, candidate)]
-        expected = LayerSubgraph(reference, values[0], known[0])
-        layers.append(_Layer(name, unit, expected, LayerSubgraph(candidate, values[1], known[1])))
-        for before, value in zip(known, values, strict=True):
-            before[value] = name
+    for name, (kind, expected) in reference.layers.items():
+        other_kind, found = candidate.layers.get(name, (None, expected))
+        unit = ChannelMap.between(trained_to_reference.get(name), trained_to_candidate.get(name))
+        if other_kind == kind:
+            one = LayerSubgraph(reference, expected, known[0])
+            other = LayerSubgraph(candidate, found, known[1])
+            layers.append(_Layer(name, unit, one, other))
+            known[0][expected] = known[1][found] = name
     read: set[str] = set()
     for layer in reversed(layers):
         layer.last_read = frozenset({layer.name, *layer.sources} - read)
@@ -177,15 +184,13 @@ def _run(layer: _Layer, image: _LayerOutputs) -> None:
             del values[done]
 
 
-def _result(
-    layer: _Layer, reference: LayerGraph, blocks: Mapping[str, int], to_levels: float | None
-) -> LayerResult:
+def _result(layer: _Layer, reference: LayerGraph, to_levels: float | None) -> LayerResult:
     scale = layer.candidate.scale
     own = layer.isolated if scale is None else layer.unrounded
     return LayerResult(
         name=layer.name,
         kind=reference.layers[layer.name][0],
-        block=blocks.get(layer.name),
+        block=reference.blocks.get(layer.name),
         precision=layer.candidate.precision,
         snr_db=layer.accumulated.snr_db,
         isolated_db=layer.isolated.snr_db,
@@ -198,36 +203,3 @@ def _result(
         shifted_levels=None if to_levels is None else own.largest_shift * to_levels,
         range_use=None if scale is None else layer.largest_read / (LARGEST_LEVEL * scale),
     )
-
-
-def _blocks(graph: LayerGraph) -> dict[str, int]:
-    """To which modulator a layer belongs, by name: what its residual is computed by, and itself."""
-    names = {value: name for name, (_, value) in graph.layers.items()}
-    found: dict[str, int] = {}
-    for index, modulator in enumerate(graph.modulators):
-        seen: set[ir.Value] = {modulator.trunk}
-        waiting = [modulator.residual, modulator.result]
-        while waiting:
-            value = waiting.pop()
-            if value in seen:
-                continue
-            seen.add(value)
-            if value in names:
-                found.setdefault(names[value], index)
-            producer = value.producer()
-            waiting += [v for v in producer.inputs if v is not None] if producer else []
-    return found
-
-
-def _makers(graph: LayerGraph) -> set[str]:
-    """The layers whose values become pixels as they are."""
-    names = {value: name for name, (_, value) in graph.layers.items()}
-    found: set[str] = set()
-    waiting = [value for value, name in names.items() if name == "sr"]
-    while waiting:
-        value = waiting.pop()
-        found |= {names[value]} if value in names else set()
-        producer = unconverted(value).producer()
-        if producer is not None and producer.op_type in MOVES:
-            waiting += [v for v in producer.inputs if v is not None]
-    return found

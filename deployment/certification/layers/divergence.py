@@ -63,8 +63,7 @@ class Divergence:
     How sure the place is:
 
     - Weights, their INT8 scale, a bias, the parameters of a modulator: it is this layer, whatever
-      comes before and after, if the layers around have units that are known. Of one that is left
-      out, the next layer of its block is named.
+      comes before and after. Of one that is left out, the next layer of its block is named.
     - A normalization folded without regard to padding: the convolution that reads it; that the
       error is at the border is measured.
     - An INT8 range that is too small: the convolution that reads through it. Photographs fill the
@@ -109,8 +108,7 @@ _OFF_GAIN, _BORDER_ALONE_DB = 0.2, 10.0
 def first_divergence(layers: Sequence[LayerResult]) -> Divergence | None:
     """The first of the layers that misses a limit; None where all are healthy.
 
-    In a lowered model float32 layers have the limits of FP16: the scales of channels are known
-    from rounded weights.
+    In a lowered model float32 layers have the limits of FP16: what they read may be rounded to it.
     """
     lowered = any(layer.precision != "float32" for layer in layers)
     for layer in layers:

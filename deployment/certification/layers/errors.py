@@ -25,8 +25,7 @@ class LayerErrors:
     def __init__(self) -> None:
         self._pixels = self._inner_pixels = 0
         # Of the signal, the error, their products, and the error away from the border: by channel.
-        self._x: Array = np.zeros(1)
-        self._e = self._xx = self._ee = self._xe = self._inner_ee = self._x
+        self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee = np.zeros((6, 1))
 
     def add(self, expected: Array, found: Array, height: int) -> None:
         """Count images (N, C, H, W).
@@ -45,10 +44,10 @@ class LayerErrors:
                 sums.append((x.sum(), e.sum(), *products))
         self._pixels += x.size
         self._inner_pixels += inner.size
-        x_sum, e_sum, xx_sum, ee_sum, xe_sum, inner_ee_sum = np.transpose(sums)
-        self._x, self._e = self._x + x_sum, self._e + e_sum
-        self._xx, self._ee, self._xe = self._xx + xx_sum, self._ee + ee_sum, self._xe + xe_sum
-        self._inner_ee = self._inner_ee + inner_ee_sum
+        before = (self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee)
+        self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee = (
+            known + more for known, more in zip(before, np.transpose(sums), strict=True)
+        )
 
     @property
     def snr_db(self) -> float:

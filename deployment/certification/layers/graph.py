@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx.utils
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.graph.channels import constant_of
+from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.export.graph.rewriting import produced_by
+from adadm.export.operators.modulator import CONVERSIONS, find_inlined
 from adadm.export.passes import InlineFunctions
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["ADD", "CONV", "IMAGE", "MODULATOR", "InlinedModulator", "LayerGraph", "unconverted"]
+__all__ = ["CONV", "MODULATOR", "LayerGraph"]
 
-Array = npt.NDArray[Any]
-
-ADD, CONV, IMAGE, MODULATOR = "Add", "Conv", "Image", "AdaDMModulate"
+_ADD, CONV, _IMAGE, MODULATOR = "Add", "Conv", "Image", "AdaDMModulate"
 """Kinds of layers, besides others that are called as their operators are."""
 
-_LAYERS = (ADD, "BatchNormalization", CONV)
+_LAYERS = (_ADD, "BatchNormalization", CONV)
 _QUANTIZE = "QuantizeLinear"
-_CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", _QUANTIZE)
 _RANK = 4
-
-
-@dataclass(frozen=True)
-class InlinedModulator:
-    """An inlined modulator: `result = trunk + residual * factor`, shifted or not.
-
-    Attributes:
-        center: what the trunk is shifted by, (C,), or 0.
-        inner: the nodes that compute the result.
-    """
-
-    trunk: ir.Value
-    residual: ir.Value
-    result: ir.Value
-    center: Array
-    inner: frozenset[ir.Node]
 
 
 class LayerGraph:
@@ -57,7 +35,6 @@ class LayerGraph:
     Attributes:
         metadata: of the model.
         input: the name of what it reads.
-        modulators: in graph order.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -72,21 +49,8 @@ class LayerGraph:
         for node in model.graph:
             if node.inputs and all(value in self._constants for value in node.inputs if value):
                 self._constants.update(node.outputs)
-        self.modulators = list(self._find_modulators())
+        self._modulators = find_inlined(model.graph)
         self.input = str(model.graph.inputs[0].name)
-
-    @functools.cached_property
-    def _computed(self) -> dict[ir.Value, Array]:
-        """The constants that nodes compute and others read, all at once."""
-        wanted = [
-            value
-            for node in self._graph
-            if node.outputs[0] not in self._constants
-            for value in dict.fromkeys(node.inputs)
-            if value in self._constants and value.producer() is not None
-        ]
-        with self.opened([], dict.fromkeys(wanted)) as session:
-            return dict(zip(dict.fromkeys(wanted), session.run({}).values(), strict=True))
 
     @functools.cached_property
     def layers(self) -> dict[str, tuple[str, ir.Value]]:
@@ -96,13 +60,13 @@ class LayerGraph:
         only a part of another; modulators; and the image, before a conversion to 8 bits.
         """
         image = self._image()
-        modulated = {modulator.result for modulator in self.modulators}
-        inner = {node for modulator in self.modulators for node in modulator.inner}
+        modulated = {modulator.result for modulator in self._modulators}
+        inner = {node for modulator in self._modulators for node in modulator.inner}
         found = {}
         for node in self._graph:
             value, kind = node.outputs[0], node.op_type
             if value is image:
-                found["sr"] = IMAGE, value
+                found["sr"] = _IMAGE, value
             elif value in modulated:
                 found[str(value.name)] = MODULATOR, value
             elif (
@@ -112,10 +76,28 @@ class LayerGraph:
                 and value.shape is not None
                 and len(value.shape) == _RANK
                 and isinstance(value.shape[1], int)
-                and (kind != ADD or [reader.op_type for reader in value.consumers()] != [ADD])
+                and (kind != _ADD or [reader.op_type for reader in value.consumers()] != [_ADD])
             ):
                 found[str(value.name)] = kind, value
         return found
+
+    @functools.cached_property
+    def blocks(self) -> dict[str, int]:
+        """To which modulator a layer belongs: what computes its residual, and itself."""
+        found: dict[str, int] = {}
+        for index, modulator in enumerate(self._modulators):
+            own = _upstream([modulator.residual, modulator.result], {modulator.trunk}.__contains__)
+            for value in own:
+                if value is not modulator.trunk and value in self._names:
+                    found.setdefault(self._names[value], index)
+        return found
+
+    @functools.cached_property
+    def makers(self) -> set[str]:
+        """The layers whose values become pixels as they are."""
+        image = [value for value, name in self._names.items() if name == "sr"]
+        made_of = _upstream(image, lambda value: not _moves(value.producer()))
+        return {self._names[value] for value in made_of if value in self._names}
 
     def between(
         self, value: ir.Value, known: Mapping[ir.Value, str]
@@ -130,17 +112,13 @@ class LayerGraph:
         """
         read: dict[ir.Value, str] = {}
         nodes: set[ir.Node] = set()
-        waiting = [value]
-        while waiting:
-            current = waiting.pop()
-            producer = current.producer()
-            if current in known:
-                read[current] = known[current]
-            elif current.is_graph_input():
-                read[current] = self._only_input(current)
-            elif producer is not None and producer not in nodes:
+        for source in _upstream([value], known.__contains__):
+            if source in known:
+                read[source] = known[source]
+            elif source.is_graph_input():
+                read[source] = self._only_input(source)
+            elif (producer := source.producer()) is not None:
                 nodes.add(producer)
-                waiting += [v for v in producer.inputs if v is not None]
         return read, nodes
 
     def opened(
@@ -154,7 +132,7 @@ class LayerGraph:
         """The QuantizeLinear through which the convolution that computes a value reads."""
         convolution = produced_by(value, CONV)
         read = convolution.inputs[0] if convolution is not None else None
-        while read is not None and (node := read.producer()) and node.op_type in _CONVERSIONS:
+        while read is not None and (node := read.producer()) and node.op_type in CONVERSIONS:
             if node.op_type == _QUANTIZE:
                 return node
             read = node.inputs[0]
@@ -164,21 +142,9 @@ class LayerGraph:
         """Whether a node rounds what depends on the input to INT8."""
         return node.op_type == _QUANTIZE and node.inputs[0] not in self._constants
 
-    def constant(self, value: ir.Value | None) -> Array | None:
-        """What does not depend on the input, such as dequantized weights; None for what does."""
-        if value is None or value not in self._constants:
-            return None
-        known: Array | None = constant_of(value)
-        return self._computed[value] if known is None else known
-
-    def by_channel(self, node: ir.Node | None, op_type: str) -> tuple[ir.Value, Array] | None:
-        """What an Add or a Mul combines with one constant a channel, and the constants (C,)."""
-        for index in range(2 if node is not None and node.op_type == op_type else 0):
-            assert node is not None
-            value, constants = node.inputs[index], self.constant(node.inputs[1 - index])
-            if value is not None and constants is not None and constants.ndim == _RANK:
-                return value, constants.reshape(-1)
-        return None
+    @functools.cached_property
+    def _names(self) -> dict[ir.Value, str]:
+        return {value: name for name, (_, value) in self.layers.items()}
 
     def _only_input(self, value: ir.Value) -> str:
         if value.name != self.input:
@@ -194,56 +160,19 @@ class LayerGraph:
         computed = (value for node in self._graph for value in node.outputs)
         return next((v for v in computed if v.name == f"{returned.name}.float32"), returned)
 
-    def _find_modulators(self) -> Iterator[InlinedModulator]:
-        for add in self._graph:
-            for index in range(2 if add.op_type == ADD else 0):
-                summand = add.inputs[index]
-                product = produced_by(unconverted(summand), "Mul") if summand is not None else None
-                for factor in range(2 if product is not None else 0):
-                    assert product is not None
-                    exponential = _exponential(product.inputs[factor])
-                    trunk, residual = add.inputs[1 - index], product.inputs[1 - factor]
-                    if exponential is not None and trunk is not None and residual is not None:
-                        inner = {add, product}
-                        yield self._modulator(trunk, residual, add.outputs[0], exponential, inner)
 
-    def _modulator(
-        self,
-        trunk: ir.Value,
-        residual: ir.Value,
-        result: ir.Value,
-        exponential: ir.Node,
-        inner: set[ir.Node],
-    ) -> InlinedModulator:
-        trunk = unconverted(trunk)
-        moved = trunk.producer()
-        if moved is not None and (summed := self.by_channel(moved, ADD)) is not None:
-            trunk = unconverted(summed[0])
-            inner.add(moved)
-        center: Array = np.zeros(1)
-        waiting = [exponential]
-        while waiting:
-            node = waiting.pop()
-            inner.add(node)
-            for value in node.inputs:
-                constant, producer = self.constant(value), value.producer() if value else None
-                if constant is not None:
-                    if constant.ndim == _RANK and constant.size > 1:  # else it is its mean
-                        center = constant.reshape(-1)
-                elif value is not None and producer is not None and unconverted(value) is not trunk:
-                    waiting.append(producer)
-        return InlinedModulator(trunk, unconverted(residual), result, center, frozenset(inner))
+def _upstream(values: Iterable[ir.Value], ends: Callable[[ir.Value], bool]) -> Iterator[ir.Value]:
+    """Values, and what they are computed from, up to those that end it."""
+    seen: set[ir.Value] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if value not in seen:
+            seen.add(value)
+            yield value
+            producer = None if ends(value) else value.producer()
+            waiting += [v for v in producer.inputs if v is not None] if producer else []
 
 
-def unconverted(value: ir.Value) -> ir.Value:
-    """What a value was before conversions between types."""
-    while (node := value.producer()) and node.op_type in _CONVERSIONS and node.inputs[0]:
-        value = node.inputs[0]
-    return value
-
-
-def _exponential(value: ir.Value | None) -> ir.Node | None:
-    """What computes a factor, before the choice for a std of 0 and conversions."""
-    while value is not None and (choice := produced_by(unconverted(value), "Where")):
-        value = choice.inputs[1]
-    return produced_by(unconverted(value), "Exp") if value is not None else None
+def _moves(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type in (*MOVES, *CONVERSIONS)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.deployment.certification.layers.graph import LayerGraph
+from adadm.export.graph.channels import constant_of
 
 __all__ = ["LayerSubgraph"]
 
@@ -43,9 +43,9 @@ class LayerSubgraph:
         self.scale: float | None = None
         self._quantizer = graph.quantizer(value)
         if self._quantizer is not None:
-            scale = graph.constant(self._quantizer.inputs[1])
-            assert scale is not None
-            self.scale = float(np.asarray(scale).item())
+            scale = constant_of(self._quantizer.inputs[1])
+            assert scale is not None  # LayerGraph made initializers of all constants
+            self.scale = float(scale.item())
 
     def __enter__(self) -> LayerSubgraph:
         with ExitStack() as opened:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,55 +47,63 @@ Edit = Callable[[onnx.ModelProto], None]
 TARGET = {"int8": "tensorrt10", "fp16": "tensorrt10", "float32": "cpu"}
 
 
-INSIDE_BLOCKS = {f"body.{block}.{layer}" for block in range(8) for layer in ("conv1", "norm2")}
+NORMALIZATIONS = {f"body.{block}.norm2" for block in range(8)}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Healthy models of one network, and what they are compared with.
+
+    Attributes:
+        feeds: other parts of the photographs than those that the models were calibrated on.
+        models: by precision.
+    """
+
+    folder: Path
+    source: SourceNetwork
+    reference: onnx.ModelProto
+    feeds: list[Batch]
+    models: dict[str, onnx.ModelProto]
+
+    def evaluated(self, model: onnx.ModelProto, target: str) -> onnx.ModelProto:
+        onnx.save(model, self.folder / "deployed.onnx")
+        return deploy(self.folder / "deployed.onnx", TARGETS[target]).evaluated
+
+    def compare(self, model: onnx.ModelProto, target: str) -> LayerComparison:
+        return compare_layers(self.reference, self.evaluated(model, target), self.feeds)
+
+    def assembled(self, **changed: Any) -> onnx.ModelProto:
+        options = dataclasses.replace(DEFAULTS, **changed)
+        return assemble(self.source.model.clone(), self.source.metadata, options).model
+
+    def lowering(self, model: ir.Model, precision: Precision, target: str) -> Lowering:
+        images = CalibrationImages.of([self.folder / "images"], self.source.metadata.upscale)
+        request = LoweringOptions(precision, TARGETS[target], 0.02)
+        return Lowering.of(dataclasses.replace(self.source, model=model), images, request)
+
+    def damaged(self, precision: str, *edits: Edit) -> onnx.ModelProto:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.models[precision])
+        for edit in edits:
+            edit(model)
+        return model
 
 
 @pytest.fixture(scope="module")
-def source() -> SourceNetwork:
-    return load_source_network(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
-
-
-@pytest.fixture(scope="module")
-def reference(source: SourceNetwork) -> onnx.ModelProto:
-    options = dataclasses.replace(DEFAULTS, factors=True)
-    return assemble(source.model.clone(), source.metadata, options).model
-
-
-@pytest.fixture(scope="module")
-def feeds() -> list[Batch]:
-    """Other parts of the photographs than those that the models were calibrated on."""
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    folder = tmp_path_factory.mktemp("lowered")
+    source = load_source_network(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
+    models = {p: onnx.load(lowered_x2(folder, TARGET[p], p)) for p in ("int8", "fp16")}
     photos = photographs(("coffee", "chelsea")).values()
-    return [batch_from_image(np.ascontiguousarray(p[40:136:2, 60:172:2]), 255.0) for p in photos]
+    feeds = [batch_from_image(np.ascontiguousarray(p[40:136:2, 60:172:2]), 255.0) for p in photos]
+    made = Bench(folder, source, onnx.ModelProto(), feeds, models)
+    models["float32"] = made.assembled()
+    return dataclasses.replace(made, reference=made.assembled(factors=True))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("lowered")
-
-
-@pytest.fixture(scope="module")
-def models(folder: Path, source: SourceNetwork) -> dict[str, onnx.ModelProto]:
-    """Healthy, by precision."""
-    lowered = {p: onnx.load(lowered_x2(folder, TARGET[p], p)) for p in ("int8", "fp16")}
-    return {**lowered, "float32": assemble(source.model.clone(), source.metadata, DEFAULTS).model}
-
-
-@pytest.fixture(scope="module")
-def healthy(
-    models: dict[str, onnx.ModelProto],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
-) -> dict[str, LayerComparison]:
-    return {
-        precision: compare_layers(reference, evaluated(model, TARGET[precision], folder), feeds)
-        for precision, model in models.items()
-    }
-
-
-def evaluated(model: onnx.ModelProto, target: str, folder: Path) -> onnx.ModelProto:
-    onnx.save(model, folder / "deployed.onnx")
-    return deploy(folder / "deployed.onnx", TARGETS[target]).evaluated
+def healthy(bench: Bench) -> dict[str, LayerComparison]:
+    return {p: bench.compare(model, TARGET[p]) for p, model in bench.models.items()}
 
 
 def constant(name: str, change: Callable[[Array], Array]) -> Edit:
@@ -160,60 +167,24 @@ TAIL = "tail.0.0.collapsed"
 @pytest.mark.parametrize(
     ("precision", "defects"),
     [
-        (
-            "int8",
-            [
-                half_scale("body.0.conv1"),
-                half_scale("body.3.conv2"),
-                another_b("body.4.phi"),
-                half_scale(TAIL),
-            ],
-        ),
-        (
-            "int8",
-            [
-                input_scale("body.4.conv1", "cut off", 0.5),
-                input_scale("body.6.conv1", "coarse", 64),
-                a_grey_level_up(TAIL, "level"),
-            ],
-        ),
+        ("int8", [half_scale("body.0.conv1"), half_scale("body.3.conv2"), another_b("body.4.phi"),
+                  half_scale(TAIL)]),
+        ("int8", [input_scale("body.4.conv1", "cut off", 0.5),
+                  input_scale("body.6.conv1", "coarse", 64), a_grey_level_up(TAIL, "level")]),
         ("int8", [a_grey_level_up("body.3.conv2"), a_grey_level_up("body.8")]),
-        (
-            "fp16",
-            [
-                another_b("body.0.phi"),
-                half_weights("body.3.conv1"),
-                a_grey_level_up("body.5.conv2"),
-                a_grey_level_up(TAIL, "level"),
-            ],
-        ),
-        (
-            "float32",
-            [
-                half_weights("body.0.conv2"),
-                a_grey_level_up("body.4.conv1"),
-                another_b("body.7.phi"),
-                half_weights("body.8"),
-                a_grey_level_up(TAIL, "level"),
-            ],
-        ),
+        ("fp16", [another_b("body.0.phi"), half_weights("body.3.conv1"),
+                  a_grey_level_up("body.5.conv2"), a_grey_level_up(TAIL, "level")]),
+        ("float32", [half_weights("body.0.conv2"), a_grey_level_up("body.4.conv1"),
+                     another_b("body.7.phi"), half_weights("body.8"),
+                     a_grey_level_up(TAIL, "level")]),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0].text,
-)
+)  # fmt: skip
 def test_what_is_wrong_is_named(
-    precision: str,
-    defects: list[Defect],
-    models: dict[str, onnx.ModelProto],
-    healthy: dict[str, LayerComparison],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
+    precision: str, defects: list[Defect], bench: Bench, healthy: dict[str, LayerComparison]
 ) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(models[precision])
-    for defect in defects:
-        defect.edit(model)
-    found = compare_layers(reference, evaluated(model, TARGET[precision], folder), feeds)
+    model = bench.damaged(precision, *(defect.edit for defect in defects))
+    found = bench.compare(model, TARGET[precision])
     before = {layer.name: layer for layer in healthy[precision].layers}
     # The first is named; without it the second would be, and so on.
     assert found.first_divergence == first_divergence(found.layers)
@@ -235,7 +206,7 @@ def test_what_is_wrong_is_named(
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "float32"])
 def test_healthy_models_are_not_accused(
-    precision: str, healthy: dict[str, LayerComparison], reference: onnx.ModelProto
+    precision: str, healthy: dict[str, LayerComparison]
 ) -> None:
     found = healthy[precision]
     assert found.first_divergence is None
@@ -256,19 +227,15 @@ def test_healthy_models_are_not_accused(
 
 
 def test_figures_are_those_of_the_whole_models(
-    models: dict[str, onnx.ModelProto],
-    healthy: dict[str, LayerComparison],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
+    bench: Bench, healthy: dict[str, LayerComparison]
 ) -> None:
-    candidate = evaluated(models["int8"], "tensorrt10", folder)
+    candidate = bench.evaluated(bench.models["int8"], "tensorrt10")
     tensors = ("body.5.phi", "body.5.norm2")
     sessions = [
         OnnxRuntimeSession(returning(model, *tensors).SerializeToString())
-        for model in (reference, candidate)
+        for model in (bench.reference, candidate)
     ]
-    runs = [[session.run({"lr": lr}) for lr in feeds] for session in sessions]
+    runs = [[session.run({"lr": lr}) for lr in bench.feeds] for session in sessions]
     layers = {layer.name: layer for layer in healthy["int8"].layers}
     for name in ("sr", "body.5.phi"):
         expected, found = (
@@ -283,7 +250,7 @@ def test_figures_are_those_of_the_whole_models(
         for model, name in (
             (candidate, "body.5.conv2.input.scale.float16"),
             (candidate, "body.5.norm2.shift.float16"),
-            (reference, "body.5.norm2.shift"),
+            (bench.reference, "body.5.norm2.shift"),
         )
     )
     largest = max(np.abs(run["body.5.norm2"] * after / before).max() for run in runs[0])
@@ -301,20 +268,16 @@ def returning(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
 
 
 def test_of_a_model_with_other_names_the_image_is_compared(
-    models: dict[str, onnx.ModelProto],
-    healthy: dict[str, LayerComparison],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
+    bench: Bench, healthy: dict[str, LayerComparison]
 ) -> None:
-    candidate = evaluated(models["int8"], "tensorrt10", folder)
+    candidate = bench.evaluated(bench.models["int8"], "tensorrt10")
     kept = {"", "lr", *(value.name for value in candidate.graph.output)}
     for node in candidate.graph.node:
         for names in (node.input, node.output):
             names[:] = [name if name in kept else f"other/{name}" for name in names]
     for known in (*candidate.graph.initializer, *candidate.graph.value_info):
         known.name = f"other/{known.name}"
-    found = compare_layers(reference, candidate, feeds)
+    found = compare_layers(bench.reference, candidate, bench.feeds)
     (image,) = found.layers
     assert (image.name, image.precision, image.range_use) == ("sr", "int8", None)
     assert (
@@ -326,43 +289,28 @@ def test_of_a_model_with_other_names_the_image_is_compared(
     assert found.first_divergence is None
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16", "float32"])
+AT_BORDER = r"the error is at the border \(-?\d\.\d dB there, \d\d+\.\d dB inside\); look at its pa"
+
+
+@pytest.mark.parametrize(
+    ("precision", "folded", "where"),
+    [(precision, "", "body.0.conv1") for precision in ("int8", "fp16", "float32")]
+    + [("float32", "body.5.norm2", "body.5.conv2")],
+)
 def test_a_naive_fold_is_found_at_the_border(
-    precision: Precision | Literal["float32"],
-    source: SourceNetwork,
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    models: dict[str, onnx.ModelProto],
-    folder: Path,
+    precision: Precision | Literal["float32"], folded: str, where: str, bench: Bench
 ) -> None:
-    naive = dataclasses.replace(source, model=naively_folded(source.model, ""))
+    naive = naively_folded(bench.source.model, folded)
     if precision == "float32":
-        candidate = assemble(naive.model, source.metadata, DEFAULTS).model
+        candidate = assemble(naive, bench.source.metadata, DEFAULTS).model
     else:
-        images = CalibrationImages.of([folder / "images"], source.metadata.upscale)
-        lowering = Lowering.of(
-            naive, images, LoweringOptions(precision, TARGETS["tensorrt10"], 0.02)
-        )
+        lowering = bench.lowering(naive, precision, "tensorrt10")
         int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
         candidate = lowering.lowered("whole", int8).evaluated
-    place = compare_layers(reference, candidate, feeds).first_divergence
+    place = compare_layers(bench.reference, candidate, bench.feeds).first_divergence
     assert place is not None
-    assert (place.where, place.block) == ("body.0.conv1", 0)
-    at_border = (
-        r"the error is at the border \(-?\d\.\d dB there, \d\d+\.\d dB inside\); look at its pa"
-    )
-    assert re.search(at_border, place.text)
-
-
-def test_one_naive_fold_is_found_in_its_block(
-    source: SourceNetwork, reference: onnx.ModelProto, feeds: list[Batch]
-) -> None:
-    naive = naively_folded(source.model, "body.5.norm2")
-    candidate = assemble(naive, source.metadata, DEFAULTS).model
-    found = compare_layers(reference, candidate, feeds)
-    assert found.first_divergence is not None
-    assert found.first_divergence.where == "body.5.conv2"
-    assert "at the border" in found.first_divergence.text
+    assert (place.where, place.block) == (where, int(where.split(".")[1]))
+    assert re.search(AT_BORDER, place.text)
 
 
 def naively_folded(model: ir.Model, prefix: str) -> ir.Model:
@@ -383,27 +331,22 @@ def naively_folded(model: ir.Model, prefix: str) -> ir.Model:
 @pytest.mark.parametrize(
     ("changed", "left_out"),
     [
-        ({"fold": "off", "tail": "original"}, {"tail.0.0.collapsed", *INSIDE_BLOCKS}),
-        ({"fold": "off", "modulator": "inline", "opset": 17}, INSIDE_BLOCKS),
+        ({"fold": "off", "tail": "original"}, {"tail.0.0.collapsed", *NORMALIZATIONS}),
+        ({"fold": "off", "modulator": "inline", "opset": 17}, NORMALIZATIONS),
         ({"tail": "original", "static": (1, 48, 56)}, {"tail.0.0.collapsed"}),
         ({"modulator": "inline", "opset": 18, "io": "uint8"}, set()),
     ],
     ids=lambda value: ", ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_other_forms_of_the_export_are_equal(
-    changed: dict[str, Any],
-    left_out: set[str],
-    source: SourceNetwork,
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
+    changed: dict[str, Any], left_out: set[str], bench: Bench
 ) -> None:
-    options = dataclasses.replace(DEFAULTS, **changed)
-    exported = assemble(source.model.clone(), source.metadata, options).model
-    if options.io == "uint8":
-        assert source.network is not None
-        exported = bake_image_io(exported, source.network, options)
-    found = compare_layers(reference, evaluated(exported, "cpu", folder), feeds)
+    exported = bench.assembled(**changed)
+    if changed.get("io") == "uint8":
+        assert bench.source.network is not None
+        options = dataclasses.replace(DEFAULTS, **changed)
+        exported = bake_image_io(exported, bench.source.network, options)
+    found = bench.compare(exported, "cpu")
     assert set(found.left_out) == left_out
     assert found.first_divergence is None
     assert {"body.3.conv2", "body.3.phi", "body.8", "sr"} <= {layer.name for layer in found.layers}
@@ -411,55 +354,34 @@ def test_other_forms_of_the_export_are_equal(
     assert min(layer.isolated_db for layer in found.layers) > 120
 
 
-def test_weak_typing_and_a_scaled_trunk(
-    source: SourceNetwork, reference: onnx.ModelProto, feeds: list[Batch], folder: Path
-) -> None:
-    scaled, scaling = source.model.clone(), ScaleTrunk(-5)
-    scaling(scaled)
-    images = CalibrationImages.of([folder / "images"], source.metadata.upscale)
+def test_weak_typing_and_a_scaled_trunk(bench: Bench) -> None:
+    scaled = bench.source.model.clone()
+    ScaleTrunk(-5)(scaled)
     target = "jetson-orin-jp51"
-    request = LoweringOptions("int8", TARGETS[target], 0.02)
-    lowering = Lowering.of(dataclasses.replace(source, model=scaled), images, request)
+    lowering = bench.lowering(scaled, "int8", target)
     int8 = [convolution.name for convolution in lowering.convolutions]
     model = lowering.lowered("whole", int8).model
-    noted = json.dumps({"factor_scales": scaling.factor_scales})
-    onnx.helper.set_model_props(model, {**props(model), "adadm.quantization": noted})
-    found = compare_layers(reference, evaluated(model, target, folder), feeds)
+    found = bench.compare(model, target)
     assert found.first_divergence is None
-    assert found.left_out == ()
+    assert found.left_out == () and found.is_mapped
     assert {layer.precision for layer in found.layers} == {"int8", "fp16"}
-    onnx.helper.set_model_props(model, {**props(model), "adadm.quantization": "{}"})
-    place = compare_layers(reference, evaluated(model, target, folder), feeds).first_divergence
-    assert place is not None and place.where == "head.0"
-    assert "it returns 0.03 times what it should" in place.text
+    (maps,) = (entry for entry in model.metadata_props if entry.key == "adadm.channel_maps")
+    model.metadata_props.remove(maps)
+    without = bench.compare(model, target)
+    assert not without.is_mapped and without.first_divergence is not None
+    assert without.first_divergence.where == "head.0"
+    assert "it returns 0.03 times what it should" in without.first_divergence.text
 
 
-def props(model: onnx.ModelProto) -> dict[str, str]:
-    return {entry.key: entry.value for entry in model.metadata_props}
+def test_infinite_values_are_named(bench: Bench) -> None:
+    edit = constant("body.2.conv2.bias", lambda bias: np.full_like(bias, np.inf))
+    place = bench.compare(bench.damaged("fp16", edit), "tensorrt10").first_divergence
+    assert place is not None and place.where == "body.2.conv2"
+    assert "values are infinite or no numbers" in place.text
 
 
-def test_infinite_values_are_named(
-    models: dict[str, onnx.ModelProto],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
-) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(models["fp16"])
-    constant("body.2.conv2.bias", lambda bias: np.full_like(bias, np.inf))(model)
-    place = compare_layers(reference, evaluated(model, "tensorrt10", folder), feeds)
-    assert place.first_divergence is not None
-    assert place.first_divergence.where == "body.2.conv2"
-    assert "values are infinite or no numbers" in place.first_divergence.text
-
-
-def test_models_that_read_more_than_an_image_are_refused(
-    models: dict[str, onnx.ModelProto],
-    reference: onnx.ModelProto,
-    feeds: list[Batch],
-    folder: Path,
-) -> None:
-    (lowered,) = (path for path in folder.glob("x2.fp16.*.onnx") if path.stem.endswith("float32"))
+def test_models_that_read_more_than_an_image_are_refused(bench: Bench) -> None:
+    (lowered,) = bench.folder.glob("x2.fp16.*.float32.onnx")
     tile = deploy(variant_path(lowered, "tile"), TARGETS["tensorrt10"]).evaluated
     with pytest.raises(CalibrationError, match=r"reads std besides the image lr.*whole images"):
-        compare_layers(reference, tile, feeds)
+        compare_layers(bench.reference, tile, bench.feeds)
