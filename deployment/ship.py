@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     started = time.monotonic()
     rows: list[ShipResult] = []
     with Bar("looking at the photographs") as bar:
-        line = ShipRun(
+        line = ShipRun.of(
             ShipOptions(
                 checkpoint=arguments.checkpoint,
                 images=arguments.images,

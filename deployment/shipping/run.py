@@ -108,30 +108,60 @@ def made_before(folder: Path, checkpoint: Path) -> list[Path]:
     ]
 
 
+@dataclass(frozen=True)
 class ShipRun:
-    """One run of the line.
-
-    Args:
-        progress: told what is done, and which photographs are for what.
+    """One run of the line, made by `of`.
 
     Attributes:
+        checkpoint_sha256: of its file.
         calibration, certification: the photographs for each, which are the same where they are few.
         steps: what was done and what was up to date.
-
-    Raises:
-        CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot be
-            used.
+        progress: told what is done.
     """
 
-    def __init__(self, order: ShipOptions, *, progress: Progress = SILENT) -> None:
-        self._order, self._progress = order, progress
-        self._version = importlib.metadata.version("adadm-deploy")
-        self._checkpoint_sha256 = sha256_of(order.checkpoint)
-        self._name = order.checkpoint.stem
-        self._models = order.folder / "models"
-        self._choose_photographs()
-        kept = [order.checkpoint, *self.calibration.files.values(), *self._photographs]
-        self.steps = Steps(order.folder / "steps.json", kept)
+    options: ShipOptions
+    checkpoint_sha256: str
+    calibration: CalibrationImages
+    certification: CalibrationImages
+    steps: Steps
+    progress: Progress
+
+    @classmethod
+    def of(cls, options: ShipOptions, *, progress: Progress = SILENT) -> ShipRun:
+        """Read the checkpoint, and choose photographs.
+
+        Two thirds are to calibrate with, the rest to certify on; all for both where they are few.
+
+        Raises:
+            CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot
+                be used.
+        """
+        network = load_checkpoint(options.checkpoint, **options.undetectable).network
+
+        def images_of(paths: Sequence[Path], **more: Any) -> CalibrationImages:
+            least = network.smallest_area
+            return CalibrationImages.of(paths, network.upscale, smallest_area=least, **more)
+
+        chosen = images_of(options.images, count=options.photographs, progress=progress)
+        paths = list(chosen.files.values())
+        cut = math.ceil(_FOR_CALIBRATION * len(paths))
+        are_few = len(paths) < 3
+        parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
+        calibration, certification = (images_of(part, count=len(part)) for part in parts)
+        progress.message(f"calibration: {calibration}")
+        progress.message(f"certificates: {certification}")
+        if are_few:
+            progress.message(
+                "warning: they are the same, as there are fewer than three: give more", warning=True
+            )
+        return cls(
+            options,
+            sha256_of(options.checkpoint),
+            calibration,
+            certification,
+            Steps(options.folder / "steps.json", [options.checkpoint, *paths]),
+            progress,
+        )
 
     def run(self) -> Iterator[ShipResult]:
         """Make what is not there yet; a row for each target and precision, as it is done.
@@ -140,11 +170,11 @@ class ShipRun:
             AdadmError: a step fails; what was done before is remembered. A precision whose budget
                 cannot be kept is a row without a model.
         """
-        order = self._order
+        options = self.options
         float32 = self._export()
         yield ShipResult("any", _FLOAT32, float32, self._certify(float32, {}))
         lowered: dict[tuple[Any, ...], ShipResult] = {}
-        for target in order.targets:
+        for target in options.targets:
             for precision in _precisions(target):
                 key = (precision, target.form)
                 if key not in lowered:
@@ -153,48 +183,22 @@ class ShipRun:
                 made = self._for_device(row.model, target, precision) if row.model else ()
                 yield replace(row, target=target.name, made=tuple(made))
 
-    @cached_property
-    def _reference(self) -> Baseline:
-        return load_baseline(self._order.checkpoint, **self._order.undetectable)
+    def _file(self, folder: str, ending: str) -> Path:
+        return self.options.folder / folder / f"{self.options.checkpoint.stem}.{ending}"
 
-    def _choose_photographs(self) -> None:
-        """Two thirds to calibrate with, the rest to certify on; all for both where they are few."""
-        order = self._order
-        network = load_checkpoint(order.checkpoint, **order.undetectable).network
-        least = network.smallest_area
-        chosen = CalibrationImages.of(
-            order.images,
-            network.upscale,
-            count=order.photographs,
-            smallest_area=least,
-            progress=self._progress,
-        )
-        paths = list(chosen.files.values())
-        cut = math.ceil(_FOR_CALIBRATION * len(paths))
-        are_few = len(paths) < 3
-        parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
-        self._photographs = parts[1]
-        self.calibration, self.certification = (
-            CalibrationImages.of(part, network.upscale, count=len(part), smallest_area=least)
-            for part in parts
-        )
-        self._progress.message(f"calibration: {self.calibration}")
-        self._progress.message(f"certificates: {self.certification}")
-        if are_few:
-            self._progress.message(
-                "warning: they are the same, as there are fewer than three: give more", warning=True
-            )
+    @cached_property
+    def _baseline(self) -> Baseline:
+        return load_baseline(self.options.checkpoint, **self.options.undetectable)
 
     def _export(self) -> Path:
-        order, output = self._order, self._models / f"{self._name}.onnx"
+        output, stats = self._file("models", "onnx"), self.options.stats
 
         def make() -> None:
-            self._progress.phase("export")
-            options = Options(stats=order.stats)
-            checkpoint = load_checkpoint(order.checkpoint, **order.undetectable)
-            export_onnx(checkpoint, options, progress=self._progress).write(output)
+            self.progress.phase("export")
+            checkpoint = load_checkpoint(self.options.checkpoint, **self.options.undetectable)
+            export_onnx(checkpoint, Options(stats=stats), progress=self.progress).write(output)
 
-        self.steps.run("export", self._from(stats=order.stats), self._variants(output), make)
+        self.steps.run("export", self._from(stats=stats), self._variants(output), make)
         return output
 
     def _lowered_row(self, target: Target, precision: Precision) -> ShipResult:
@@ -202,31 +206,25 @@ class ShipRun:
             model = self._lower(target, precision)
         except CalibrationError as error:
             return ShipResult(target.name, precision, None, None, problem=str(error))
-        limits = {"lost_db": self._order.budgets_db[precision]}
+        limits = {"lost_db": self.options.budgets_db[precision]}
         return ShipResult(target.name, precision, model, self._certify(model, limits))
 
     def _lower(self, target: Target, precision: Precision) -> Path:
-        order = self._order
-        output = self._models / f"{self._name}.{precision}.{target.name}.onnx"
-        budget_db = order.budgets_db[precision]
+        options, budget_db = self.options, self.options.budgets_db[precision]
+        output = self._file("models", f"{precision}.{target.name}.onnx")
 
         def make() -> None:
-            self._progress.phase(f"{precision} for {target.name}")
+            self.progress.phase(f"{precision} for {target.name}")
             request = LoweringOptions(
-                precision, target, budget_db, stats=order.stats, cache=order.cache
+                precision, target, budget_db, stats=options.stats, cache=options.cache
             )
-            source = load_source_network(order.checkpoint, **order.undetectable)
-            quantized = lower_network(source, self.calibration, request, progress=self._progress)
+            source = load_source_network(options.checkpoint, **self.options.undetectable)
+            quantized = lower_network(source, self.calibration, request, progress=self.progress)
             quantized.check()
             quantized.write(output)
 
-        made_from = self._from(
-            target=target.name,
-            precision=precision,
-            budget_db=budget_db,
-            stats=order.stats,
-            images=self.calibration.digest,
-        )
+        lowered_for = {"target": target.name, "precision": precision, "budget_db": budget_db}
+        made_from = self._from(**lowered_for, stats=options.stats, images=self.calibration.digest)
         outputs = [*self._variants(output), report_path(output)]
         self.steps.run(f"lower {precision} {target.name}", made_from, outputs, make)
         return output
@@ -235,20 +233,20 @@ class ShipRun:
         output = model.with_suffix(".certificate.json")
 
         def make() -> None:
-            self._progress.phase(f"certificate of {model.name}")
-            reference, images = self._reference, self.certification
-            deployed = load_candidate(model, reference, "cpu")
-            certified = certify(reference, deployed, images, True, limits, progress=self._progress)
+            self.progress.phase(f"certificate of {model.name}")
+            baseline, images = self._baseline, self.certification
+            candidate = load_candidate(model, baseline, "cpu")
+            certified = certify(baseline, candidate, images, True, limits, progress=self.progress)
             content = bind_to_files(
-                certified.content, output, reference, deployed, self._photographs
+                certified.content, output, baseline, candidate, list(images.files.values())
             )
             write_certificate(content, certified.crops, output)
 
-        digests, images = self._digests(model), self.certification.digest
-        made_from = self._from(models=digests, limits=dict(limits), images=images)
+        digests, images_sha256 = self._digests(model), self.certification.digest
+        made_from = self._from(models=digests, limits=dict(limits), images=images_sha256)
         name = f"certificate {model.name}"
         companions = {file: digest for file, digest in digests.items() if file != model.name}
-        bound_to = (digests[model.name], companions, self._checkpoint_sha256, images)
+        bound_to = (digests[model.name], companions, self.checkpoint_sha256, images_sha256)
         if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, page_path(output)], make)
@@ -269,33 +267,32 @@ class ShipRun:
             yield self._bundle(model, target, precision)
 
     def _engine(self, recipe: Recipe) -> str:
-        name = f"{self._name}.{recipe.precision}.{recipe.target.name}.engine"
-        engine = self._order.folder / "engines" / name
+        engine = self._file("engines", f"{recipe.precision}.{recipe.target.name}.engine")
         engine.parent.mkdir(parents=True, exist_ok=True)
-        self._progress.phase(f"engine {engine.name}")
-        build(recipe, engine, progress=self._progress)  # which knows what is up to date
-        return str(engine.relative_to(self._order.folder))
+        self.progress.phase(f"engine {engine.name}")
+        build(recipe, engine, progress=self.progress)  # which knows what is up to date
+        return str(engine.relative_to(self.options.folder))
 
     def _bundle(self, model: Path, target: Target, precision: Precision) -> str:
-        folder = self._order.folder / "bundles" / f"{target.name}-{precision}"
+        folder = self.options.folder / "bundles" / f"{target.name}-{precision}"
 
         def make() -> None:
-            self._progress.phase(f"bundle {folder.name}")
+            self.progress.phase(f"bundle {folder.name}")
             make_bundle(
-                model, target, (), folder, wheels=self._order.wheels, progress=self._progress
+                model, target, (), folder, wheels=self.options.wheels, progress=self.progress
             )
 
         made_from = self._from(
-            target=target.name, models=self._digests(model), wheels=self._order.wheels
+            target=target.name, models=self._digests(model), wheels=self.options.wheels
         )
         self.steps.run(f"bundle {folder.name}", made_from, [folder], make)
-        return str(folder.relative_to(self._order.folder))
+        return str(folder.relative_to(self.options.folder))
 
     def _from(self, **more: Any) -> dict[str, Any]:
         return {
-            "version": self._version,
-            "checkpoint": self._checkpoint_sha256,
-            "hidden": dict(self._order.undetectable),
+            "version": importlib.metadata.version("adadm-deploy"),
+            "checkpoint": self.checkpoint_sha256,
+            "hidden": dict(self.options.undetectable),
             **more,
         }
 
@@ -304,7 +301,7 @@ class ShipRun:
         return {path.name: sha256_of(path) for path in self._variants(model)}
 
     def _variants(self, model: Path) -> list[Path]:
-        if self._order.stats == "internal":
+        if self.options.stats == "internal":
             return [model]
         return [variant_path(model, variant) for variant in VARIANTS]
 
