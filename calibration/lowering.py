@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -87,8 +87,8 @@ class Lowering:
     source: SourceNetwork
     images: CalibrationImages
     request: LoweringOptions
-    variants: Mapping[Variant, ir.Model]
-    statistics: Mapping[str, TensorStatistics]
+    variants: Mapping[Variant, ir.Model] = field(default_factory=dict)
+    statistics: Mapping[str, TensorStatistics] = field(default_factory=dict)
     exponent: int = 0
     factor_scales: Sequence[float] = ()
 
@@ -118,40 +118,41 @@ class Lowering:
                 "photographs are measured one by one; fix N to 1, or export without --static"
             )
 
-        def observed(model: ir.Model) -> Lowering:
-            progress.phase("folding and collapsing")
-            assembled = assemble(model, source.metadata, _options(request))
-            protos: dict[Variant, onnx.ModelProto] = {"whole": assembled.model}
-            if tiles := assembled.tiles:
-                protos |= {"tile": tiles.tile, "moments": tiles.moments}
-            progress.phase("observing the ranges of all tensors")
-            size = _drawn_size(source, request)
-            statistics = collect(
-                assembled.model,
-                images,
-                source.metadata.rgb_range,
-                size,
-                request.cache,
-                progress=progress,
-            )
-            variants = {variant: ir.from_proto(proto) for variant, proto in protos.items()}
-            return cls(source, images, request, variants, statistics)
-
-        plain = observed(source.model.clone())
+        plain = cls(source, images, request)._observed(source.model, progress)
         if not request.target.computes_half:
             return plain
         exponent = trunk_exponent(plain.whole.graph, plain.statistics)
         scaled, scaling = source.model.clone(), ScaleTrunk(exponent)
         if not exponent or not scaling(scaled).modified:
             return plain
-        return replace(
-            observed(scaled), exponent=exponent, factor_scales=tuple(scaling.factor_scales)
+        factor_scales = tuple(scaling.factor_scales)
+        observed = plain._observed(scaled, progress)
+        return replace(observed, exponent=exponent, factor_scales=factor_scales)
+
+    def _observed(self, model: ir.Model, progress: Progress) -> Lowering:
+        """The same with the graphs of a model, and what the tensors of `whole` hold."""
+        progress.phase("folding and collapsing")
+        assembled = assemble(model.clone(), self.source.metadata, self._options)
+        protos: dict[Variant, onnx.ModelProto] = {"whole": assembled.model}
+        if tiles := assembled.tiles:
+            protos |= {"tile": tiles.tile, "moments": tiles.moments}
+        progress.phase("observing the ranges of all tensors")
+        statistics = collect(
+            assembled.model,
+            self.images,
+            self.source.metadata.rgb_range,
+            self.size,
+            self.request.cache,
+            progress=progress,
         )
+        variants = {variant: ir.from_proto(proto) for variant, proto in protos.items()}
+        return replace(self, variants=variants, statistics=statistics)
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of drawn inputs."""
-        return _drawn_size(self.source, self.request)
+        static = self.request.static
+        return static[1:] if static else drawn_size(self.source.metadata.smallest_area)
 
     @cached_property
     def ranges(self) -> list[HalfRange]:
@@ -218,7 +219,7 @@ class Lowering:
 
     def float32(self, **changed: Any) -> onnx.ModelProto:
         """The network in another form, such as with its tail as it is (`export.Options`)."""
-        options = replace(_options(self.request), stats="internal", **changed)
+        options = replace(self._options, stats="internal", **changed)
         return assemble(self.source.model.clone(), self.source.metadata, options).model
 
     @property
@@ -233,10 +234,6 @@ class Lowering:
     def _int8_ranges(self) -> dict[str, ConvolutionRange]:
         return choose_ranges(self.whole.graph, self.statistics, self._wide)
 
-
-def _options(request: LoweringOptions) -> Options:
-    return Options(opset=_OPSET, static=request.static, stats=request.stats)
-
-
-def _drawn_size(source: SourceNetwork, request: LoweringOptions) -> tuple[int, int]:
-    return request.static[1:] if request.static else drawn_size(source.metadata.smallest_area)
+    @property
+    def _options(self) -> Options:
+        return Options(opset=_OPSET, static=self.request.static, stats=self.request.stats)

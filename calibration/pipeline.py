@@ -88,9 +88,8 @@ class Quantized:
         with ExitStack() as files:
             for variant, path in paths.items():
                 onnx.save(self.models[variant], files.enter_context(written_whole(path)))
-            content = json_format.text(self.as_json())
             report = files.enter_context(written_whole(report_path(output)))
-            report.write_text(content, encoding="utf-8")
+            report.write_text(json_format.text(self.as_json()), encoding="utf-8")
             if self.sensitivities:
                 plot = files.enter_context(written_whole(plot_path(output)))
                 draw_sensitivities(self.sensitivities, plot, self.spared)
@@ -252,12 +251,9 @@ def _evaluations(lowering: Lowering) -> Evaluations:
 
 def _lost_db(ledger: Ledger) -> float:
     names = [stage.name for stage in ledger.stages]
-    reference, first = (
-        names.index("ONNX Runtime"),
-        names.index("INT8" if "INT8" in names else "FP16"),
-    )
-    found = min(stage.psnr_y_db for stage in ledger.stages[first:])
-    return ledger.stages[reference].psnr_y_db - found
+    first = names.index("INT8" if "INT8" in names else "FP16")
+    float32 = ledger.stages[names.index("ONNX Runtime")]
+    return float32.psnr_y_db - min(stage.psnr_y_db for stage in ledger.stages[first:])
 
 
 def _note(quantized: Quantized) -> None:

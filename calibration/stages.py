@@ -9,7 +9,7 @@ import onnx
 
 from adadm.calibration.lowering import Lowering
 from adadm.calibration.quality.gates import Run
-from adadm.calibration.quality.ledger import Stage
+from adadm.calibration.quality.ledger import Output, Stage
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.export.tile_models import std_from
 from adadm.runtime.images.arrays import Batch
@@ -49,16 +49,15 @@ def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
         Stage("collapsed", _run_with_factors(collapsed, optimize=False)),
         Stage("ONNX Runtime", _run_with_factors(collapsed)),
     ]
+
+    def lowered(name: str, int8: Sequence[str]) -> Stage:
+        model = lowering.lowered("whole", int8, factors=True).evaluated
+        return Stage(name, _run_with_factors(model, scales=lowering.factor_scales))
+
     if lowering.request.target.computes_half:
-        half = lowering.lowered("whole", (), factors=True)
-        stages.append(
-            Stage("FP16", _run_with_factors(half.evaluated, scales=lowering.factor_scales))
-        )
+        stages.append(lowered("FP16", ()))
     if int8:
-        lowered = lowering.lowered("whole", int8, factors=True)
-        stages.append(
-            Stage("INT8", _run_with_factors(lowered.evaluated, scales=lowering.factor_scales))
-        )
+        stages.append(lowered("INT8", int8))
     if "tile" in lowering.variants:
         stages.append(Stage("tile models", _run_tile_models(lowering, int8)))
     return stages
@@ -66,10 +65,10 @@ def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
 
 def _run_with_factors(
     model: onnx.ModelProto, optimize: bool = True, scales: Sequence[float] = ()
-) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
+) -> Callable[[Batch], Output]:
     session = OnnxRuntimeSession(model.SerializeToString(), optimize=optimize, lean=True)
 
-    def run(lr: Batch) -> tuple[Batch, list[Batch]]:
+    def run(lr: Batch) -> Output:
         outputs = session.run({"lr": lr})
         sr = outputs.pop("sr")
         factors = list(outputs.values())  # in graph order
@@ -80,16 +79,14 @@ def _run_with_factors(
     return run
 
 
-def _run_tile_models(
-    lowering: Lowering, int8: Sequence[str]
-) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
+def _run_tile_models(lowering: Lowering, int8: Sequence[str]) -> Callable[[Batch], Output]:
     """The two models for tiles on one tile that is the whole image, settled."""
     tile, moments = (
         OnnxRuntimeSession(lowering.lowered(variant, int8).evaluated.SerializeToString(), lean=True)
         for variant in FOR_TILES
     )
 
-    def run(lr: Batch) -> tuple[Batch, list[Batch]]:
+    def run(lr: Batch) -> Output:
         std = std_from(moments, lr).astype(np.float32)
         return tile.run({"lr": lr, "std": std})["sr"], []
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.graph.channels import new_initializer
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images.arrays import ImageArray, batch_from_image
+from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.json_format import Figure, read, write
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -90,9 +90,9 @@ def collect(
     Raises:
         CalibrationError: the model's output of a photograph is not finite.
     """
-    key = hashlib.sha256(
-        "\n".join((METHOD, str(drawn_size), images.digest, _digest(model))).encode()
-    ).hexdigest()
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    key_of = "\n".join((METHOD, str(drawn_size), images.digest, digest))
+    key = hashlib.sha256(key_of.encode()).hexdigest()
     file = cache / f"statistics-{key[:32]}.json" if cache else None
     state = _read(file, key) or _State(METHOD, key, 0, {})
     drawn = drawn_inputs(*drawn_size)
@@ -100,9 +100,11 @@ def collect(
     progress.advance(state.done, total)
     if state.done < total:
         session = OnnxRuntimeSession(_with_reductions(model).SerializeToString(), lean=True)
-        for index, (name, lr, is_drawn) in enumerate(_inputs(drawn, images)):
-            if index < state.done:
-                continue
+        inputs = itertools.chain(
+            ((name, image, True) for name, image in drawn.items()),
+            ((photograph.name, photograph.lr, False) for photograph in images),
+        )
+        for name, lr, is_drawn in itertools.islice(inputs, state.done, None):
             outputs = session.run({"lr": batch_from_image(lr, rgb_range)})
             sr = outputs.pop("sr")
             if is_drawn and diverges(sr, lr, rgb_range):
@@ -150,15 +152,6 @@ class _State:
         }
 
 
-def _inputs(
-    drawn: dict[str, ImageArray], images: CalibrationImages
-) -> Iterator[tuple[str, ImageArray, bool]]:
-    for name, image in drawn.items():
-        yield name, image, True
-    for photograph in images:
-        yield photograph.name, photograph.lr, False
-
-
 def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph that returns `NAME::largest`, `NAME::mean`, `NAME::square` of each value too."""
     observed: ir.Model = ir.from_proto(model)
@@ -189,10 +182,6 @@ def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.extend(nodes)
     result: onnx.ModelProto = ir.to_proto(observed)
     return result
-
-
-def _digest(model: onnx.ModelProto) -> str:
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _read(file: Path | None, key: str) -> _State | None:

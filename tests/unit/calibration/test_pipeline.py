@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -32,26 +32,32 @@ CPU = LoweringOptions("int8", TARGETS["cpu"], 0.02)
 HALF = LoweringOptions("fp16", TARGETS["tensorrt10"], 0.005)
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> SourceNetwork:
-    path = tmp_path_factory.mktemp("network") / "edsr.safetensors"
-    return load_source_network(write_checkpoint(path, enlarging_edsr()).with_suffix(".onnx"))
+@dataclass(frozen=True)
+class Lab:
+    """A network and two photographs; what was observed and measured of them is kept."""
+
+    source: SourceNetwork
+    images: CalibrationImages
+    cache: Path
+
+    def lowering(self, request: LoweringOptions) -> Lowering:
+        return Lowering.of(self.source, self.images, replace(request, cache=self.cache))
+
+    def lower(self, request: LoweringOptions, **options: Progress) -> Quantized:
+        return lower_network(
+            self.source, self.images, replace(request, cache=self.cache), **options
+        )
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("images")
-    write_crops(folder, count=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-def images_of(folder: Path) -> CalibrationImages:
-    return CalibrationImages.of([folder], 2)
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    folder: Path = tmp_path_factory.mktemp("lab")
+    checkpoint = write_checkpoint(folder / "edsr.safetensors", enlarging_edsr())
+    (folder / "images").mkdir()
+    write_crops(folder / "images", count=2)
+    images = CalibrationImages.of([folder / "images"], 2)
+    source = load_source_network(checkpoint.with_suffix(".onnx"))
+    return Lab(source, images, folder / "cache")
 
 
 def mean_psnr_y_db(model: onnx.ModelProto, images: CalibrationImages) -> float:
@@ -82,20 +88,19 @@ class Measured:
         self.int8.append(frozenset(int8))
         return []
 
-    def __call__(self, *_: Any) -> Ledger:
-        return ledger_with(ONNX_Runtime=30.0, FP16=29.999, INT8=30.0 - self.lost_db.pop(0))
+    def __call__(self, *_: Any, **__: Any) -> Ledger:
+        return ledger_with(
+            ONNX_Runtime=30.0, **{"INT8" if self.int8[-1] else "FP16": 30.0 - self.lost_db.pop(0)}
+        )
 
     def into(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pipeline, "lowering_stages", self.note)
         monkeypatch.setattr(pipeline, "measure", self)
 
 
-def test_stages_and_steps_are_told_in_order(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
+def test_stages_and_steps_are_told_in_order(lab: Lab) -> None:
     progress = Mock(spec=Progress)
-    request = replace(CPU, cache=cache)
-    quantized = lower_network(source, images_of(folder), request, progress=progress)
+    quantized = lab.lower(CPU, progress=progress)
     steps: list[tuple[str, list[tuple[int, int]]]] = []
     for name, given, _ in progress.method_calls:
         if name == "phase":
@@ -121,42 +126,33 @@ def test_stages_and_steps_are_told_in_order(
 
 
 def test_what_is_remembered_is_not_measured_again(
-    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = replace(CPU, cache=cache)
-    first = lower_network(source, images_of(folder), request)
-
-    def never(*_: Any) -> None:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(pipeline, "LossMeter", never)
-    again = lower_network(source, images_of(folder), request)
+    first = lab.lower(CPU)
+    monkeypatch.setattr(pipeline, "LossMeter", None)
+    again = lab.lower(CPU)
     assert again.as_json() == first.as_json()
     assert again.models["whole"].SerializeToString() == first.models["whole"].SerializeToString()
 
 
 @pytest.mark.parametrize("request_", [CPU, replace(CPU, target=TARGETS["tensorrt10"])])
-def test_what_is_lost_is_what_the_lowered_model_loses(
-    source: SourceNetwork, folder: Path, cache: Path, request_: LoweringOptions
-) -> None:
+def test_what_is_lost_is_what_the_lowered_model_loses(lab: Lab, request_: LoweringOptions) -> None:
     """Measured again, on the model that stands for what is written."""
-    images = images_of(folder)
-    quantized = lower_network(source, images, replace(request_, cache=cache))
+    quantized = lab.lower(request_)
     assert quantized.assignment is not None
     lowered = quantized.lowering.lowered("whole", quantized.assignment.int8)
     single, found = (
-        mean_psnr_y_db(model, images) for model in (quantized.lowering.reference, lowered.evaluated)
+        mean_psnr_y_db(model, lab.images)
+        for model in (quantized.lowering.reference, lowered.evaluated)
     )
     assert single - found <= request_.budget_db
     assert quantized.lost_db >= single - found - 1e-9
     assert quantized.ledger.stages[-1].psnr_y_db == pytest.approx(found, abs=1e-6)
 
 
-def test_the_worst_of_what_is_written_is_lost(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
+def test_the_worst_of_what_is_written_is_lost(lab: Lab) -> None:
     """Stages after the lowering count; those before are float32."""
-    lowering = Lowering.of(source, images_of(folder), replace(CPU, cache=cache))
+    lowering = lab.lowering(CPU)
 
     def lost_db(**psnr_y_db: float) -> float:
         return Quantized({}, lowering, None, (), ledger_with(**psnr_y_db)).lost_db
@@ -170,91 +166,79 @@ def test_the_worst_of_what_is_written_is_lost(
 
 
 def test_more_photographs_that_lose_more_tighten_the_search(
-    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search sees eight of them; where all lose over the budget, less becomes INT8."""
     measured = Measured(0.05, 0.01)
     measured.into(monkeypatch)
-    quantized = lower_network(source, images_of(folder), replace(CPU, cache=cache))
+    quantized = lab.lower(CPU)
     first, second = measured.int8
     assert second < first and len(second) > 0
     assert quantized.assignment is not None and frozenset(quantized.assignment.int8) == second
     assert quantized.lost_db == pytest.approx(0.01)
 
 
-def test_a_budget_that_all_photographs_miss_is_refused(
-    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("request_", "lost_db", "message"),
+    [
+        (
+            CPU,
+            (0.021, 0.0211, 0.0212, 0.0),
+            r"INT8 loses 0\.0212 dB over all 2 .* is 0\.02 dB; raise",
+        ),
+        (CPU, (1e9,), r"INT8 loses 1000000000\.0000 dB over all"),  # tightened, nothing fits
+        (HALF, (0.01,), r"float16 loses 0\.0100 dB, the budget is 0\.005 dB"),
+    ],
+)
+def test_what_misses_its_budget_is_refused(
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    request_: LoweringOptions,
+    lost_db: tuple[float, ...],
+    message: str,
 ) -> None:
-    measured = Measured(0.021, 0.0211, 0.0212, 0.0)
+    measured = Measured(*lost_db)
     measured.into(monkeypatch)
-    message = (
-        r"INT8 loses 0\.0212 dB over all 2 photographs, the budget is 0\.02 dB; raise --budget"
-    )
     with pytest.raises(CalibrationError, match=message):
-        lower_network(source, images_of(folder), replace(CPU, cache=cache))
-    assert len(measured.int8) == 3
+        lab.lower(request_)
+    assert len(measured.int8) == min(3, len(lost_db))
 
 
-def test_nothing_within_a_tightened_budget_is_refused(
-    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (replace(HALF, target=TARGETS["cpu"]), "float16 gains nothing on cpu"),
+        (replace(CPU, static=(2, 32, 32)), "a model for 2 images at a time cannot be lowered"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, request_: LoweringOptions, message: str
 ) -> None:
-    Measured(1e9).into(monkeypatch)
-    with pytest.raises(CalibrationError, match=r"INT8 loses 1000000000\.0000 dB over all"):
-        lower_network(source, images_of(folder), replace(CPU, cache=cache))
+    monkeypatch.setattr("adadm.calibration.lowering.collect", None)
+    with pytest.raises(CalibrationError, match=message):
+        lab.lower(request_)
 
 
-def test_float16_over_its_budget_is_refused(
-    source: SourceNetwork, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pipeline, "measure", lambda *_: ledger_with(ONNX_Runtime=30.0, FP16=29.99))
-    with pytest.raises(CalibrationError, match=r"float16 loses 0\.0100 dB, the budget is 0\.005 d"):
-        lower_network(source, images_of(folder), replace(HALF, cache=cache))
-
-
-def test_float16_of_a_target_without_it_is_refused_before_anything_runs(
-    source: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def never(*_: Any) -> None:
-        raise AssertionError("observed")
-
-    monkeypatch.setattr("adadm.calibration.lowering.collect", never)
-    with pytest.raises(CalibrationError, match="float16 gains nothing on cpu"):
-        lower_network(source, images_of(folder), replace(HALF, target=TARGETS["cpu"]))
-
-
-def test_the_report_is_json_and_the_same_each_time(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
-    quantized = lower_network(source, images_of(folder), replace(HALF, cache=cache))
+def test_the_report_is_json_and_the_same_each_time(lab: Lab) -> None:
+    """And of what `check` refuses a caller can look at it, and at the models."""
+    quantized = lab.lower(HALF)
     text = json.dumps(quantized.as_json(), allow_nan=False)
-    again = lower_network(source, images_of(folder), replace(HALF, cache=cache))
-    assert json.dumps(again.as_json()) == text
-    assert json.loads(text)["int8"] is None
-    assert len(json.loads(text)["gates"]) == 6
-
-
-def test_a_failed_gate_is_told_by_check_alone(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
-    """A caller can look at the models and the ledger of what `check` refuses."""
-    quantized = lower_network(source, images_of(folder), replace(HALF, cache=cache))
+    assert json.dumps(lab.lower(HALF).as_json()) == text
+    assert json.loads(text)["int8"] is None and len(json.loads(text)["gates"]) == 6
     failed = replace(quantized.ledger, gates=(GateResult(SHIFT, 0.6, "red of a.png"),))
     with pytest.raises(CalibrationError, match=r"mean shift is 0\.60 levels \(red of a\.png\)"):
         replace(quantized, ledger=failed).check()
 
 
-def test_an_input_model_is_left_as_it_is(source: SourceNetwork, folder: Path, cache: Path) -> None:
-    before = ir.to_proto(source.model).SerializeToString(deterministic=True)
-    lower_network(source, images_of(folder), replace(CPU, cache=cache))
-    assert ir.to_proto(source.model).SerializeToString(deterministic=True) == before
+def test_an_input_model_is_left_as_it_is(lab: Lab) -> None:
+    before = ir.to_proto(lab.source.model).SerializeToString(deterministic=True)
+    lab.lower(CPU)
+    assert ir.to_proto(lab.source.model).SerializeToString(deterministic=True) == before
 
 
-def test_stages_are_one_function_in_many_forms(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
+def test_stages_are_one_function_in_many_forms(lab: Lab) -> None:
     """Exact ones agree to the last digits, with all their factors."""
-    request = replace(CPU, target=TARGETS["tensorrt10"], stats="external", cache=cache)
-    lowering = Lowering.of(source, images_of(folder), request)
+    lowering = lab.lowering(replace(CPU, target=TARGETS["tensorrt10"], stats="external"))
     stages = lowering_stages(lowering, ["body.0.conv1"])
     assert [stage.name for stage in stages] == [
         "as exported",
@@ -265,7 +249,7 @@ def test_stages_are_one_function_in_many_forms(
         "INT8",
         "tile models",
     ]
-    photograph: Photograph = next(iter(images_of(folder)))
+    photograph: Photograph = next(iter(lab.images))
     lr = np.ascontiguousarray(photograph.lr.transpose(2, 0, 1)[None], np.float32)
     found = {stage.name: stage.run(lr) for stage in stages}
     expected, _ = found["as exported"]
@@ -280,9 +264,8 @@ def test_stages_are_one_function_in_many_forms(
     assert found["INT8"][0].tobytes() != found["FP16"][0].tobytes()
 
 
-def test_models_are_noted(source: SourceNetwork, folder: Path, cache: Path) -> None:
-    request = replace(CPU, stats="external", cache=cache)
-    quantized = lower_network(source, images_of(folder), request)
+def test_models_are_noted(lab: Lab) -> None:
+    quantized = lab.lower(replace(CPU, stats="external"))
     assert quantized.models.keys() == {"whole", "tile", "moments"}
     notes = set()
     for model in quantized.models.values():
@@ -290,31 +273,22 @@ def test_models_are_noted(source: SourceNetwork, folder: Path, cache: Path) -> N
         (note,) = (e.value for e in model.metadata_props if e.key == "adadm.quantization")
         notes.add(note)
     assert len(notes) == 1
-    assert json.loads(notes.pop())["images_sha256"] == images_of(folder).digest
+    assert json.loads(notes.pop())["images_sha256"] == lab.images.digest
 
 
 def test_drawn_inputs_are_as_large_as_the_network_needs(
-    source: SourceNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
-    assert Lowering.of(source, images_of(folder), CPU).size == (16, 20)
-    needy = replace(source, metadata=replace(source.metadata, smallest_area=1500))
-    assert Lowering.of(needy, images_of(folder), CPU).size == (48, 60)
+    assert lab.lowering(CPU).size == (16, 20)
+    needy = replace(lab.source, metadata=replace(lab.source.metadata, smallest_area=1500))
+    assert replace(lab, source=needy).lowering(CPU).size == (48, 60)
 
 
-def test_the_cache_of_losses_is_that_of_what_is_evaluated(
-    source: SourceNetwork, folder: Path, cache: Path
-) -> None:
+def test_the_cache_of_losses_is_that_of_what_is_evaluated(lab: Lab) -> None:
     """The two forms for TensorRT compute the same; float32 does not."""
     keys = [
-        Lowering.of(
-            source, images_of(folder), LoweringOptions("int8", TARGETS[name], 0.02, cache=cache)
-        ).key
+        lab.lowering(replace(CPU, target=TARGETS[name])).key
         for name in ("tensorrt10", "jetson-orin-jp51", "cpu")
     ]
     assert keys[0] == keys[1] != keys[2]
-
-
-def test_two_images_at_a_time_are_refused(source: SourceNetwork, folder: Path) -> None:
-    with pytest.raises(CalibrationError, match="a model for 2 images at a time cannot be lowered"):
-        Lowering.of(source, images_of(folder), replace(CPU, static=(2, 32, 32)))
