@@ -40,15 +40,30 @@ def export(*arguments: str | Path) -> int:
     return run("adadm export", to_onnx.main, [str(argument) for argument in arguments])
 
 
+def small(folder: Path, blocks: int = 1) -> Path:
+    """A checkpoint of an EDSR x2, without what its tensors do not show."""
+    torch.save(random_edsr(2, blocks, 4).state_dict(), folder / "edsr.pt")
+    return folder / "edsr.pt"
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The message of an export that fails, in one line; nothing is written."""
+    folder = Path(arguments[0]).parent
+    before = files(folder)
+    assert export(*arguments) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err and "wrote" not in captured.out
+    assert files(folder) == before
+    return " ".join(captured.err.split())
+
+
 def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
     output, report = tmp_path / "out" / "x2.onnx", tmp_path / "x2.json"
-    command: list[str | Path] = [
-        sys.executable,
-        ROOT / "export" / "to_onnx.py",
-        CHECKPOINT,
-        "-o",
-        output,
-    ]
+    command = [sys.executable, ROOT / "export" / "to_onnx.py", CHECKPOINT, "-o", output]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(
         [*command, "--report", report], capture_output=True, text=True, cwd=tmp_path
@@ -68,7 +83,7 @@ def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
     assert {"astronaut", "odd size", "batch of 2", "smallest", "flat black"} <= cases
     assert all(case["largest_error"] <= 1e-3 for case in content["parity"])
     assert all(photo["network_db"] > photo["bicubic_db"] + 0.3 for photo in content["accuracy"])
-    metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
+    metadata = metadata_of(output)
     assert metadata["adadm.checkpoint_sha256"] == content["checkpoint"]["sha256"]
     assert json.loads(metadata["adadm.hyperparameters"])["res_scale"]["source"] == "file"
     assert not any(key.startswith("onnxsim") for key in metadata)
@@ -76,8 +91,7 @@ def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
 
 def test_a_guess_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Parity holds, since PyTorch shares the guess; the photographs tell."""
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "--static", "2x20x24", "--factors") == 0
+    assert export(small(tmp_path), "--static", "2x20x24", "--factors") == 0
     captured = capsys.readouterr()
     message = " ".join(captured.err.split())
     assert "WARNING: the network is worse than bicubic interpolation" in message
@@ -93,21 +107,14 @@ def test_a_checkpoint_that_does_not_fit_writes_nothing(
     state = EDSR(2, 2, 4).state_dict()
     del state["body.1.phi.weight"]
     torch.save(state, tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "-o", tmp_path / "edsr.onnx") == 1
-    captured = capsys.readouterr()
-    assert "missing (1): body.1.phi.weight" in captured.err
-    assert "Traceback" not in captured.err
-    assert captured.out == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+    assert "missing (1): body.1.phi.weight" in refused(capsys, tmp_path / "edsr.pt")
 
 
 def test_a_network_that_diverges_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(random_edsr(2, 3, 4).state_dict(), tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "--res-scale", "1e38") == 1
-    assert "PyTorch's own output of the case astronaut is not finite" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+    said = refused(capsys, small(tmp_path, blocks=3), "--res-scale", "1e38")
+    assert "PyTorch's own output of the case astronaut is not finite" in said
 
 
 def test_a_parity_miss_writes_nothing(
@@ -122,13 +129,9 @@ def test_a_parity_miss_writes_nothing(
         return []
 
     monkeypatch.setattr(assembly, "fold_batch_norm", wrong_fold)
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "--report", tmp_path / "report.json") == 1
-    message = capsys.readouterr().err
+    message = refused(capsys, small(tmp_path), "--report", tmp_path / "report.json")
     assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
-    assert "nothing was written" in message
-    assert "astronaut" in message
-    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
+    assert "nothing was written" in message and "astronaut" in message
 
 
 def test_a_wrong_factor_writes_nothing(
@@ -142,19 +145,16 @@ def test_a_wrong_factor_writes_nothing(
         return []
 
     monkeypatch.setattr(assembly, "fold_batch_norm", wrong_modulator)
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "--factors") == 1
-    assert "factor_0 of astronaut is [" in capsys.readouterr().err
+    assert "factor_0 of astronaut is [" in refused(capsys, small(tmp_path), "--factors")
     assert export(tmp_path / "edsr.pt") == 0
 
 
 def test_the_tail_is_kept_on_request_and_images_go_in_and_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
     report = tmp_path / "report.json"
     options = ("--tail", "original", "--io", "uint8", "--report", report)
-    assert export(tmp_path / "edsr.pt", *options) == 0
+    assert export(small(tmp_path), *options) == 0
     assert "tail: kept (--tail original)" in capsys.readouterr().out
     content = json.loads(report.read_text())
     assert (content["tail"], content["options"]["io"]) == (None, "uint8")
@@ -165,7 +165,7 @@ def test_the_tail_is_kept_on_request_and_images_go_in_and_out(
     assert metadata["adadm.tail"] == "original"
     assert metadata["adadm.stats"] == "internal"
     assert (content["tiles_parity"], content["halo"]) == ([], [])
-    assert {path.name for path in tmp_path.iterdir()} == {"edsr.pt", "edsr.onnx", "report.json"}
+    assert files(tmp_path) == {"edsr.pt", "edsr.onnx", "report.json"}
 
 
 FORMS = {"edsr.onnx": "internal", "edsr.tile.onnx": "external", "edsr.moments.onnx": "moments"}
@@ -174,9 +174,8 @@ FORMS = {"edsr.onnx": "internal", "edsr.tile.onnx": "external", "edsr.moments.on
 def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
     report = tmp_path / "report.json"
-    assert export(tmp_path / "edsr.pt", "--stats", "external", "--report", report) == 0
+    assert export(small(tmp_path, 2), "--stats", "external", "--report", report) == 0
     content = json.loads(report.read_text())
     notes = {name: metadata_of(tmp_path / name) for name in FORMS}
     assert {name: note.pop("adadm.stats") for name, note in notes.items()} == FORMS
@@ -206,8 +205,7 @@ def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
     said = capsys.readouterr().out
     assert "parity of the models for tiles" in said
     assert said.count("wrote ") == 3
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {*FORMS, "edsr.pt", "report.json"}
+    assert files(tmp_path) == {*FORMS, "edsr.pt", "report.json"}
 
 
 @pytest.mark.parametrize("form", [0, 1], ids=["tile", "moments"])
@@ -226,33 +224,36 @@ def test_a_form_for_tiles_that_differs_leaves_no_file(
         return graphs
 
     monkeypatch.setattr(assembly, "tile_graphs", wrong)
-    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
     options = ("--stats", "external", "--report", tmp_path / "report.json")
-    assert export(tmp_path / "edsr.pt", *options) == 1
-    message = capsys.readouterr().err
+    message = refused(capsys, small(tmp_path, 2), *options)
     assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
     assert "nothing was written" in message
-    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
 
 
-def test_a_file_that_cannot_be_written_leaves_none_of_the_three(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        # the last of three that gets its name
+        (("--stats", "external", "--static", "1x20x24"), "edsr.onnx"),
+        (("--report", "report.json"), "report.json"),
+    ],
+)
+def test_a_file_that_cannot_be_written_leaves_none(
+    options: tuple[str, ...],
+    taken: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    taken = "edsr.onnx"  # the last that gets its name
+    monkeypatch.chdir(tmp_path)
     (tmp_path / taken).mkdir()
-    assert export(tmp_path / "edsr.pt", "--stats", "external", "--static", "1x20x24") == 1
-    captured = capsys.readouterr()
-    assert str(tmp_path / taken) in captured.err
-    assert "wrote" not in captured.out
-    assert {path.name for path in tmp_path.iterdir()} == {"edsr.pt", taken}
+    assert taken in refused(capsys, small(tmp_path), *options)
 
 
 def test_tiles_of_one_size_for_images(tmp_path: Path) -> None:
-    torch.save(random_edsr(2, 2, 4).state_dict(), tmp_path / "edsr.pt")
     report = tmp_path / "report.json"
     options = ("--static", "1x40x44", "--io", "uint8", "--factors", "--report", report)
-    assert export(tmp_path / "edsr.pt", "--stats", "external", *options) == 0
+    assert export(small(tmp_path, 2), "--stats", "external", *options) == 0
     content = json.loads(report.read_text())
     assert content["halo"] == []
     assert len(content["tiles_parity"]) == len(content["parity"]) > 0
@@ -296,11 +297,9 @@ def test_tiles_of_a_network_without_a_modulator_are_refused(
     network = network_class("plain_sr:build")(rgb_range=255)
     torch.save(network.root.state_dict(), tmp_path / "plain.pt")
     options = ("--arch", "plain_sr:build", "--rgb-range", "255", "--stats", "external")
-    assert export(tmp_path / "plain.pt", *options) == 1
-    message = " ".join(capsys.readouterr().err.split())
+    message = refused(capsys, tmp_path / "plain.pt", *options)
     assert "the network has no modulator" in message
     assert "export it with --stats internal" in message
-    assert not list(tmp_path.glob("*.onnx"))
 
 
 def test_an_image_conversion_that_differs_writes_nothing(
@@ -308,21 +307,24 @@ def test_an_image_conversion_that_differs_writes_nothing(
 ) -> None:
     """A planted mistake: white is taken for 254."""
     monkeypatch.setattr(assembly, "BakeImageIO", lambda _: BakeImageIO(254))
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    assert export(tmp_path / "edsr.pt", "--io", "uint8") == 1
-    message = capsys.readouterr().err
+    message = refused(capsys, small(tmp_path), "--io", "uint8")
     assert re.search(r"astronaut: with uint8 in and out \d+ of \d+ values differ", message)
-    assert [path.name for path in tmp_path.iterdir()] == ["edsr.pt"]
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--opset", "16"], ["--static", "1x0x20"], ["--static", "20x20"], ["--arch", "rcan"]],
+    [
+        [],
+        ["edsr.pt", "--opset", "16"],
+        ["edsr.pt", "--static", "1x0x20"],
+        ["edsr.pt", "--static", "20x20"],
+        ["edsr.pt", "--arch", "rcan"],
+        ["edsr.pt", "-o", "edsr.pt"],  # an output that is no ONNX file, the checkpoint above all
+    ],
 )
-def test_usage_errors_exit_2(arguments: list[str], tmp_path: Path) -> None:
-    checkpoint = [] if not arguments else [str(tmp_path / "edsr.pt")]
+def test_usage_errors_exit_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        export(*checkpoint, *arguments)
+        export(*arguments)
     assert stop.value.code == 2
 
 
@@ -337,34 +339,6 @@ def test_a_missing_extra_is_named_by_the_script_too(tmp_path: Path) -> None:
     assert result.stderr == (
         f"adadm export: onnx-ir is not installed, and this needs it: {install}\n"
     )
-
-
-def test_an_output_that_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
-    """The checkpoint itself, above all."""
-    with pytest.raises(SystemExit) as stop:
-        export(CHECKPOINT, "-o", CHECKPOINT)
-    assert stop.value.code == 2
-
-
-def test_a_report_that_cannot_be_written_leaves_no_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    (tmp_path / "file").write_text("")
-    assert export(tmp_path / "edsr.pt", "--report", tmp_path / "file" / "report.json") == 1
-    assert "file" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["edsr.pt", "file"]
-
-
-def test_an_output_that_cannot_be_written_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.save(random_edsr(2, 1, 4).state_dict(), tmp_path / "edsr.pt")
-    (tmp_path / "file").write_text("")
-    assert export(tmp_path / "edsr.pt", "-o", tmp_path / "file" / "edsr.onnx") == 1
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    assert str(tmp_path / "file") in captured.err
 
 
 MEASURED = """
