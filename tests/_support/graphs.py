@@ -1,10 +1,14 @@
-"""Small float64 graphs from text, for one pass at a time."""
+"""Small graphs from text: one operator, or what one pass changes."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import numpy_helper, parser
@@ -17,8 +21,53 @@ from adadm.export.passes.folding import Decision, FoldingPass
 CHANNELS = 3
 
 
+def from_text(
+    body: str,
+    inputs: str,
+    outputs: str,
+    constants: Mapping[str, npt.NDArray[Any]] | None = None,
+    opset: int = 19,
+) -> ir.Model:
+    """A model from statements, with the constants that they read; a node has its result's name."""
+    model = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : {opset}, "adadm" : 1]>
+        tested ({inputs}) => ({outputs}) {{ {body} }}"""
+    )
+    used = {name for node in model.graph.node for name in node.input}
+    for node in model.graph.node:
+        node.name = node.output[0]
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values), name)
+        for name, values in (constants or {}).items()
+        if name in used
+    )
+    made: ir.Model = ir.from_proto(model)
+    update_functions(made)
+    return made
+
+
+def operator(
+    name: str,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    opset: int = 19,
+    **attributes: float,
+) -> onnx.ModelProto:
+    """A checked model of one of our operators and nothing else; types as ONNX's text has them."""
+    reads, returns = (
+        ", ".join(f"{kind} {value}" for value, kind in values.items())
+        for values in (inputs, outputs)
+    )
+    given = ", ".join(f"{key} = {value}" for key, value in attributes.items())
+    call = f"{name} <{given}>" if given else name
+    body = f"{', '.join(outputs)} = adadm.{call} ({', '.join(inputs)})"
+    proto: onnx.ModelProto = ir.to_proto(from_text(body, reads, returns, opset=opset))
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
 def graph(body: str, outputs: str = "y") -> ir.Model:
-    """A model from statements; x and r are inputs, and these are constants of 3 channels:
+    """A float64 model from statements; x and r are inputs, and these are constants of 3 channels:
 
     W3, V3, W1, WC (of 6 channels), WN (of 9), WS (to 12 channels), WD (depthwise), WI (diagonal),
     WO (to 1 channel): weights; B: bias; E: (1, 3, 1, 1); and of
@@ -49,19 +98,8 @@ def graph(body: str, outputs: str = "y") -> ir.Model:
         "rowwise": rng.normal(0, 1, (1, 1, 7, 1)),
     }
     declared = ", ".join(f"double[N,{CHANNELS},H,W] {name}" for name in outputs.split())
-    model = parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : 19, "adadm" : 1]>
-        tested (double[N,{CHANNELS},H,W] x, double[N,{CHANNELS},H,W] r) => ({declared})
-        {{ {body} }}"""
-    )
-    used = {name for node in model.graph.node for name in node.input}
-    for node in model.graph.node:
-        node.name = node.output[0]
-    model.graph.initializer.extend(
-        numpy_helper.from_array(values, name) for name, values in constants.items() if name in used
-    )
-    made: ir.Model = ir.from_proto(model)
-    update_functions(made)
+    inputs = f"double[N,{CHANNELS},H,W] x, double[N,{CHANNELS},H,W] r"
+    made = from_text(body, inputs, declared, constants)
     common.ShapeInferencePass()(made)
     return made
 

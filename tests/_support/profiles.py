@@ -1,11 +1,28 @@
-"""Optimization profiles for the models that tiles need."""
+"""Engines by TensorRT for RTX, and optimization profiles for them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
+import pytest
 from onnx import TensorProto
 
-from adadm.runtime.engines.tensorrt_api import Profile
+from adadm.runtime.engines.tensorrt_api import Engine, Profile, Settings, build_engine
+
+DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
+"""For a whole image of any size."""
+
+
+def built(
+    model: onnx.ModelProto,
+    profile: Mapping[str, Profile] | None,
+    settings: Settings = Settings(("SM89",)),  # noqa: B008 - it is frozen
+) -> Engine:
+    """It needs no GPU for that; the test is skipped where it is not installed."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    profiles = [] if profile is None else [profile]
+    return build_engine(model.SerializeToString(), profiles, "rtx", settings=settings)
 
 
 def tile_profile(model: onnx.ModelProto, smallest_side: int = 16) -> dict[str, Profile]:

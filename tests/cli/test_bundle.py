@@ -20,7 +20,7 @@ import pytest
 from onnx import numpy_helper
 
 from _support.file_size_limit import files_at_most
-from _support.lowered import Precision, lowered_x2
+from _support.lowered import lowered_x2
 from adadm.deployment import bundle
 from adadm.runtime.cli import run
 from adadm.runtime.engines import trtexec
@@ -39,9 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bundles")
 
 
-@functools.cache
-def lowered(folder: Path, form: str, precision: Precision) -> Path:
-    return lowered_x2(folder, form, precision)
+lowered = functools.cache(lowered_x2)
 
 
 def model_for(folder: Path, target: str, precision: str) -> Path:
@@ -60,8 +58,13 @@ def made(folder: Path, target: str, precision: str) -> Path:
     return output
 
 
-def copy_of(folder: Path, tmp_path: Path, target: str, precision: str) -> Path:
-    return shutil.copytree(made(folder, target, precision), tmp_path / "bundle")
+Copied = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Copied:
+    """A copy of a bundle for a target, in a precision."""
+    return lambda *form: shutil.copytree(made(folder, *form), tmp_path / "bundle")
 
 
 def adadm(model: Path, output: Path, target: str = NEW, *options: str) -> int:
@@ -106,10 +109,10 @@ def as_trtexec_writes(bundled: Path) -> None:
     + [(OLD, "float32"), (NEW, "float32")],
 )
 def test_a_bundle_verifies_itself(
-    target: str, precision: str, folder: Path, tmp_path: Path
+    target: str, precision: str, copied: Copied, tmp_path: Path
 ) -> None:
     """On ONNX Runtime, which stands in for the engine; without Python 3.10, for trtexec."""
-    bundled = copy_of(folder, tmp_path, target, precision)
+    bundled = copied(target, precision)
     found = manifest(bundled)
     assert (found["target"], found["precision"]) == (target, precision)
     assert found["models"].keys() == {"whole", "tile", "moments"}
@@ -130,9 +133,11 @@ def test_a_bundle_verifies_itself(
 
 @pytest.mark.parametrize("update", [False, True], ids=["as it is", "with its checksum"])
 @pytest.mark.parametrize("target", [OLD, NEW])
-def test_one_altered_weight_fails(target: str, update: bool, folder: Path, tmp_path: Path) -> None:
+def test_one_altered_weight_fails(
+    target: str, update: bool, copied: Copied, tmp_path: Path
+) -> None:
     """By its checksum, and, where somebody mended that, by what it computes."""
-    bundled = copy_of(folder, tmp_path, target, "fp16")
+    bundled = copied(target, "fp16")
     path = bundled / "model.onnx"
     proto = onnx.load(path)
     weight = next(i for i in proto.graph.initializer if i.name.startswith("body.3.conv2.weight"))
@@ -159,54 +164,41 @@ def test_one_altered_weight_fails(target: str, update: bool, folder: Path, tmp_p
 @pytest.mark.parametrize("target", JETSONS)
 def test_what_the_script_would_do(target: str, precision: str, folder: Path) -> None:
     bundled = made(folder, target, precision)
-    checked = subprocess.run(
-        [Path(sys.executable).with_name("shellcheck"), bundled / "build.sh"],
-        capture_output=True,
-        text=True,
-    )
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    checked = subprocess.run([shellcheck, bundled / "build.sh"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
     script = ["sh", str(bundled / "build.sh"), "--dry-run"]
-    result = subprocess.run(script, capture_output=True, text=True, check=True)
-    built = [line for line in result.stdout.splitlines() if "--onnx=" in line]
-    assert [line.split("--onnx=")[1].split()[0] for line in built] == [
-        "model.onnx",
-        "model.tile.onnx",
-        "model.moments.onnx",
-    ]
+    lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    built = [line.split("--onnx=")[1].split()[0] for line in lines if "--onnx=" in line]
+    assert built == ["model.onnx", "model.tile.onnx", "model.moments.onnx"]
     known = trtexec.options_of(str(TARGETS[target].tensorrt))
-    words = [
-        word for line in result.stdout.splitlines() if "trtexec" in line for word in line.split()
-    ]
+    words = [word for line in lines if "trtexec" in line for word in line.split()]
     used = {word.split("=")[0].removeprefix("--") for word in words if word.startswith("--")}
     assert used <= {name.removeprefix("--") for name in known}
     assert not list(bundled.glob("*.engine*"))
 
 
-def test_a_device_that_is_another_builds_nothing(folder: Path, tmp_path: Path) -> None:
+def test_a_device_that_is_another_builds_nothing(copied: Copied) -> None:
     """Before trtexec runs for minutes."""
-    bundled = copy_of(folder, tmp_path, NEW, "float32")
-    result = build(bundled, trtexec="touch built; exit 0")
-    assert result.returncode == 1
-    assert "TensorRT" in result.stderr and not (bundled / "built").exists()
+    bundled = copied(NEW, "float32")
+    assert "TensorRT" in refused(build(bundled), bundled)
 
 
 @pytest.mark.parametrize("target", [OLD, NEW])
 @pytest.mark.parametrize("name", ["model.onnx", "model.tile.onnx", "model.moments.onnx"])
 def test_trtexec_gets_no_model_that_is_not_as_shipped(
-    target: str, name: str, folder: Path, tmp_path: Path
+    target: str, name: str, copied: Copied
 ) -> None:
-    bundled = copy_of(folder, tmp_path, target, "fp16")
+    bundled = copied(target, "fp16")
     model = onnx.load(bundled / name)
     model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
     (bundled / name).write_bytes(model.SerializeToString())
-    result = build(bundled, trtexec="touch built; exit 0")
-    assert result.returncode == 1 and not (bundled / "built").exists()
-    said = result.stdout + result.stderr
+    said = refused(build(bundled), bundled)
     assert name in said and "as" in said and "shipped" in said
 
 
-def test_the_log_of_trtexec_is_kept(folder: Path, tmp_path: Path) -> None:
-    bundled = copy_of(folder, tmp_path, OLD, "int8")
+def test_the_log_of_trtexec_is_kept(copied: Copied) -> None:
+    bundled = copied(OLD, "int8")
     result = build(bundled, trtexec="echo 'Error: out of memory'; exit 1")
     assert result.returncode == 1
     assert "out of memory" in result.stderr and "model.engine.log" in result.stderr
@@ -214,35 +206,34 @@ def test_the_log_of_trtexec_is_kept(folder: Path, tmp_path: Path) -> None:
     assert not (bundled / "outputs").exists()
 
 
-def build(bundled: Path, trtexec: str, **programs: str) -> subprocess.CompletedProcess[str]:
+def build(
+    bundled: Path, trtexec: str = "touch built; exit 0", **programs: str
+) -> subprocess.CompletedProcess[str]:
     """Run build.sh with a program in trtexec's place, as TRTEXEC allows."""
     program = bundled.parent / "program"
     program.write_text(f"#!/bin/sh\n{trtexec}\n")
     program.chmod(0o755)
     environment = {**os.environ, "TRTEXEC": str(program), "PYTHON": sys.executable, **programs}
-    return subprocess.run(
-        ["sh", str(bundled / "build.sh")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    command = ["sh", str(bundled / "build.sh")]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def refused(result: subprocess.CompletedProcess[str], bundled: Path) -> str:
+    """What a build that runs no trtexec says."""
+    assert result.returncode == 1 and not (bundled / "built").exists()
+    return result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("name", ["TRTEXEC", "PYTHON"])
 @pytest.mark.parametrize("target", [OLD, NEW])
-def test_a_program_that_is_missing_is_named(
-    target: str, name: str, folder: Path, tmp_path: Path
-) -> None:
-    bundled = copy_of(folder, tmp_path, target, "fp16")
-    result = build(bundled, "touch built; exit 0", **{name: "/nowhere/program"})
-    assert result.returncode == 1
-    assert f"no program /nowhere/program; set {name}" in result.stderr
-    assert not (bundled / "built").exists()
+def test_a_program_that_is_missing_is_named(target: str, name: str, copied: Copied) -> None:
+    bundled = copied(target, "fp16")
+    said = refused(build(bundled, **{name: "/nowhere/program"}), bundled)
+    assert f"no program /nowhere/program; set {name}" in said
 
 
-def test_outputs_of_an_older_engine_are_not_taken(folder: Path, tmp_path: Path) -> None:
-    bundled = copy_of(folder, tmp_path, OLD, "fp16")
+def test_outputs_of_an_older_engine_are_not_taken(copied: Copied) -> None:
+    bundled = copied(OLD, "fp16")
     as_trtexec_writes(bundled)
     later = (bundled / "outputs" / "whole.astronaut.json").stat().st_mtime + 5
     os.utime(bundled / "model.engine", (later, later))
@@ -250,8 +241,8 @@ def test_outputs_of_an_older_engine_are_not_taken(folder: Path, tmp_path: Path) 
     assert result.returncode == 1 and "older than model.engine" in result.stdout
 
 
-def test_infinities_of_trtexec_fail(folder: Path, tmp_path: Path) -> None:
-    bundled = copy_of(folder, tmp_path, OLD, "fp16")
+def test_infinities_of_trtexec_fail(copied: Copied) -> None:
+    bundled = copied(OLD, "fp16")
     as_trtexec_writes(bundled)
     path = bundled / "outputs" / "tile.coffee.json"
     for word in ("nan", "-inf", "1e999"):
@@ -362,20 +353,21 @@ def test_twice_the_same(folder: Path, tmp_path: Path) -> None:
     assert manifest(tmp_path / "again") == manifest(made(folder, NEW, "int8"))
 
 
+def with_wheels(folder: Path, target: str) -> Path:
+    bundled = folder / "bundle"
+    words = [str(FLOAT32), "-o", str(bundled), "--target", target, "--opt", "1x40x48"]
+    assert run("adadm bundle", bundle.main, words) == 0
+    return bundled
+
+
 @pytest.mark.slow
 def test_a_python_with_nothing_installed_verifies_it(tmp_path: Path) -> None:
     """From the wheels in the folder: of a target for this machine's Python."""
-    bundled = tmp_path / "bundle"
-    words = [str(FLOAT32), "-o", str(bundled), "--target", "tensorrt10", "--opt", "1x40x48"]
-    assert run("adadm bundle", bundle.main, words) == 0
+    bundled = with_wheels(tmp_path, "tensorrt10")
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
-    command = [
-        str(bare / "bin" / "python"),
-        str(bundled / "verify.py"),
-        "--json",
-        str(tmp_path / "r.json"),
-    ]
+    words = (bare / "bin" / "python", bundled / "verify.py", "--json", tmp_path / "r.json")
+    command = [str(word) for word in words]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "r.json").read_text())["passed"]
@@ -388,9 +380,7 @@ def test_a_python_with_nothing_installed_verifies_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", [n for n in JETSONS if TARGETS[n].runs_runtime])
 def test_wheels_for_the_device(target: str, tmp_path: Path) -> None:
-    bundled = tmp_path / "bundle"
-    words = [str(FLOAT32), "-o", str(bundled), "--target", target, "--opt", "1x40x48"]
-    assert run("adadm bundle", bundle.main, words) == 0
+    bundled = with_wheels(tmp_path, target)
     wheels = [path.name for path in (bundled / "wheels").iterdir()]
     tag = f"cp{str(TARGETS[target].python).replace('.', '')}"
     major = str(TARGETS[target].cuda).split(".")[0]

@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ import torch
 from _support.networks import random_edsr
 from _support.parity import photograph_like
 from adadm.export import assembly, to_onnx
-from adadm.export.checkpoint import network_class
 from adadm.export.networks import EDSR
 from adadm.export.operators.modulator import modulators
 from adadm.export.passes import BakeImageIO, Decision
@@ -63,11 +63,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_the_script_exports_the_bundled_checkpoint(tmp_path: Path) -> None:
     output, report = tmp_path / "out" / "x2.onnx", tmp_path / "x2.json"
-    command = [sys.executable, ROOT / "export" / "to_onnx.py", CHECKPOINT, "-o", output]
+    script = str(ROOT / "export" / "to_onnx.py")
+    command = [sys.executable, script, *map(str, (CHECKPOINT, "-o", output, "--report", report))]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = subprocess.run(
-        [*command, "--report", report], capture_output=True, text=True, cwd=tmp_path
-    )
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0, result.stderr
     # 30 s on two cores; by the clock it would count the tests that run beside it.
@@ -117,36 +116,67 @@ def test_a_network_that_diverges_is_said(
     assert "PyTorch's own output of the case astronaut is not finite" in said
 
 
-def test_a_parity_miss_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A planted mistake: one bias moved by a grey level."""
-
-    def wrong_fold(model: ir.Model) -> list[Decision]:
-        value = model.graph.initializers["tail.1.bias"]
-        assert value.const_value is not None
-        value.const_value = ir.tensor(value.const_value.numpy() + 1, name=value.name)
-        return []
-
-    monkeypatch.setattr(assembly, "fold_batch_norm", wrong_fold)
-    message = refused(capsys, small(tmp_path), "--report", tmp_path / "report.json")
-    assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
-    assert "nothing was written" in message and "astronaut" in message
+def wrong_bias(model: ir.Model) -> list[Decision]:
+    """In place of the folds: one bias moved by a grey level."""
+    value = model.graph.initializers["tail.1.bias"]
+    assert value.const_value is not None
+    value.const_value = ir.tensor(value.const_value.numpy() + 1, name=value.name)
+    return []
 
 
-def test_a_wrong_factor_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A planted mistake, so small that the image alone would not show it."""
-
-    def wrong_modulator(model: ir.Model) -> list[Decision]:
-        (node,) = modulators(model.graph)
+def wrong_factor(model: ir.Model) -> list[Decision]:
+    """So small a mistake that the image alone would not show it."""
+    for node in modulators(model.graph):
         node.attributes["bias"] = ir.AttrFloat32("bias", node.attributes["bias"].as_float() + 1e-4)
-        return []
+    return []
 
-    monkeypatch.setattr(assembly, "fold_batch_norm", wrong_modulator)
-    assert "factor_0 of astronaut is [" in refused(capsys, small(tmp_path), "--factors")
-    assert export(tmp_path / "edsr.pt") == 0
+
+def wrong_form(form: int) -> Callable[[ir.Model], tuple[ir.Model, ir.Model]]:
+    """A modulator of one of the two forms for tiles."""
+
+    def make(model: ir.Model) -> tuple[ir.Model, ir.Model]:
+        graphs = tile_graphs(model)
+        nodes = [n for n in graphs[form].graph if n.op_type.startswith("AdaDMModulate")]
+        for node in nodes:
+            weight = node.attributes["weight"].as_float()
+            node.attributes["weight"] = ir.AttrFloat32("weight", weight * 1.01)
+        assert len(nodes) == 2 - form
+        return graphs
+
+    return make
+
+
+DIFFER = "ONNX Runtime and PyTorch differ by more than 3e-05.*nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("name", "planted", "options", "message"),
+    [
+        ("fold_batch_norm", wrong_bias, (), f"{DIFFER}.*astronaut"),
+        ("fold_batch_norm", wrong_factor, ("--factors",), r"factor_0 of astronaut is \["),
+        ("tile_graphs", wrong_form(0), ("--stats", "external"), DIFFER),
+        ("tile_graphs", wrong_form(1), ("--stats", "external"), DIFFER),
+        (
+            "BakeImageIO",
+            lambda _: BakeImageIO(254),  # for white
+            ("--io", "uint8"),
+            r"astronaut: with uint8 in and out \d+ of \d+ values differ",
+        ),
+    ],
+    ids=["bias", "factor", "tile", "moments", "images"],
+)
+def test_a_planted_mistake_is_found_and_nothing_is_written(
+    name: str,
+    planted: Callable[..., object],
+    options: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(assembly, name, planted)
+    options = (*options, "--report", str(tmp_path / "report.json"))
+    assert re.search(message, refused(capsys, small(tmp_path, 2), *options))
 
 
 def test_the_tail_is_kept_on_request_and_images_go_in_and_out(
@@ -208,28 +238,6 @@ def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
     assert files(tmp_path) == {*FORMS, "edsr.pt", "report.json"}
 
 
-@pytest.mark.parametrize("form", [0, 1], ids=["tile", "moments"])
-def test_a_form_for_tiles_that_differs_leaves_no_file(
-    form: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A planted mistake, in a modulator of that form alone."""
-
-    def wrong(model: ir.Model) -> tuple[ir.Model, ir.Model]:
-        graphs = tile_graphs(model)
-        nodes = [n for n in graphs[form].graph if n.op_type.startswith("AdaDMModulate")]
-        for node in nodes:
-            weight = node.attributes["weight"].as_float()
-            node.attributes["weight"] = ir.AttrFloat32("weight", weight * 1.01)
-        assert len(nodes) == 2 - form
-        return graphs
-
-    monkeypatch.setattr(assembly, "tile_graphs", wrong)
-    options = ("--stats", "external", "--report", tmp_path / "report.json")
-    message = refused(capsys, small(tmp_path, 2), *options)
-    assert "ONNX Runtime and PyTorch differ by more than 3e-05" in message
-    assert "nothing was written" in message
-
-
 @pytest.mark.parametrize(
     ("options", "taken"),
     [
@@ -279,36 +287,6 @@ def test_tiles_of_one_size_for_images(tmp_path: Path) -> None:
     with Upscaler(tmp_path / "edsr.onnx", backend="cpu") as upscaler:
         assert upscaler.plan(70, 61).count == 3 * 2
         assert upscaler.upscale(image).shape == (140, 122, 3)
-
-
-PLAIN = """
-from torch import nn
-
-def build():
-    return nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
-"""
-
-
-def test_tiles_of_a_network_without_a_modulator_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "plain_sr.py").write_text(PLAIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    network = network_class("plain_sr:build")(rgb_range=255)
-    torch.save(network.root.state_dict(), tmp_path / "plain.pt")
-    options = ("--arch", "plain_sr:build", "--rgb-range", "255", "--stats", "external")
-    message = refused(capsys, tmp_path / "plain.pt", *options)
-    assert "the network has no modulator" in message
-    assert "export it with --stats internal" in message
-
-
-def test_an_image_conversion_that_differs_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A planted mistake: white is taken for 254."""
-    monkeypatch.setattr(assembly, "BakeImageIO", lambda _: BakeImageIO(254))
-    message = refused(capsys, small(tmp_path), "--io", "uint8")
-    assert re.search(r"astronaut: with uint8 in and out \d+ of \d+ values differ", message)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from onnx import numpy_helper
 from PIL import Image
 
-from _support.lowered import Precision, lowered_x2
+from _support.lowered import lowered_x2
 from _support.scripts import ROOT
 from adadm.deployment import bundle, validate
 from adadm.deployment.certification.certificate import digest_of
@@ -23,6 +23,7 @@ from adadm.deployment.certification.criteria import CRITERIA
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
+from adadm.runtime.images.arrays import read_image
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.verify import main as verify_main
 
@@ -39,9 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@functools.cache
-def lowered(folder: Path, precision: Precision) -> Path:
-    return lowered_x2(folder, "tensorrt10", precision)
+lowered = functools.cache(lowered_x2)
 
 
 @functools.cache
@@ -49,13 +48,14 @@ def certified(folder: Path) -> Path:
     """A folder with a certificate and all that it is bound to; what alters it takes a copy."""
     whole = folder / "whole"
     shutil.copytree(folder / "photos", whole / "photos")
-    shutil.copy(lowered(folder, "fp16"), whole / "x2.onnx")
+    shutil.copy(lowered(folder, "tensorrt10", "fp16"), whole / "x2.onnx")
     shutil.copy(CHECKPOINT, whole / "x2.safetensors")
     assert adadm(whole / "x2.onnx", whole, "--hr") == 0
     return whole
 
 
-def copy_of(folder: Path, tmp_path: Path) -> Path:
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(certified(folder), tmp_path / "copy")
 
 
@@ -74,8 +74,8 @@ def content_of(path: Path) -> dict[str, Any]:
     return content
 
 
-def edit(path: Path, change: Callable[[dict[str, Any]], None], mend: bool) -> None:
-    """Change a certificate; with a digest that fits, where `mend` is asked for."""
+def edit(path: Path, change: Callable[[dict[str, Any]], None], mend: bool = False) -> None:
+    """Change a certificate, or a result; with a digest that fits, where `mend` is asked for."""
     content = content_of(path)
     change(content)
     if mend:
@@ -110,115 +110,111 @@ def test_a_healthy_model_is_certified(folder: Path) -> None:
 
 
 def test_a_certificate_holds_where_all_is_as_it_was(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = copy_of(folder, tmp_path)  # the places in it are relative
-    assert again(moved) == 0
+    assert again(copied) == 0  # the places in it are relative
     assert "holds: certified" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["a weight", "a pixel", "a figure"])
-def test_what_is_changed_is_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
-    whole = copy_of(folder, tmp_path)
-    if what == "a weight":
-        model = onnx.load(whole / "x2.onnx")
-        weight = next(t for t in model.graph.initializer if "conv1.weight" in t.name)
-        values = numpy_helper.to_array(weight).copy()
-        values.ravel()[7] *= 2
-        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
-        onnx.save(model, whole / "x2.onnx")
-        reason = "x2.onnx was changed: its sha256 is"
-    elif what == "a pixel":
-        with Image.open(whole / "photos" / "coffee.png") as opened:
-            pixels = np.asarray(opened).copy()
-        pixels[3, 4, 1] ^= 1
-        Image.fromarray(pixels).save(whole / "photos" / "coffee.png")
-        reason = "coffee.png was changed: its content is not that of"
-    else:
-        edit(
-            whole / "x2.certificate.json",
-            lambda content: content["checks"][0].update(figure=0.00001),
-            mend=False,
-        )
-        reason = "it was changed since it was written: its content has the digest"
-    assert again(whole) == 1
-    assert reason in capsys.readouterr().err
+def change_weight(whole: Path) -> None:
+    model = onnx.load(whole / "x2.onnx")
+    weight = next(t for t in model.graph.initializer if "conv1.weight" in t.name)
+    values = numpy_helper.to_array(weight).copy()
+    values.ravel()[7] *= 2
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, whole / "x2.onnx")
 
 
-def test_a_changed_figure_is_found_with_a_digest_that_fits(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    whole = copy_of(folder, tmp_path)
+def change_pixel(whole: Path) -> None:
+    pixels = read_image(whole / "photos" / "coffee.png").copy()
+    pixels[3, 4, 1] ^= 1
+    Image.fromarray(pixels).save(whole / "photos" / "coffee.png")
 
-    def better(content: dict[str, Any]) -> None:
-        content["checks"][1]["figure"] += 6
-        content["photographs"][0]["largest_error"] /= 2
 
-    edit(whole / "x2.certificate.json", better, mend=True)
-    assert again(whole) == 1
-    said = capsys.readouterr().err
-    assert "worst parity is" in said and "measured now:" in said
-    assert "largest_error of" in said
+def change_content(
+    change: Callable[[dict[str, Any]], None], mend: bool = True, photos: bool = False
+) -> Callable[[Path], None]:
+    """Of the certificate; without photographs nothing is measured again."""
+
+    def apply(whole: Path) -> None:
+        edit(whole / "x2.certificate.json", change, mend)
+        if not photos:
+            shutil.rmtree(whole / "photos")
+
+    return apply
+
+
+def better(content: dict[str, Any]) -> None:
+    content["checks"][1]["figure"] += 6
+    content["photographs"][0]["largest_error"] /= 2
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reasons"),
     [
+        (change_weight, ["x2.onnx was changed: its sha256 is"]),
+        (change_pixel, ["coffee.png was changed: its content is not that of"]),
         (
-            lambda c: c["checks"][0].update(limit=1.0),
-            "PSNR-Y lost is held to 1, which is not its limit",
+            change_content(lambda c: c["checks"][0].update(figure=0.00001), mend=False),
+            ["it was changed since it was written: its content has the digest"],
         ),
         (
-            lambda c: c["thresholds"]["limits"].update(lost_db=1.0),
-            "the limit lost_db is 1.0, by default it is 0.005",
+            change_content(better, photos=True),
+            ["worst parity is", "measured now:", "largest_error of"],
         ),
-        (lambda c: c["checks"][2].update(figure=50.0), "and is said to have passed"),
-        (lambda c: c.update(passed=False), "the verdict is not that of the checks"),
+        (
+            change_content(lambda c: c["checks"][0].update(limit=1.0)),
+            ["PSNR-Y lost is held to 1, which is not its limit"],
+        ),
+        (
+            change_content(lambda c: c["thresholds"]["limits"].update(lost_db=1.0)),
+            ["the limit lost_db is 1.0, by default it is 0.005"],
+        ),
+        (
+            change_content(lambda c: c["checks"][2].update(figure=50.0)),
+            ["and is said to have passed"],
+        ),
+        (
+            change_content(lambda c: c.update(passed=False)),
+            ["the verdict is not that of the checks"],
+        ),
     ],
 )
-def test_what_contradicts_itself_does_not_hold(
-    folder: Path,
-    tmp_path: Path,
+def test_what_is_changed_or_contradicts_itself_is_named(
+    copied: Path,
     capsys: pytest.CaptureFixture[str],
-    change: Callable[[dict[str, Any]], None],
-    reason: str,
+    change: Callable[[Path], None],
+    reasons: list[str],
 ) -> None:
-    whole = copy_of(folder, tmp_path)
-    edit(whole / "x2.certificate.json", change, mend=True)
-    shutil.rmtree(whole / "photos")  # to measure nothing
-    assert again(whole) == 1
-    assert reason in capsys.readouterr().err
+    """A changed figure also where the digest fits."""
+    change(copied)
+    assert again(copied) == 1
+    said = capsys.readouterr().err
+    assert all(reason in said for reason in reasons), said
 
 
 def test_without_photographs_digests_are_compared(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = copy_of(folder, tmp_path)
-    (whole / "photos").rename(whole / "elsewhere")
-    assert again(whole) == 0
+    (copied / "photos").rename(copied / "elsewhere")
+    assert again(copied) == 0
     assert "the figures were not measured again" in capsys.readouterr().out
-    (whole / "elsewhere" / "coffee.png").unlink()
-    assert again(whole, "--images", whole / "elsewhere") == 1
+    (copied / "elsewhere" / "coffee.png").unlink()
+    assert again(copied, "--images", copied / "elsewhere") == 1
     assert "the photograph coffee.png is missing" in capsys.readouterr().err
-    (whole / "x2.safetensors").unlink()
-    assert again(whole) == 1
+    (copied / "x2.safetensors").unlink()
+    assert again(copied) == 1
     assert "x2.safetensors is not there" in capsys.readouterr().err
 
 
 def halve_scale(model: onnx.ModelProto) -> None:
     """Of one layer's weights: its convolution returns half of what it should."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    node = next(
-        node
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and "body.3.conv2.weight" in node.input[0]
-    )
+    dequantized = (n for n in model.graph.node if n.op_type == "DequantizeLinear")
+    node = next(n for n in dequantized if "body.3.conv2.weight" in n.input[0])
     scale = tensors[node.input[1]]
-    scale.CopyFrom(
-        numpy_helper.from_array((numpy_helper.to_array(scale) / 2).astype(_type(scale)), scale.name)
-    )
+    values = numpy_helper.to_array(scale)
+    scale.CopyFrom(numpy_helper.from_array((values / 2).astype(values.dtype), scale.name))
 
 
 def move_bias(model: onnx.ModelProto) -> None:
@@ -246,10 +242,6 @@ def fold_naively(model: onnx.ModelProto) -> None:
     model.graph.node.remove(add)
 
 
-def _type(tensor: onnx.TensorProto) -> Any:
-    return numpy_helper.to_array(tensor).dtype
-
-
 @pytest.mark.parametrize(
     ("defect", "of", "failing", "place"),
     [
@@ -267,7 +259,7 @@ def test_a_model_made_worse_fails_and_the_report_points_at_the_place(
     failing: str,
     place: str,
 ) -> None:
-    path = bundled_path("x2") if of == "float32" else lowered(folder, "int8")
+    path = bundled_path("x2") if of == "float32" else lowered(folder, "tensorrt10", "int8")
     model = onnx.load(path)
     defect(model)
     onnx.save(model, tmp_path / "worse.onnx")
@@ -332,22 +324,18 @@ def test_what_is_no_certificate_is_refused(
 def on_device(folder: Path) -> Path:
     """A bundle, and what a device wrote of it."""
     output = folder / "device" / "bundle"
-    words = [
-        str(bundled_path("x2")),
-        "--target",
-        "jetson-orin-jp62",
-        "-o",
-        str(output),
-        "--no-wheels",
-    ]
-    assert run("adadm bundle", bundle.main, [*words, "--opt", "1x40x48"]) == 0
+    words = [str(bundled_path("x2")), "--target", "jetson-orin-jp62", "-o", str(output)]
+    words += ["--no-wheels", "--opt", "1x40x48"]
+    assert run("adadm bundle", bundle.main, words) == 0
     result = output.parent / "result.json"
-    assert run("verify", verify_main_of(output), ["--json", str(result), "--seconds", "0.1"]) == 0
+    words = [str(output), "--json", str(result), "--seconds", "0.1"]
+    assert run("verify", verify_main, words) == 0
     return output.parent
 
 
-def verify_main_of(bundled: Path) -> Callable[[list[str]], None]:
-    return lambda argv: verify_main([str(bundled), *argv])
+@pytest.fixture
+def device(folder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(on_device(folder), tmp_path / "device")
 
 
 def take_in(device: Path) -> int:
@@ -355,8 +343,12 @@ def take_in(device: Path) -> int:
     return run("adadm validate", validate.main, words)
 
 
-def test_a_devices_result_becomes_its_certificate(folder: Path, tmp_path: Path) -> None:
-    device = shutil.copytree(on_device(folder), tmp_path / "device")
+def hold(device: Path) -> int:
+    words = ["--certificate", str(device / "result.certificate.json")]
+    return run("adadm validate", validate.main, words)
+
+
+def test_a_devices_result_becomes_its_certificate(device: Path) -> None:
     assert take_in(device) == 0
     certificate = device / "result.certificate.json"
     content = content_of(certificate)
@@ -365,8 +357,7 @@ def test_a_devices_result_becomes_its_certificate(folder: Path, tmp_path: Path) 
     assert content["model"]["checkpoint_sha256"] == sha256_of(CHECKPOINT)
     assert content["latency"]["end_to_end_ms"]["median"] > 0
     assert certificate.with_suffix(".html").is_file()
-    words = ["--certificate", str(certificate)]
-    assert run("adadm validate", validate.main, words) == 0
+    assert hold(device) == 0
 
 
 def lower_figure(found: dict[str, Any]) -> None:
@@ -390,37 +381,28 @@ def of_another(found: dict[str, Any]) -> None:
     ],
 )
 def test_a_devices_figures_are_held_to_the_bundle(
-    folder: Path,
-    tmp_path: Path,
+    device: Path,
     capsys: pytest.CaptureFixture[str],
     change: Callable[[dict[str, Any]], None],
     reason: str,
 ) -> None:
-    device = shutil.copytree(on_device(folder), tmp_path / "device")
-    result = device / "result.json"
-    found = content_of(result)
-    change(found)
-    result.write_text(json.dumps(found))
+    edit(device / "result.json", change)
     assert take_in(device) == 1
     assert reason in capsys.readouterr().err
     assert not content_of(device / "result.certificate.json")["passed"]
 
 
 def test_a_devices_certificate_is_bound_to_its_result(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    device: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    device = shutil.copytree(on_device(folder), tmp_path / "device")
     assert take_in(device) == 0
-    words = ["--certificate", str(device / "result.certificate.json")]
     edit(
         device / "result.certificate.json",
         lambda content: content["latency"]["end_to_end_ms"].update(median=0.1),
         mend=True,
     )
-    assert run("adadm validate", validate.main, words) == 1
+    assert hold(device) == 1
     assert "latency is not what result.json" in capsys.readouterr().err
-    result = content_of(device / "result.json")
-    lower_figure(result)
-    (device / "result.json").write_text(json.dumps(result))
-    assert run("adadm validate", validate.main, words) == 1
+    edit(device / "result.json", lower_figure)
+    assert hold(device) == 1
     assert "result.json was changed" in capsys.readouterr().err

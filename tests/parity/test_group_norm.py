@@ -10,9 +10,10 @@ import torch
 
 from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
+from _support.profiles import built
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import CheckpointError
 
 SIZES: dict[str, dict[str, float]] = {
@@ -36,10 +37,7 @@ def test_published_networks(architecture: str, groups: int, opset: int, tmp_path
     lr = photograph_like((2, 30, 23), network.rgb_range)
     assert_parity(*run_both(network, export.model, lr), "float32")
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 96, 96))}
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    assert build_engine(
-        export.model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-    ).plan
+    assert built(export.model, profile).plan
 
 
 def test_the_groups_are_in_no_tensor(tmp_path: Path) -> None:

@@ -14,14 +14,13 @@ from _support.double_precision import promote_scalars, relative_error, run_doubl
 from _support.exports import exported
 from _support.networks import CUSTOM, PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both
+from _support.profiles import DYNAMIC, built
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.networks import Network
 from adadm.export.networks.sparse_attention import SparseAttention
 from adadm.export.tracing import trace
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
-DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
 
 every_network = pytest.mark.parametrize(
     ("architecture", "upscale"),
@@ -77,11 +76,8 @@ def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
 def test_tensorrt_builds(
     architecture: str, upscale: int, modulator: Literal["function", "inline"]
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
-    assert build_engine(
-        model.SerializeToString(), [DYNAMIC], "rtx", settings=Settings(("SM89",))
-    ).plan
+    assert built(model, DYNAMIC).plan
 
 
 @pytest.mark.slow

@@ -14,11 +14,12 @@ from onnx import numpy_helper
 from _support.exports import exported
 from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
+from _support.profiles import built
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.networks import NLSN
 from adadm.export.proof.parity import check_parity
 from adadm.export.proof.pytorch import attention_rounds, run_network
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import EngineError, ImageError, ParityError, SessionError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -98,7 +99,6 @@ def test_a_code_flipped_by_rounding_refuses_nothing() -> None:
 def test_tensorrt_refuses_the_sort_as_the_exporter_writes_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     network = NLSN(2, blocks=1, features=8, n_hashes=1).eval()
     with monkeypatch.context() as patch:
         patch.setattr(torch.onnx, "is_in_onnx_export", lambda: False)
@@ -111,16 +111,13 @@ def test_tensorrt_refuses_the_sort_as_the_exporter_writes_it(
     naive = program.model_proto
     assert "TopK" in {node.op_type for node in naive.graph.node}
     with pytest.raises(EngineError, match="K exceeds the maximum value allowed"):
-        build_engine(naive.SerializeToString(), [], "rtx", settings=Settings(("SM89",)))
+        built(naive, None)
 
 
 def test_tensorrt_builds_up_to_256_pixels_a_side() -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, model, _ = exported("nlsn", 2, Options())
     profile = {"lr": Profile((1, 3, 12, 12), (1, 3, 128, 128), (1, 3, 256, 256))}
-    assert build_engine(
-        model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-    ).plan
+    assert built(model, profile).plan
 
 
 def test_a_large_chunk_exports(tmp_path: Path) -> None:

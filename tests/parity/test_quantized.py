@@ -6,26 +6,22 @@ import functools
 import json
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from _support.profiles import tile_profile
+from _support.profiles import DYNAMIC, built, tile_profile
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.backends import open_session
 from adadm.runtime.cli import main
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.models.bundled import VARIANTS, Variant
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
@@ -40,7 +36,6 @@ MOST_LOST_DB = {"fp16": 0.001, "int8": 0.02}
 LEAST_SHARE = 0.9
 LEAST_PARITY_DB = 55.0
 LEAST_SPEEDUP = 1.8
-PROFILE = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
 
 Array = npt.NDArray[Any]
 
@@ -116,7 +111,7 @@ class Lowered:
 
 
 @functools.cache
-def for_tensorrt(folder: Path, of: str, stats: Any = "internal") -> Lowered:
+def int8_for(folder: Path, of: str, stats: Any = "internal") -> Lowered:
     """The x2 network with what was found for the CPU in INT8; its ranges are in the cache."""
     _, report = lowered(folder, 2, "int8")
     images = CalibrationImages.of([folder / "images"], 2)
@@ -127,7 +122,7 @@ def for_tensorrt(folder: Path, of: str, stats: Any = "internal") -> Lowered:
 
 @pytest.mark.parametrize("of", ["tensorrt10", "jetson-orin-jp51"])
 def test_int8_in_half_precision_keeps_its_quality(folder: Path, of: str) -> None:
-    made = for_tensorrt(folder, of)
+    made = int8_for(folder, of)
     trunk = [c.name for c in made.lowering.convolutions if c.name.startswith("body")]
     assert len(trunk) == 17
     single = psnr_y_db(OnnxRuntimeSession(bundled(2)), folder, 2)
@@ -149,13 +144,9 @@ def test_half_precision_loses_nothing(folder: Path, upscale: int) -> None:
 @pytest.mark.parametrize("of", ["tensorrt10", "jetson-orin-jp51"])
 def test_tensorrt_builds_int8(folder: Path, of: str, variant: Variant) -> None:
     """Strongly typed, and the form for 8.x, of which TensorRT for RTX knows no weak typing."""
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-    made = for_tensorrt(folder, of, "internal" if variant == "whole" else "external")
+    made = int8_for(folder, of, "internal" if variant == "whole" else "external")
     model = made.lowering.lowered(variant, made.int8).model
-    profile: Mapping[str, Profile] = PROFILE if variant == "whole" else tile_profile(model)
-    assert build_engine(
-        model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-    ).plan
+    assert built(model, DYNAMIC if variant == "whole" else tile_profile(model)).plan
 
 
 @pytest.mark.parametrize("upscale", UPSCALES)
@@ -179,12 +170,10 @@ def test_openvino_agrees_with_onnx_runtime(folder: Path, upscale: int) -> None:
 def test_openvino_has_the_factors_of_onnx_runtime(folder: Path) -> None:
     """A factor is far off where a count of pixels is."""
     pytest.importorskip("openvino", reason="openvino is not installed")
-    _, report = lowered(folder, 2, "int8")
-    images = CalibrationImages.of([folder / "images"], 2)
-    request = LoweringOptions("int8", TARGETS["cpu"], 0.02, cache=folder / "cache")
-    lowering = Lowering.of(load_source_network(checkpoint(2)), images, request)
-    proto = lowering.lowered("whole", report["int8"]["convolutions"], factors=True).model
-    lr = next(iter(images)).lr.transpose(2, 0, 1)[None].astype(np.float32)
+    made = int8_for(folder, "cpu")
+    proto = made.lowering.lowered("whole", made.int8, factors=True).model
+    (photograph, *_) = made.lowering.images
+    lr = photograph.lr.transpose(2, 0, 1)[None].astype(np.float32)
     ours, theirs = (
         open_session(proto.SerializeToString(), backend=backend).run({"lr": lr})
         for backend in ("openvino", "cpu")
@@ -221,16 +210,3 @@ def test_int8_is_faster_on_openvino(folder: Path, upscale: int) -> None:
             seconds[path].append(time.perf_counter() - begin)
     single, quantized = (statistics.median(runs) for runs in seconds.values())
     assert single / quantized >= LEAST_SPEEDUP, f"{single:.3f} s to {quantized:.3f} s"
-
-
-def test_the_report_names_what_is_in_the_file(folder: Path) -> None:
-    output, report = lowered(folder, 2, "int8")
-    model: ir.Model = ir.from_proto(onnx.load(output))
-    quantized = [
-        str(node.name)
-        for node in model.graph
-        if node.op_type == "Conv"
-        and node.inputs[1] is not None
-        and node.inputs[1].producer() is not None
-    ]
-    assert quantized == report["int8"]["convolutions"]

@@ -14,11 +14,12 @@ import pytest
 from onnx import TensorProto
 
 from _support.exports import exported
+from _support.profiles import built
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.target_forms.target_model import TargetModel, in_target_form
 from adadm.export import Options
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.images.arrays import batch_from_image, reduce
 from adadm.runtime.images.compare import compare
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -74,7 +75,6 @@ def lowered(
 @precisions
 @forms
 def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]) -> None:
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     _, form = lowered(name, precision, io)
     kinds = [node.op_type for node in form.model.graph.node]
     weak = TARGETS[name].is_weakly_typed
@@ -83,10 +83,7 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
         assert sum(len(tensor.dims) == 4 for tensor in stored) == (0 if weak else 2)
         assert kinds.count("QuantizeLinear") == (4 if weak else 2)
         assert kinds.count("DequantizeLinear") == 4
-    profile = {"lr": Profile(*SHAPES[io])}
-    assert build_engine(
-        form.model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-    ).plan
+    assert built(form.model, {"lr": Profile(*SHAPES[io])}).plan
 
 
 @precisions

@@ -12,18 +12,16 @@ import pytest
 from onnx import numpy_helper
 
 from _support.exports import exported, exported_tiles
-from _support.profiles import tile_profile
+from _support.profiles import DYNAMIC, built, tile_profile
 from _support.refused import int32_bias
 from _support.tails import random_tail, tail_graph
 from adadm.export import Options, collapse_tail
 from adadm.export.assembly import bake_image_io
 from adadm.export.networks.blocks import linear_tail
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine, parse
+from adadm.runtime.engines.tensorrt_api import Profile, Settings, parse
 from adadm.runtime.errors import EngineError
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-
-DYNAMIC = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (2, 3, 256, 256))}
 
 
 @pytest.mark.parametrize("fold", ["exact", "off"])
@@ -38,8 +36,7 @@ def test_builds(
 ) -> None:
     options = Options(modulator=modulator, opset=opset, static=static, fold=fold, factors=True)
     _, model, _ = exported("edsr", 2, options)
-    profiles = [] if static else [DYNAMIC]
-    engine = build_engine(model.SerializeToString(), profiles, "rtx", settings=Settings(("SM89",)))
+    engine = built(model, None if static else DYNAMIC)
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
     assert len(engine.plan) > weights / 2
 
@@ -48,26 +45,14 @@ def test_builds(
 def test_builds_the_bundled_models(upscale: int) -> None:
     for form in ("", ".tile", ".moments"):
         name = f"edsr_adadm_x{upscale}{form}.onnx"
-        model = (resources.files("adadm.runtime.models") / name).read_bytes()
-        profile = tile_profile(onnx.load_from_string(model)) if form else DYNAMIC
-        assert len(build_engine(model, [profile], "rtx", settings=Settings(("SM89",))).plan) > 1e6
+        model = onnx.load(str(resources.files("adadm.runtime.models") / name))
+        assert len(built(model, tile_profile(model) if form else DYNAMIC).plan) > 1e6
 
 
 @pytest.mark.parametrize("upscale", [3, 4])
 def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
     _, model, _ = exported("edsr", upscale, Options())
-    content = model.SerializeToString()
-    assert build_engine(
-        content,
-        [DYNAMIC],
-        "rtx",
-        settings=Settings(
-            (
-                "SM86",
-                "SM120",
-            )
-        ),
-    ).plan
+    assert built(model, DYNAMIC, Settings(("SM86", "SM120"))).plan
 
 
 @pytest.mark.parametrize("opset", [17, 19])
@@ -76,7 +61,7 @@ def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
     _, model, _ = exported(architecture, 2, Options(io="uint8", opset=opset, static=(1, 40, 56)))
     nodes = [node.op_type for node in model.graph.node]
     assert (nodes[0], nodes[-1]) == ("Cast", "Cast")
-    assert build_engine(model.SerializeToString(), [], "rtx", settings=Settings(("SM89",))).plan
+    assert built(model, None).plan
 
 
 @pytest.mark.parametrize("io", ["float32", "uint8"])
@@ -94,9 +79,7 @@ def test_builds_the_models_for_tiles(
             model = bake_image_io(model, network, options)
         profile = tile_profile(model)
         assert profile.keys() == inputs
-        engine = build_engine(
-            model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-        )
+        engine = built(model, profile)
         weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
         assert len(engine.plan) > weights / 2
 
@@ -105,7 +88,7 @@ def test_builds_the_models_for_tiles(
 def test_builds_the_models_for_tiles_of_one_size(fold: Literal["exact", "off"]) -> None:
     _, _, tiles = exported_tiles("edsr", 2, Options(static=(1, 40, 56), fold=fold))
     for model in (tiles.tile, tiles.moments):
-        assert build_engine(model.SerializeToString(), [], "rtx", settings=Settings(("SM89",))).plan
+        assert built(model, None).plan
 
 
 def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
@@ -115,19 +98,17 @@ def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
     collapsed = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
     assert collapse_tail(collapsed).result
     before, after = (
-        build_engine(
-            ir.to_proto(model).SerializeToString(),
-            [{"features": Profile(shape, shape, shape)}],
-            "rtx",
-            settings=Settings(("SM89",), detailed=True),
+        built(
+            ir.to_proto(model),
+            {"features": Profile(shape, shape, shape)},
+            Settings(("SM89",), detailed=True),
         )
         for model in (original, collapsed)
     )
     assert before.activation_bytes and after.activation_bytes and before.layers and after.layers
     assert before.activation_bytes[0] > 6 * after.activation_bytes[0]
-    assert (
-        after.activation_bytes[0] >= 2 * 4 * 48 * 270 * 480
-    )  # the image, before and after shuffling
+    # the image, before and after shuffling
+    assert after.activation_bytes[0] >= 2 * 4 * 48 * 270 * 480
 
 
 def test_what_should_be_refused_is_refused_by_name() -> None:
@@ -144,8 +125,7 @@ def test_bytes_that_are_no_model_are_refused() -> None:
 
 def test_a_missing_profile_and_an_unknown_gpu_are_refused() -> None:
     _, model, _ = exported("edsr", 2, Options())
-    content = model.SerializeToString()
     with pytest.raises(EngineError, match=r"(?s)cannot build the model:.*profile"):
-        build_engine(content, [], "rtx", settings=Settings(("SM89",)))
+        built(model, None)
     with pytest.raises(EngineError, match="no compute capability SM1; known: SM"):
-        build_engine(content, [DYNAMIC], "rtx", settings=Settings(("SM1",)))
+        built(model, DYNAMIC, Settings(("SM1",)))

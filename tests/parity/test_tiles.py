@@ -18,7 +18,7 @@ from onnx import TensorProto
 from _support.exports import exported_tiles
 from _support.networks import CUSTOM
 from _support.parity import TOLERANCES, assert_parity, photograph_like
-from _support.profiles import tile_profile
+from _support.profiles import built, tile_profile
 from adadm.export import Options
 from adadm.export.assembly import bake_image_io
 from adadm.export.networks import Network
@@ -27,7 +27,6 @@ from adadm.export.proof.parity import session_with_codes
 from adadm.export.proof.pytorch import run_with_codes
 from adadm.export.tile_models import TileModels, std_from
 from adadm.runtime import Upscaler
-from adadm.runtime.engines.tensorrt_api import Settings, build_engine
 from adadm.runtime.models.bundled import VARIANTS, variant_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.shared_std import pooled_std
@@ -198,13 +197,9 @@ def test_each_file_says_what_it_is(architecture: str, upscale: int, options: Opt
 @pytest.mark.parametrize(("architecture", "upscale"), NETWORKS, ids=described)
 def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> None:
     """tests/parity/test_tensorrt.py has every form of one of them."""
-    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     network, _, tiles = forms(architecture, upscale, options)
     for model in (tiles.tile, tiles.moments):
-        profile = tile_profile(model, max(16, network.smallest_side))
-        assert build_engine(
-            model.SerializeToString(), [profile], "rtx", settings=Settings(("SM89",))
-        ).plan
+        assert built(model, tile_profile(model, max(16, network.smallest_side))).plan
 
 
 def test_the_model_of_moments_has_no_tail() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from _support.bundles import FACTOR_TOLERANCE, bundled, edit_manifest, feeds_of, sign, write_bundle
 from _support.exports import exported
+from _support.profiles import built
 from adadm.export import Options
 from adadm.export.passes import ExposeFactors
 from adadm.runtime import verify as command
@@ -25,7 +26,7 @@ from adadm.runtime.bundles.diagnosis import diagnose
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_engine
-from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
+from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import MissingDependencyError, SessionError
 from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -213,13 +214,12 @@ def _gpu() -> str | None:
 
 def _write_plan(folder: Path) -> None:
     profile = {"lr": Profile((1, 3, 40, 40), (1, 3, 48, 56), (1, 3, 64, 64))}
-    model = (folder / "model.onnx").read_bytes()
-    plan = build_engine(model, [profile], "rtx", settings=Settings(("SM89",))).plan
-    (folder / "model.engine.plan").write_bytes(plan)
+    (folder / "model.engine.plan").write_bytes(
+        built(onnx.load(folder / "model.onnx"), profile).plan
+    )
 
 
 def test_a_plan_becomes_an_engine(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("tensorrt_rtx")
     _write_plan(folder)
     plan = (folder / "model.engine.plan").read_bytes()
     command.main([str(folder), "--record"])
@@ -247,7 +247,6 @@ def test_an_engine_of_another_model_is_a_changed_file(folder: Path) -> None:
 
 @pytest.mark.skipif(_gpu() is not None, reason="of a machine without a GPU")
 def test_without_a_gpu_the_model_is_run_and_that_is_said(folder: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
     _write_plan(folder)
     command.main([str(folder), "--record"])
     found = verify(Bundle.open(folder), "auto", 0.01)
@@ -263,7 +262,6 @@ def test_without_a_gpu_the_model_is_run_and_that_is_said(folder: Path) -> None:
 
 @pytest.mark.skipif(_gpu() is not None, reason="of a machine without a GPU")
 def test_the_engine_of_a_diagnosis_is_built(folder: Path) -> None:
-    pytest.importorskip("tensorrt_rtx")
     _write_plan(folder)
     command.main([str(folder), "--record"])
     progress = Mock(spec=Progress)

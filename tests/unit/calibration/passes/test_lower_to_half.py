@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import numpy_helper, parser
 
 from _support.exports import traced
+from _support.graphs import from_text
 from adadm.calibration.passes import LowerToHalf
-from adadm.export.operators import update_functions
 from adadm.export.tile_models import tile_graphs
 from adadm.runtime.errors import ExportError
 
@@ -26,31 +27,17 @@ def graph(
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.5, (3, 3, 3, 3))
     weight[0, 0, 0, 0] = 2e-5
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "W": weight.astype(np.float32),
         "E": rng.normal(0, 0.5, (1, 3, 1, 1)).astype(np.float32),
         "Q": rng.integers(-127, 128, (3, 3, 3, 3)).astype(np.int8),
-        "zero": np.int8(0),
+        "zero": np.array(0, np.int8),
         "zeros": np.zeros(3, np.int8),
         "scale": np.array([0.25, 0.5, 0.125], np.float32),
-        "step": np.float32(0.5),
-        "large": np.float32(70000),
+        "step": np.array(0.5, np.float32),
+        "large": np.array(70000, np.float32),
     }
-    model = parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : {opset}, "adadm" : 1]>
-        tested ({inputs}) => ({outputs}) {{ {body} }}"""
-    )
-    used = {name for node in model.graph.node for name in node.input}
-    for node in model.graph.node:
-        node.name = node.output[0]
-    model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(values), name)
-        for name, values in constants.items()
-        if name in used
-    )
-    made: ir.Model = ir.from_proto(model)
-    update_functions(made)
-    return made
+    return from_text(body, inputs, outputs, constants, opset)
 
 
 def lowered(model: ir.Model, wide: Collection[str] = ()) -> dict[str, ir.DataType]:

@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import parser
 from torch import nn
 
 from _support.exports import exported
+from _support.graphs import from_text
 from _support.parity import photograph_like
 from adadm.calibration.passes import EqualizeChannels
 from adadm.calibration.ranges.int8_ranges import (
@@ -36,18 +35,10 @@ def model(architecture: str = "edsr") -> ir.Model:
 
 def one_convolution(weight: Array, group: int = 1, pads: int = 1) -> ir.Model:
     """`x` (1, C, H, W) through one convolution named `conv`, without a bias."""
-    m, c, k, _ = weight.shape
-    proto = parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : 19]>
-        g (float[1, {c * group}, H, W] x, float[{m}, {c}, {k}, {k}] w) => (float[1, {m}, P, Q] y) {{
-            y = Conv <group = {group}, pads = [{pads}, {pads}, {pads}, {pads}]> (x, w)
-        }}"""
-    )
-    proto.graph.node[0].name = "conv"
-    proto.graph.input.pop()
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
-    graph: ir.Model = ir.from_proto(proto)
-    return graph
+    m, c, *_ = weight.shape
+    conv = f"conv = Conv <group = {group}, pads = [{pads}, {pads}, {pads}, {pads}]> (x, w)"
+    constants = {"w": weight.astype(np.float32)}
+    return from_text(conv, f"float[1,{c * group},H,W] x", f"float[1,{m},P,Q] conv", constants)
 
 
 def statistics(largest: Array, mean: Array | None = None) -> TensorStatistics:
@@ -170,11 +161,8 @@ def test_what_was_not_observed_is_left_out() -> None:
 
 
 def test_weights_that_are_computed_are_left_out() -> None:
-    proto = parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 19]>
-        g (float[1, 2, H, W] x, float[2, 2, 1, 1] w) => (float[1, 2, P, Q] y) { y = Conv (x, w) }"""
-    )
-    graph: ir.Model = ir.from_proto(proto)
+    inputs = "float[1,2,H,W] x, float[2,2,1,1] w"
+    graph = from_text("y = Conv (x, w)", inputs, "float[1,2,P,Q] y")
     assert choose_ranges(graph.graph, {"x": statistics(np.ones(2))}) == {}
 
 
@@ -243,11 +231,6 @@ def test_a_graph_of_a_fixed_size_is_counted_at_the_same() -> None:
 
 
 def test_a_convolution_of_one_dimension_is_left_alone() -> None:
-    proto = parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 19]>
-        g (float[1, 1, L] x, float[1, 1, 3] w) => (float[1, 1, M] y) { y = Conv (x, w) }"""
-    )
-    proto.graph.input.pop()
-    weight = np.ones((1, 1, 3), np.float32)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
-    assert choose_ranges(ir.from_proto(proto).graph, {"x": statistics(np.ones(1))}) == {}
+    constants = {"w": np.ones((1, 1, 3), np.float32)}
+    graph = from_text("y = Conv (x, w)", "float[1,1,L] x", "float[1,1,M] y", constants)
+    assert choose_ranges(graph.graph, {"x": statistics(np.ones(1))}) == {}

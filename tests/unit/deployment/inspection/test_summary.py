@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,8 @@ from adadm.runtime.errors import AdadmError, CalibrationError, CheckpointError, 
 Array = npt.NDArray[np.float64]
 CHECKPOINTS = ROOT / "export" / "checkpoints"
 MODELS = ROOT / "runtime" / "models"
-BUNDLED = sorted(path.name for path in CHECKPOINTS.glob("*.safetensors"))
+BUNDLED = sorted(CHECKPOINTS.glob("*.safetensors"))
+BUNDLED += [MODELS / f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)]
 SMALL = [
     "edsr",
     "nlsn",
@@ -60,8 +62,16 @@ def read(path: Path, arch: str = "auto", **given: float) -> InspectedFile:
     return read_inspected_file(path, arch, **given)
 
 
-def upscale_of(architecture: str) -> int:
-    return 4 if architecture.endswith("RRDBLike") else 2
+def read_network(
+    network: Network, folder: Path, arch: str = "auto", **given: float
+) -> InspectedFile:
+    """Of a checkpoint of it."""
+    save_checkpoint(folder / "network.safetensors", network)
+    return read(folder / "network.safetensors", arch, **given)
+
+
+def small(architecture: str, seed: int) -> Network:
+    return random_network(architecture, 4 if architecture.endswith("RRDBLike") else 2, seed)
 
 
 # What is read
@@ -69,9 +79,8 @@ def upscale_of(architecture: str) -> int:
 
 @pytest.mark.parametrize("architecture", SMALL)
 def test_blocks_have_the_parameters_of_their_modules(architecture: str, tmp_path: Path) -> None:
-    network = random_network(architecture, upscale_of(architecture), seed=3)
-    save_checkpoint(tmp_path / "network.safetensors", network)
-    subject = read(tmp_path / "network.safetensors", architecture)
+    network = small(architecture, seed=3)
+    subject = read_network(network, tmp_path, architecture)
     modules = dict(network.root.named_modules())
     expected = {
         name.rpartition(".")[0]: (in_float64(module.weight).item(), in_float64(module.bias).item())
@@ -90,14 +99,13 @@ def test_normalizations_are_the_affine_maps_of_their_modules(
     architecture: str, tmp_path: Path
 ) -> None:
     """Gammas of both signs and tiny ones, statistics of random data."""
-    network = random_network(architecture, upscale_of(architecture), seed=4)
+    network = small(architecture, seed=4)
     modules = dict(network.root.named_modules())
     tiny = next(module for module in modules.values() if isinstance(module, nn.BatchNorm2d))
     with torch.no_grad():
         tiny.weight[2], tiny.weight[5] = 1e-3, 0
         tiny.bias[5] = 0.5
-    save_checkpoint(tmp_path / "network.safetensors", network)
-    subject = read(tmp_path / "network.safetensors", architecture)
+    subject = read_network(network, tmp_path, architecture)
     near_zero = 0
     for found in subject.structure.normalizations:
         module = modules[found.name]
@@ -122,42 +130,45 @@ def test_normalizations_are_the_affine_maps_of_their_modules(
     assert near_zero == 2
 
 
-def test_only_what_reads_the_trunk_moves_it(tmp_path: Path) -> None:
-    """norm1 of EDSR, not norm2; each norm of RDN; of nested branches the innermost ones."""
-    for architecture, inside in (("edsr", "norm1"), ("rdn", "norm")):
-        network = random_network(architecture, 2)
-        save_checkpoint(tmp_path / "network.safetensors", network)
-        subject = read(tmp_path / "network.safetensors")
-        moving = [n.name for n in subject.structure.normalizations if n.trunk_std is not None]
-        assert moving == [f"{block.name}.{inside}" for block in subject.structure.blocks]
-        assert all(block.trunk_std for block in subject.structure.blocks)
+@pytest.mark.parametrize(("architecture", "inside"), [("edsr", "norm1"), ("rdn", "norm")])
+def test_only_what_reads_the_trunk_moves_it(architecture: str, inside: str, tmp_path: Path) -> None:
+    """norm1 of EDSR, not norm2; each norm of RDN."""
+    structure = read_network(random_network(architecture, 2), tmp_path).structure
+    moving = [norm.name for norm in structure.normalizations if norm.trunk_std is not None]
+    assert moving == [f"{block.name}.{inside}" for block in structure.blocks]
+    assert all(block.trunk_std for block in structure.blocks)
 
 
 def test_the_innermost_block_has_what_is_inside_it() -> None:
     blocks = ["body.1", "body.1.body.0", "body.10"]
-    assert block_of("body.1.norm", blocks) == "body.1"
+    assert block_of("body.1.norm", blocks) == block_of("body.1", blocks) == "body.1"
     assert block_of("body.1.body.0.norm", blocks) == "body.1.body.0"
     assert block_of("body.10.conv1", blocks) == "body.10"
-    assert block_of("body.1", blocks) == "body.1"
-    assert block_of("body.2.conv1", blocks) is None
-    assert block_of("head.0", blocks) is None
+    assert block_of("body.2.conv1", blocks) is block_of("head.0", blocks) is None
 
 
-@pytest.mark.parametrize("kind", ["group normalization", "layer normalization"])
-def test_what_follows_the_input_has_gammas_and_no_map(kind: str, tmp_path: Path) -> None:
-    if kind == "group normalization":
-        size = {"blocks": 2, "layers": 2, "growth": 4, "features": 8, "norm_groups": 2}
-        network = random_network("rdn", 2, **size)
-        name, parameter = "RDBs.0.norm", "RDBs.0.norm.weight"
+GROUPED = {"blocks": 2, "layers": 2, "growth": 4, "features": 8, "norm_groups": 2}
+LAYER_NORMED = "_support.custom_networks:LayerNormed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch", "name"),
+    [
+        ("group normalization", "auto", "RDBs.0.norm"),
+        ("layer normalization", LAYER_NORMED, "1.body.0.norm"),
+    ],
+)
+def test_what_follows_the_input_has_gammas_and_no_map(
+    kind: str, arch: str, name: str, tmp_path: Path
+) -> None:
+    if arch == "auto":
+        network = random_network("rdn", 2, **GROUPED)
     else:
-        network = network_class("_support.custom_networks:LayerNormed")(rgb_range=255.0).eval()
-        name, parameter = "1.body.0.norm", "1.body.0.norm.weight"
-    save_checkpoint(tmp_path / "network.safetensors", network)
-    arch = "auto" if kind == "group normalization" else "_support.custom_networks:LayerNormed"
-    subject = read(tmp_path / "network.safetensors", arch)
+        network = network_class(arch)(rgb_range=255.0).eval()
+    subject = read_network(network, tmp_path, arch)
     first, second = subject.structure.normalizations
     assert (first.name, first.kind, second.kind) == (name, kind, kind)
-    gamma = in_float64(dict(network.root.named_parameters())[parameter])
+    gamma = in_float64(network.root.get_parameter(f"{name}.weight"))
     np.testing.assert_allclose(first.gamma, gamma)
     assert (gamma < 0).any() and first.negative_share == np.mean(gamma < 0)
     assert first.scale is None and first.shift is None and first.largest_center is None
@@ -210,9 +221,8 @@ def test_two_modulators_in_one_module_are_told_apart() -> None:
 
 def test_an_export_without_folds_says_what_its_checkpoint_says(tmp_path: Path) -> None:
     network, proto, _ = exported("edsr", 2, Options(fold="off", static=(1, 20, 30)))
-    save_checkpoint(tmp_path / "network.safetensors", network)
     onnx.save(proto, tmp_path / "network.onnx")
-    checkpoint, model = (read(tmp_path / f"network.{kind}") for kind in ("safetensors", "onnx"))
+    checkpoint, model = read_network(network, tmp_path), read(tmp_path / "network.onnx")
     assert [vars(d) for d in checkpoint.decisions] == [vars(d) for d in model.decisions]
     for expected, found in zip(
         checkpoint.structure.normalizations, model.structure.normalizations, strict=True
@@ -241,19 +251,10 @@ def test_an_export_has_what_it_says_of_itself(io: str, tmp_path: Path) -> None:
 # Findings
 
 
-@pytest.fixture(scope="module", params=BUNDLED)
-def bundled(request: pytest.FixtureRequest) -> InspectedFile:
-    return read(CHECKPOINTS / request.param)
-
-
-def test_bundled_networks_have_no_findings(bundled: InspectedFile) -> None:
-    assert find(bundled) == []
-
-
-@pytest.mark.parametrize("path", [f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)])
-def test_bundled_models_have_no_findings(path: str) -> None:
-    subject = read(MODELS / path)
-    assert find(subject) == [] and len(subject.structure.blocks) == 8
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
+def test_bundled_networks_and_models_have_no_findings(path: Path) -> None:
+    subject = read(path)
+    assert find(subject) == [] and len(subject.structure.blocks) > 1
 
 
 def planted(folder: Path, change: Callable[[Network], None]) -> list[Finding]:
@@ -261,8 +262,7 @@ def planted(folder: Path, change: Callable[[Network], None]) -> list[Finding]:
     network = load_checkpoint(CHECKPOINTS / "edsr_adadm_x2.safetensors").network
     with torch.no_grad():
         change(network)
-    save_checkpoint(folder / "planted.safetensors", network)
-    return find(read(folder / "planted.safetensors"))
+    return find(read_network(network, folder))
 
 
 def block(network: Network, index: int) -> ResidualBlock:
@@ -288,79 +288,76 @@ def move(network: Network, index: int, times: float, gamma: float | None = None)
     norm.bias[5] = scale * (times * std + norm.running_mean[5])
 
 
-def one(found: list[Finding], rule: Rule) -> Finding:
-    """The only finding, which is of that rule."""
-    assert [finding.rule for finding in found] == [rule], found
-    return found[0]
+def set_gammas(network: Network, name: str, gammas: dict[int, float]) -> None:
+    weight = network.get_parameter(f"{name}.weight")
+    for channel, gamma in gammas.items():
+        weight[channel] = gamma
 
 
-@pytest.mark.parametrize("weight", [-0.3, 0.0])
-def test_a_factor_that_falls_or_stays(weight: float, tmp_path: Path) -> None:
-    found = one(planted(tmp_path, lambda n: set_phi(n, 3, weight, 0.5)), FALLING)
-    assert (found.place, found.rule.severity) == ("body.3", "warning")
-    assert found.figure == pytest.approx(weight)
-    assert planted(tmp_path, lambda n: set_phi(n, 3, 0.01, 0.5)) == []
+def kill(network: Network) -> None:
+    """A channel of the trunk that a block's norm1 replaces by a constant."""
+    set_gammas(network, "body.2.norm1", {5: 0})
+    network.get_parameter("body.2.norm1.bias")[5] = 0.25
 
 
-def test_a_factor_near_the_end_of_float16(tmp_path: Path) -> None:
-    """exp(b) at the std of training, which is 21.1 in this block; 16376 is a quarter of 65504."""
-    found = one(planted(tmp_path, lambda n: set_phi(n, 1, 1.0, 6.8)), LARGE_FACTOR)
-    assert found.place == "body.1" and "std of 21.1" in found.detail
-    assert found.figure == pytest.approx(21.1 * np.exp(6.8), rel=0.01)
-    assert planted(tmp_path, lambda n: set_phi(n, 1, 1.0, 6.5)) == []
+near = functools.partial(pytest.approx, rel=1e-4)
 
 
-def test_a_factor_beyond_the_cap_of_its_exponent(tmp_path: Path) -> None:
-    found = one(planted(tmp_path, lambda n: set_phi(n, 1, 1.0, 500.0)), LARGE_FACTOR)
-    assert found.figure == pytest.approx(np.exp(80))
-
-
-def test_a_shift_far_above_the_deviation(tmp_path: Path) -> None:
-    found = one(planted(tmp_path, lambda n: move(n, 2, -9.0)), SHIFTED_FAR)
-    assert found.place == "body.2.norm1" and found.figure == pytest.approx(9.0, rel=1e-4)
-    assert planted(tmp_path, lambda n: move(n, 2, -7.5)) == []
-
-
-def test_a_shift_that_cannot_be_folded(tmp_path: Path) -> None:
-    found = one(planted(tmp_path, lambda n: move(n, 2, 17.0)), KEPT)
-    assert found.place == "body.2.norm1" and found.figure == pytest.approx(17.0, rel=1e-4)
-
-
-def test_a_small_gamma_that_blocks_the_fold(tmp_path: Path) -> None:
-    kept, near = planted(tmp_path, lambda n: move(n, 2, 40.0, gamma=1e-3))
-    assert (kept.rule, near.rule) == (KEPT, NEAR_ZERO_GAMMAS)
-    assert near.detail == "1 of 48: channels 5"
-    assert near.figure == pytest.approx(1e-3, rel=0.2)  # its median is near 1
-
-
-def test_a_gamma_of_zero_that_blocks_the_fold(tmp_path: Path) -> None:
-    def kill(network: Network) -> None:
-        norm = block(network, 2).norm1
-        norm.get_parameter("weight")[5] = 0
-        norm.get_parameter("bias")[5] = 0.25
-
-    kept, near = planted(tmp_path, kill)
-    assert (kept.rule, near.rule) == (KEPT, NEAR_ZERO_GAMMAS)
-    assert kept.figure == np.inf and near.figure == 0
-
-
-def test_dead_channels_inside_a_branch_block_nothing(tmp_path: Path) -> None:
-    """norm2 folds into the activation whatever its gammas are."""
-
-    def kill(network: Network) -> None:
-        weight = block(network, 6).norm2.get_parameter("weight")
-        weight[[1, 40]] = torch.tensor([0.0, -1e-4])
-
-    found = one(planted(tmp_path, kill), NEAR_ZERO_GAMMAS)
-    assert (found.place, found.detail) == ("body.6.norm2", "2 of 48: channels 1, 40")
-    assert found.rule.severity == "note"
-
-
-def test_gammas_that_are_small_together_are_not_near_zero(tmp_path: Path) -> None:
-    def shrink(network: Network) -> None:
-        block(network, 6).norm2.get_parameter("weight").mul_(1e-5)
-
-    assert planted(tmp_path, shrink) == []
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda n: set_phi(n, 3, -0.3, 0.5), [(FALLING, "body.3", near(-0.3), "")]),
+        (lambda n: set_phi(n, 3, 0.0, 0.5), [(FALLING, "body.3", 0, "")]),
+        (lambda n: set_phi(n, 3, 0.01, 0.5), []),
+        # exp(b) at the std of training, which is 21.1 there; 16376 is a quarter of 65504
+        (
+            lambda n: set_phi(n, 1, 1.0, 6.8),
+            [(LARGE_FACTOR, "body.1", pytest.approx(21.1 * np.exp(6.8), rel=0.01), "std of 21.1")],
+        ),
+        (lambda n: set_phi(n, 1, 1.0, 6.5), []),
+        # the cap of its exponent
+        (lambda n: set_phi(n, 1, 1.0, 500.0), [(LARGE_FACTOR, "body.1", near(np.exp(80)), "")]),
+        (lambda n: move(n, 2, -9.0), [(SHIFTED_FAR, "body.2.norm1", near(9.0), "")]),
+        (lambda n: move(n, 2, -7.5), []),
+        (lambda n: move(n, 2, 17.0), [(KEPT, "body.2.norm1", near(17.0), "")]),
+        # the median of these gammas is near 1
+        (
+            lambda n: move(n, 2, 40.0, gamma=1e-3),
+            [
+                (KEPT, "body.2.norm1", near(40.0), ""),
+                (
+                    *(NEAR_ZERO_GAMMAS, "body.2.norm1", pytest.approx(1e-3, rel=0.2)),
+                    "1 of 48: channels 5",
+                ),
+            ],
+        ),
+        (
+            kill,
+            [
+                (KEPT, "body.2.norm1", np.inf, ""),
+                (NEAR_ZERO_GAMMAS, "body.2.norm1", 0, "1 of 48: channels 5"),
+            ],
+        ),
+        # inside a branch they block nothing: norm2 folds into the activation whatever it is
+        (
+            lambda n: set_gammas(n, "body.6.norm2", {1: 0.0, 40: -1e-4}),
+            [(NEAR_ZERO_GAMMAS, "body.6.norm2", 0, "2 of 48: channels 1, 40")],
+        ),
+        # what is small together is not near zero
+        (lambda n: n.get_parameter("body.6.norm2.weight").mul_(1e-5), []),
+    ],
+)
+def test_a_planted_fault_is_found_where_it_is(
+    change: Callable[[Network], None],
+    expected: list[tuple[Rule, str, float, str]],
+    tmp_path: Path,
+) -> None:
+    """And what is within the limit is none."""
+    found = planted(tmp_path, change)
+    assert [(f.rule, f.place, f.figure) for f in found] == [row[:3] for row in expected]
+    assert all(row[3] in f.detail for f, row in zip(found, expected, strict=True))
+    severities = {FALLING: "warning", NEAR_ZERO_GAMMAS: "note"}
+    assert all(f.rule.severity == severities.get(f.rule, f.rule.severity) for f in found)
 
 
 def test_guesses_are_findings_until_they_are_given(tmp_path: Path) -> None:
@@ -378,35 +375,23 @@ def test_guesses_are_findings_until_they_are_given(tmp_path: Path) -> None:
 
 def test_a_bias_is_judged_by_itself_where_nothing_tells_the_deviation(tmp_path: Path) -> None:
     """A folded model, and a network with group normalization."""
-    size = {"blocks": 2, "features": 12, "norm_groups": 3}
-    network = random_network("edsr", 2, **size)
+    network = random_network("edsr", 2, blocks=2, features=12, norm_groups=3)
     with torch.no_grad():
         set_phi(network, 1, 1.0, 10.0)
-    save_checkpoint(tmp_path / "grouped.safetensors", network)
-    found = one(find(read(tmp_path / "grouped.safetensors")), LARGE_FACTOR)
+    (found,) = find(read_network(network, tmp_path))
+    assert found.rule == LARGE_FACTOR
     assert found.figure == pytest.approx(np.exp(10.0)) and "std of 1" in found.detail
 
 
 # What cannot be read
 
 
-def _tile_model(folder: Path) -> Path:
-    return MODELS / "edsr_adadm_x2.tile.onnx"
+def _file(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
 
-
-def _engine(folder: Path) -> Path:
-    (folder / "x2.engine").write_bytes(b"ftrt")
-    return folder / "x2.engine"
-
-
-def _text(folder: Path) -> Path:
-    (folder / "x2.txt").write_text("x2")
-    return folder / "x2.txt"
-
-
-def _empty(folder: Path) -> Path:
-    (folder / "x2.onnx").write_bytes(b"")
-    return folder / "x2.onnx"
+    return make
 
 
 def _without_metadata(folder: Path) -> Path:
@@ -435,14 +420,23 @@ def _without_modulators(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "arch", "given", "error", "match"),
     [
-        (_engine, "auto", {}, CalibrationError, "is an engine, .* give the ONNX model that"),
-        (_text, "auto", {}, CalibrationError, r"ends in .txt; expected a checkpoint \(.pt, "),
+        (
+            *(_file("x2.engine", b"ftrt"), "auto", {}, CalibrationError),
+            "is an engine, .* give the ONNX model that",
+        ),
+        (
+            *(_file("x2.txt", b"x2"), "auto", {}, CalibrationError),
+            r"ends in .txt; expected a checkpoint \(.pt, ",
+        ),
         (lambda f: f / "no.pth", "auto", {}, CheckpointError, "no such file"),
         (lambda f: f / "no.onnx", "auto", {}, EngineError, "cannot be read: No such file"),
         (lambda f: f, "auto", {}, CheckpointError, "is a directory"),
-        (_empty, "auto", {}, EngineError, "no ONNX model, or not the whole of one"),
+        (_file("x2.onnx", b""), "auto", {}, EngineError, "no ONNX model, or not the whole of one"),
         (_without_metadata, "auto", {}, CalibrationError, "metadata lacks adadm.version, adadm.f"),
-        (_tile_model, "auto", {}, CalibrationError, "is the model `external` of tiles, give the"),
+        (
+            lambda f: MODELS / "edsr_adadm_x2.tile.onnx",
+            *("auto", {}, CalibrationError, "is the model `external` of tiles, give the"),
+        ),
         (
             lambda f: MODELS / "edsr_adadm_x2.onnx",
             "edsr",

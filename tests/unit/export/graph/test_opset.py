@@ -5,23 +5,20 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import parser
 
+from _support.graphs import from_text
 from adadm.export.graph.opset import set_opset
 from adadm.runtime.errors import ExportError
 
 
 def model(statements: str) -> ir.Model:
-    made: ir.Model = ir.from_proto(
-        parser.parse_model(
-            f"""<ir_version: 9, opset_import: ["" : 18]>
-            g (float[N, 2, 5, 4] x) => (float[A, B, C, D] y) <
-                int64[1] axis = {{3}}, int64[4] sizes = {{0, 1, 2, -1}},
-                int64[1] axes_shape = {{-1}}, float[4] twice = {{1, 1, 2, 2}}
-            > {{ {statements} }}"""
-        )
-    )
-    return made
+    constants = {
+        "axis": np.array([3]),
+        "sizes": np.array([0, 1, 2, -1]),
+        "axes_shape": np.array([-1]),
+        "twice": np.array([1, 1, 2, 2], np.float32),
+    }
+    return from_text(statements, "float[N,2,5,4] x", "float[A,B,C,D] y", constants, opset=18)
 
 
 def run(made: ir.Model) -> np.ndarray:

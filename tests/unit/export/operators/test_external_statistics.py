@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
 
+from _support.graphs import operator
 from adadm.export.operators.external_statistics import (
     FUNCTIONS,
     MODULATE_EXTERNAL,
@@ -27,16 +27,13 @@ OPSETS = (17, 18, 19, 20)
 MODULATORS = (MODULATE_EXTERNAL, MODULATE_SHIFTED_EXTERNAL)
 OF_MOMENTS = (MOMENTS, MOMENTS_SHIFTED)
 
-_IMAGE: tuple[str | int, ...] = ("N", "C", "H", "W")
-_CHANNELS: tuple[str | int, ...] = (1, "C", 1, 1)
-SHAPES: dict[str, tuple[str | int, ...]] = {
-    **dict.fromkeys(("x", "r", "y"), _IMAGE),
-    **dict.fromkeys(("center", "delta"), _CHANNELS),
-    **dict.fromkeys(("std", "known", "chosen"), ("N", 1, 1, 1)),
-    "inside": ("N", 1, "H", "W"),
-    "moments": ("N", 1, 3),
+KINDS = {
+    **dict.fromkeys(("x", "r", "y"), "DATA[N,C,H,W]"),
+    **dict.fromkeys(("center", "delta"), "DATA[1,C,1,1]"),
+    **dict.fromkeys(("std", "known", "chosen"), "float[N,1,1,1]"),
+    "inside": "float[N,1,H,W]",
+    "moments": "float[N,1,3]",
 }
-OF_THE_DATA = {"x", "r", "y", "center", "delta"}
 
 every_opset = pytest.mark.parametrize("opset", OPSETS)
 every_modulator = pytest.mark.parametrize("name", MODULATORS)
@@ -44,33 +41,17 @@ every_moments = pytest.mark.parametrize("name", OF_MOMENTS)
 
 
 def run(
-    name: str,
-    feed: dict[str, Array],
-    opset: int = 19,
-    dtype: int = TensorProto.FLOAT,
-    **attributes: Any,
+    name: str, feed: dict[str, Array], opset: int = 19, dtype: str = "float", **attributes: float
 ) -> Array:
     """The result of one operator; of the feed it takes what it reads."""
     function: onnx.FunctionProto = ir.to_proto(FUNCTIONS[name](opset))
     inputs, outputs = (
-        [
-            helper.make_tensor_value_info(
-                value, dtype if value in OF_THE_DATA else TensorProto.FLOAT, SHAPES[value]
-            )
-            for value in values
-        ]
+        {value: KINDS[value].replace("DATA", dtype) for value in values}
         for values in (function.input, function.output)
     )
-    node = helper.make_node(name, function.input, function.output, domain="adadm", **attributes)
-    model = helper.make_model(
-        helper.make_graph([node], "one_operator", inputs, outputs),
-        functions=[function],
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("adadm", 1)],
-        ir_version=8,
-    )
-    onnx.checker.check_model(model, full_check=True)
+    model = operator(name, inputs, outputs, opset, **attributes)
     session = OnnxRuntimeSession(model.SerializeToString())
-    (result,) = session.run({value: feed[value] for value in function.input}).values()
+    (result,) = session.run({value: feed[value] for value in inputs}).values()
     return result
 
 
@@ -137,7 +118,7 @@ def test_half_precision_takes_a_std_beyond_its_range(name: str) -> None:
     delta = rng.normal(0, 3, (1, 3, 1, 1)).astype(np.float16)
     std = np.full((1, 1, 1, 1), 1e5, np.float32)
     feed = {"x": x, "r": r, "delta": delta, "std": std}
-    found = run(name, feed, dtype=TensorProto.FLOAT16, weight=0.5, bias=0.1)
+    found = run(name, feed, dtype="float16", weight=0.5, bias=0.1)
     assert found.dtype == np.float16
     wide = {key: value.astype(np.float64) for key, value in feed.items()}
     expected = wide["x"] + wide["r"] * np.exp(0.5 * np.log(1e5) + 0.1)
@@ -201,7 +182,7 @@ def test_moments_of_half_precision_are_in_single(name: str) -> None:
     center = rng.uniform(0, 500, (1, 3, 1, 1)).astype(np.float16)
     inside = scattered(x.shape)
     feed = {"x": x, "center": center, "inside": inside}
-    found = run(name, feed, dtype=TensorProto.FLOAT16)
+    found = run(name, feed, dtype="float16")
     assert found.dtype == np.float32
     moved = x.astype(np.float64) - center * (name == MOMENTS_SHIFTED)
     np.testing.assert_allclose(found, moments_of(moved, inside), rtol=1e-5)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
-from onnx import helper
 
-from adadm.export.operators import update_functions
+from _support.graphs import operator
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -23,20 +20,10 @@ def run(
     """The operator's result, and PyTorch's in float64."""
     rng = np.random.default_rng(3)
     scale, bias = (rng.normal(size=CHANNELS).astype(x.dtype) for _ in range(2))
-    dtype = helper.np_dtype_to_tensor_dtype(x.dtype)
-    node = helper.make_node(
-        GROUP_NORM, ["x", "scale", "bias"], ["y"], domain="adadm", num_groups=groups, epsilon=1e-3
-    )
-    image: list[str | int] = ["N", CHANNELS, "H", "W"]
-    inputs = [helper.make_tensor_value_info("x", dtype, image)]
-    inputs += [helper.make_tensor_value_info(name, dtype, [CHANNELS]) for name in ("scale", "bias")]
-    outputs = [helper.make_tensor_value_info("y", dtype, image)]
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("adadm", 1)]
-    graph = helper.make_graph([node], "norm", inputs, outputs)
-    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=9))
-    update_functions(made)
-    proto: onnx.ModelProto = ir.to_proto(made)
-    onnx.checker.check_model(proto, full_check=True)
+    dtype = "float16" if x.dtype == np.float16 else "float"
+    image, parameter = f"{dtype}[N,{CHANNELS},H,W]", f"{dtype}[{CHANNELS}]"
+    inputs = {"x": image, "scale": parameter, "bias": parameter}
+    proto = operator(GROUP_NORM, inputs, {"y": image}, opset, num_groups=groups, epsilon=1e-3)
     session = OnnxRuntimeSession(proto.SerializeToString())
     found = session.run({"x": x, "scale": scale, "bias": bias})["y"]
     wide = [torch.from_numpy(array.astype(np.float64)) for array in (x, scale, bias)]

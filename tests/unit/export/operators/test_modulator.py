@@ -9,10 +9,10 @@ import onnx_ir as ir
 import onnxsim
 import pytest
 import torch
-from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from _support.double_precision import promote
+from _support.graphs import operator
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import (
     SIGNATURES,
@@ -29,31 +29,18 @@ OPSETS = (17, 18, 19, 20)
 
 
 def model_of(
-    signature: Signature, opset: int, weight: float, bias: float, dtype: int = TensorProto.FLOAT
+    signature: Signature, opset: int, weight: float, bias: float, dtype: str = "float"
 ) -> onnx.ModelProto:
     """A model of one modulator and nothing else."""
-    shapes: dict[str, list[str | int]] = {name: ["N", "C", "H", "W"] for name in ("x", "r", "y")}
-    shapes |= {"center": [1, "C", 1, 1], "delta": [1, "C", 1, 1], "factor": ["N", 1, 1, 1]}
+    kinds = {
+        **dict.fromkeys(("x", "r", "y"), f"{dtype}[N,C,H,W]"),
+        **dict.fromkeys(("center", "delta"), f"{dtype}[1,C,1,1]"),
+        "factor": f"{dtype}[N,1,1,1]",
+    }
     inputs, outputs = (
-        [helper.make_tensor_value_info(name, dtype, shapes[name]) for name in names]
-        for names in (signature.inputs, signature.outputs)
+        {name: kinds[name] for name in names} for names in (signature.inputs, signature.outputs)
     )
-    node = helper.make_node(
-        signature.name,
-        signature.inputs,
-        signature.outputs,
-        domain="adadm",
-        weight=weight,
-        bias=bias,
-    )
-    model = helper.make_model(
-        helper.make_graph([node], "one_modulator", inputs, outputs),
-        functions=[ir.to_proto(modulator_function(signature, opset))],
-        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid("adadm", 1)],
-        ir_version=8,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
+    return operator(signature.name, inputs, outputs, opset, weight=weight, bias=bias)
 
 
 def modulate(x: Array, r: Array, weight: float, bias: float, opset: int = 19) -> Array:
@@ -69,9 +56,8 @@ def test_every_signature_agrees_with_the_formula(signature: Signature, opset: in
     center, delta = rng.normal(0, 30, (2, 1, 5, 1, 1)).astype(np.float32)
     weight, bias = np.float32(0.87), np.float32(-0.3)
     feed = {"x": x + center if signature.shifted else x, "r": r, "center": center, "delta": delta}
-    session = OnnxRuntimeSession(
-        model_of(signature, opset, float(weight), float(bias)).SerializeToString()
-    )
+    model = model_of(signature, opset, float(weight), float(bias))
+    session = OnnxRuntimeSession(model.SerializeToString())
     results = session.run({name: feed[name] for name in signature.inputs})
 
     std = x.astype(np.float64).reshape(2, -1).std(axis=1, ddof=1).reshape(2, 1, 1, 1)
@@ -122,9 +108,7 @@ def test_std_far_below_grey_levels_still_counts(weight: float) -> None:
 @pytest.mark.parametrize(("weight", "expected"), [(-1.0, 69.0 + 0.2), (-3.0, 80.0)])
 def test_exponent_is_capped(weight: float, expected: float) -> None:
     """Evaluated in float64, where the square of 1e-30 does not underflow."""
-    model = model_of(
-        SIGNATURES["AdaDMModulateWithFactor"], 19, weight, 0.2, dtype=TensorProto.DOUBLE
-    )
+    model = model_of(SIGNATURES["AdaDMModulateWithFactor"], 19, weight, 0.2, dtype="double")
     promote(model.functions[0])
     x = np.tile([1e-30, -1e-30], (1, 2, 3, 4))
     _, factor = ReferenceEvaluator(model).run(None, {"x": x, "r": np.ones_like(x)})
@@ -134,7 +118,7 @@ def test_exponent_is_capped(weight: float, expected: float) -> None:
 
 def test_statistics_stay_in_float32_for_half_precision_data() -> None:
     """Squares of 255 pass 65504 at once: in half precision the factor would be infinite."""
-    model = model_of(SIGNATURES["AdaDMModulateWithFactor"], 19, 0.9, 0.1, dtype=TensorProto.FLOAT16)
+    model = model_of(SIGNATURES["AdaDMModulateWithFactor"], 19, 0.9, 0.1, dtype="float16")
     x = np.random.default_rng(0).uniform(0, 2000, (1, 3, 16, 16)).astype(np.float16)
     r = np.ones_like(x)
     result = OnnxRuntimeSession(model.SerializeToString()).run({"x": x, "r": r})

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 import pytest
 import torch
-from onnx import TensorProto, helper
 
+from _support.graphs import operator
 from adadm.export.networks.sparse_attention import AttentionRound
-from adadm.export.operators import update_functions
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -19,37 +17,18 @@ EMBEDDING, CHANNELS = 5, 11
 Array = npt.NDArray[np.float32]
 
 
-def model(chunk_size: int, opset: int = 19, dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    def value(name: str, *shape: int | str, of: int = dtype) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, of, list(shape))
-
-    node = helper.make_node(
-        ATTENTION_ROUND,
-        ["match", "values", "rotations"],
-        ["attended", "weight", "codes"],
-        domain="adadm",
-        chunk_size=chunk_size,
-    )
-    graph = helper.make_graph(
-        [node],
-        "round",
-        [
-            value("match", "N", EMBEDDING, "H", "W"),
-            value("values", "N", CHANNELS, "H", "W"),
-            value("rotations", EMBEDDING, 64, of=TensorProto.FLOAT),
-        ],
-        [
-            value("attended", "N", CHANNELS, "H", "W"),
-            value("weight", "N", 1, "H", "W"),
-            value("codes", "N", "L", of=TensorProto.INT64),
-        ],
-    )
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("adadm", 1)]
-    made = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=9))
-    update_functions(made)
-    proto: onnx.ModelProto = ir.to_proto(made)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+def model(chunk_size: int, opset: int = 19, dtype: str = "float") -> onnx.ModelProto:
+    inputs = {
+        "match": f"{dtype}[N,{EMBEDDING},H,W]",
+        "values": f"{dtype}[N,{CHANNELS},H,W]",
+        "rotations": f"float[{EMBEDDING},64]",
+    }
+    outputs = {
+        "attended": f"{dtype}[N,{CHANNELS},H,W]",
+        "weight": f"{dtype}[N,1,H,W]",
+        "codes": "int64[N,L]",
+    }
+    return operator(ATTENTION_ROUND, inputs, outputs, opset, chunk_size=chunk_size)
 
 
 def attention_round(chunk_size: int) -> AttentionRound:
@@ -119,7 +98,7 @@ def test_half_precision_is_summed_in_single() -> None:
     match, values = inputs((1, 64, 80))
     match *= 100
     half = {"match": match.astype(np.float16), "values": values.astype(np.float16)}
-    proto = model(144, dtype=TensorProto.FLOAT16)
+    proto = model(144, dtype="float16")
     found = OnnxRuntimeSession(proto.SerializeToString()).run(
         {**half, "rotations": module.rotations.numpy()}
     )
