@@ -316,10 +316,6 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list(tmp_path.iterdir()) == []
 
 
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1000])
-
-
 def outside(path: Path) -> None:
     proto = onnx.load(path)
     onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
@@ -332,7 +328,7 @@ def another(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "said"),
-    [(truncated, "x.onnx"), (outside, "../w1"), (another, "x.tile.onnx was exported from another")],
+    [(outside, "../w1"), (another, "x.tile.onnx was exported from another")],
 )
 def test_a_bad_model(
     damage: Callable[[Path], None],

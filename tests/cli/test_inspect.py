@@ -306,17 +306,6 @@ def test_a_lowered_model_whose_trunk_was_multiplied(
     assert not np.allclose(biases[0], biases[1], rtol=0.05)
 
 
-def test_an_export_without_folds_shows_all_that_its_checkpoint_shows(
-    crops: Path, tmp_path: Path
-) -> None:
-    source = write_checkpoint(tmp_path / "edsr.safetensors", enlarging_edsr())
-    expected = report_of(source, tmp_path, "--images", crops)
-    found = report_of(source.with_suffix(".onnx"), tmp_path, "--images", crops)
-    assert found["form"]["fold"] == "off" and expected["form"] == {}
-    for key in ("blocks", "elsewhere", "findings", "images", "batch_normalizations"):
-        assert found[key] == expected[key]
-
-
 def exported(folder: Path, *options: str) -> Path:
     """A small network as `adadm export` writes it."""
     save_checkpoint(folder / "edsr.safetensors", enlarging_edsr())

@@ -21,6 +21,13 @@ def state_of(upscale: int = 2, blocks: int = 3, features: int = 4) -> State:
     return dict(EDSR(upscale, blocks, features).state_dict())
 
 
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A file of tensors alone."""
+    torch.save(state_of(), tmp_path / "edsr.pt")
+    return tmp_path / "edsr.pt"
+
+
 @pytest.mark.parametrize("upscale", [2, 3, 4])
 @pytest.mark.parametrize(("blocks", "features"), [(1, 4), (3, 6), (12, 2)])
 def test_reads_the_size_from_the_tensors(
@@ -57,34 +64,27 @@ def test_nested_and_prefixed_files_give_the_same_network(
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
 
-def test_a_template_value_is_a_guess_and_a_flag_is_not(tmp_path: Path) -> None:
-    torch.save(state_of(), tmp_path / "edsr.pt")
-    assert load_checkpoint(tmp_path / "edsr.pt").guesses == {"res_scale": 0.1, "rgb_range": 255}
-    given = load_checkpoint(tmp_path / "edsr.pt", res_scale=1.0)
+def test_a_template_value_is_a_guess_and_a_flag_is_not(bare: Path) -> None:
+    assert load_checkpoint(bare).guesses == {"res_scale": 0.1, "rgb_range": 255}
+    given = load_checkpoint(bare, res_scale=1.0)
     assert given.guesses == {"rgb_range": 255}
     assert "GUESSED" in str(given.hyperparameters["rgb_range"])
     assert "command line" in str(given.hyperparameters["res_scale"])
     assert given.network.hyperparameters["res_scale"] == 1
 
 
-def test_our_file_carries_its_hyperparameters(tmp_path: Path) -> None:
+def test_our_file_carries_its_hyperparameters_and_computes_the_same(tmp_path: Path) -> None:
     network = random_edsr(3, 2, 4, res_scale=0.3, rgb_range=1.0)
     save_checkpoint(tmp_path / "edsr.safetensors", network, {"training": {"steps": 5}})
     loaded = load_checkpoint(tmp_path / "edsr.safetensors")
     assert loaded.network.hyperparameters == network.hyperparameters
     assert loaded.guesses == {}
     assert loaded.hyperparameters["res_scale"].source == "file"
+    lr = torch.rand(1, 3, 9, 7)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(lr), network(lr))
     overruled = load_checkpoint(tmp_path / "edsr.safetensors", res_scale=0.7)
     assert overruled.network.hyperparameters["res_scale"] == 0.7
-
-
-def test_saving_and_loading_computes_the_same(tmp_path: Path) -> None:
-    network = random_edsr(2, 2, 4)
-    save_checkpoint(tmp_path / "edsr.safetensors", network)
-    lr = torch.rand(1, 3, 9, 7) * 255
-    with torch.inference_mode():
-        found = load_checkpoint(tmp_path / "edsr.safetensors").network(lr)
-        assert torch.equal(found, network(lr))
 
 
 def without(key: str) -> Callable[[State], State]:
@@ -186,32 +186,38 @@ def test_a_file_that_wants_code_is_refused_by_name(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "pickled.pt")
 
 
-def test_other_paths_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a directory"):
-        load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="no such file"):
-        load_checkpoint(tmp_path / "missing.pt")
-    (tmp_path / "edsr.txt").write_text("text")
-    with pytest.raises(CheckpointError, match=r"ends in \.txt"):
-        load_checkpoint(tmp_path / "edsr.txt")
-    (tmp_path / "text.pt").write_text("no checkpoint at all")
-    with pytest.raises(CheckpointError, match="no PyTorch checkpoint"):
-        load_checkpoint(tmp_path / "text.pt")
-    (tmp_path / "text.safetensors").write_text("no checkpoint at all")
-    with pytest.raises(CheckpointError, match="no readable safetensors"):
-        load_checkpoint(tmp_path / "text.safetensors")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("", None, "is a directory"),
+        ("missing.pt", None, "no such file"),
+        ("edsr.txt", "text", r"ends in \.txt"),
+        ("text.pt", "no checkpoint at all", "no PyTorch checkpoint"),
+        ("text.safetensors", "no checkpoint at all", "no readable safetensors"),
+    ],
+)
+def test_other_paths_are_refused(
+    name: str, content: str | None, message: str, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / name)
 
 
-def test_a_non_positive_rgb_range_is_refused(tmp_path: Path) -> None:
-    torch.save(state_of(), tmp_path / "edsr.pt")
-    with pytest.raises(CheckpointError, match="rgb_range is 0, expected more"):
-        load_checkpoint(tmp_path / "edsr.pt", rgb_range=0.0)
-
-
-def test_a_hyperparameter_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    torch.save(state_of(), tmp_path / "edsr.pt")
-    with pytest.raises(CheckpointError, match="res_scale is nan, expected a finite number"):
-        load_checkpoint(tmp_path / "edsr.pt", res_scale=float("nan"))
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rgb_range": 0.0}, "rgb_range is 0, expected more"),
+        ({"res_scale": float("nan")}, "res_scale is nan, expected a finite number"),
+        ({"res_sclae": 1.0}, "no hyper-parameter res_sclae to set"),
+    ],
+)
+def test_hyperparameters_that_cannot_be_are_refused(
+    given: dict[str, Any], message: str, bare: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(bare, **given)
 
 
 def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -233,12 +239,6 @@ def test_a_safetensors_file_without_tensors_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(CheckpointError, match=r"holds no tensors \(found: none\)"):
         load_checkpoint(tmp_path / "empty.safetensors")
-
-
-def test_an_unknown_hyperparameter_is_refused(tmp_path: Path) -> None:
-    torch.save(state_of(), tmp_path / "edsr.pt")
-    with pytest.raises(CheckpointError, match="no hyper-parameter res_sclae to set"):
-        load_checkpoint(tmp_path / "edsr.pt", res_sclae=1.0)
 
 
 def test_half_precision_weights_are_widened(tmp_path: Path) -> None:

@@ -11,31 +11,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from _support.planted_photographs import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import GATES, GateResult
-from adadm.calibration.quality.ledger import (
-    Ledger,
-    Stage,
-    StageResult,
-    measure,
-    print_ledger,
-)
+from adadm.calibration.quality.ledger import Ledger, Stage, StageResult, measure, print_ledger
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image
+from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.progress import Progress
 
-UPSCALE, WHITE = 2, 1.0
+WHITE = 1.0
 FACTORS = (0.7, 12.5, 3.0)
-
-
-def photograph(name: str, height: int, width: int) -> Photograph:
-    """Odd sizes, levels 40..200, so that planted errors are not clipped."""
-    rng = np.random.default_rng(height)
-    lr: ImageArray = rng.integers(40, 200, (height, width, 3)).astype(np.uint8)
-    return Photograph(name, name, lr.repeat(UPSCALE, axis=0).repeat(UPSCALE, axis=1), lr)
-
-
-PHOTOGRAPHS = [photograph("a.png", 17, 23), photograph("b.png", 31, 19)]
 
 
 def stage(name: str, levels: tuple[float, float], factors: tuple[float, ...] = FACTORS) -> Stage:
@@ -169,17 +154,8 @@ def test_the_tables_fit_80_columns() -> None:
     print_ledger(ledger_with_gates(), console)
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
-    for part in (
-        "PyTorch",
-        "ONNX Runtime",
-        "8.0e-03 in block 1",
-        "+3.5",
-        "grey 255",
-        "FAILED",
-        "passed",
-        "skin",
-    ):
-        assert part in text
+    parts = ("PyTorch", "ONNX Runtime", "8.0e-03 in block 1", "+3.5", "grey 255", "FAILED")
+    assert all(part in text for part in (*parts, "passed", "skin"))
 
 
 def test_batches_are_in_the_networks_range() -> None:

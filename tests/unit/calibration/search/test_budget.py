@@ -197,24 +197,6 @@ def test_errors_that_do_not_add_up(law: Callable[[float], float]) -> None:
     assert assignment.share >= 0.75 * brute_force(measure, convolutions, half)
 
 
-def test_luck_does_not_pass_for_quality() -> None:
-    """Less is lost than nothing, on these photographs; the noise is judged."""
-
-    def measure(names: Names) -> Loss:
-        return Loss(-0.01, uncorrelated([0.1, 0.1, 0.1, 0.1])(names).noise_db)
-
-    assignment = found(measure, network(1, 1, 1, 1), 0.25)
-    assert len(assignment.int8) == 2 and assignment.measured.lost_db == -0.01
-
-
-def test_a_systematic_error_is_judged_by_what_is_lost() -> None:
-    def measure(names: Names) -> Loss:
-        noise_db = uncorrelated([0.1, 0.1, 0.1, 0.1])(names).noise_db
-        return Loss(2 * noise_db, noise_db)
-
-    assert len(found(measure, network(1, 1, 1, 1), 0.25).int8) == 1
-
-
 @pytest.mark.parametrize("count", [2, 3, 7, 30])
 def test_equal_costs_fill_the_budget_exactly(count: int) -> None:
     measure = uncorrelated([0.01] * count)
@@ -240,13 +222,6 @@ def test_a_zero_budget_takes_what_is_exact() -> None:
     """Convolutions of noise 0, though the model has nothing to scale."""
     assignment = found(uncorrelated([0.0, 0.2, 0.0]), network(1, 5, 3), 0.0)
     assert assignment.int8 == ("conv0", "conv2")
-
-
-def test_harmless_alone_and_broken_together() -> None:
-    def measure(names: Names) -> Loss:
-        return Loss(0, 0) if len(names) < 3 else Loss(math.inf, math.inf)
-
-    assert len(found(measure, network(1, 1, 1, 1, 1), 0.1).int8) == 2
 
 
 def test_no_proposals() -> None:

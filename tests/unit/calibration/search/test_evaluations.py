@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from _support.planted_photographs import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import Run
 from adadm.calibration.quality.ledger import Stage, measure
 from adadm.calibration.quality.photographs import Photograph
@@ -18,18 +19,7 @@ from adadm.calibration.search.evaluations import Evaluations, Loss, LossMeter
 from adadm.runtime.errors import CalibrationError, ImageError
 from adadm.runtime.images.arrays import Batch, ImageArray
 
-UPSCALE = 2
 A, B = frozenset("a"), frozenset({"a", "b"})
-
-
-def photograph(name: str, height: int, width: int) -> Photograph:
-    """Levels 40..200, so that planted errors are not clipped."""
-    rng = np.random.default_rng(height)
-    lr: ImageArray = rng.integers(40, 200, (height, width, 3)).astype(np.uint8)
-    return Photograph(name, name, lr.repeat(UPSCALE, axis=0).repeat(UPSCALE, axis=1), lr)
-
-
-PHOTOGRAPHS = [photograph("a.png", 17, 23), photograph("b.png", 31, 19)]
 
 
 def enlarging(levels: float = 0.0, noise: float = 0.0, white: float = 255.0, seed: int = 0) -> Run:

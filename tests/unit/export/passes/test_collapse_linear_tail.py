@@ -168,22 +168,21 @@ def test_left_alone(layers: list[nn.Module], reason: str) -> None:
     assert ir.to_proto(model).graph.node == onnx.load_from_string(before).graph.node
 
 
-def test_left_alone_when_something_reads_what_lies_between() -> None:
+@pytest.mark.parametrize(
+    ("rest", "outputs", "reason"),
+    [
+        ("y = Conv <pads = [1, 1, 1, 1]> (s, W3) z = Relu (s)", "y z", "several nodes read s"),
+        (
+            "w = Neg (W3) y = Conv <pads = [1, 1, 1, 1]> (s, w)",
+            *("y", "the weights of y are not constant"),
+        ),
+    ],
+)
+def test_left_alone_for_what_lies_around_it(rest: str, outputs: str, reason: str) -> None:
     body = (
-        "a = Conv <pads = [1, 1, 1, 1]> (x, WS) "
-        's = DepthToSpace <blocksize = 2, mode = "CRD"> (a) '
-        "y = Conv <pads = [1, 1, 1, 1]> (s, W3) z = Relu (s)"
+        'a = Conv <pads = [1, 1, 1, 1]> (x, WS) s = DepthToSpace <blocksize = 2, mode = "CRD"> (a) '
     )
-    model = graph(body, outputs="y z")
-    assert "several nodes read s" in collapse_tail(model).reason
-
-
-def test_left_alone_when_weights_are_not_constant() -> None:
-    body = (
-        "a = Conv <pads = [1, 1, 1, 1]> (x, WS) s = DepthToSpace <blocksize = 2> (a) "
-        "w = Neg (W3) y = Conv <pads = [1, 1, 1, 1]> (s, w)"
-    )
-    assert "the weights of y are not constant" in collapse_tail(graph(body)).reason
+    assert reason in collapse_tail(graph(body + rest, outputs)).reason
 
 
 def test_layers_without_names_of_their_own() -> None:
