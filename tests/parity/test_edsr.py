@@ -73,14 +73,6 @@ def test_inlined_keeps_to_what_tensorrt_8_5_reads(fold: Literal["exact", "off"])
     assert {types[name] for name in reduced if name in types} == {TensorProto.FLOAT}
 
 
-def test_unfolded_keeps_batch_normalization() -> None:
-    _, model, decisions = exported("edsr", 2, Options(fold="off"))
-    counts = Counter(node.op_type for node in model.graph.node)
-    assert (counts["BatchNormalization"], counts["Relu"], counts["AdaDMModulate"]) == (6, 3, 3)
-    assert decisions == []
-    assert counts["Mul"] == counts["Constant"] == 0
-
-
 def test_static_sizes_are_in_the_file() -> None:
     network, model, _ = exported("edsr", 2, Options(static=(2, 24, 33)))
     session = OnnxRuntimeSession(model.SerializeToString())

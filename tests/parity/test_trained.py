@@ -43,12 +43,6 @@ def test_nothing_is_guessed_and_it_beats_bicubic(architecture: str) -> None:
 
 
 @each
-def test_normalizations_are_folded_but_for_those_after_attention(architecture: str) -> None:
-    kept = [d for d in exported(architecture).decisions if d.result is None]
-    assert {d.node for d in kept} == ({"body.1.norm1"} if architecture == "nlsn" else set())
-
-
-@each
 def test_photographs_agree_with_pytorch(architecture: str) -> None:
     """Whole ones at a third of the size, so that minutes are seconds."""
     export = exported(architecture)

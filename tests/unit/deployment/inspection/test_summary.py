@@ -429,8 +429,6 @@ def _without_modulators(folder: Path) -> Path:
             r"ends in .txt; expected a checkpoint \(.pt, ",
         ),
         (lambda f: f / "no.pth", "auto", {}, CheckpointError, "no such file"),
-        (lambda f: f / "no.onnx", "auto", {}, EngineError, "cannot be read: No such file"),
-        (lambda f: f, "auto", {}, CheckpointError, "is a directory"),
         (_file("x2.onnx", b""), "auto", {}, EngineError, "no ONNX model, or not the whole of one"),
         (_without_metadata, "auto", {}, CalibrationError, "metadata lacks adadm.version, adadm.f"),
         (

@@ -17,7 +17,8 @@ from adadm.export.networks.edsr import EDSR
 from adadm.runtime.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[4]
-RCAN = "_support.custom_networks:RCANLike"
+OURS = "_support.custom_networks"
+RCAN = f"{OURS}:RCANLike"
 
 MY_NETWORK = """
 import torch
@@ -78,29 +79,14 @@ def test_a_subclass_of_network_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (
-            "nowhere.at_all:build",
-            "cannot import nowhere.at_all: ModuleNotFoundError",
-        ),
-        (
-            "_support.custom_networks:missing",
-            "_support.custom_networks has no function or class missing",
-        ),
-        (
-            "_support.custom_networks:needs_an_argument",
-            "fails when called without arguments: TypeError",
-        ),
+        ("nowhere.at_all:build", "cannot import nowhere.at_all: ModuleNotFoundError"),
+        (f"{OURS}:missing", f"{OURS} has no function or class missing"),
+        (f"{OURS}:needs_an_argument", "fails when called without arguments: TypeError"),
         ("adadm.export.networks.network:Network", "does not define all that a Network has"),
-        ("_support.custom_networks:not_callable", "has no function or class not_callable"),
-        ("_support.custom_networks:returns_a_number", "returned a int, expected a torch.nn.Module"),
-        (
-            "_support.custom_networks:NoSuperResolution",
-            r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected",
-        ),
-        (
-            "no_such_network",
-            "unknown architecture no_such_network; known: nlsn, edsr, rdn,",
-        ),
+        (f"{OURS}:not_callable", "has no function or class not_callable"),
+        (f"{OURS}:returns_a_number", "returned a int, expected a torch.nn.Module"),
+        (f"{OURS}:NoSuperResolution", r"makes \(1, 3, 1, 1\) of \(1, 3, 1, 1\); expected"),
+        ("no_such_network", "unknown architecture no_such_network; known: nlsn, edsr, rdn,"),
     ],
 )
 def test_what_builds_no_network_is_refused(name: str, message: str) -> None:
