@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 from PIL import Image
 
 from _support.lowered import lowered_x2
+from _support.planted import fold_without_border
 from _support.scripts import ROOT
 from adadm.deployment import bundle, validate
 from adadm.deployment.certification.certificate import digest_of
@@ -230,16 +230,7 @@ def move_bias(model: onnx.ModelProto) -> None:
 
 
 def fold_naively(model: onnx.ModelProto) -> None:
-    """The shift before a zero-padded convolution into its bias, as if there were no border."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    add = next(n for n in model.graph.node if n.op_type == "Add" and n.name == "body.2.norm2")
-    conv = next(n for n in model.graph.node if add.output[0] in n.input)
-    weight, bias = (numpy_helper.to_array(tensors[name]) for name in conv.input[1:])
-    shift = numpy_helper.to_array(tensors[add.input[1]]).ravel()
-    folded = (bias + np.einsum("oihw,i->o", weight, shift)).astype(np.float32)
-    tensors[conv.input[2]].CopyFrom(numpy_helper.from_array(folded, conv.input[2]))
-    conv.input[0] = add.input[0]
-    model.graph.node.remove(add)
+    fold_without_border(model, "body.2.norm2")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from _support.planted import fold_without_border
 from adadm.calibration.quality.gates import GATES, GateResult, Run, check_gates, measure_gates
 from adadm.calibration.quality.photographs import Photograph
 from adadm.export.proof.sample_photographs import photographs
@@ -134,18 +135,8 @@ def int8_trunk() -> onnx.ModelProto:
 
 
 def shift_folded_without_border() -> onnx.ModelProto:
-    """What precedes a zero-padded convolution is folded into its bias: wrong at the border."""
     model = load()
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = list(model.graph.node)
-    for add in [node for node in nodes if node.op_type == "Add" and node.name.endswith("norm2")]:
-        conv = next(node for node in nodes if add.output[0] in node.input)
-        weight, bias = (numpy_helper.to_array(tensors[name]) for name in conv.input[1:])
-        shift = numpy_helper.to_array(tensors[add.input[1]]).ravel()
-        folded = bias + np.einsum("oihw,i->o", weight, shift)
-        tensors[conv.input[2]].CopyFrom(numpy_helper.from_array(folded, conv.input[2]))
-        conv.input[0] = add.input[0]
-        model.graph.node.remove(add)
+    fold_without_border(model, "norm2")
     return model
 
 

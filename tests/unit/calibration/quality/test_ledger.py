@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from _support.planted_photographs import PHOTOGRAPHS, UPSCALE
+from _support.planted import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import GATES, GateResult
 from adadm.calibration.quality.ledger import Ledger, Stage, StageResult, measure, print_ledger
 from adadm.calibration.quality.photographs import Photograph

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from _support.planted_photographs import PHOTOGRAPHS, UPSCALE
+from _support.planted import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import Run
 from adadm.calibration.quality.ledger import Stage, measure
 from adadm.calibration.quality.photographs import Photograph

@@ -12,7 +12,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from _support.double_precision import promote
-from _support.graphs import operator
+from _support.graphs import from_text, operator
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import (
     SIGNATURES,
@@ -141,7 +141,7 @@ def test_large_images_keep_their_digits() -> None:
 @pytest.mark.parametrize(("weight", "bias"), [(0.87, -0.3), (1.0, 0.0)])
 @pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES.keys())
 def test_inlined_bodies_are_found(
-    signature: Signature, weight: float, bias: float, dtype: int, simplified: bool
+    signature: Signature, weight: float, bias: float, dtype: str, simplified: bool
 ) -> None:
     proto = model_of(signature, 18, weight, bias, dtype)
     shift = np.ones((1, 5, 1, 1), np.float16 if dtype == "float16" else np.float32)
@@ -172,10 +172,7 @@ def test_inlined_bodies_are_found(
     ids=["a sum", "no logarithm", "of another std"],
 )
 def test_other_sums_are_no_modulators(body: str) -> None:
-    head = (
-        '<ir_version: 8, opset_import: ["" : 18]> sums (float[N] x, float[N] r, float[N] s) => (y)'
-    )
-    model = ir.from_proto(onnx.parser.parse_model(f"{head} {{{body}}}"))
+    model = from_text(body, "float[N] x, float[N] r, float[N] s", "float[N] y", opset=18)
     assert find_inlined(model.graph) == []
 
 
