@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from onnx import helper, numpy_helper
 
+from _support.graphs import from_text
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -31,27 +31,13 @@ def convolution(group: int = 1, bias: bool = True) -> tuple[ir.Model, dict[str, 
         )
         if kind == "W" or bias
     }
-    nodes = [
-        helper.make_node(
-            "Conv",
-            ["lr", *(f"{kind}{index}" for kind in "WB" if f"{kind}{index}" in constants)],
-            [f"y{index}"],
-            f"conv{index}",
-            pads=[1] * 4,
-            group=group,
-        )
+    biases = (", B0", ", B1") if bias else ("", "")
+    body = " ".join(
+        f"conv{index} = Conv <pads = [1, 1, 1, 1], group = {group}> (lr, W{index}{biases[index]})"
         for index in (0, 1)
-    ]
-    value = helper.make_tensor_value_info
-    made = helper.make_graph(
-        nodes,
-        "two convolutions",
-        [value("lr", 1, ["N", INPUTS, "H", "W"])],
-        [value(f"y{index}", 1, ["N", OUTPUTS, "H", "W"]) for index in (0, 1)],
-        [numpy_helper.from_array(values, name) for name, values in constants.items()],
     )
-    imports = [helper.make_opsetid("", 19)]
-    return ir.from_proto(helper.make_model(made, opset_imports=imports, ir_version=9)), constants
+    outputs = ", ".join(f"float[N,{OUTPUTS},H,W] conv{index}" for index in (0, 1))
+    return from_text(body, f"float[N,{INPUTS},H,W] lr", outputs, constants), constants
 
 
 def expected(x: Array, weight: Array, bias: Array, scale: float, mean: Array, group: int) -> Array:
@@ -84,12 +70,12 @@ def test_computes_int8(group: int, bias: bool) -> None:
     found = OnnxRuntimeSession(proto.SerializeToString()).run({"lr": x})
     before = convolution(group, bias)[0]
     untouched = OnnxRuntimeSession(ir.to_proto(before).SerializeToString()).run({"lr": x})
-    np.testing.assert_array_equal(found["y1"], untouched["y1"])
+    np.testing.assert_array_equal(found["conv1"], untouched["conv1"])
     by_hand = expected(
         x, constants["W0"], constants.get("B0", np.zeros(OUTPUTS)), scale, mean, group
     )
-    np.testing.assert_allclose(found["y0"], by_hand, rtol=1e-5, atol=1e-4)
-    assert np.abs(found["y0"] - untouched["y0"]).max() > 0.01
+    np.testing.assert_allclose(found["conv0"], by_hand, rtol=1e-5, atol=1e-4)
+    assert np.abs(found["conv0"] - untouched["conv0"]).max() > 0.01
 
 
 def test_types_and_places() -> None:
