@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import torch
 from PIL import Image
+from torch import nn
 
 from _support.networks import random_edsr
 from adadm.calibration.source_network import load_source_network
@@ -76,6 +77,16 @@ def plant_large_trunk(network: Network, times: float) -> None:
             block.phi.bias.add_((1 - block.phi.weight.item()) * math.log(times))
         parameters[f"body.{len(blocks)}.bias"].mul_(times)
         parameters["tail.0.0.weight"].div_(times)
+
+
+def plant_shift(norm: nn.Module, channels: int | slice, times: float) -> None:
+    """Let channels of a normalization shift what it reads by so many times its std."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    std = (norm.running_var.mean() + norm.running_mean.var(unbiased=False)).sqrt()
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    with torch.no_grad():
+        norm.bias[channels] = (scale * (times * std + norm.running_mean))[channels]
 
 
 def plant_large_branch(network: Network, block: int, times: float) -> None:

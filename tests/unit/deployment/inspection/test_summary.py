@@ -18,6 +18,7 @@ from torch import nn
 from _support.exports import exported
 from _support.networks import random_network
 from _support.scripts import ROOT
+from _support.toy_networks import blocks_of, plant_shift
 from adadm.deployment.inspection.findings import (
     FALLING,
     GUESSED,
@@ -34,7 +35,7 @@ from adadm.deployment.inspection.structure import block_of, read_structure
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint, network_class
 from adadm.export.networks import EDSR, Network
-from adadm.export.networks.blocks import Modulator, ResidualBlock
+from adadm.export.networks.blocks import Modulator
 from adadm.export.tracing import trace
 from adadm.runtime.errors import AdadmError, CalibrationError, CheckpointError, EngineError
 
@@ -265,27 +266,18 @@ def planted(folder: Path, change: Callable[[Network], None]) -> list[Finding]:
     return find(read_network(network, folder))
 
 
-def block(network: Network, index: int) -> ResidualBlock:
-    return [module for module in network.modules() if isinstance(module, ResidualBlock)][index]
-
-
 def set_phi(network: Network, index: int, weight: float, bias: float) -> None:
-    phi = block(network, index).phi
+    phi = blocks_of(network)[index].phi
     assert phi.bias is not None
     phi.weight.fill_(weight)
     phi.bias.fill_(bias)
 
 
-def move(network: Network, index: int, times: float, gamma: float | None = None) -> None:
+def move(network: Network, times: float, gamma: float | None = None) -> None:
     """Let channel 5 of a block's norm1 shift the trunk by so many times its std."""
-    norm = block(network, index).norm1
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
     if gamma is not None:
-        norm.weight[5] = gamma
-    std = (norm.running_var.mean() + norm.running_mean.var(unbiased=False)).sqrt()
-    scale = norm.weight[5] / (norm.running_var[5] + norm.eps).sqrt()
-    norm.bias[5] = scale * (times * std + norm.running_mean[5])
+        set_gammas(network, "body.2.norm1", {5: gamma})
+    plant_shift(blocks_of(network)[2].norm1, 5, times)
 
 
 def set_gammas(network: Network, name: str, gammas: dict[int, float]) -> None:
@@ -317,12 +309,12 @@ near = functools.partial(pytest.approx, rel=1e-4)
         (lambda n: set_phi(n, 1, 1.0, 6.5), []),
         # the cap of its exponent
         (lambda n: set_phi(n, 1, 1.0, 500.0), [(LARGE_FACTOR, "body.1", near(np.exp(80)), "")]),
-        (lambda n: move(n, 2, -9.0), [(SHIFTED_FAR, "body.2.norm1", near(9.0), "")]),
-        (lambda n: move(n, 2, -7.5), []),
-        (lambda n: move(n, 2, 17.0), [(KEPT, "body.2.norm1", near(17.0), "")]),
+        (lambda n: move(n, -9.0), [(SHIFTED_FAR, "body.2.norm1", near(9.0), "")]),
+        (lambda n: move(n, -7.5), []),
+        (lambda n: move(n, 17.0), [(KEPT, "body.2.norm1", near(17.0), "")]),
         # the median of these gammas is near 1
         (
-            lambda n: move(n, 2, 40.0, gamma=1e-3),
+            lambda n: move(n, 40.0, gamma=1e-3),
             [
                 (KEPT, "body.2.norm1", near(40.0), ""),
                 (
