@@ -194,7 +194,7 @@ class Lowering:
         return digest.hexdigest()[:32]
 
     def lowered(
-        self, variant: Variant, int8: Collection[str], factors: bool = False
+        self, variant: Variant, int8: Collection[str], *, factors: bool = False
     ) -> TargetModel:
         """A variant for the target, with these convolutions in INT8.
 

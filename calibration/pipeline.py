@@ -177,9 +177,9 @@ def lower_network(
         run_of_model(lowering.reference),
         run_of_model(lowered["whole"].evaluated),
         itertools.islice(images, _SEARCH_PHOTOGRAPHS),
-        source.metadata.rgb_range,
-        source.metadata.upscale,
-        lowering.size,
+        rgb_range=source.metadata.rgb_range,
+        upscale=source.metadata.upscale,
+        size=lowering.size,
     )
     models = {variant: found.model for variant, found in lowered.items()}
     ledger = replace(ledger, gates=tuple(gates))

@@ -64,7 +64,7 @@ def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
 
 
 def _run_with_factors(
-    model: onnx.ModelProto, optimize: bool = True, scales: Sequence[float] = ()
+    model: onnx.ModelProto, *, optimize: bool = True, scales: Sequence[float] = ()
 ) -> Callable[[Batch], Output]:
     session = OnnxRuntimeSession(model.SerializeToString(), optimize=optimize, lean=True)
 

@@ -47,7 +47,11 @@ def main(argv: list[str]) -> None:
     else:
         with bar:
             manifest, is_new = build(
-                recipe, arguments.output, arguments.timing_cache, arguments.force, progress=bar
+                recipe,
+                arguments.output,
+                arguments.timing_cache,
+                force=arguments.force,
+                progress=bar,
             )
     _print(manifest, target, bar)
     print(

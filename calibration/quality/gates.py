@@ -140,6 +140,7 @@ def measure_gates(
     reference: Run,
     lowered: Run,
     photographs: Iterable[Photograph],
+    *,
     rgb_range: float,
     upscale: int,
     size: tuple[int, int] = (48, 64),

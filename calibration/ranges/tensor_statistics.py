@@ -114,7 +114,7 @@ def collect(
                     f"{name}: the float32 model's own output is not finite: it diverges, or its "
                     "hyper-parameters are not those of its training"
                 )
-            state.add(outputs, is_drawn)
+            state.add(outputs, is_drawn=is_drawn)
             if file is not None:
                 write(file, state)
             progress.advance(state.done, total)
@@ -130,7 +130,7 @@ class _State:
     done: int
     tensors: dict[str, dict[str, list[Figure]]]
 
-    def add(self, outputs: dict[str, npt.NDArray[Any]], is_drawn: bool) -> None:
+    def add(self, outputs: dict[str, npt.NDArray[Any]], *, is_drawn: bool) -> None:
         for output, values in outputs.items():
             name, _, kind = output.rpartition("::")
             if is_drawn and kind != _LARGEST:

@@ -149,7 +149,7 @@ class _Search:
             if math.isfinite(sensitivity.alone.noise_db):
                 self.alone[name] = _power(sensitivity.alone.noise_db)
 
-    def fitted(self, bounds: bool) -> dict[str, float]:
+    def fitted(self, *, bounds: bool) -> dict[str, float]:
         """Powers that add up to what was measured of each assignment, by iterative scaling.
 
         The members of one assignment after the other are multiplied by the ratio of what was

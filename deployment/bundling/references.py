@@ -80,7 +80,9 @@ def make_references(models: Mapping[Variant, TargetModel], bounds: Bounds) -> li
             if variant == "moments":
                 feed["rows_inside"] = _inside(size[1]).reshape(1, 1, -1, 1).repeat(size[0], 0)
                 feed["columns_inside"] = _inside(size[2]).reshape(1, 1, 1, -1).repeat(size[0], 0)
-            references.append(_reference(name, variant, feed, plain, rounded, margin_db))
+            references.append(
+                _reference(name, variant, feed, plain=plain, rounded=rounded, margin_db=margin_db)
+            )
     return references
 
 
@@ -94,6 +96,7 @@ def _reference(
     name: str,
     variant: Variant,
     feed: dict[str, FloatArray],
+    *,
     plain: OnnxRuntimeSession,
     rounded: OnnxRuntimeSession,
     margin_db: float,

@@ -97,7 +97,7 @@ def certify(
     truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
     size = model.tile or drawn_size(reference.metadata.smallest_area)
     gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
-    gates = measure_gates(truth, deployed, gated, rgb_range, upscale, size)
+    gates = measure_gates(truth, deployed, gated, rgb_range=rgb_range, upscale=upscale, size=size)
     feeds = [
         _cropped(batch_from_image(photograph.lr, rgb_range), reference, model)
         for photograph in itertools.islice(images, _LOOKED_INTO)

@@ -152,7 +152,7 @@ def _inspected(
     )
 
 
-def _static(shape: tuple[int | str | None, ...], is_image: bool) -> Shape | None:
+def _static(shape: tuple[int | str | None, ...], *, is_image: bool) -> Shape | None:
     """N, H and W, where they are numbers, of (N, H, W, 3) or (N, 3, H, W)."""
     batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
     if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):

@@ -27,8 +27,8 @@ def build(
     recipe: Recipe,
     engine: Path,
     timing_cache: Path | None = None,
-    force: bool = False,
     *,
+    force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Manifest, bool]:
     """Build an engine, unless the file there was made from the same.

@@ -163,7 +163,15 @@ def upscale_files(
             try:
                 if isinstance(photo, BaseException):
                     raise photo
-                current = _upscale_one(upscaler, job, photo, quality, finishing, progress, windows)
+                current = _upscale_one(
+                    upscaler,
+                    job,
+                    photo,
+                    quality,
+                    finishing=finishing,
+                    progress=progress,
+                    windows=windows,
+                )
             except _FAILURES as error:
                 reason = _said(error)
             if last is not None:
@@ -181,6 +189,7 @@ def _upscale_one(
     job: Job,
     photo: Photo,
     quality: int,
+    *,
     finishing: ThreadPoolExecutor,
     progress: Progress,
     windows: Progress,

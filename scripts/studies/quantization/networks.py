@@ -166,7 +166,9 @@ class Judge:
         for name, photographs in self._sets.items():
             stage = measure(stages, photographs, rgb_range, upscale).stages[1]
             lost[name], parity[name] = stage.lost_db or 0.0, stage.parity_db or math.inf
-        gates = measure_gates(self._float32, run, self._gated, rgb_range, upscale, DRAWN_SIZE)
+        gates = measure_gates(
+            self._float32, run, self._gated, rgb_range=rgb_range, upscale=upscale, size=DRAWN_SIZE
+        )
         return {
             "lost_db": lost,
             "parity_db": parity,

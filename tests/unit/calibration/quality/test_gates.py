@@ -59,7 +59,7 @@ def reference() -> Run:
 
 
 def gates_of(lowered: Run) -> dict[str, GateResult]:
-    results = measure_gates(reference(), lowered, chosen(), WHITE, UPSCALE)
+    results = measure_gates(reference(), lowered, chosen(), rgb_range=WHITE, upscale=UPSCALE)
     assert [result.gate for result in results] == list(GATES)
     return {result.gate.name: result for result in results}
 
@@ -252,7 +252,13 @@ def test_what_is_not_finite_fails_at_once(value: float) -> None:
     with pytest.raises(CalibrationError, match="grey 0: the output of the lowered model is not"):
         gates_of(lowered)
     with pytest.raises(CalibrationError, match="astronaut: the output of the float32 reference"):
-        measure_gates(lambda lr: reference()(lr) * value, reference(), chosen(), WHITE, UPSCALE)
+        measure_gates(
+            lambda lr: reference()(lr) * value,
+            reference(),
+            chosen(),
+            rgb_range=WHITE,
+            upscale=UPSCALE,
+        )
 
 
 def test_other_shapes_are_refused() -> None:
@@ -264,7 +270,7 @@ def test_where_the_reference_diverges_nothing_is_judged() -> None:
     def diverging(lr: Batch) -> Batch:
         return reference()(lr) * np.float32(np.nan if lr.std() == 0 else 1)
 
-    results = measure_gates(diverging, reference(), chosen(), WHITE, UPSCALE)
+    results = measure_gates(diverging, reference(), chosen(), rgb_range=WHITE, upscale=UPSCALE)
     by_name = {result.gate.name: result for result in results}
     assert by_name["flat level"].left_out == tuple(f"grey {n}" for n in (0, 32, 64, 128, 192, 255))
     assert by_name["flat level"].where in ("skin", "sky", "leaves", "bricks")
@@ -278,7 +284,12 @@ def test_figures_do_not_depend_on_the_range() -> None:
 
     expected = gates_of(tint)
     unit = measure_gates(
-        in_unit_range(reference()), in_unit_range(tint), chosen(), 1.0, UPSCALE, size=(31, 47)
+        in_unit_range(reference()),
+        in_unit_range(tint),
+        chosen(),
+        rgb_range=1.0,
+        upscale=UPSCALE,
+        size=(31, 47),
     )
     assert unit[1].figure == pytest.approx(expected["mean shift"].figure, abs=1e-3)
     assert unit[3].figure == pytest.approx(0.9, abs=1e-3)
