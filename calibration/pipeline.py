@@ -260,12 +260,12 @@ def _note(quantized: Quantized) -> None:
     """Write into the metadata what a runtime and a reader want to know of the lowering."""
     lowering = quantized.lowering
     noted = {
+        "budget_db": lowering.request.budget_db,
+        "factor_scales": lowering.factor_scales,
+        "images_sha256": lowering.images.digest,
+        "int8": quantized.assignment.int8 if quantized.assignment else (),
         "precision": lowering.request.precision,
         "target": lowering.request.target.name,
-        "images_sha256": lowering.images.digest,
-        "budget_db": lowering.request.budget_db,
-        "int8": quantized.assignment.int8 if quantized.assignment else (),
-        "factor_scales": lowering.factor_scales,
     }
     for key, value in ModelMetadata(quantization=noted).to_props().items():
         for model in quantized.models.values():

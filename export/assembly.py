@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -67,9 +66,7 @@ def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assem
         ExportError: the options do not fit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
-    reach: int | Literal["image"] | None = known.receptive_field
-    if reach is None and (reach := receptive_field(model)) is None:
-        reach = "image"
+    reach = receptive_field(model)
     tail = collapse_tail(model) if options.tail == "collapsed" else None
     metadata = replace(
         known,
@@ -78,7 +75,7 @@ def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assem
         tail=known.tail or (tail and tail.result) or "original",
         io="float32",
         batch_normalizations=as_json(decisions),
-        receptive_field=reach,
+        receptive_field=known.receptive_field or ("image" if reach is None else str(reach)),
     )
 
     def finished(form: ir.Model, stats: str) -> onnx.ModelProto:

@@ -78,7 +78,10 @@ class Checkpoint:
             upscale=self.network.upscale,
             rgb_range=self.network.rgb_range,
             smallest_area=self.network.smallest_area,
-            hyperparameters={name: vars(found) for name, found in self.hyperparameters.items()},
+            hyperparameters={
+                name: {"source": found.source, "value": found.value}
+                for name, found in sorted(self.hyperparameters.items())
+            },
             checkpoint_sha256=self.sha256,
         )
 

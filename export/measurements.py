@@ -14,9 +14,8 @@ from adadm.export.networks import Network
 from adadm.export.proof.cases import Shape, photograph_batches
 from adadm.export.tile_models import TileModels, std_from
 from adadm.runtime.errors import SessionError
-from adadm.runtime.models.metadata import MemoryModel
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
-from adadm.runtime.upscaling.memory import measure_memory
+from adadm.runtime.upscaling.memory import MemoryModel, measure_memory
 
 __all__ = ["HaloError", "measure_halo", "measure_memories"]
 

@@ -25,9 +25,10 @@ from adadm.runtime import json_format
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.bundled import variant_path
-from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.upscaling.memory import MemoryModel
 
 __all__ = ["Export", "export_onnx"]
 
@@ -169,6 +170,9 @@ def _note_measured(
     proto: onnx.ModelProto, halo: list[HaloError], memory: dict[str, MemoryModel]
 ) -> None:
     """Write down what the runtime cannot compute from the graph."""
-    errors = [(error.px, error.levels) for error in halo] or None
-    for key, value in ModelMetadata(memory=memory, halo_errors=errors).to_props().items():
+    noted = ModelMetadata(
+        memory={name: (model.fixed_bytes, model.bytes_per_pixel) for name, model in memory.items()},
+        halo_errors=[(error.px, error.levels) for error in halo] or None,
+    )
+    for key, value in noted.to_props().items():
         proto.metadata_props.add(key=key, value=value)

@@ -16,7 +16,7 @@ from adadm.runtime.errors import AdadmError, MissingDependencyError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS
-from adadm.runtime.upscaling.memory import free_bytes
+from adadm.runtime.upscaling.memory import free_bytes, memory_models
 
 __all__ = ["check_disks", "check_gpu", "check_memory"]
 
@@ -61,7 +61,7 @@ def check_memory(model: OnnxFile) -> Observation:
     Args:
         model: bundled, with what export measured.
     """
-    models = model.metadata.memory or {}
+    models = memory_models(model.metadata)
     backend = max(models, key=lambda name: models[name].bytes_for(_MEGAPIXEL))
     return _check_room(
         "memory",

@@ -6,37 +6,22 @@ How a key is called and written is known here alone.
 from __future__ import annotations
 
 import json
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, cast
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast, get_args, get_type_hints
 
 from adadm.runtime.errors import EngineError
+from adadm.runtime.json_format import Source, convert
 from adadm.runtime.targets import Precision
 
-__all__ = ["NETWORK", "MemoryModel", "ModelMetadata", "NetworkMetadata"]
+__all__ = ["NETWORK", "ModelMetadata", "NetworkMetadata"]
 
 _PREFIX = "adadm."
 
 NETWORK = ("upscale", "rgb_range", "smallest_area", "architecture")
 """What must be known of a network to run it and to compare it with another."""
-
-
-@dataclass(frozen=True)
-class MemoryModel:
-    """The peak of a session on one backend, above what the process takes without it.
-
-    Attributes:
-        fixed_bytes: the loaded model.
-        bytes_per_pixel: of `lr`; all tensors of an inference, the output in float32 too.
-    """
-
-    fixed_bytes: int
-    bytes_per_pixel: int
-
-    def bytes_for(self, pixels: int) -> int:
-        """The peak for an input of so many pixels."""
-        return self.fixed_bytes + self.bytes_per_pixel * pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +72,7 @@ class ModelMetadata:
     tail: str | None = None
     io: str | None = None
     batch_normalizations: list[dict[str, Any]] | None = None
-    receptive_field: int | Literal["image"] | None = None
+    receptive_field: str | None = None
     architecture: str | None = None
     upscale: int | None = None
     rgb_range: float | None = None
@@ -95,7 +80,7 @@ class ModelMetadata:
     hyperparameters: dict[str, dict[str, Any]] | None = None
     checkpoint_sha256: str | None = None
     stats: str | None = None
-    memory: dict[str, MemoryModel] | None = None
+    memory: dict[str, tuple[int, int]] | None = None
     halo_errors: list[tuple[int, float]] | None = None
     float32_layers: list[str] | None = None
     quantization: dict[str, Any] | None = None
@@ -110,28 +95,26 @@ class ModelMetadata:
             model: its path, for messages.
 
         Raises:
-            EngineError: a value is not what its key needs.
+            EngineError: a value is not what its field is annotated with.
         """
-        found: dict[str, Any] = {}
-        others = {}
-        for key, text in props.items():
-            if key not in _KEYS:
-                others[key] = text
-                continue
-            written = _FORMATS.get(_KEYS[key], _TEXT)
-            try:
-                found[_KEYS[key]] = written.read(text)
-            except (AttributeError, TypeError, ValueError) as error:
-                raise EngineError(
-                    f"{model} has {reprlib.repr(text)} as its metadata {key}, expected "
-                    f"{written.expected}; export it again"
-                ) from error
-        return cls(**found, others=others)
+        names = {key: key.removeprefix(_PREFIX) for key in props if key in _KEYS}
+        content: dict[str, Any] = {name: _value(name, props[key]) for key, name in names.items()}
+        content["others"] = {key: text for key, text in props.items() if key not in names}
+        source = Source(Path(f"{model}: metadata"), EngineError, "export it again")
+        return convert(content, cls, source)
 
     def to_props(self) -> dict[str, str]:
         """The inverse of `from_props`, in the order in which export writes the keys."""
-        texts = {key: _text(self, name) for key, name in _KEYS.items()}
+        texts = {key: self._text(key.removeprefix(_PREFIX)) for key in _KEYS}
         return {**{key: text for key, text in texts.items() if text is not None}, **self.others}
+
+    def _text(self, name: str) -> str | None:
+        value = getattr(self, name)
+        if value is None or isinstance(value, str):
+            return value
+        if isinstance(value, float):
+            return f"{value:g}"
+        return json.dumps(value, separators=(",", ":") if name == "channel_maps" else None)
 
     def missing(self, *names: str) -> list[str]:
         """The keys of these fields that are absent."""
@@ -149,6 +132,11 @@ class ModelMetadata:
                 f"the model was not made by adadm export: its metadata lacks {', '.join(missing)}"
             )
         return NetworkMetadata(**vars(self))
+
+    @property
+    def reach(self) -> int | None:
+        """The receptive field, px; None where it has no bound, or is unknown."""
+        return None if self.receptive_field in (None, "image") else int(self.receptive_field)
 
     @property
     def is_uint8(self) -> bool:
@@ -172,11 +160,9 @@ class ModelMetadata:
 
     def contradictions(self, other: ModelMetadata, *names: str) -> list[str]:
         """The fields of which both say something, and not the same: `upscale 2, not 4`."""
-        texts = [(name, *(_text(side, name) for side in (self, other))) for name in names]
+        texts = [(name, self._text(name), other._text(name)) for name in names]
         return [
-            f"{name} {one}, not {another}"
-            for name, one, another in texts
-            if one and another and one != another
+            f"{name} {one}, not {two}" for name, one, two in texts if one and two and one != two
         ]
 
     def difference(self, whole: ModelMetadata) -> str:
@@ -198,67 +184,12 @@ class NetworkMetadata(ModelMetadata):
     architecture: str
 
 
-class _Format(NamedTuple):
-    """How a field is written."""
-
-    read: Callable[[str], Any]
-    write: Callable[[Any], str]
-    expected: str
+_HINTS = get_type_hints(ModelMetadata)
+_KEYS = [f"{_PREFIX}{part.name}" for part in fields(ModelMetadata) if part.name != "others"]
 
 
-def _json(
-    kind: type[list[Any]] | type[dict[str, Any]],
-    *,
-    sort_keys: bool = False,
-    separators: tuple[str, str] | None = None,
-) -> _Format:
-    def read(text: str) -> Any:
-        content = json.loads(text)
-        if not isinstance(content, kind):
-            raise TypeError
-        return content
-
-    def write(content: Any) -> str:
-        return json.dumps(content, sort_keys=sort_keys, separators=separators)
-
-    return _Format(read, write, f"JSON, a {'list' if kind is list else 'mapping'}")
-
-
-_TEXT = _Format(str, str, "text")
-_WHOLE = _Format(int, str, "a whole number")
-_MEMORY, _PAIRS = _json(dict), _json(list)
-_FORMATS = {
-    "batch_normalizations": _json(list),
-    "receptive_field": _Format(
-        lambda text: text if text == "image" else int(text), str, "a whole number, or image"
-    ),
-    "upscale": _WHOLE,
-    "rgb_range": _Format(float, "{:g}".format, "a number"),
-    "smallest_area": _WHOLE,
-    "hyperparameters": _json(dict, sort_keys=True),
-    "memory": _Format(
-        lambda text: {name: MemoryModel(*model) for name, model in _MEMORY.read(text).items()},
-        lambda models: json.dumps({name: astuple(model) for name, model in models.items()}),
-        "JSON, two numbers for each backend",
-    ),
-    "halo_errors": _Format(
-        lambda text: [(int(px), float(levels)) for px, levels in _PAIRS.read(text)],
-        json.dumps,
-        "JSON, a list of pairs of numbers",
-    ),
-    "float32_layers": _json(list),
-    "quantization": _json(dict, sort_keys=True),
-    "channel_maps": _json(dict, separators=(",", ":")),
-}
-
-
-def _text(metadata: ModelMetadata, name: str) -> str | None:
-    value = getattr(metadata, name)
-    return None if value is None else _FORMATS.get(name, _TEXT).write(value)
-
-
-_KEYS = {
-    f"{_PREFIX}{entry.name}": entry.name
-    for entry in fields(ModelMetadata)
-    if entry.name != "others"
-}
+def _value(name: str, text: str) -> Any:
+    """A text, or what it is as JSON; what is none is left to be refused."""
+    with suppress(ValueError, RecursionError):
+        return text if str in get_args(_HINTS[name]) else json.loads(text)
+    return text

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ import numpy as np
 import psutil
 
 from adadm.runtime.errors import SessionError
-from adadm.runtime.models.metadata import MemoryModel
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.python_process import python_command
 
-__all__ = ["free_bytes", "measure_memory", "process_bytes"]
+__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
 
 HeightWidth = tuple[int, int]
 
@@ -42,6 +43,28 @@ _CGROUPS = (
         "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """The peak of a session on one backend, above what the process takes without it.
+
+    Attributes:
+        fixed_bytes: the loaded model.
+        bytes_per_pixel: of `lr`; all tensors of an inference, the output in float32 too.
+    """
+
+    fixed_bytes: int
+    bytes_per_pixel: int
+
+    def bytes_for(self, pixels: int) -> int:
+        """The peak for an input of so many pixels."""
+        return self.fixed_bytes + self.bytes_per_pixel * pixels
+
+
+def memory_models(metadata: ModelMetadata) -> dict[str, MemoryModel]:
+    """What export wrote, by the backend that it was measured on; empty where it did not."""
+    return {backend: MemoryModel(*numbers) for backend, numbers in (metadata.memory or {}).items()}
 
 
 def free_bytes(limit_bytes: int | None = None, held_bytes: int = 0) -> int:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adadm.runtime.errors import TilingError
-from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
+from adadm.runtime.upscaling.memory import MemoryModel, memory_models
 from adadm.runtime.upscaling.windows import Window, grid
 
 __all__ = [
@@ -85,8 +86,8 @@ def choose_overlap(metadata: ModelMetadata, accuracy: float) -> tuple[int, str]:
     enough = [px for px, levels in measured if levels * _SAFETY <= accuracy]
     if enough:
         return min(enough), ""
-    if isinstance(metadata.receptive_field, int):
-        return metadata.receptive_field, ""
+    if metadata.reach is not None:
+        return metadata.reach, ""
     overlap = _FALLBACK_OVERLAP
     beyond = [levels for px, levels in measured if px >= overlap]
     by = f"was off by up to {max(beyond):.2g} grey levels" if beyond else "was not measured"
@@ -119,7 +120,7 @@ class LargestTile:
 
 def memory_model(metadata: ModelMetadata, backend: str) -> MemoryModel | None:
     """The memory of a backend as export measured it, or of the hungriest one it did measure."""
-    models = metadata.memory or {}
+    models = memory_models(metadata)
     if backend in models:
         return models[backend]
     return max(models.values(), key=lambda model: model.bytes_per_pixel, default=None)

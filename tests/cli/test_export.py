@@ -26,6 +26,7 @@ from adadm.export.tile_models import tile_graphs
 from adadm.runtime import Upscaler
 from adadm.runtime.cli import run
 from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.upscaling.memory import memory_models
 from adadm.runtime.upscaling.tile_plan import choose_overlap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -221,7 +222,7 @@ def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
     for px in (2, 4, 6):
         accuracy = 4 * levels[px] * 1.001  # the runtime leaves a margin of four
         assert choose_overlap(ModelMetadata.from_props(metadata), accuracy) == (px, "")
-    memory = ModelMetadata.from_props(metadata).memory or {}
+    memory = memory_models(ModelMetadata.from_props(metadata))
     assert {"cpu"} <= memory.keys() <= {"cpu", "openvino"}
     assert {backend: vars(model) for backend, model in memory.items()} == content["memory"]
     assert min(model.bytes_per_pixel for model in memory.values()) > 3 * 4 * 4
@@ -269,7 +270,7 @@ def test_tiles_of_one_size_for_images(tmp_path: Path) -> None:
         metadata = metadata_of(tmp_path / name)
         assert "adadm.halo_errors" not in metadata
         assert metadata["adadm.io"] == "uint8"
-        memory = ModelMetadata.from_props(metadata).memory or {}
+        memory = memory_models(ModelMetadata.from_props(metadata))
         assert {model.bytes_per_pixel for model in memory.values()} == {0}
         assert min(model.fixed_bytes for model in memory.values()) > 0
         lr = onnx.load(tmp_path / name).graph.input[0].type.tensor_type

@@ -33,6 +33,7 @@ from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.models.onnx_reader import OnnxFile, read_onnx
 from adadm.runtime.sessions.openvino_session import OpenVINOSession
 from adadm.runtime.targets import TARGETS
+from adadm.runtime.upscaling.memory import memory_models
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
@@ -226,8 +227,7 @@ def test_a_gpu_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_little_memory(model: OnnxFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert model.metadata.memory is not None
-    needed = model.metadata.memory["cpu"].bytes_for(10**6)
+    needed = memory_models(model.metadata)["cpu"].bytes_for(10**6)
     for free, verdict in ((needed, "ok"), (needed - 1, "missing")):
         there = SimpleNamespace(available=free)
         monkeypatch.setattr(psutil, "virtual_memory", lambda there=there: there)

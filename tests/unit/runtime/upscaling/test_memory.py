@@ -13,9 +13,8 @@ import psutil
 import pytest
 
 from adadm.runtime.errors import SessionError
-from adadm.runtime.models.metadata import MemoryModel
 from adadm.runtime.upscaling import memory
-from adadm.runtime.upscaling.memory import free_bytes, measure_memory
+from adadm.runtime.upscaling.memory import MemoryModel, free_bytes, measure_memory
 
 MODEL = Path(str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx"))
 UNLIMITED = "9223372036854771712\n"  # how cgroups v1 say it

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from adadm.runtime.errors import TilingError
-from adadm.runtime.models.metadata import MemoryModel, ModelMetadata
+from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
+from adadm.runtime.upscaling.memory import MemoryModel
 from adadm.runtime.upscaling.tile_plan import (
     DEFAULT_ACCURACY,
     LargestTile,
@@ -273,18 +274,18 @@ HALO = [(0, 35.0), (4, 1.3), (8, 0.049), (12, 0.00088), (32, 2e-4), (48, 0.03)]
 @pytest.mark.parametrize(
     ("halo_errors", "receptive_field", "accuracy", "overlap"),
     [
-        (HALO, 20, DEFAULT_ACCURACY, 12),
-        (HALO, 20, 0.196, 8),
-        (HALO, 20, 0.195, 12),
-        (HALO, 20, 1000, 0),
-        (HALO, 20, 1e-5, 20),
-        (None, 20, 1000, 20),  # not measured
+        (HALO, "20", DEFAULT_ACCURACY, 12),
+        (HALO, "20", 0.196, 8),
+        (HALO, "20", 0.195, 12),
+        (HALO, "20", 1000, 0),
+        (HALO, "20", 1e-5, 20),
+        (None, "20", 1000, 20),  # not measured
         (HALO, "image", DEFAULT_ACCURACY, 12),
     ],
 )
 def test_the_least_overlap_that_was_four_times_as_good(
     halo_errors: list[tuple[int, float]] | None,
-    receptive_field: Any,
+    receptive_field: str,
     accuracy: float,
     overlap: int,
 ) -> None:
@@ -307,8 +308,7 @@ def test_a_network_that_sees_all_is_warned_of_with_what_was_measured() -> None:
 
 
 def test_of_an_unmeasured_backend_the_hungriest_is_taken() -> None:
-    cpu, openvino = MemoryModel(35_000_000, 1500), MemoryModel(89_000_000, 1200)
-    metadata = ModelMetadata(memory={"cpu": cpu, "openvino": openvino})
-    assert memory_model(metadata, "openvino") == openvino
-    assert memory_model(metadata, "cuda") == cpu
+    metadata = ModelMetadata(memory={"cpu": (35_000_000, 1500), "openvino": (89_000_000, 1200)})
+    assert memory_model(metadata, "openvino") == MemoryModel(89_000_000, 1200)
+    assert memory_model(metadata, "cuda") == MemoryModel(35_000_000, 1500)
     assert memory_model(ModelMetadata(), "cpu") is None

@@ -27,7 +27,7 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling import upscaler
 from adadm.runtime.upscaling import variants as model_forms
-from adadm.runtime.upscaling.memory import process_bytes
+from adadm.runtime.upscaling.memory import memory_models, process_bytes
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile, memory_model
 
@@ -450,8 +450,7 @@ def test_what_a_session_keeps_of_one_image_is_there_for_the_next() -> None:
     """Else the second of two images of one size would be run in tiles."""
     image = scene(300, 300)
     with X2() as opened:
-        assert opened.metadata.memory is not None
-        needed = opened.metadata.memory["cpu"].bytes_for(image[..., 0].size)
+        needed = memory_models(opened.metadata)["cpu"].bytes_for(image[..., 0].size)
     limit = (process_bytes() + 1.4 * needed) / 2**30
     with X2(memory_gib=limit) as opened:
         assert opened.plan(300, 300).is_whole
