@@ -12,7 +12,6 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -94,9 +93,9 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
             "certified" if row.passed else "[bold red]FAILED[/bold red]",
         )
     console.print(table)
-    timed = next((row.certificate["speed"][-1] for row in rows if row.certificate), None)
+    timed = next((row.certificate.speed[-1] for row in rows if row.certificate), None)
     if timed:
-        size, backend = "x".join(map(str, timed["lr_px"])), timed["name"].split(", ")[-1]
+        size, backend = "x".join(map(str, timed.lr_px)), timed.name.split(", ")[-1]
         console.print(
             f"parity: of the worst photograph. speed: backend {backend} of this machine, which is "
             f"no device, to PyTorch in turns, {size} px",
@@ -105,24 +104,25 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
 
 
 def _figures(row: ShipResult) -> dict[str, float | None]:
-    checks: dict[str, Any] = {}
-    speed: list[Any] = []
-    if row.certificate is not None:
-        checks = {check["name"]: check["figure"] for check in row.certificate["checks"]}
-        speed = row.certificate["speed"]
-    return {
-        "megabytes": row.model.stat().st_size / 1e6 if row.model else None,
-        "parity_db": checks.get("worst parity"),
-        "lost_db": checks.get("PSNR-Y lost"),
-        "median_ms": speed[-1]["median_ms"] if speed else None,
-        "speed_to_pytorch": speed[0]["median_ms"] / speed[-1]["median_ms"] if speed else None,
-    }
+    checks = row.certificate.checks if row.certificate else ()
+    figures = {check.name: check.figure for check in checks}
+    median_ms = [speed.median_ms for speed in row.certificate.speed] if row.certificate else []
+    content: dict[str, float | None] = json_format.as_json(
+        {
+            "megabytes": row.model.stat().st_size / 1e6 if row.model else None,
+            "parity_db": figures.get("worst parity"),
+            "lost_db": figures.get("PSNR-Y lost"),
+            "median_ms": median_ms[-1] if median_ms else None,
+            "speed_to_pytorch": median_ms[0] / median_ms[-1] if median_ms else None,
+        }
+    )
+    return content
 
 
 def _why(row: ShipResult) -> str:
     if row.problem or row.certificate is None:
         return str(row.problem)
-    return "; ".join(row.certificate["failures"])
+    return "; ".join(row.certificate.failures)
 
 
 def _write_summary(rows: Sequence[ShipResult], path: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,21 +19,17 @@ from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import load_baseline
 from adadm.deployment.certification.candidate import load_candidate
-from adadm.deployment.certification.certificate import (
-    bind_to_files,
-    page_path,
-    relative,
-    write_certificate,
-)
+from adadm.deployment.certification.certificate import Certificate
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.criteria import Check, read_thresholds
 from adadm.deployment.certification.device_result import certify_on_device
 from adadm.deployment.certification.recheck import Places, recheck
 from adadm.deployment.certification.report.crops import Crop
+from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime.arguments import Paths, check_outputs, positive
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.bundles.bundle import MANIFEST, Bundle
+from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import Bar
@@ -86,33 +81,29 @@ def _certify(arguments: argparse.Namespace) -> None:
             images,
             arguments.hr,
             given,
+            at=arguments.output,
             seconds=arguments.seconds,
             progress=bar,
         )
-    output: Path = arguments.output
-    content = bind_to_files(certified.content, output, reference, model, arguments.images)
     printed = Console()
     print_ledger(certified.ledger, printed)
-    _print_checks(certified.checks, printed)
-    _finish(content, certified.crops, output)
+    _print_checks(certified.certificate.checks, printed)
+    _finish(certified.certificate, certified.crops, arguments.output)
 
 
 def _take_in(arguments: argparse.Namespace) -> None:
     result, bundle, output = Path(arguments.model), arguments.against, arguments.output
     check_outputs(Bundle.open(bundle).read_files, [output, page_path(output)])
-    content = certify_on_device(result, bundle)
-    content["result"] = relative(result, output)
-    content["reference"]["file"] = relative(bundle / MANIFEST, output)
-    _finish(content, (), output)
+    _finish(certify_on_device(result, bundle, at=output), (), output)
 
 
-def _finish(content: dict[str, Any], crops: Sequence[Crop], output: Path) -> None:
+def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> None:
     """Write both files, and fail if the model did."""
-    written = write_certificate(content, crops, output)
+    write_certificate(certificate, crops, output)
     print(f"wrote {output} and {page_path(output)}")
-    if not written["passed"]:
-        place = written["place"]
-        reasons = [*written["failures"], *([f"the place: {place['text']}"] if place else [])]
+    if not certificate.passed:
+        place = certificate.place
+        reasons = [*certificate.failures, *([f"the place: {place.text}"] if place else [])]
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise ParityError(f"not certified:{listed}")
     print("certified")
@@ -129,8 +120,8 @@ def _recheck(arguments: argparse.Namespace) -> None:
     if not found.holds:
         listed = "".join(f"\n  {problem}" for problem in found.problems)
         raise ParityError(f"{arguments.certificate} does not hold:{listed}")
-    if not found.content["passed"]:
-        listed = "".join(f"\n  {failure}" for failure in found.content["failures"])
+    if not found.certificate.passed:
+        listed = "".join(f"\n  {failure}" for failure in found.certificate.failures)
         raise ParityError(
             f"{arguments.certificate} is as it was written, and says that the model failed:{listed}"
         )

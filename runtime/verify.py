@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         )
     _print(found)
     if arguments.json is not None:
-        json_format.write(arguments.json, found.as_json())
+        json_format.write(arguments.json, found.report)
     if not found.passed:
         raise ParityError(_why(found))
 

@@ -16,7 +16,7 @@ from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
-from adadm.runtime.json_format import rounded
+from adadm.runtime.json_format import Figure, rounded
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
@@ -65,7 +65,7 @@ class StageResult:
     """
 
     name: str
-    psnr_y_db: float
+    psnr_y_db: Figure
     lost_db: float | None
     parity_db: float | None
     largest_error: float

@@ -60,6 +60,7 @@ class CalibrationImages:
         smallest_area: the least H*W that the network takes, px.
         found: how many different files there were.
         sizes: H and W of each input, px.
+        paths: where they were looked for, as given.
     """
 
     files: Mapping[str, Path]
@@ -68,6 +69,7 @@ class CalibrationImages:
     smallest_area: int = 1
     found: int = 0
     sizes: Sequence[tuple[int, int]] = ()
+    paths: Sequence[Path] = ()
 
     @classmethod
     def of(
@@ -124,7 +126,9 @@ class CalibrationImages:
                 f"{len(unusable)} of {tried} photographs are unusable, at most a tenth may "
                 f"be; remove them or give others:{listed}"
             )
-        return replace(none_yet, files=chosen, found=len(candidates), sizes=sizes)
+        return replace(
+            none_yet, files=chosen, found=len(candidates), sizes=sizes, paths=tuple(paths)
+        )
 
     @property
     def digest(self) -> str:

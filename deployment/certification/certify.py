@@ -7,9 +7,9 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +19,15 @@ from adadm.calibration.quality.ledger import Ledger, Output, Stage, measure
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import Baseline
 from adadm.deployment.certification.candidate import Candidate
+from adadm.deployment.certification.certificate import (
+    ImageFile,
+    Images,
+    Model,
+    ModelCertificate,
+    Reference,
+    Stages,
+    relative,
+)
 from adadm.deployment.certification.criteria import (
     Check,
     Thresholds,
@@ -31,6 +40,7 @@ from adadm.deployment.certification.observations import Observations
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.speed import measure_speed
 from adadm.runtime.checks.device_info import device_info
+from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
 from adadm.runtime.progress import SILENT, Progress
 
@@ -43,16 +53,10 @@ _LARGEST_PX = 256  # of what layers and speed are measured on
 
 @dataclass(frozen=True)
 class Certified:
-    """A certificate without what only its file knows, and crops for its report.
+    """A certificate, and what is shown besides: the ledger, and crops for the report."""
 
-    Attributes:
-        content: ready for `certificate.write_certificate`; infinities are still in it.
-        ledger, checks: what of it is printed.
-    """
-
-    content: dict[str, Any]
+    certificate: ModelCertificate
     ledger: Ledger
-    checks: tuple[Check, ...]
     crops: tuple[Crop, ...]
 
 
@@ -63,6 +67,7 @@ def certify(
     originals: bool,
     given: Mapping[str, float],
     *,
+    at: Path,
     seconds: float = 3.0,
     progress: Progress = SILENT,
 ) -> Certified:
@@ -71,6 +76,7 @@ def certify(
     Args:
         originals: whether `images` were reduced from originals, so that accuracy can be told.
         given: limits that are not the defaults, by name.
+        at: where the certificate will be; it names files relative to that.
         seconds: for measuring the speed.
 
     Raises:
@@ -115,42 +121,38 @@ def certify(
     )
     crops = [*seen.crops(), *_crops_of_gates(gates, checks, (truth, deployed), rgb_range, size)]
     failed = failures(checks)
-    content = {
-        "kind": "model",
-        "adadm": importlib.metadata.version("adadm-deploy"),
-        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "passed": not failed,
-        "failures": failed,
-        "place": _place(comparison),
-        "model": _described(model),
-        "reference": {
-            "sha256": reference.sha256,
-            "bytes": reference.path.stat().st_size,
-            "description": reference.description,
-        },
-        "images": {
-            "described": str(images),
-            "originals": originals,
-            "tile": model.tile,
-            "digest": images.digest,
-            "files": [
-                {"name": path.name, "sha256": sha256} for sha256, path in images.files.items()
-            ],
-        },
-        "thresholds": {"limits": dict(thresholds.limits), "given": dict(given)},
-        "checks": [found.as_json() for found in checks],
-        "ledger": {
-            "photographs": ledger.photographs,
-            "stages": [asdict(stage) for stage in ledger.stages],
-        },
-        "photographs": [asdict(photograph) for photograph in seen.photographs],
-        "blocks": seen.blocks(reference.blocks),
-        "layers": [asdict(layer) for layer in comparison.layers] if comparison else [],
-        "speed": speed,
-        "device": device_info(),
-        "versions": _versions(),
-    }
-    return Certified(content, ledger, checks, tuple(crops))
+    certificate = ModelCertificate(
+        adadm=importlib.metadata.version("adadm-deploy"),
+        made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        passed=not failed,
+        failures=failed,
+        place=comparison.first_divergence if comparison else None,
+        model=_described(model, at),
+        reference=Reference(
+            file=relative(reference.path, at),
+            sha256=reference.sha256,
+            bytes=reference.path.stat().st_size,
+            description=reference.description,
+        ),
+        images=Images(
+            described=str(images),
+            originals=originals,
+            tile=model.tile,
+            digest=images.digest,
+            files=tuple(ImageFile(path.name, sha256) for sha256, path in images.files.items()),
+            paths=tuple(relative(path, at) for path in images.paths),
+        ),
+        thresholds=thresholds,
+        checks=checks,
+        ledger=Stages(ledger.photographs, ledger.stages),
+        photographs=tuple(seen.photographs),
+        blocks=seen.blocks(reference.blocks),
+        layers=comparison.layers if comparison else (),
+        speed=speed,
+        device=device_info(),
+        versions=_versions(),
+    )
+    return Certified(certificate, ledger, tuple(crops))
 
 
 def _checks(
@@ -206,26 +208,23 @@ def _crops_of_gates(
     return list(crops.values())
 
 
-def _place(comparison: LayerComparison | None) -> dict[str, Any] | None:
-    found = comparison.first_divergence if comparison else None
-    return None if found is None else asdict(found)
-
-
-def _described(model: Candidate) -> dict[str, Any]:
+def _described(model: Candidate, at: Path) -> Model:
     metadata = model.metadata
-    return {
-        "sha256": model.sha256,
-        "bytes": model.path.stat().st_size,
-        "precision": model.precision,
-        "backend": model.backend,
-        "description": model.description,
-        "architecture": metadata.architecture,
-        "upscale": metadata.upscale,
-        "rgb_range": metadata.rgb_range,
-        "io": metadata.io or "float32",
-        "target": metadata.target,
-        "checkpoint_sha256": metadata.checkpoint_sha256,
-    }
+    return Model(
+        file=relative(model.path, at),
+        sha256=model.sha256,
+        bytes=model.path.stat().st_size,
+        precision=model.precision,
+        backend=model.backend,
+        description=model.description,
+        architecture=metadata.architecture,
+        upscale=metadata.upscale,
+        rgb_range=metadata.rgb_range,
+        io=metadata.io or "float32",
+        target=metadata.target,
+        checkpoint_sha256=metadata.checkpoint_sha256,
+        companions={relative(path, at): sha256_of(path) for path in model.companions},
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from adadm.calibration.quality.gates import GATES
-from adadm.deployment.certification.certificate import digest_of, read_certificate
+from adadm.deployment.certification.certificate import (
+    Certificate,
+    ModelCertificate,
+    digest_of,
+    read_certificate,
+)
 from adadm.deployment.certification.criteria import CRITERIA, KEYS, Thresholds
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import rounded
@@ -16,39 +19,35 @@ from adadm.runtime.json_format import rounded
 __all__ = ["inconsistencies", "is_certificate_of"]
 
 
-def inconsistencies(content: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a certificate by itself.
-
-    Raises:
-        KeyError, TypeError: it lacks what every certificate has.
-    """
-    if (found := digest_of(content)) != content.get("sha256"):
+def inconsistencies(certificate: Certificate) -> Iterator[str]:
+    """What is wrong with a certificate by itself."""
+    if (found := digest_of(certificate)) != certificate.sha256:
         yield (
             f"it was changed since it was written: its content has the digest {found}, the "
-            f"certificate says {content.get('sha256')}"
+            f"certificate says {certificate.sha256}"
         )
-    if content["kind"] == "device":
+    if not isinstance(certificate, ModelCertificate):
         return
-    limits = dict(content["thresholds"]["limits"])
-    expected = Thresholds.of(content["model"]["precision"], content["thresholds"]["given"]).limits
+    limits, precision = certificate.thresholds.limits, certificate.model.precision
+    if precision not in CRITERIA["parity_db"].limits:
+        yield f"its precision is {precision!r}, which has no limits"
+        return
+    expected = Thresholds.of(precision, certificate.thresholds.given).limits
     for name in expected.keys() | limits.keys():
         if expected.get(name) != limits.get(name):
             yield f"the limit {name} is {limits.get(name)}, by default it is {expected.get(name)}"
-    by_name = {(check["name"]): check for check in content["checks"]}
     asked = {CRITERIA["parity_db"].name, *(gate.name for gate in GATES)}
-    asked |= {CRITERIA["lost_db"].name} if content["images"]["originals"] else set()
-    for name in sorted(asked - by_name.keys()):
+    asked |= {CRITERIA["lost_db"].name} if certificate.images.originals else set()
+    for name in sorted(asked - {check.name for check in certificate.checks}):
         yield f"it has no check of {name}"
-    for name, check in by_name.items():
-        figure = math.inf if check["figure"] is None else check["figure"]
-        within = figure >= check["limit"] if check["at_least"] else figure <= check["limit"]
-        if within != check["passed"]:
-            yield f"{name} is {figure:g} of {check['limit']:g}, and is said to have " + (
-                "passed" if check["passed"] else "failed"
+    for check in certificate.checks:
+        if check.is_within != check.passed:
+            yield f"{check.name} is {check.figure:g} of {check.limit:g}, and is said to have " + (
+                "passed" if check.passed else "failed"
             )
-        if check["limit"] != limits.get(KEYS.get(name, "")):
-            yield f"{name} is held to {check['limit']:g}, which is not its limit"
-    if content["passed"] != all(check["passed"] for check in by_name.values()):
+        if check.limit != limits.get(KEYS.get(check.name, "")):
+            yield f"{check.name} is held to {check.limit:g}, which is not its limit"
+    if certificate.passed != all(check.passed for check in certificate.checks):
         yield "the verdict is not that of the checks"
 
 
@@ -71,15 +70,16 @@ def is_certificate_of(
     """
     try:
         found = read_certificate(path)
-        return (
-            found["kind"] == "model"
-            and not any(inconsistencies(found))
-            and {check["name"] for check in found["checks"]} == KEYS.keys()
-            and found["model"]["sha256"] == model
-            and {Path(k).name: v for k, v in found["model"]["companions"].items()} == companions
-            and found["reference"]["sha256"] == reference
-            and found["images"]["digest"] == images
-            and found["thresholds"]["given"] == rounded(dict(given))
-        )
-    except (CalibrationError, AttributeError, LookupError, TypeError, ValueError):
+    except CalibrationError:
         return False
+    return (
+        isinstance(found, ModelCertificate)
+        and not any(inconsistencies(found))
+        and {check.name for check in found.checks} == KEYS.keys()
+        and found.model.sha256 == model
+        and {Path(name).name: digest for name, digest in found.model.companions.items()}
+        == companions
+        and found.reference.sha256 == reference
+        and found.images.digest == images
+        and found.thresholds.given == rounded(given)
+    )

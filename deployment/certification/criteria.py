@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.calibration.quality.gates import GATES, Gate, GateResult
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.json_format import read
+from adadm.runtime.json_format import Figure, read
 
 __all__ = [
     "CRITERIA",
@@ -133,7 +133,7 @@ def read_thresholds(path: Path) -> dict[str, float]:
     return {name: float(limit) for name, limit in limits.items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One figure against its limit.
 
@@ -141,25 +141,23 @@ class Check:
         figure: infinite where nothing differs.
         where: the worst case.
         left_out: cases on which the reference itself diverges.
+        passed: the verdict.
     """
 
     name: str
-    figure: float
+    figure: Figure
     unit: str
     limit: float
     at_least: bool
     where: str
     remedy: str
     left_out: tuple[str, ...] = ()
+    passed: bool
 
     @property
-    def passed(self) -> bool:
-        """Whether the figure is within the limit; NaN is not."""
+    def is_within(self) -> bool:
+        """What the verdict has to be; NaN is not within any limit."""
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
-
-    def as_json(self) -> dict[str, Any]:
-        """With the verdict; an infinite figure is null, once written."""
-        return {**asdict(self), "passed": self.passed, "left_out": list(self.left_out)}
 
     def __str__(self) -> str:
         asked = "at least" if self.at_least else "at most"
@@ -173,25 +171,37 @@ class Check:
 def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
     """Hold a figure to one of `CRITERIA`."""
     found = CRITERIA[name]
-    limit = thresholds.limits[name]
-    return Check(found.name, figure, found.unit, limit, found.at_least, where, found.remedy)
+    return _judged(
+        name=found.name,
+        figure=figure,
+        unit=found.unit,
+        limit=thresholds.limits[name],
+        at_least=found.at_least,
+        where=where,
+        remedy=found.remedy,
+    )
 
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
     """Hold a gate's figure to its limit here."""
-    gate, limit = result.gate, thresholds.limits[KEYS[result.gate.name]]
-    return Check(
-        gate.name,
-        result.figure,
-        gate.unit,
-        limit,
-        False,
-        result.where,
-        gate.remedy,
-        result.left_out,
+    gate = result.gate
+    return _judged(
+        name=gate.name,
+        figure=result.figure,
+        unit=gate.unit,
+        limit=thresholds.limits[KEYS[gate.name]],
+        at_least=False,
+        where=result.where,
+        remedy=gate.remedy,
+        left_out=result.left_out,
     )
 
 
-def failures(checks: Sequence[Check]) -> list[str]:
+def _judged(**fields: Any) -> Check:
+    found = Check(**fields, passed=False)
+    return replace(found, passed=found.is_within)
+
+
+def failures(checks: Sequence[Check]) -> tuple[str, ...]:
     """A sentence for each check that fails."""
-    return [str(found) for found in checks if not found.passed]
+    return tuple(str(found) for found in checks if not found.passed)

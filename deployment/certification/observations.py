@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +15,9 @@ from adadm.calibration.quality.photographs import Photograph
 from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.images.arrays import Batch, ImageArray, enlarge, image_from_batch
 from adadm.runtime.images.metrics import psnr, psnr_y
+from adadm.runtime.json_format import Figure
 
-__all__ = ["Observations", "PhotographResult"]
+__all__ = ["BlockResult", "Observations", "PhotographResult"]
 
 _CROP_PX = 96
 _STRIDE_PX = 16
@@ -38,11 +38,28 @@ class PhotographResult:
     """
 
     name: str
-    parity_db: float
-    psnr_y_db: dict[str, float] | None
+    parity_db: Figure
+    psnr_y_db: dict[str, Figure] | None
     lost_db: float | None
     bicubic_db: float | None
     largest_error: float
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """The modulation factors of one block over all photographs.
+
+    Attributes:
+        block: its index, in graph order.
+        expected, found: the least, the mean and the largest of the reference's and the model's.
+        error: the largest relative one. What the model does not tell is None.
+    """
+
+    block: int
+    name: str
+    expected: tuple[float, float, float]
+    found: tuple[float, float, float] | None
+    error: float | None
 
 
 class Observations:
@@ -89,23 +106,23 @@ class Observations:
             noted.append([float(factor.item()) for factor in side])
         self._look(photograph, expected, found, reference, shown)
 
-    def blocks(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The factors of each block over all photographs, ready for the certificate."""
+    def blocks(self, names: Sequence[str]) -> tuple[BlockResult, ...]:
+        """The factors of each block."""
         rows = []
         for index, name in enumerate(names):
             expected = [factors[index] for factors in self._expected]
             found = [factors[index] for factors in self._found if factors]
             errors = [relative_error(*pair) for pair in zip(found, expected, strict=False)]
             rows.append(
-                {
-                    "block": index,
-                    "name": name,
-                    "expected": _spread(expected),
-                    "found": _spread(found) if found else None,
-                    "error": max(errors) if errors else None,
-                }
+                BlockResult(
+                    block=index,
+                    name=name,
+                    expected=_spread(expected),
+                    found=_spread(found) if found else None,
+                    error=max(errors) if errors else None,
+                )
             )
-        return rows
+        return tuple(rows)
 
     def crops(self) -> list[Crop]:
         """The windows with the most error, one a photograph, and the one with the largest."""
@@ -162,8 +179,8 @@ def _worst_window(levels: Levels) -> tuple[float, int, int]:
     return power, top * _STRIDE_PX, left * _STRIDE_PX
 
 
-def _spread(values: Sequence[float]) -> list[float]:
-    return [min(values), math.fsum(values) / len(values), max(values)]
+def _spread(values: Sequence[float]) -> tuple[float, float, float]:
+    return min(values), math.fsum(values) / len(values), max(values)
 
 
 def _overlap(a: Crop, b: Crop) -> bool:

@@ -8,18 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adadm.calibration.quality.ledger import StageResult
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.deployment.certification.baseline import load_baseline
+from adadm.deployment.certification.baseline import Baseline, load_baseline
 from adadm.deployment.certification.candidate import load_candidate
-from adadm.deployment.certification.certificate import read_certificate
+from adadm.deployment.certification.certificate import (
+    Certificate,
+    DeviceCertificate,
+    ImageFile,
+    Images,
+    ModelCertificate,
+    read_certificate,
+    sealed,
+)
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.consistency import inconsistencies
-from adadm.deployment.certification.criteria import KEYS
+from adadm.deployment.certification.criteria import KEYS, Check
 from adadm.deployment.certification.device_result import certify_on_device
+from adadm.deployment.certification.observations import PhotographResult
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import find_images
-from adadm.runtime.json_format import rounded
 from adadm.runtime.progress import SILENT, Progress
 
 __all__ = ["Places", "Recheck", "recheck"]
@@ -33,6 +42,8 @@ _SHARE, _BIT = 0.5, 0.05
 _COMPARED = ("psnr_y_db", "lost_db", "parity_db", "largest_error", "factor_error")
 _NOISE_DB = 100.0
 """Above, two figures of parity are both rounding of float32."""
+
+_Row = Check | StageResult | PhotographResult
 
 
 @dataclass(frozen=True)
@@ -49,12 +60,11 @@ class Recheck:
     """What was found.
 
     Attributes:
-        content: the certificate as it is.
         problems: why it does not hold.
         notes: what was not checked, and why.
     """
 
-    content: dict[str, Any]
+    certificate: Certificate
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -67,11 +77,11 @@ class Recheck:
 def recheck(
     path: Path,
     places: Places,
-    undetectable: Mapping[str, float | str | None],
+    undetectable: Mapping[str, Any],
     *,
     progress: Progress = SILENT,
 ) -> Recheck:
-    """Compare a certificate with the files that it names, and with figures measured anew.
+    """Compare a certificate with the files that it names, and with one that is made anew.
 
     Args:
         undetectable: `arch` and hyper-parameters of the checkpoint, as `load_baseline` takes them.
@@ -79,23 +89,28 @@ def recheck(
     Raises:
         CalibrationError: it is no certificate; or the files are as certified, and cannot be run.
     """
-    content = read_certificate(path)
-    problems = list(inconsistencies(content))
+    certificate = read_certificate(path)
+    problems = list(inconsistencies(certificate))
     notes: list[str] = []
-    if content["kind"] == "device":
-        problems += _device_problems(content, path, places)
-        return Recheck(content, tuple(problems), tuple(notes))
+    if isinstance(certificate, DeviceCertificate):
+        problems += _device_problems(certificate, path, places)
+        return Recheck(certificate, tuple(problems), tuple(notes))
     model, reference = (
-        given or _resolved(path, content[side]["file"])
-        for side, given in (("model", places.model), ("reference", places.reference))
+        given or _resolved(path, side.file)
+        for side, given in (
+            (certificate.model, places.model),
+            (certificate.reference, places.reference),
+        )
     )
-    folder = model.parent
-    bound = {model: content["model"]["sha256"], reference: content["reference"]["sha256"]}
-    for name, sha256 in content["model"]["companions"].items():
-        bound[folder / Path(name).name] = sha256
+    companions = certificate.model.companions.items()
+    bound = {
+        model: certificate.model.sha256,
+        reference: certificate.reference.sha256,
+        **{model.parent / Path(name).name: sha256 for name, sha256 in companions},
+    }
     changed = [message for file, sha256 in bound.items() for message in _changed(file, sha256)]
-    given = places.images or [_resolved(path, name) for name in content["images"]["paths"]]
-    images, image_problems = _find(content["images"]["files"], given)
+    given = places.images or [_resolved(path, name) for name in certificate.images.paths]
+    images, image_problems = _find(certificate.images.files, given)
     problems += [*changed, *image_problems]
     if not images and not image_problems:
         listed = ", ".join(map(str, given))
@@ -106,113 +121,99 @@ def recheck(
     elif problems:
         notes.append("the figures were not measured again, since this is not what was certified")
     else:
-        found = _again(content, model, reference, images, undetectable, progress)
-        problems += _differences(content, rounded(found))
-    return Recheck(content, tuple(problems), tuple(notes))
+        truth = load_baseline(reference, **undetectable)
+        candidate = load_candidate(model, truth, certificate.model.backend)
+        chosen = _choose(images, certificate.images, truth)
+        originals, limits = certificate.images.originals, certificate.thresholds.given
+        again = certify(
+            truth, candidate, chosen, originals, limits, at=path, seconds=0, progress=progress
+        )
+        problems += _differences(certificate, sealed(again.certificate))
+    return Recheck(certificate, tuple(problems), tuple(notes))
 
 
-def _changed(path: Path, sha256: str) -> Iterator[str]:
+def _changed(path: Path, sha256: str | None) -> Iterator[str]:
     if not path.is_file():
         yield f"{path} is not there; it had sha256 {sha256}"
     elif (found := sha256_of(path)) != sha256:
         yield f"{path} was changed: its sha256 is {found}, the certificate is of {sha256}"
 
 
-def _find(
-    files: Sequence[Mapping[str, str]], places: Sequence[Path]
-) -> tuple[list[Path], list[str]]:
+def _find(files: Sequence[ImageFile], places: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The photographs by content; and which are missing or changed, where some are there."""
     there = [place for place in places if place.exists()]
     found = find_images(there) if there else []
     by_digest = {sha256_of(path): path for path in found}
     names = {path.name: path for path in found}
-    missing = [file for file in files if file["sha256"] not in by_digest]
+    missing = [file for file in files if file.sha256 not in by_digest]
     problems = [
-        f"{names[file['name']]} was changed: its content is not that of {file['sha256']}"
-        if file["name"] in names
-        else f"the photograph {file['name']} is missing"
+        f"{names[file.name]} was changed: its content is not that of {file.sha256}"
+        if file.name in names
+        else f"the photograph {file.name} is missing"
         for file in missing
     ]
-    if len(missing) == len(files) and not any(file["name"] in names for file in files):
+    if len(missing) == len(files) and not any(file.name in names for file in files):
         return [], []
-    return [by_digest[file["sha256"]] for file in files if file not in missing], problems
+    return [by_digest[file.sha256] for file in files if file not in missing], problems
 
 
-def _again(
-    content: Mapping[str, Any],
-    model: Path,
-    reference: Path,
-    images: Sequence[Path],
-    undetectable: Mapping[str, Any],
-    progress: Progress,
-) -> dict[str, Any]:
-    truth = load_baseline(reference, **undetectable)
-    certified = load_candidate(model, truth, content["model"]["backend"])
-    originals = content["images"]["originals"]
-    tile = content["images"]["tile"]
+def _choose(paths: Sequence[Path], certified: Images, truth: Baseline) -> CalibrationImages:
+    """The same photographs at the same size."""
     chosen = CalibrationImages.of(
-        images,
-        truth.metadata.upscale if originals else 1,
-        count=len(images),
-        tile=tile and (tile[0], tile[1]),
+        paths,
+        truth.metadata.upscale if certified.originals else 1,
+        count=len(paths),
+        tile=certified.tile,
         smallest_area=truth.metadata.smallest_area,
     )
-    if chosen.digest != content["images"]["digest"]:
+    if chosen.digest != certified.digest:
         raise CalibrationError(
             f"the photographs are the same, their geometry is not: {chosen.digest}, the "
-            f"certificate has {content['images']['digest']}"
+            f"certificate has {certified.digest}"
         )
-    given = content["thresholds"]["given"]
-    return certify(truth, certified, chosen, originals, given, seconds=0, progress=progress).content
+    return chosen
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
     """Figures that are not what is measured now."""
-    same = old["versions"] == new["versions"] and all(
-        old["device"][part] == new["device"][part] for part in ("cpu", "gpu", "versions")
+    same = (old.versions, old.device.versions, old.device.cpu, old.device.gpu) == (
+        new.versions,
+        new.device.versions,
+        new.device.cpu,
+        new.device.gpu,
     )
-    for part, (rows, now_rows) in _parts(old, new).items():
-        if [row["name"] for row in rows] != [row["name"] for row in now_rows]:
-            yield f"the {part} are not those that are measured now"
-    for where, key, before, now in _figures(old, new):
-        if not _agree(key, before, now, same):
-            yield (
-                f"{where} is {_shown(before)} in the certificate, measured now: {_shown(now)}"
-                + ("" if same else ", on another machine or with other software")
-            )
-    for before, now in zip(old["checks"], new["checks"], strict=False):
-        if before["passed"] != now["passed"]:
-            yield f"{before['name']}: passed {before['passed']}, measured now: {now['passed']}"
-
-
-def _figures(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> Iterator[tuple[str, str, float | None, float | None]]:
-    """Each figure of both: where it is, its kind, and what it is."""
-    for part, sides in _parts(old, new).items():
-        for before, now in zip(*sides, strict=False):
-            if part == "checks":
-                key = KEYS.get(before["name"], "")
-                yield before["name"], key, before["figure"], now["figure"]
-                continue
-            for key in _COMPARED:
-                if key in before and not isinstance(before[key], dict):
-                    yield f"{key} of {before['name']}", key, before[key], now[key]
-
-
-def _parts(
-    old: Mapping[str, Any], new: Mapping[str, Any]
-) -> dict[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]]:
-    """The rows of both that have names and figures."""
-    return {
-        "checks": (old["checks"], new["checks"]),
-        "stages": (old["ledger"]["stages"], new["ledger"]["stages"]),
-        "photographs": (old["photographs"], new["photographs"]),
+    elsewhere = "" if same else ", on another machine or with other software"
+    parts: dict[str, tuple[Sequence[_Row], Sequence[_Row]]] = {
+        "checks": (old.checks, new.checks),
+        "stages": (old.ledger.stages, new.ledger.stages),
+        "photographs": (old.photographs, new.photographs),
     }
+    for part, (rows, now_rows) in parts.items():
+        if [row.name for row in rows] != [row.name for row in now_rows]:
+            yield f"the {part} are not those that are measured now"
+        for row, now_row in zip(rows, now_rows, strict=False):
+            for (kind, before), (_, now) in zip(_figures(row), _figures(now_row), strict=True):
+                if not _agree(kind, before, now, same):
+                    where = row.name if isinstance(row, Check) else f"{kind} of {row.name}"
+                    yield (
+                        f"{where} is {_shown(before)} in the certificate, measured now: "
+                        f"{_shown(now)}{elsewhere}"
+                    )
+    for check, now_check in zip(old.checks, new.checks, strict=False):
+        if check.passed != now_check.passed:
+            yield f"{check.name}: passed {check.passed}, measured now: {now_check.passed}"
+
+
+def _figures(row: _Row) -> list[tuple[str, float | None]]:
+    """Each with its kind."""
+    if isinstance(row, Check):
+        return [(KEYS.get(row.name, ""), row.figure)]
+    figures = ((kind, vars(row).get(kind)) for kind in _COMPARED)
+    return [(kind, figure) for kind, figure in figures if not isinstance(figure, dict)]
 
 
 def _agree(kind: str, before: float | None, now: float | None, same: bool) -> bool:
-    if before is None or now is None:
+    if before is None or now is None or math.inf in (before, now):
         return before == now
     if kind == "parity_db" and min(before, now) >= _NOISE_DB:
         return True
@@ -224,28 +225,24 @@ def _agree(kind: str, before: float | None, now: float | None, same: bool) -> bo
 
 
 def _shown(figure: float | None) -> str:
-    return "infinite" if figure is None else f"{figure:.6g}"
+    return "infinite" if figure in (None, math.inf) else f"{figure:.6g}"
 
 
-def _device_problems(content: Mapping[str, Any], path: Path, places: Places) -> Iterator[str]:
+def _device_problems(certificate: DeviceCertificate, path: Path, places: Places) -> Iterator[str]:
     """Of a device's certificate: the result and the bundle that it comes from."""
-    result = places.model or _resolved(path, content["result"])
-    bundle = places.reference or _resolved(path, content["reference"]["file"]).parent
-    for name in (result, bundle):
-        if not name.exists():
-            yield f"{name} is not there"
-            return
-    changed = list(_changed(result, content["result_sha256"]))
+    result = places.model or _resolved(path, certificate.result)
+    bundle = places.reference or _resolved(path, certificate.reference.file).parent
+    if missing := [place for place in (result, bundle) if not place.exists()]:
+        yield f"{missing[0]} is not there"
+        return
+    changed = list(_changed(result, certificate.result_sha256))
     yield from changed
     if changed:
         return
-    again = rounded(certify_on_device(result, bundle))
-    for key in ("passed", "failures", "model", "references", "latency", "device"):
-        before = content[key]
-        if key == "model":
-            before = {**before, "file": again["model"]["file"]}
-        if before != again[key]:
-            yield f"{key} is not what {result.name} and the bundle {bundle} give"
+    again = vars(sealed(certify_on_device(result, bundle, at=path)))
+    for name in ("passed", "failures", "model", "references", "latency", "device"):
+        if vars(certificate)[name] != again[name]:
+            yield f"{name} is not what {result.name} and the bundle {bundle} give"
 
 
 def _resolved(certificate: Path, name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from adadm.deployment.certification.baseline import Baseline
 from adadm.deployment.certification.candidate import Candidate
@@ -14,14 +14,33 @@ from adadm.runtime.images.arrays import Batch
 from adadm.runtime.upscaling.memory import measure_memory
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
 
-__all__ = ["measure_speed"]
+__all__ = ["Speed", "measure_speed"]
 
 _ROUNDS = 3
 
 
+@dataclass(frozen=True)
+class Speed:
+    """Of one side.
+
+    Attributes:
+        name: of the side, and of what runs it.
+        lr_px: W and H of the input.
+        megapixels_per_s: of the output, at the median.
+        peak_bytes: memory of a run; None where it is not known.
+    """
+
+    name: str
+    lr_px: tuple[int, int]
+    median_ms: float
+    p90_ms: float
+    megapixels_per_s: float
+    peak_bytes: int | None
+
+
 def measure_speed(
     reference: Baseline, model: Candidate, lr: Batch, seconds: float
-) -> list[dict[str, Any]]:
+) -> tuple[Speed, ...]:
     """Run both in turns on one input, after a run that does not count.
 
     Args:
@@ -50,16 +69,16 @@ def measure_speed(
     for (name, taken), peak_bytes in zip(times_ms.items(), peaks, strict=True):
         times = Times.of(taken)
         rows.append(
-            {
-                "name": name,
-                "lr_px": [lr.shape[3], lr.shape[2]],
-                "median_ms": times.median,
-                "p90_ms": times.p90,
-                "megapixels_per_s": pixels * reference.metadata.upscale**2 / 1e3 / times.median,
-                "peak_bytes": peak_bytes,
-            }
+            Speed(
+                name=name,
+                lr_px=(lr.shape[3], lr.shape[2]),
+                median_ms=times.median,
+                p90_ms=times.p90,
+                megapixels_per_s=pixels * reference.metadata.upscale**2 / 1e3 / times.median,
+                peak_bytes=peak_bytes,
+            )
         )
-    return rows
+    return tuple(rows)
 
 
 def _peak_bytes(model: Candidate, lr: Batch) -> int | None:

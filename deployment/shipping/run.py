@@ -17,14 +17,10 @@ from adadm.calibration.source_network import load_source_network
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.deployment.certification.baseline import Baseline, load_baseline
 from adadm.deployment.certification.candidate import load_candidate
-from adadm.deployment.certification.certificate import (
-    bind_to_files,
-    page_path,
-    read_certificate,
-    write_certificate,
-)
+from adadm.deployment.certification.certificate import ModelCertificate, read_certificate
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.consistency import is_certificate_of
+from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.shipping.steps import Steps
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import Options
@@ -86,14 +82,14 @@ class ShipResult:
     target: str
     precision: str
     model: Path | None
-    certificate: Mapping[str, Any] | None
+    certificate: ModelCertificate | None
     made: tuple[str, ...] = ()
     problem: str | None = None
 
     @property
     def passed(self) -> bool:
         """Whether there is a model, and it was certified."""
-        return self.certificate is not None and bool(self.certificate["passed"])
+        return self.certificate is not None and self.certificate.passed
 
 
 def made_before(folder: Path, checkpoint: Path) -> list[Path]:
@@ -229,18 +225,17 @@ class ShipRun:
         self.steps.run(f"lower {precision} {target.name}", made_from, outputs, make)
         return output
 
-    def _certify(self, model: Path, limits: Mapping[str, float]) -> Mapping[str, Any]:
+    def _certify(self, model: Path, limits: Mapping[str, float]) -> ModelCertificate:
         output = model.with_suffix(".certificate.json")
 
         def make() -> None:
             self.progress.phase(f"certificate of {model.name}")
             baseline, images = self._baseline, self.certification
             candidate = load_candidate(model, baseline, "cpu")
-            certified = certify(baseline, candidate, images, True, limits, progress=self.progress)
-            content = bind_to_files(
-                certified.content, output, baseline, candidate, list(images.files.values())
+            certified = certify(
+                baseline, candidate, images, True, limits, at=output, progress=self.progress
             )
-            write_certificate(content, certified.crops, output)
+            write_certificate(certified.certificate, certified.crops, output)
 
         digests, images_sha256 = self._digests(model), self.certification.digest
         made_from = self._from(models=digests, limits=dict(limits), images=images_sha256)
@@ -250,7 +245,9 @@ class ShipRun:
         if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, page_path(output)], make)
-        return read_certificate(output)
+        certificate = read_certificate(output)
+        assert isinstance(certificate, ModelCertificate)  # just written, or `is_certificate_of`
+        return certificate
 
     def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
         """The engine where this machine can build it, and the bundle where a device does."""

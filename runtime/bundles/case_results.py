@@ -13,9 +13,10 @@ from adadm.runtime.bundles.bundle import ReferenceCase
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.errors import ParityError
 from adadm.runtime.images.compare import Comparison, compare
+from adadm.runtime.json_format import key
 from adadm.runtime.sessions.session import FloatArray, Session
 
-__all__ = ["CaseResult", "Latency", "Times", "compare_case", "latency_of"]
+__all__ = ["CaseResult", "CaseRow", "Latency", "Times", "compare_case", "latency_of"]
 
 _BORDER_PX = 4  # of lr, as when a model is exported
 
@@ -54,6 +55,22 @@ class Latency:
     kernels_ms: Times | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaseRow:
+    """What a file has of a reference.
+
+    Attributes:
+        outputs: by name what was asked, `asked_psnr_db`, and the fields of the `Comparison`, where
+            there is one; trtexec's comparison has `psnr_db`, null where equal, and `largest_error`.
+    """
+
+    name: str
+    variant: str = key("form")
+    passed: bool
+    failures: tuple[str, ...]
+    outputs: Mapping[str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class CaseResult:
     """What became of a reference.
@@ -69,7 +86,9 @@ class CaseResult:
     failures: tuple[str, ...]
     latency: Latency | None = None
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def row(self) -> CaseRow:
+        """What is written of it."""
         outputs = {
             name: {
                 "asked_psnr_db": self.reference.psnr_db[name],
@@ -77,13 +96,13 @@ class CaseResult:
             }
             for name, found in self.comparisons.items()
         }
-        return {
-            "name": self.reference.name,
-            "form": self.reference.variant,
-            "passed": not self.failures,
-            "failures": list(self.failures),
-            "outputs": outputs,
-        }
+        return CaseRow(
+            name=self.reference.name,
+            variant=self.reference.variant,
+            passed=not self.failures,
+            failures=self.failures,
+            outputs=outputs,
+        )
 
 
 def latency_of(

@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from adadm.runtime.backends import open_session
 from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
-from adadm.runtime.bundles.case_results import CaseResult, Latency, compare_case, latency_of
+from adadm.runtime.bundles.case_results import (
+    CaseResult,
+    CaseRow,
+    Latency,
+    compare_case,
+    latency_of,
+)
 from adadm.runtime.bundles.diagnosis import diagnose
 from adadm.runtime.checks.device_info import DeviceInfo, device_info
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.tensorrt_api import load
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
+from adadm.runtime.json_format import as_json
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import Session
 
-__all__ = ["Backend", "Bundle", "Verification", "verify"]
+__all__ = ["Backend", "Bundle", "Verification", "VerificationReport", "verify"]
 
 Backend = Literal["engine", "cpu"]
 
-_FORMAT = 1
 _FAILURES = (AdadmError, OSError, ValueError)  # the last of damaged metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationReport:
+    """What `verify.py --json` writes; without our runtime, some of it.
+
+    Attributes:
+        backend: as `Verification` has it; `trtexec` without our runtime.
+        device: a `DeviceInfo`; without our runtime `board`, `system` and `python`.
+        sha256: the digests of `Verification`.
+    """
+
+    format: Literal[1] = 1
+    passed: bool
+    adadm: str | None = None
+    target: str
+    precision: str
+    tensorrt: str | None = None
+    backend: str
+    reason: str | None = None
+    changed_files: tuple[str, ...]
+    references: tuple[CaseRow, ...]
+    diagnosis: str | None = None
+    latency: Latency | None = None
+    device: Mapping[str, Any]
+    sha256: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -57,24 +90,24 @@ class Verification:
         """Of the first reference of a whole image; None where it did not run."""
         return next((outcome.latency for outcome in self.outcomes if outcome.latency), None)
 
-    def as_json(self) -> dict[str, Any]:
-        """All of it, without infinities or NaN."""
-        return {
-            "format": _FORMAT,
-            "passed": self.passed,
-            "adadm": self.bundle.adadm,
-            "target": self.bundle.target.name,
-            "precision": self.bundle.precision,
-            "tensorrt": self.bundle.tensorrt,
-            "backend": self.backend,
-            "reason": self.reason,
-            "changed_files": list(self.changed_files),
-            "references": [outcome.as_json() for outcome in self.outcomes],
-            "diagnosis": self.diagnosis,
-            "latency": self.latency,
-            "device": self.device,
-            "sha256": self.digests,
-        }
+    @property
+    def report(self) -> VerificationReport:
+        """What is written of it."""
+        return VerificationReport(
+            passed=self.passed,
+            adadm=self.bundle.adadm,
+            target=self.bundle.target.name,
+            precision=self.bundle.precision,
+            tensorrt=self.bundle.tensorrt,
+            backend=self.backend,
+            reason=self.reason,
+            changed_files=self.changed_files,
+            references=tuple(outcome.row for outcome in self.outcomes),
+            diagnosis=self.diagnosis,
+            latency=self.latency,
+            device=as_json(self.device),
+            sha256=self.digests,
+        )
 
 
 def verify(

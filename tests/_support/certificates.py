@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adadm.calibration.quality.ledger import StageResult
+from adadm.deployment.certification.certificate import DeviceCertificate, ModelCertificate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.bundles.case_results import Times
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import ImageArray
+from adadm.runtime.json_format import Source, convert
 
-__all__ = ["crop", "device_certificate", "flat", "model_certificate"]
+__all__ = ["certificate_of", "crop", "device_certificate", "flat", "model_certificate"]
 
 
 def flat(red: int, green: int, blue: int, side: int = 24) -> ImageArray:
@@ -29,6 +33,14 @@ def crop(name: str, planted: int = 2, original: bool = True) -> Crop:
     found[1:24:2, :16] -= np.uint8(planted)
     before = (reference // 2) if original else None
     return Crop(name, 7, 120, f"largest error: {planted} levels", before, reference, found)
+
+
+def certificate_of(content: dict[str, Any]) -> ModelCertificate | DeviceCertificate:
+    """What is read of a file with this content."""
+    source = Source(Path("certificate.json"), CalibrationError)
+    if content["kind"] == "device":
+        return convert(content, DeviceCertificate, source)
+    return convert(content, ModelCertificate, source)
 
 
 def model_certificate() -> dict[str, Any]:
@@ -72,9 +84,12 @@ def model_certificate() -> dict[str, Any]:
         "images": {
             "described": "2 of 41 photographs, whole",
             "originals": True,
+            "tile": None,
             "digest": _digest("images"),
             "files": [{"name": "owl.png", "sha256": _digest("owl")}],
+            "paths": ["photos"],
         },
+        "thresholds": {"limits": {}, "given": {}},
         "checks": [
             _check("PSNR-Y lost", 1.41042, "dB", 0.02, remedy="keep more in FP16", passed=False),
             _check("worst parity", None, "dB", 52.11, at_least=True, left_out=["grey 255", "sky"]),
@@ -120,6 +135,7 @@ def device_certificate() -> dict[str, Any]:
     nan = {"asked_psnr_db": 48.0}
     return {
         **content,
+        "model": {**content["model"], "source_sha256": _digest("source")},
         "kind": "device",
         "format": 1,
         "passed": False,
@@ -134,6 +150,7 @@ def device_certificate() -> dict[str, Any]:
         "latency": {"reference": "coffee", "end_to_end_ms": times, "kernels_ms": None},
         "reason": "it is there, TensorRT too",
         "diagnosis": "block 3 is the first",
+        "result": "result.json",
         "result_sha256": _digest("result"),
         "device": _device(),
     }
@@ -202,7 +219,13 @@ def _layer(
         "precision": "FP16" if range_use is None else "INT8",
         "snr_db": 36.44,
         "isolated_db": isolated_db,
+        "parameters_db": 50.0,
+        "border_db": None,
+        "interior_db": 50.0,
+        "gain": 1.0,
         "largest_shift": 0.0044,
+        "shifted_channel": 0,
+        "shifted_levels": None,
         "range_use": range_use,
     }
 
@@ -229,7 +252,7 @@ def _reference(name: str, outputs: dict[str, Any], failures: list[str]) -> dict[
 
 
 def _device() -> dict[str, Any]:
-    """As `device_info` describes a Jetson."""
+    """A `DeviceInfo` of a Jetson."""
     return {
         "board": "NVIDIA Jetson Orin Nano",
         "l4t": "36.4.3",

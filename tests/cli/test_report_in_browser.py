@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from _support.certificates import crop, device_certificate, flat, model_certificate
+from _support.certificates import certificate_of, crop, device_certificate, flat, model_certificate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import write_report
 
@@ -52,7 +52,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("passed", passed, crops),
         ("device", device_certificate(), []),
     ):
-        write_report(certificate, shown, folder / f"{name}.html")
+        write_report(certificate_of(certificate), shown, folder / f"{name}.html")
     return {path.stem: path for path in folder.iterdir()}
 
 

@@ -250,7 +250,7 @@ def test_without_a_gpu_the_model_is_run_and_that_is_said(folder: Path) -> None:
     assert found.passed
     assert found.backend == "cpu"
     assert re.match("the engine cannot run here: .*(CUDA|cuda)", found.reason)
-    assert found.as_json()["sha256"]["model.engine"]
+    assert found.report.sha256["model.engine"]
     asked = verify(Bundle.open(folder), "engine", 0.01)
     assert not asked.passed
     assert all(re.search("CUDA|cuda", outcome.failures[0]) for outcome in asked.outcomes)

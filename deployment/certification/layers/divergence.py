@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adadm.deployment.certification.layers.graph import CONV, MODULATOR
+from adadm.runtime.json_format import Figure
 
 __all__ = ["Divergence", "LayerResult", "first_divergence"]
 
@@ -44,13 +45,13 @@ class LayerResult:
     kind: str
     block: int | None
     precision: str
-    snr_db: float
-    isolated_db: float
-    parameters_db: float
-    border_db: float
-    interior_db: float
-    gain: float
-    largest_shift: float
+    snr_db: Figure
+    isolated_db: Figure
+    parameters_db: Figure
+    border_db: Figure
+    interior_db: Figure
+    gain: Figure
+    largest_shift: Figure
     shifted_channel: int
     shifted_levels: float | None
     range_use: float | None

@@ -6,16 +6,17 @@ import base64
 import hashlib
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+from adadm.deployment.certification.certificate import Certificate, sealed
 from adadm.deployment.certification.report.crops import Crop, amplification_of, render_crop
+from adadm.runtime import json_format
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
 
-__all__ = ["Crop", "write_report"]
+__all__ = ["Crop", "page_path", "write_certificate", "write_report"]
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SECTIONS = {
@@ -35,18 +36,28 @@ _SECTIONS = {
 _STYLES = ("report.css", "sections.css", "charts.css", "crops.css", "media.css")
 _ABSENT = {
     **dict.fromkeys(("checks", "references", "photographs", "blocks", "layers", "speed"), ()),
-    **dict.fromkeys(("place", "reason", "diagnosis", "latency", "ledger", "images")),
-    "result_sha256": None,
-    "file": "FILE.json",
+    **dict.fromkeys(("reason", "diagnosis", "latency", "ledger", "images", "result_sha256")),
 }
 """What stands for what only some certificates have."""
-
 
 _NOTHING, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Path) -> None:
+def write_certificate(certificate: Certificate, crops: Sequence[Crop], path: Path) -> None:
+    """Write a certificate and its report: each whole, and no certificate without its report."""
+    certificate = sealed(certificate)
+    with written_whole(path) as partial:
+        partial.write_text(json_format.text(certificate), encoding="utf-8")
+        write_report(certificate, crops, page_path(path))
+
+
+def page_path(path: Path) -> Path:
+    """Where the report of a certificate is."""
+    return path.with_suffix(".html")
+
+
+def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) -> None:
     """Write the page, whole or not at all; the same bytes for the same certificate and crops.
 
     What the certificate does not have is left out.
@@ -73,10 +84,12 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
         "time": _time,
     }
     environment.globals["ticks"] = _ticks
+    environment.tests["finite"] = _is_finite
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     amplification = amplification_of(crops)
     page = environment.get_template("report.html.j2").render(
-        {**_ABSENT, **certificate},
+        {**_ABSENT, **vars(certificate)},
+        file=path.with_suffix(".json").name,
         sections=_sections(certificate, crops),
         crops=[render_crop(crop, amplification) for crop in crops],
         amplification=amplification,
@@ -88,15 +101,20 @@ def write_report(certificate: Mapping[str, Any], crops: Sequence[Crop], path: Pa
         partial.write_text(page, encoding="utf-8", newline="\n")
 
 
-def _sections(certificate: Mapping[str, Any], crops: Sequence[Crop]) -> dict[str, str]:
+def _sections(certificate: Certificate, crops: Sequence[Crop]) -> dict[str, str]:
     """Titles by the names of those that have something to say."""
+    content = vars(certificate)
     always = {"subject", "device", "digests"}
-    also = {"photographs": bool(crops), "speed": bool(certificate.get("latency"))}
+    also = {"photographs": bool(crops), "speed": bool(content.get("latency"))}
     return {
         name: title
         for name, title in _SECTIONS.items()
-        if name in always or certificate.get(name) or also.get(name)
+        if name in always or content.get(name) or also.get(name)
     }
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
@@ -127,7 +145,7 @@ def _signed(value: float | None, places: int) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return _NOTHING if value is None else f"{_figure(100 * value, 2)} %"
+    return _NOTHING if value is None or math.isinf(value) else f"{_figure(100 * value, 2)} %"
 
 
 def _bytes(value: float | None) -> str:

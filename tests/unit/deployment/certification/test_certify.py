@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from _support.certificates import certificate_of, model_certificate
 from _support.exports import exported
 from _support.lowered import lowered_x2
 from _support.scripts import ROOT
@@ -17,6 +19,7 @@ from adadm.calibration.quality.gates import GATES
 from adadm.calibration.quality.photographs import Photograph
 from adadm.deployment.certification.baseline import Baseline, load_baseline
 from adadm.deployment.certification.candidate import load_candidate
+from adadm.deployment.certification.certificate import ModelCertificate
 from adadm.deployment.certification.criteria import (
     CRITERIA,
     KEYS,
@@ -24,11 +27,12 @@ from adadm.deployment.certification.criteria import (
     check,
     read_thresholds,
 )
-from adadm.deployment.certification.observations import Observations
+from adadm.deployment.certification.observations import BlockResult, Observations
 from adadm.deployment.certification.recheck import _differences
 from adadm.export import Options
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.checks.device_info import Cpu, DeviceInfo
 from adadm.runtime.errors import CalibrationError, SessionError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch, reduce
 from adadm.runtime.models.bundled import bundled_path
@@ -115,14 +119,9 @@ def test_factors_are_compared_block_by_block() -> None:
     seen(photograph("coffee"), [(sr, factors(10, 20)), (sr, factors(10, 21))])
     seen(photograph("rocket"), [(sr, factors(12, 40)), (sr, factors(9, 40))])
     first, second = seen.blocks(["body.0", "body.1"])
-    assert first == {
-        "block": 0,
-        "name": "body.0",
-        "expected": [10, 11, 12],
-        "found": [9, 9.5, 10],
-        "error": pytest.approx(0.25),
-    }
-    assert second["error"] == pytest.approx(0.05)
+    assert first.error == pytest.approx(0.25)
+    assert first == BlockResult(0, "body.0", (10, 11, 12), (9, 9.5, 10), first.error)
+    assert second.error == pytest.approx(0.05)
     assert seen.crops() == []  # nothing differs
 
 
@@ -218,21 +217,12 @@ def test_what_cannot_be_a_side_is_refused(tmp_path: Path) -> None:
 def test_a_row_that_is_missing_is_a_difference_on_any_machine() -> None:
     """However wide the slack is with which figures are compared there."""
 
-    def content(cpu: str, photographs: list[str]) -> dict[str, object]:
-        rows = [{"name": name, "parity_db": 60.0, "largest_error": 1.0} for name in photographs]
-        device: dict[str, object] = {"cpu": cpu, "gpu": None, "versions": {}}
-        ledger: dict[str, object] = {"stages": []}
-        return {
-            "checks": [],
-            "ledger": ledger,
-            "photographs": rows,
-            "versions": {},
-            "device": device,
-        }
-
-    old = content("one", ["a.png", "b.png"])
-    assert list(_differences(old, content("another", ["a.png", "b.png"]))) == []
-    for names in (["a.png", "c.png"], ["a.png"]):
-        assert list(_differences(old, content("another", names))) == [
+    old = certificate_of(model_certificate())
+    assert isinstance(old, ModelCertificate)
+    elsewhere = replace(old, device=DeviceInfo(cpu=Cpu("another")))
+    assert list(_differences(old, elsewhere)) == []
+    first, second = old.photographs
+    for rows in ((first, replace(second, name="c.png")), (first,)):
+        assert list(_differences(old, replace(elsewhere, photographs=rows))) == [
             "the photographs are not those that are measured now"
         ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from _support.certificates import model_certificate
 from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.consistency import is_certificate_of
 from adadm.deployment.certification.criteria import KEYS, Thresholds
@@ -22,24 +23,21 @@ TILES = {"x2.tile.onnx": "4" * 64, "x2.moments.onnx": "5" * 64}
 def certificate() -> dict[str, Any]:
     """One that passes, and holds by itself."""
     thresholds = Thresholds.of("int8", GIVEN)
+    content = model_certificate()
     checks = []
     for name, key in KEYS.items():
         limit = thresholds.limits[key]
         at_least = key == "parity_db"
         figure = limit + 1 if at_least else limit / 2
         row = {"name": name, "figure": figure, "limit": limit, "at_least": at_least}
-        checks.append({**row, "passed": True})
+        checks.append({**content["checks"][0], **row, "passed": True})
+    companions = {f"models/{name}": digest for name, digest in TILES.items()}
     return {
-        "format": 1,
-        "kind": "model",
+        **content,
         "passed": True,
-        "model": {
-            "sha256": MODEL,
-            "precision": "int8",
-            "companions": {f"models/{name}": digest for name, digest in TILES.items()},
-        },
-        "reference": {"sha256": REFERENCE},
-        "images": {"digest": IMAGES, "originals": True},
+        "model": {**content["model"], "sha256": MODEL, "companions": companions},
+        "reference": {**content["reference"], "sha256": REFERENCE},
+        "images": {**content["images"], "digest": IMAGES},
         "thresholds": {"limits": dict(thresholds.limits), "given": GIVEN},
         "checks": checks,
     }

@@ -84,7 +84,7 @@ def test_the_time_to_measure_is_kept(folder: Path) -> None:
 
 def test_what_goes_back_to_the_host(folder: Path) -> None:
     found = _verified(folder)
-    content = json.loads(json_format.text(found.as_json()))
+    content = json.loads(json_format.text(found.report))
     assert (content["format"], content["passed"], content["backend"]) == (1, True, "cpu")
     assert (content["target"], content["precision"]) == ("tensorrt-rtx", "float32")
     assert content["reason"] == found.reason
@@ -129,7 +129,7 @@ def test_nan_is_a_failure_and_no_exception(folder: Path) -> None:
     found = _verified(folder)
     assert found.outcomes[0].comparisons == {"sr": None}
     assert "sr: the found output has nan at" in found.outcomes[0].failures[0]
-    content = json.loads(json_format.text(found.as_json()))
+    content = json.loads(json_format.text(found.report))
     assert content["references"][0]["outputs"] == {"sr": {"asked_psnr_db": ASKED_DB}}
 
 
@@ -333,5 +333,5 @@ def test_a_result_without_a_run_has_no_latency(folder: Path) -> None:
     (folder / "reference" / "whole.waves.npz").unlink()
     found = _verified(folder)
     assert found.latency is None
-    assert json.loads(json_format.text(found.as_json()))["latency"] is None
+    assert json.loads(json_format.text(found.report))["latency"] is None
     assert not replace(found, changed_files=()).passed
