@@ -212,10 +212,11 @@ def test_charts_are_to_scale(tmp_path: Path) -> None:
 
 
 def test_is_the_same_for_the_same(tmp_path: Path) -> None:
-    for name in ("one.html", "two.html"):
-        write_report(certificate_of(model_certificate()), [crop("owl.png")], tmp_path / name)
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
+    written = [tmp_path / name / "report.html" for name in ("one", "two")]
+    for path in written:
+        write_report(certificate_of(model_certificate()), [crop("owl.png")], path)
+    assert written[0].read_bytes() == written[1].read_bytes()
+    assert [path.name for path in written[0].parent.iterdir()] == ["report.html"]
 
 
 def test_pictures_are_exact_and_the_difference_is_amplified(tmp_path: Path) -> None:
