@@ -14,6 +14,8 @@ from adadm.export.graph.channels import (
     NotFoldable,
     bias_of,
     constant_of,
+    constant_values,
+    dtype_of,
     graph_of,
     label,
     map_channels,
@@ -24,7 +26,7 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import produced_by
+from adadm.export.graph.rewriting import input_of, is_op, produced_by
 
 __all__ = ["EqualizeChannels"]
 
@@ -54,27 +56,24 @@ class EqualizeChannels(ir.passes.InPlacePass):
         self.factors = factors
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if node.op_type == "Conv" and not node.domain]
-        chosen = [node for node in found if label(node) in self.factors]
+        chosen = [n for n in model.graph if is_op(n, "Conv") and label(n) in self.factors]
         for node in chosen:
             factor = self.factors[label(node)]
-            if not _scale_before(node.inputs[0], factor):
+            if not _scale_before(input_of(node, 0), factor):
                 _multiply(node, factor)
             scale_inputs(Leaf(node, 0), 1 / factor)
         return ir.passes.PassResult(model, modified=bool(chosen))
 
 
-def _scale_before(value: ir.Value | None, factor: Array) -> bool:
+def _scale_before(value: ir.Value, factor: Array) -> bool:
     """Let what computes a value return it scaled, where that is a convolution and a ReLU."""
-    assert value is not None
     add = produced_by(value, "Add")
     shift = None
     if add is not None and sole_consumer(value):
         shift = next((i for i, v in enumerate(add.inputs) if constant_of(v) is not None), None)
         if shift is None:
             return False
-        value = add.inputs[1 - shift]
-        assert value is not None
+        value = input_of(add, 1 - shift)
     relu = produced_by(value, "Relu")
     convolution = produced_by(relu.inputs[0], "Conv") if relu is not None else None
     if relu is None or convolution is None:
@@ -88,19 +87,17 @@ def _scale_before(value: ir.Value | None, factor: Array) -> bool:
     scale_outputs(convolution, Affine(factor, np.zeros(factor.size)))
     if add is not None and shift is not None:
         constant = add.inputs[shift]
-        values = constant_of(constant)
-        assert constant is not None and constant.dtype is not None and values is not None
-        scaled = values * factor.reshape(1, -1, 1, 1)
-        replace_initializer(add, shift, scaled, constant.dtype, str(constant.name))
+        replace_initializer(add, shift, constant_values(constant) * factor.reshape(1, -1, 1, 1))
         map_channels(add.outputs[0], Affine(factor, np.zeros(factor.size)))
     return True
 
 
 def _multiply(convolution: ir.Node, factor: Array) -> None:
-    value = convolution.inputs[0]
-    assert value is not None and value.dtype is not None
+    value = input_of(convolution, 0)
     graph, name = graph_of(convolution), f"{label(convolution)}.equalized"
-    constant = new_initializer(graph, f"{name}.factor", factor.reshape(1, -1, 1, 1), value.dtype)
+    constant = new_initializer(
+        graph, f"{name}.factor", factor.reshape(1, -1, 1, 1), dtype_of(value)
+    )
     product = ir.node("Mul", [value, constant], name=name)
     product.outputs[0].name, product.outputs[0].type = name, value.type
     product.outputs[0].shape = value.shape

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import defs
 
-from adadm.export.graph.channels import constant_of, new_initializer
+from adadm.export.graph.channels import constant_values, new_initializer
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.runtime.errors import ExportError
@@ -175,8 +175,7 @@ class _Lowering:
         return self._typed[value, wanted]
 
     def _rounded(self, constant: ir.Value, name: str) -> ir.Value:
-        exact = constant_of(constant)
-        assert exact is not None  # it is an initializer
+        exact = constant_values(constant)
         finite = np.abs(exact[np.isfinite(exact) & (exact != 0)])
         if finite.size and finite.max() >= _FIRST_INFINITE:
             raise ExportError(

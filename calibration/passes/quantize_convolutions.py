@@ -16,6 +16,7 @@ from adadm.export.graph.channels import (
     set_bias,
     weight_of,
 )
+from adadm.export.graph.rewriting import input_of, is_op
 
 __all__ = ["LARGEST_LEVEL", "QuantizeConvolutions", "half_scale"]
 
@@ -63,11 +64,9 @@ class QuantizeConvolutions(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         pairs: dict[tuple[ir.Value, float], ir.Value] = {}
-        found = [node for node in model.graph if node.op_type == "Conv" and not node.domain]
-        chosen = [node for node in found if label(node) in self.scales]
+        chosen = [n for n in model.graph if is_op(n, "Conv") and label(n) in self.scales]
         for node in chosen:
-            name, value = label(node), node.inputs[0]
-            assert value is not None
+            name, value = label(node), input_of(node, 0)
             scale = self.scales[name]
             if (value, scale) not in pairs:
                 pairs[value, scale] = _quantized_input(node, value, scale)

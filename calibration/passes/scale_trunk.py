@@ -18,6 +18,7 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    constant_values,
     input_leaves,
     label,
     map_channels,
@@ -25,7 +26,7 @@ from adadm.export.graph.channels import (
     scale_inputs,
     scale_outputs,
 )
-from adadm.export.graph.rewriting import is_batch_norm
+from adadm.export.graph.rewriting import is_batch_norm, is_op, producer_of
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import is_modulator, modulators
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
@@ -126,9 +127,8 @@ class _Region:
         """What scales all that computes and reads the values."""
         touched: dict[ir.Node, None] = {}
         for value in self.values:
-            producer = value.producer()
-            assert producer is not None  # _sources() saw it
-            if _is(producer, "Conv"):
+            producer = producer_of(value)
+            if is_op(producer, "Conv"):
                 bias = bias_of(producer)
                 yield functools.partial(self._scale_outputs, producer, bias.size)
             else:
@@ -137,7 +137,7 @@ class _Region:
             touched[producer] = None
             for reader, index in value.uses():
                 touched[reader] = None
-                if _is(reader, "Conv", "Concat"):
+                if is_op(reader, "Conv", "Concat"):
                     shrunk = np.full(_channels(value), 1 / self.factor)
                     for leaf in input_leaves(value, reader, index):
                         yield functools.partial(scale_inputs, leaf, shrunk)
@@ -147,7 +147,7 @@ class _Region:
             elif is_batch_norm(node):
                 affine_of_batch_norm(node)
                 yield functools.partial(self._scale_statistics, node)
-            elif _is(node, "Add"):
+            elif is_op(node, "Add"):
                 yield from self._constant_operand(node)
 
     def _grow(self, values: Iterable[ir.Value]) -> None:
@@ -167,17 +167,17 @@ class _Region:
     def _sources(self, value: ir.Value) -> Sequence[ir.Value]:
         """What must be scaled for `value` to be, of what its node reads."""
         node = value.producer()
-        if node is not None and _is(node, "Conv"):
+        if node is not None and is_op(node, "Conv"):
             bias_of(node)
             return ()
         if node is not None and is_modulator(node):
             _check(node)
             return _present(node.inputs[:1])
-        if node is not None and _is(node, "Add"):
+        if node is not None and is_op(node, "Add"):
             return _present(node.inputs)
-        if node is not None and _is(node, *_HOMOGENEOUS):
+        if node is not None and is_op(node, *_HOMOGENEOUS):
             return _present(node.inputs[:1])
-        if node is not None and _is(node, "Mul"):
+        if node is not None and is_op(node, "Mul"):
             return ()  # one of its operands, see _choose_factor()
         if node is not None and _attends(node) and value.index() == 0:
             return _present(node.inputs[1:2])
@@ -189,7 +189,7 @@ class _Region:
         if is_modulator(reader):
             _check(reader)
             return reader.outputs[:1] if index == 0 else ()
-        if _is(reader, "Add", "Mul", *_HOMOGENEOUS):
+        if is_op(reader, "Add", "Mul", *_HOMOGENEOUS):
             return reader.outputs
         if _attends(reader) and index == 1:
             return reader.outputs[:1]
@@ -203,7 +203,7 @@ class _Region:
         """A product that is scaled, and of which no operand is yet."""
         for value in self.values:
             node = value.producer()
-            if node is not None and _is(node, "Mul"):
+            if node is not None and is_op(node, "Mul"):
                 scaled = [operand in self.values for operand in node.inputs]
                 if all(scaled):
                     raise NotFoldable(f"both operands of Mul {label(node)} would be scaled")
@@ -253,14 +253,7 @@ class _Region:
                 yield functools.partial(self._scale_constant, add, index, self.factor)
 
     def _scale_constant(self, node: ir.Node, index: int, factor: float) -> None:
-        value = node.inputs[index]
-        constant = constant_of(value)
-        assert value is not None and value.dtype is not None and constant is not None
-        replace_initializer(node, index, constant * factor, value.dtype, str(value.name))
-
-
-def _is(node: ir.Node, *op_types: str) -> bool:
-    return node.op_type in op_types and not node.domain
+        replace_initializer(node, index, constant_values(node.inputs[index]) * factor)
 
 
 def _attends(node: ir.Node) -> bool:

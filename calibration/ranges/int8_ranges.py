@@ -14,7 +14,8 @@ import onnx_ir.passes.common as common
 from adadm.calibration.passes import EqualizeChannels, QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics
-from adadm.export.graph.channels import NotFoldable, bias_of, label, weight_of
+from adadm.export.graph.channels import NotFoldable, bias_of, label, shape_of, weight_of
+from adadm.export.graph.rewriting import is_op
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 
 __all__ = [
@@ -129,10 +130,9 @@ def multiply_adds(model: ir.Model) -> dict[str, int]:
     is_image = lr.dtype == ir.DataType.UINT8
     lr.shape = ir.Shape((batch, height, width, channels) if is_image else COUNTED_AT)
     common.ShapeInferencePass()(counted)
-    found = {}
+    counts = {}
     for node in counted.graph:
-        if node.op_type == "Conv" and not node.domain and not is_border_strip(node):
-            shape, weight = node.outputs[0].shape, node.inputs[1]
-            assert shape is not None and weight is not None and weight.shape is not None
-            found[label(node)] = math.prod(int(size) for size in (*shape[2:], *weight.shape))
-    return found
+        if is_op(node, "Conv") and not is_border_strip(node):
+            sizes = (*shape_of(node.outputs[0])[2:], *shape_of(node.inputs[1]))
+            counts[label(node)] = math.prod(int(size) for size in sizes)
+    return counts

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.calibration.passes.lower_to_half import MOVES
+from adadm.export.graph.rewriting import producer_of
 
 __all__ = ["rounded_to_half"]
 
@@ -59,8 +60,7 @@ def _goes_into_relu(value: ir.Value) -> bool:
 
 def _round(graph: ir.Graph, value: ir.Value) -> None:
     """Let all readers of a float32 value, and the graph, have it rounded to half precision."""
-    node = value.producer()
-    assert node is not None
+    node = producer_of(value)
     nodes = []
     rounded = value
     for dtype in (_HALF, _SINGLE):

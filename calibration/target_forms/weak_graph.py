@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.calibration.passes import LowerToHalf
-from adadm.export.graph.channels import constant_of, label, new_initializer
+from adadm.export.graph.channels import constant_values, label, new_initializer
 from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["pin_float32_layers", "quantize_constants_in_graph", "typed_as_pinned"]
@@ -54,8 +54,7 @@ def quantize_constants_in_graph(model: ir.Model) -> None:
         levels = node.inputs[0] if node.op_type == "DequantizeLinear" else None
         if levels is None or levels.dtype != ir.DataType.INT8 or not levels.is_initializer():
             continue
-        exact, scale = constant_of(levels), constant_of(node.inputs[1])
-        assert exact is not None and scale is not None  # initializers both
+        exact, scale = constant_values(levels), constant_values(node.inputs[1])
         along = [
             -1 if axis == node.attributes.get_int("axis", 1) else 1 for axis in range(exact.ndim)
         ]

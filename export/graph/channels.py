@@ -21,6 +21,8 @@ __all__ = [
     "affine_of_batch_norm",
     "bias_of",
     "constant_of",
+    "constant_values",
+    "dtype_of",
     "graph_of",
     "input_leaves",
     "label",
@@ -34,6 +36,7 @@ __all__ = [
     "scale_outputs",
     "set_bias",
     "set_weight",
+    "shape_of",
     "shift_inputs",
     "sole_consumer",
     "std_of_batch_norm_input",
@@ -95,6 +98,39 @@ def constant_of(value: ir.Value | None) -> Array | None:
         return np.asarray(unrounded, dtype=np.float64)
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy().astype(np.float64)
+
+
+def constant_values(value: ir.Value | None) -> Array:
+    """A constant in float64, as `constant_of` has it.
+
+    Raises:
+        NotFoldable: it is not constant.
+    """
+    if (values := constant_of(value)) is None:
+        raise NotFoldable(f"{value.name if value else 'an input'} is not constant")
+    return values
+
+
+def shape_of(value: ir.Value | None) -> ir.Shape:
+    """The shape of a value, with whatever sizes are free.
+
+    Raises:
+        NotFoldable: it is unknown.
+    """
+    if value is None or value.shape is None:
+        raise NotFoldable(f"the shape of {value.name if value else 'an input'} is unknown")
+    return value.shape
+
+
+def dtype_of(value: ir.Value | None) -> ir.DataType:
+    """The data type of a value.
+
+    Raises:
+        NotFoldable: it is unknown.
+    """
+    if value is None or value.dtype is None:
+        raise NotFoldable(f"the data type of {value.name if value else 'an input'} is unknown")
+    return value.dtype
 
 
 def new_initializer(
@@ -201,19 +237,22 @@ def set_bias(convolution: ir.Node, bias: Array) -> None:
 
 
 def _set_parameter(convolution: ir.Node, index: int, kind: str, values: Array) -> None:
-    weight = convolution.inputs[1]
-    assert weight is not None and weight.dtype is not None
-    replace_initializer(convolution, index, values, weight.dtype, f"{label(convolution)}.{kind}")
+    name, dtype = f"{label(convolution)}.{kind}", dtype_of(convolution.inputs[1])
+    replace_initializer(convolution, index, values, name=name, dtype=dtype)
 
 
 def replace_initializer(
-    node: ir.Node, index: int, values: Array, dtype: ir.DataType, name: str
+    node: ir.Node, index: int, values: Array, *, name: str = "", dtype: ir.DataType | None = None
 ) -> None:
-    """Give an input of a node new constant values.
+    """Give an input of a node new constant values, by default of the type of the old ones.
 
     An initializer that nothing else reads goes, and leaves its name to the new one.
+
+    Raises:
+        NotFoldable: there is no type.
     """
     graph, old = graph_of(node), node.inputs[index]
+    dtype, name = dtype or dtype_of(old), name or str(old and old.name)
     node.replace_input_with(index, None)
     if old is not None and old.name and not old.uses() and not old.is_graph_output():
         name = old.name
@@ -301,6 +340,6 @@ def input_leaves(value: ir.Value, node: ir.Node, index: int) -> list[Leaf]:
 
 
 def _channels(value: ir.Value | None) -> int:
-    if value is None or value.shape is None or not isinstance(value.shape[1], int):
+    if not isinstance(channels := shape_of(value)[1], int):
         raise NotFoldable(f"the channels of {value.name if value else 'an input'} are unknown")
-    return value.shape[1]
+    return channels

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import constant_of
+from adadm.export.graph.channels import constant_of, shape_of
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import SIGNATURES
 
@@ -72,9 +72,7 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
     elif node.op_type in _POINTWISE or _is_of_channels(node):
         return reach
     elif node.op_type == "Conv":
-        weight = node.inputs[1]
-        assert weight is not None and weight.shape is not None
-        sides = [int(side) for side in weight.shape.numpy()[2:]]
+        sides = [int(side) for side in shape_of(node.inputs[1]).numpy()[2:]]
         dilations = attributes.get_ints("dilations", [1] * len(sides))
         strides = attributes.get_ints("strides", [1] * len(sides))
         before = attributes.get_ints("pads", [0] * len(sides))

@@ -7,7 +7,6 @@ import onnx_ir as ir
 from adadm.export.graph.channels import NotFoldable, graph_of, label, take_channel_map
 
 __all__ = [
-    "dtype_of",
     "input_of",
     "is_batch_norm",
     "is_op",
@@ -54,17 +53,6 @@ def input_of(node: ir.Node, index: int) -> ir.Value:
     if value is None:
         raise NotFoldable(f"input {index} of {label(node)} is left out")
     return value
-
-
-def dtype_of(value: ir.Value) -> ir.DataType:
-    """The data type of a value.
-
-    Raises:
-        NotFoldable: it is unknown.
-    """
-    if value.dtype is None:
-        raise NotFoldable(f"the data type of {value.name} is unknown")
-    return value.dtype
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from adadm.export.graph.channels import dtype_of
 from adadm.export.passes.return_moments import MOMENTS_OUTPUT
 from adadm.runtime.models.metadata import ModelMetadata
 
@@ -57,26 +58,25 @@ class BakeImageIO(ir.passes.InPlacePass):
         return image
 
     def _from_image(self, graph: ir.Graph, image: ir.Value, lr: ir.Value) -> None:
-        assert lr.dtype is not None
+        dtype = dtype_of(lr)
         nodes = _Chain(image, "from_image")
-        nodes.append("Cast", to=int(lr.dtype))
+        nodes.append("Cast", to=int(dtype))
         nodes.append("Transpose", perm=_TO_NCHW)
         if self.rgb_range != _WHITE:
             scale = self.rgb_range / _WHITE
-            nodes.append("Mul", self._constant(graph, "image_to_network", scale, lr.dtype))
+            nodes.append("Mul", self._constant(graph, "image_to_network", scale, dtype))
         lr.replace_all_uses_with(nodes.value)
         graph.insert_before(graph[0], nodes.nodes)
 
     def _to_image(self, graph: ir.Graph, sr: ir.Value) -> None:
-        name, shape = sr.name, _nhwc(sr)
+        name, shape, dtype = sr.name, _nhwc(sr), dtype_of(sr)
         sr.name = f"{name}.float32"
-        assert sr.dtype is not None
         nodes = _Chain(sr, "to_image")
         limits = (("black", 0.0), ("white", self.rgb_range))
-        nodes.append("Clip", *(self._constant(graph, *limit, sr.dtype) for limit in limits))
+        nodes.append("Clip", *(self._constant(graph, *limit, dtype) for limit in limits))
         if self.rgb_range != _WHITE:
             scale = _WHITE / self.rgb_range
-            nodes.append("Mul", self._constant(graph, "network_to_image", scale, sr.dtype))
+            nodes.append("Mul", self._constant(graph, "network_to_image", scale, dtype))
         nodes.append("Round")
         nodes.append("Transpose", perm=_TO_NHWC)
         nodes.append("Cast", to=int(ir.DataType.UINT8))

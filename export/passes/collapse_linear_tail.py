@@ -13,13 +13,14 @@ import onnx_ir as ir
 from adadm.export.graph.channels import (
     NotFoldable,
     bias_of,
+    dtype_of,
     graph_of,
     label,
     new_initializer,
     sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import produced_by, replace
+from adadm.export.graph.rewriting import input_of, is_op, produced_by, producer_of, replace
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["CollapseLinearTail", "is_border_strip"]
@@ -80,7 +81,7 @@ def is_border_strip(node: ir.Node) -> bool:
 
 
 def _is_shuffle(node: ir.Node) -> bool:
-    return node.op_type == "DepthToSpace" and not node.domain
+    return is_op(node, "DepthToSpace")
 
 
 def _tail_from(shuffle: ir.Node) -> list[ir.Node]:
@@ -98,7 +99,7 @@ def _tail_from(shuffle: ir.Node) -> list[ir.Node]:
         if not sole_consumer(value):
             raise NotFoldable(f"several nodes read {value.name}")
         ((reader, _),) = value.uses()
-        if reader.domain or reader.op_type not in ("Conv", "DepthToSpace"):
+        if not is_op(reader, "Conv", "DepthToSpace"):
             raise NotFoldable(f"{reader.op_type} {label(reader)} follows, which is not linear")
         tail.append(reader)
     if tail[-1].outputs[0].uses():
@@ -233,12 +234,10 @@ class _Rewriter:
 
     def rewrite(self) -> None:
         first, last = self.tail[0], self.tail[-1]
-        features, weight = first.inputs[0], first.inputs[1]
-        assert features is not None and weight is not None and weight.dtype is not None
-        graph = graph_of(first)
+        features, graph = input_of(first, 0), graph_of(first)
         self.nodes: list[ir.Node] = []
         self.name = f"{label(first)}{_COLLAPSED}"
-        self.graph, self.dtype = graph, weight.dtype
+        self.graph, self.dtype = graph, dtype_of(first.inputs[1])
         interior = self._interior(features)
         if self.ring:
             strip = self.ring + self.kernel.shape[2] // 2
@@ -287,11 +286,8 @@ class _Rewriter:
         value = self._slice(features, f"{side}.features", {axis: bounds})
         for index, layer in enumerate(self.tail):
             inputs = [value, *layer.inputs[1:]]
-            copy = self._node(layer.op_type, f"{side}.{index}.{label(layer)}", inputs)
-            node = copy.producer()
-            assert node is not None
-            node.attributes.update(layer.attributes)
-            value = copy
+            value = self._node(layer.op_type, f"{side}.{index}.{label(layer)}", inputs)
+            producer_of(value).attributes.update(layer.attributes)
         return value
 
     def _slice(self, value: ir.Value, name: str, bounds: dict[int, tuple[int, int]]) -> ir.Value:

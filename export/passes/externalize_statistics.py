@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.export.graph.channels import graph_of, new_initializer
-from adadm.export.graph.rewriting import replace
+from adadm.export.graph.rewriting import input_of, replace
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
     MODULATE_EXTERNAL,
@@ -72,9 +72,7 @@ def _one_of(std: ir.Value, index: int, modulator: ir.Node) -> ir.Value:
 
 
 def _moments_of(modulator: ir.Node) -> ir.Value | None:
-    trunk = modulator.inputs[0]
-    assert trunk is not None
-    for reader, _ in trunk.uses():
+    for reader, _ in input_of(modulator, 0).uses():
         if reader.domain == DOMAIN and reader.op_type in (MOMENTS, MOMENTS_SHIFTED):
             return reader.outputs[0]
     return None

@@ -13,12 +13,13 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    constant_values,
     pads,
     scale_outputs,
     sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import is_batch_norm, produced_by, replace
+from adadm.export.graph.rewriting import is_batch_norm, is_op, produced_by, replace
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldAffineIntoPrecedingConv"]
@@ -46,13 +47,13 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
         self._mapped: set[ir.Node] = set()
 
     def matches(self, node: ir.Node) -> bool:
-        is_scale = node.op_type == "Mul" and not node.domain and _factor(node) is not None
+        is_scale = is_op(node, "Mul") and _factor(node) is not None
         is_map = is_batch_norm(node) or is_scale or _is_diagonal_conv(node)
         return is_map and _conv_before(node) is not None
 
     def fold(self, node: ir.Node) -> None:
-        convolution = _conv_before(node)
-        assert convolution is not None  # matches() found it
+        if (convolution := _conv_before(node)) is None:
+            raise NotFoldable("no convolution stands before it")
         if not sole_consumer(convolution.outputs[0]):
             raise NotFoldable("something else reads the output of the convolution before it")
         weight, _ = weight_of(convolution), bias_of(convolution)
@@ -80,7 +81,7 @@ def _conv_before(node: ir.Node) -> ir.Node | None:
 
 def _is_diagonal_conv(node: ir.Node) -> bool:
     """Whether a node is a convolution that neither mixes pixels nor channels."""
-    weight = constant_of(node.inputs[1]) if node.op_type == "Conv" and not node.domain else None
+    weight = constant_of(node.inputs[1]) if is_op(node, "Conv") else None
     if weight is None or weight.shape[0] != weight.shape[1] or weight.shape[2:] != (1, 1):
         return False
     moves = pads(node) or any(stride != 1 for stride in node.attributes.get_ints("strides", ()))
@@ -95,8 +96,7 @@ def _factor(node: ir.Node) -> ir.Value | None:
 
 
 def _channel_scale(node: ir.Node, channels: int, ndim: int) -> Affine:
-    factor = constant_of(_factor(node))
-    assert factor is not None  # matches() found it
+    factor = constant_values(_factor(node))
     aligned = factor.reshape((1,) * (ndim - factor.ndim) + factor.shape)
     if (
         aligned.ndim != ndim

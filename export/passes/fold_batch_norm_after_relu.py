@@ -12,6 +12,7 @@ from adadm.export.graph.channels import (
     NotFoldable,
     affine_of_batch_norm,
     bias_of,
+    dtype_of,
     label,
     map_channels,
     reached_convolutions,
@@ -21,7 +22,7 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import is_batch_norm, produced_by
+from adadm.export.graph.rewriting import input_of, is_batch_norm, produced_by, producer_of
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormAfterRelu"]
@@ -50,8 +51,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
         return is_batch_norm(node) and produced_by(node.inputs[0], "Relu") is not None
 
     def fold(self, node: ir.Node) -> None:
-        relu = produced_by(node.inputs[0], "Relu")
-        assert relu is not None  # matches() found it
+        relu = producer_of(input_of(node, 0))
         convolution = produced_by(relu.inputs[0], "Conv")
         if convolution is None:
             raise NotFoldable("no convolution stands before the ReLU")
@@ -66,12 +66,10 @@ class FoldBatchNormAfterRelu(FoldingPass):
         map_channels(node.outputs[0], Affine(sign, np.zeros(sign.size)))
         for leaf in flipped:
             scale_inputs(leaf, sign)
-        assert convolution.inputs[1] is not None  # weight_of() read it
-        dtype = convolution.inputs[1].dtype
-        assert dtype is not None
         shift = (sign * affine.shift).reshape((1, -1) + (1,) * (weight.ndim - 2))
         node.op_type = "Add"
         node.attributes.clear()
         node.resize_inputs(1)  # gamma's name is not to be that of the shift
         node.resize_inputs(2)
-        replace_initializer(node, 1, shift, dtype, f"{label(node)}.shift")
+        dtype = dtype_of(convolution.inputs[1])
+        replace_initializer(node, 1, shift, name=f"{label(node)}.shift", dtype=dtype)

@@ -15,7 +15,7 @@ from adadm.export.graph.channels import (
     scale_inputs,
     shift_inputs,
 )
-from adadm.export.graph.rewriting import is_batch_norm, replace
+from adadm.export.graph.rewriting import input_of, is_batch_norm, replace
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormIntoFollowingConv"]
@@ -49,6 +49,4 @@ class FoldBatchNormIntoFollowingConv(FoldingPass):
         for leaf in leaves:
             shift_inputs(leaf, affine.shift)
             scale_inputs(leaf, affine.scale)
-        trunk = node.inputs[0]
-        assert trunk is not None
-        replace(node.outputs[0], trunk)
+        replace(node.outputs[0], input_of(node, 0))

@@ -17,6 +17,7 @@ from adadm.export.graph.channels import (
     affine_of_batch_norm,
     bias_of,
     constant_of,
+    constant_values,
     input_leaves,
     label,
     map_channels,
@@ -29,7 +30,7 @@ from adadm.export.graph.channels import (
     sole_consumer,
     std_of_batch_norm_input,
 )
-from adadm.export.graph.rewriting import is_batch_norm, replace
+from adadm.export.graph.rewriting import input_of, is_batch_norm, is_op, replace
 from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass
 
@@ -70,8 +71,7 @@ class ShiftTrunk(FoldingPass):
         )
 
     def fold(self, node: ir.Node) -> None:
-        trunk = node.inputs[0]
-        assert trunk is not None  # matches() found it
+        trunk = input_of(node, 0)
         affine = affine_of_batch_norm(node)
         leaves = reached_convolutions(node.outputs[0])
         center = _center(node)
@@ -126,19 +126,19 @@ def _shift_producer(value: ir.Value, shift: _Shift) -> Sequence[Edit]:
     if producer is not None and is_modulator(producer) and value.index() == 0:
         _check_movable(producer)
         return noted, lambda: _move(producer, shift, to_center=0, to_delta=1)
-    if producer is not None and producer.op_type == "Conv" and not producer.domain:
+    if producer is not None and is_op(producer, "Conv"):
         if bias_of(producer).shape != shift.values.shape:
             raise NotFoldable(f"{label(producer)} has another number of channels than the trunk")
         return noted, lambda: set_bias(producer, bias_of(producer) + shift.values)
-    if producer is not None and producer.op_type == "Add" and not producer.domain:
+    if producer is not None and is_op(producer, "Add"):
         for operand in producer.inputs:
             if operand is not None and sole_consumer(operand):
                 try:
                     return noted, *_shift_producer(operand, shift)
                 except NotFoldable:
                     continue
-    found = f"{producer.op_type} {label(producer)}" if producer is not None else "a graph input"
-    raise NotFoldable(f"the trunk comes from {found}, which cannot take the shift")
+    source = f"{producer.op_type} {label(producer)}" if producer is not None else "a graph input"
+    raise NotFoldable(f"the trunk comes from {source}, which cannot take the shift")
 
 
 def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iterator[Edit]:
@@ -149,7 +149,7 @@ def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iter
     elif is_batch_norm(reader) and index == 0:
         affine_of_batch_norm(reader)
         yield lambda: _move_mean(reader, shift.values)
-    elif reader.op_type == "Add" and not reader.domain:
+    elif is_op(reader, "Add"):
         other = reader.inputs[1 - index]
         if other is None or other is trunk or not sole_consumer(other):
             raise NotFoldable(f"Add {label(reader)} reads the trunk and cannot take the shift back")
@@ -175,14 +175,12 @@ def _move(modulator: ir.Node, shift: _Shift, to_center: int, to_delta: int) -> N
     shape = (1, shift.values.size, 1, 1)
     for index, kind, times in ((2, "center", to_center), (3, "delta", to_delta)):
         old = modulator.inputs[index]
-        before = constant_of(old) if old is not None else np.zeros(shape)
-        assert before is not None  # _check_movable() read it
+        before = constant_values(old) if old is not None else np.zeros(shape)
         values = before + times * shift.values.reshape(shape)
-        replace_initializer(modulator, index, values, shift.dtype, f"{label(modulator)}.{kind}")
+        name = f"{label(modulator)}.{kind}"
+        replace_initializer(modulator, index, values, name=name, dtype=shift.dtype)
 
 
 def _move_mean(norm: ir.Node, shift: Array) -> None:
-    old, mean = norm.inputs[3], constant_of(norm.inputs[3])
-    assert old is not None and old.dtype is not None and mean is not None
-    name = f"{label(norm)}.running_mean"
-    replace_initializer(norm, 3, mean + shift, old.dtype, name)
+    mean = constant_values(norm.inputs[3])
+    replace_initializer(norm, 3, mean + shift, name=f"{label(norm)}.running_mean")

@@ -63,7 +63,7 @@ def reconstructions(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> 
     yield "none", net.quantized(uncorrected)
     for title, fit in (("error feedback", False), ("least squares, then error feedback", True)):
         model = net.quantized(uncorrected)
-        reconstruct(model, unquantized, moments, fit)
+        reconstruct(model, unquantized, moments, fit=fit)
         yield title, model
 
 

@@ -11,12 +11,13 @@ import onnx_ir as ir
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
 from adadm.export.graph.channels import (
     bias_of,
-    constant_of,
+    constant_values,
     label,
     replace_initializer,
     set_bias,
     weight_of,
 )
+from adadm.export.graph.rewriting import input_of, producer_of
 
 __all__ = ["Moments", "least_squares", "reconstruct", "round_with_feedback", "weights"]
 
@@ -93,7 +94,11 @@ def least_squares(weight: Array, moments: Moments) -> Array:
 
 
 def reconstruct(
-    quantized: ir.Model, unquantized: Mapping[str, Array], moments: Mapping[str, Moments], fit: bool
+    quantized: ir.Model,
+    unquantized: Mapping[str, Array],
+    moments: Mapping[str, Moments],
+    *,
+    fit: bool,
 ) -> None:
     """Round the weights of a quantized graph anew and correct its biases, in place.
 
@@ -105,19 +110,17 @@ def reconstruct(
     for node in list(quantized.graph):
         if node.op_type != "Conv" or label(node) not in moments:
             continue
-        found, weight = moments[label(node)], unquantized[label(node)]
-        dequantize = node.inputs[1].producer() if node.inputs[1] else None
-        assert dequantize is not None  # QuantizeConvolutions put it there
-        scale = constant_of(dequantize.inputs[1])
-        assert scale is not None
+        inputs, weight = moments[label(node)], unquantized[label(node)]
+        dequantize = producer_of(input_of(node, 1))  # QuantizeConvolutions put it there
+        scale = constant_values(dequantize.inputs[1])
         flat = weight.reshape(len(weight), -1)
-        wanted = least_squares(flat, found) if fit else flat
-        levels = round_with_feedback(wanted, found.covariances[1], scale)
-        mean, rounded_mean = found.means
+        wanted = least_squares(flat, inputs) if fit else flat
+        levels = round_with_feedback(wanted, inputs.covariances[1], scale)
+        mean, rounded_mean = inputs.means
         set_bias(node, bias_of(node) + flat @ mean - (levels * scale[:, None]) @ rounded_mean)
         name = f"{label(node)}.weight.levels"
         shaped = levels.reshape(weight.shape)
-        replace_initializer(dequantize, 0, shaped, ir.DataType.INT8, name)
+        replace_initializer(dequantize, 0, shaped, name=name, dtype=ir.DataType.INT8)
 
 
 def weights(model: ir.Model, names: Mapping[str, object]) -> dict[str, Array]:
