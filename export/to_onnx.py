@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["export", *sys.argv[1:]]))
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -62,19 +63,19 @@ def main(argv: list[str]) -> None:
 
 def print_report(export: Export, console: Console) -> None:
     """Print what was read, what was folded, and how close ONNX Runtime is to PyTorch."""
-    network = export.checkpoint.network
+    network, say = export.checkpoint.network, partial(console.print, highlight=False)
     console.print(f"[bold]{network.architecture} x{network.upscale} with AdaDM[/bold]")
-    for name, found in export.checkpoint.hyperparameters.items():
-        console.print(f"  {name} = {found}", highlight=False)
+    for name, parameter in export.checkpoint.hyperparameters.items():
+        say(f"  {name} = {parameter}")
     _print_decisions(export, console)
     if export.tail is None:
         console.print("tail: kept (--tail original)")
     else:
         left_alone = f"kept: {export.tail.reason}"
-        console.print(f"tail: {export.tail.result or left_alone}", highlight=False)
+        say(f"tail: {export.tail.result or left_alone}")
     before, after = sum(export.nodes_before.values()), sum(export.nodes_after.values())
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(export.nodes_after.items()))
-    console.print(f"nodes: {before} before, {after} after: {counted}", highlight=False)
+    say(f"nodes: {before} before, {after} after: {counted}")
 
     peak = max(result.peak for result in export.parity)
     headers = ("case", "output", "largest error", "at border", "inside", "dB")
@@ -93,48 +94,42 @@ def print_report(export: Export, console: Console) -> None:
         )
     console.print(table)
     worst = max(result.largest_error for result in export.parity)
-    console.print(
+    say(
         f"parity: largest error {worst:.2e}, {worst / (peak or 1):.1e} of the peak "
-        f"(allowed {LARGEST_RELATIVE_ERROR:.0e})",
-        highlight=False,
+        f"(allowed {LARGEST_RELATIVE_ERROR:.0e})"
     )
     if export.tiles_parity:
         worst = max(result.largest_error for result in export.tiles_parity)
-        console.print(
+        say(
             f"parity of the models for tiles, given the std of the whole image: largest error "
-            f"{worst:.2e}, {worst / (peak or 1):.1e} of the peak",
-            highlight=False,
+            f"{worst:.2e}, {worst / (peak or 1):.1e} of the peak"
         )
     if export.halo:
         listed = ", ".join(f"{error.px} px {error.levels:.1g}" for error in export.halo)
-        console.print(
-            f"tiles, largest error in grey levels at an overlap of: {listed}", highlight=False
-        )
+        say(f"tiles, largest error in grey levels at an overlap of: {listed}")
     for backend, memory in export.memory.items():
-        console.print(
+        say(
             f"memory on {backend}: {memory.fixed_bytes / 1e6:.0f} MB and "
-            f"{memory.bytes_per_pixel / 1e3:.1f} kB a pixel of the input",
-            highlight=False,
+            f"{memory.bytes_per_pixel / 1e3:.1f} kB a pixel of the input"
         )
     if export.hashing:
         codes = sum(hashing.codes for hashing in export.hashing)
         differing = sum(hashing.differing for hashing in export.hashing)
         psnr_db = min(hashing.free_psnr_db for hashing in export.hashing)
-        console.print(
+        say(
             f"hash codes: {differing} of {codes} differ from PyTorch's, by a rounding; when each "
             f"uses its own, the outputs agree to {psnr_db:.1f} dB or better (above, PyTorch was "
-            "given those of ONNX Runtime)",
-            highlight=False,
+            "given those of ONNX Runtime)"
         )
     for accuracy in export.accuracy:
-        console.print(
+        say(
             f"accuracy: {accuracy.name} reduced and enlarged: {accuracy.network_db:.2f} dB PSNR-Y, "
-            f"bicubic {accuracy.bicubic_db:.2f} dB",
-            highlight=False,
+            f"bicubic {accuracy.bicubic_db:.2f} dB"
         )
 
 
 def _print_decisions(export: Export, console: Console) -> None:
+    say = partial(console.print, highlight=False)
     if export.options.fold == "off":
         console.print("batch normalization: kept (--fold off)")
         return
@@ -142,10 +137,10 @@ def _print_decisions(export: Export, console: Console) -> None:
     for decision in export.decisions:
         forms.setdefault(decision.result or "affine kept", []).append(decision.node)
     for form, nodes in forms.items():
-        console.print(f"batch normalization, {form}: {len(nodes)}", highlight=False)
+        say(f"batch normalization, {form}: {len(nodes)}")
     for decision in export.decisions:
         if decision.result is None:
-            console.print(f"  {decision.node} kept: {decision.reason}", highlight=False)
+            say(f"  {decision.node} kept: {decision.reason}")
 
 
 def _warn(export: Export, progress: Progress) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import onnx_ir as ir
 
 from adadm.export.graph.channels import NotFoldable, graph_of, label, take_channel_map
@@ -10,6 +13,7 @@ __all__ = [
     "input_of",
     "is_batch_norm",
     "is_op",
+    "named_node",
     "produced_by",
     "producer_of",
     "replace",
@@ -53,6 +57,24 @@ def input_of(node: ir.Node, index: int) -> ir.Value:
     if value is None:
         raise NotFoldable(f"input {index} of {label(node)} is left out")
     return value
+
+
+def named_node(
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int | ir.SymbolicDim | None] | None = None,
+    domain: str = "",
+) -> ir.Node:
+    """A node whose one result is called like it, with a type and maybe a shape."""
+    node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
+    result = node.outputs[0]
+    result.name, result.dtype = name, dtype
+    result.shape = None if shape is None else ir.Shape(shape)
+    return node
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:

@@ -34,7 +34,7 @@ def function_from_text(signature: str, body: str, opset: int) -> ir.Function:
 
 
 def reduction(
-    kind: str, result: str, value: str, axes: tuple[int, ...], opset: int, keepdims: int = 1
+    kind: str, result: str, value: str, axes: tuple[int, ...], *, opset: int, keepdims: int = 1
 ) -> str:
     """Statements that reduce axes; up to opset 17 they are an attribute, but for ReduceSum."""
     attribute, listed = f"keepdims = {keepdims}", list(axes)

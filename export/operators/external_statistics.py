@@ -25,6 +25,7 @@ that bare sums of squares would lose (3e-4 of the std where the mean is 100 time
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -53,62 +54,43 @@ MOMENTS_SHIFTED = "AdaDMMomentsShifted"
 STANDARD_DEVIATION = "AdaDMStandardDeviation"
 
 
-def _modulate(opset: int) -> ir.Function:
+def _modulate(opset: int, *, shifted: bool) -> ir.Function:
+    name = MODULATE_SHIFTED_EXTERNAL if shifted else MODULATE_EXTERNAL
     body = f"""
             {amplification("factor")}
             modulated = Mul (r, factor)
-            y = Add (x, modulated)"""
-    return function_from_text(f"{MODULATE_EXTERNAL} <weight, bias> (x, r, std) => (y)", body, opset)
+            {"moved = Add (x, delta)" if shifted else ""}
+            y = Add ({"moved" if shifted else "x"}, modulated)"""
+    inputs = "x, r, delta, std" if shifted else "x, r, std"
+    return function_from_text(f"{name} <weight, bias> ({inputs}) => (y)", body, opset)
 
 
-def _modulate_shifted(opset: int) -> ir.Function:
+def _moments(opset: int, *, shifted: bool) -> ir.Function:
+    signature = f"{MOMENTS_SHIFTED} (x, center, inside)" if shifted else f"{MOMENTS} (x, inside)"
     body = f"""
-            {amplification("factor")}
-            modulated = Mul (r, factor)
-            moved = Add (x, delta)
-            y = Add (moved, modulated)"""
-    signature = f"{MODULATE_SHIFTED_EXTERNAL} <weight, bias> (x, r, delta, std) => (y)"
-    return function_from_text(signature, body, opset)
-
-
-def _moments(opset: int) -> ir.Function:
-    return function_from_text(
-        f"{MOMENTS} (x, inside) => (moments)", _moments_body(opset, shifted=False), opset
-    )
-
-
-def _moments_shifted(opset: int) -> ir.Function:
-    return function_from_text(
-        f"{MOMENTS_SHIFTED} (x, center, inside) => (moments)",
-        _moments_body(opset, shifted=True),
-        opset,
-    )
-
-
-def _moments_body(opset: int, shifted: bool) -> str:
-    return f"""
             shape = Shape (x)
             first = Constant <value_ints = [1]> ()
             second = Constant <value_ints = [2]> ()
             channel_shape = Slice (shape, first, second)
             channels = Cast <to = 1> (channel_shape)
-            {reduction("ReduceSum", "pixels", "inside", (1, 2, 3), opset)}
+            {reduction("ReduceSum", "pixels", "inside", (1, 2, 3), opset=opset)}
             counted = Mul (pixels, channels)
             least = Constant <value_float = 1.0> ()
             count = Max (counted, least)
 
             wide_x = Cast <to = 1> (x)
             x_inside = Mul (wide_x, inside)
-            {reduction("ReduceSum", "sum_of_planes", "x_inside", (2, 3), opset)}
-            {reduction("ReduceSum", "sum_of_x", "sum_of_planes", (1,), opset)}
+            {reduction("ReduceSum", "sum_of_planes", "x_inside", (2, 3), opset=opset)}
+            {reduction("ReduceSum", "sum_of_x", "sum_of_planes", (1,), opset=opset)}
             {"mean_of_x" if shifted else "mean"} = Div (sum_of_x, count)
-            {deviation(shifted, opset)}
+            {deviation(opset, shifted=shifted)}
             deviation_inside = Mul (deviation, inside)
             {sum_of_squares("squares", "deviation_inside", opset)}
 
             side_by_side = Concat <axis = 2> (counted, mean, squares)
             last = Constant <value_ints = [3]> ()
             moments = Squeeze (side_by_side, last)"""
+    return function_from_text(f"{signature} => (moments)", body, opset)
 
 
 def _standard_deviation(opset: int) -> ir.Function:
@@ -129,9 +111,9 @@ def _standard_deviation(opset: int) -> ir.Function:
 
 
 FUNCTIONS: dict[str, Callable[[int], ir.Function]] = {
-    MODULATE_EXTERNAL: _modulate,
-    MODULATE_SHIFTED_EXTERNAL: _modulate_shifted,
-    MOMENTS: _moments,
-    MOMENTS_SHIFTED: _moments_shifted,
+    MODULATE_EXTERNAL: functools.partial(_modulate, shifted=False),
+    MODULATE_SHIFTED_EXTERNAL: functools.partial(_modulate, shifted=True),
+    MOMENTS: functools.partial(_moments, shifted=False),
+    MOMENTS_SHIFTED: functools.partial(_moments, shifted=True),
     STANDARD_DEVIATION: _standard_deviation,
 }

@@ -35,8 +35,8 @@ def group_norm_function(opset: int) -> ir.Function:
     """
 
     def mean(result: str, value: str) -> str:
-        rows = reduction("ReduceMean", f"{result}_of_rows", value, (3,), opset)
-        return rows + "\n" + reduction("ReduceMean", result, f"{result}_of_rows", (2,), opset)
+        rows = reduction("ReduceMean", f"{result}_of_rows", value, (3,), opset=opset)
+        return rows + "\n" + reduction("ReduceMean", result, f"{result}_of_rows", (2,), opset=opset)
 
     body = f"""
         groups_number = Constant <value_int: int = @num_groups> ()

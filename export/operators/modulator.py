@@ -232,7 +232,7 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
 
             wide_x = Cast <to = 1> (x)
             {mean("mean_of_x" if signature.shifted else "mean", "wide_x", opset)}
-            {deviation(signature.shifted, opset)}
+            {deviation(opset, shifted=signature.shifted)}
             {sum_of_squares("squares", "deviation", opset)}
             {standard_deviation("squares", "count")}
             {amplification(factor)}
@@ -247,19 +247,19 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
 
 def mean(result: str, value: str, opset: int) -> str:
     """Statements for the mean over one image, plane by plane."""
-    planes = reduction("ReduceMean", f"{result}_of_planes", value, (2, 3), opset)
-    return planes + "\n" + reduction("ReduceMean", result, f"{result}_of_planes", (1,), opset)
+    planes = reduction("ReduceMean", f"{result}_of_planes", value, (2, 3), opset=opset)
+    return planes + "\n" + reduction("ReduceMean", result, f"{result}_of_planes", (1,), opset=opset)
 
 
 def sum_of_squares(result: str, value: str, opset: int) -> str:
     """Statements for the sum of squares over one image, row by row."""
     return f"""
-            {reduction("ReduceSumSquare", f"{result}_of_rows", value, (3,), opset)}
-            {reduction("ReduceSum", f"{result}_of_planes", f"{result}_of_rows", (2,), opset)}
-            {reduction("ReduceSum", result, f"{result}_of_planes", (1,), opset)}"""
+            {reduction("ReduceSumSquare", f"{result}_of_rows", value, (3,), opset=opset)}
+            {reduction("ReduceSum", f"{result}_of_planes", f"{result}_of_rows", (2,), opset=opset)}
+            {reduction("ReduceSum", result, f"{result}_of_planes", (1,), opset=opset)}"""
 
 
-def deviation(shifted: bool, opset: int) -> str:
+def deviation(opset: int, *, shifted: bool) -> str:
     """Statements for the `deviation` of `wide_x` from its `mean`.
 
     When shifted, of `wide_x - center` from its own mean, for which `mean_of_x` is given.

@@ -225,7 +225,7 @@ def attention_round_function(opset: int) -> ir.Function:
     """
 
     def summed(result: str, value: str, axis: int, keepdims: int = 1) -> str:
-        return reduction("ReduceSum", result, value, (axis,), opset, keepdims)
+        return reduction("ReduceSum", result, value, (axis,), opset=opset, keepdims=keepdims)
 
     body = (_SIZES + _HASH + _SORT + _ATTEND).format(
         largest_buckets=LARGEST_BUCKETS,

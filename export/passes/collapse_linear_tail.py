@@ -20,7 +20,14 @@ from adadm.export.graph.channels import (
     sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import input_of, is_op, produced_by, producer_of, replace
+from adadm.export.graph.rewriting import (
+    input_of,
+    is_op,
+    named_node,
+    produced_by,
+    producer_of,
+    replace,
+)
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["CollapseLinearTail", "is_border_strip"]
@@ -309,8 +316,6 @@ class _Rewriter:
         **attributes: str | int | list[int],
     ) -> ir.Value:
         full = f"{self.name}.{name}".rstrip(".")
-        node = ir.node(op_type, inputs, attributes, name=full)
-        node.outputs[0].name = full
-        node.outputs[0].dtype = self.dtype
+        node = named_node(op_type, inputs, attributes, name=full, dtype=self.dtype)
         self.nodes.append(node)
         return node.outputs[0]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
-from adadm.export.graph.channels import graph_of, new_initializer
-from adadm.export.graph.rewriting import input_of, replace
+from adadm.export.graph.channels import graph_of, new_initializer, shape_of
+from adadm.export.graph.rewriting import input_of, named_node, replace
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
     MODULATE_EXTERNAL,
@@ -39,9 +41,8 @@ class ExternalizeStatistics(ir.passes.InPlacePass):
         nodes = list(modulators(graph))
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        lr = graph.inputs[0]
-        assert lr.shape is not None
-        std = ir.val(STD, ir.DataType.FLOAT, ir.Shape([lr.shape[0], len(nodes), 1, 1]))
+        batch = shape_of(graph.inputs[0])[0]
+        std = ir.val(STD, ir.DataType.FLOAT, ir.Shape([batch, len(nodes), 1, 1]))
         graph.inputs.append(std)
         for index, node in enumerate(nodes):
             _externalize(node, _one_of(std, index, node))
@@ -52,21 +53,17 @@ class ExternalizeStatistics(ir.passes.InPlacePass):
 def _one_of(std: ir.Value, index: int, modulator: ir.Node) -> ir.Value:
     """The std of one modulator: (N, 1, 1, 1), a slice of all, or that of its moments."""
     graph = graph_of(modulator)
-    batch = std.shape[0] if std.shape else None
+    result: dict[str, Any] = {"dtype": ir.DataType.FLOAT, "shape": [shape_of(std)[0], 1, 1, 1]}
     bounds = [
         new_initializer(graph, f"{STD}.{kind}_{number}", np.array([number]), ir.DataType.INT64)
         for kind, number in (("start", index), ("end", index + 1), ("axis", 1))
     ]
-    nodes = [ir.node("Slice", [std, *bounds], name=f"{modulator.name}.known_std")]
+    name = f"{modulator.name}.known_std"
+    nodes = [named_node("Slice", [std, *bounds], name=name, **result)]
     moments = _moments_of(modulator)
     if moments is not None:
-        inputs = [moments, nodes[0].outputs[0]]
-        nodes.append(
-            ir.node(STANDARD_DEVIATION, inputs, domain=DOMAIN, name=f"{modulator.name}.std")
-        )
-    for node in nodes:
-        node.outputs[0].name, node.outputs[0].dtype = node.name, ir.DataType.FLOAT
-        node.outputs[0].shape = ir.Shape([batch, 1, 1, 1])
+        inputs, name = [moments, nodes[0].outputs[0]], f"{modulator.name}.std"
+        nodes.append(named_node(STANDARD_DEVIATION, inputs, name=name, domain=DOMAIN, **result))
     graph.insert_before(modulator, nodes)
     return nodes[-1].outputs[0]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import graph_of
+from adadm.export.graph.channels import graph_of, shape_of
+from adadm.export.graph.rewriting import named_node
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
 from adadm.export.operators.modulator import SIGNATURES, modulators
@@ -12,6 +13,7 @@ from adadm.export.operators.modulator import SIGNATURES, modulators
 __all__ = ["INSIDE", "MOMENTS_OUTPUT", "ReturnMoments"]
 
 MOMENTS_OUTPUT = "moments"
+_FLOAT = ir.DataType.FLOAT
 INSIDE = ("rows_inside", "columns_inside")
 
 
@@ -33,26 +35,23 @@ class ReturnMoments(ir.passes.InPlacePass):
         nodes = list(modulators(graph))
         if not nodes:
             return ir.passes.PassResult(model, modified=False)
-        lr = graph.inputs[0]
-        assert lr.shape is not None
-        batch, _, height, width = lr.shape
+        batch, _, height, width = shape_of(graph.inputs[0])
         shapes = ([batch, 1, height, 1], [batch, 1, 1, width])
         rows, columns = (
-            ir.val(name, ir.DataType.FLOAT, ir.Shape(shape))
+            ir.val(name, _FLOAT, ir.Shape(shape))
             for name, shape in zip(INSIDE, shapes, strict=True)
         )
-        inside = ir.node("Mul", [rows, columns], name="inside")
-        inside.outputs[0].name = "inside"
+        inside = named_node("Mul", [rows, columns], name="inside", dtype=_FLOAT)
         graph.insert_before(graph[0], inside)
         parts = [_moments_of(node, inside.outputs[0]) for node in nodes]
-        concat = ir.node("Concat", parts, {"axis": 1}, name=MOMENTS_OUTPUT)
-        moments = concat.outputs[0]
-        moments.name, moments.dtype = MOMENTS_OUTPUT, ir.DataType.FLOAT
-        moments.shape = ir.Shape([batch, len(nodes), 3])
+        shape = [batch, len(nodes), 3]
+        concat = named_node(
+            "Concat", parts, {"axis": 1}, name=MOMENTS_OUTPUT, dtype=_FLOAT, shape=shape
+        )
         graph.append(concat)
         graph.inputs.extend([rows, columns])
         graph.outputs.clear()
-        graph.outputs.append(moments)
+        graph.outputs.append(concat.outputs[0])
         update_functions(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -61,10 +60,13 @@ def _moments_of(modulator: ir.Node, inside: ir.Value) -> ir.Value:
     shifted = SIGNATURES[modulator.op_type].shifted
     trunk, center = modulator.inputs[0], modulator.inputs[2] if shifted else None
     inputs = [trunk, center, inside] if shifted else [trunk, inside]
-    name = f"{modulator.name}.moments"
-    operator = MOMENTS_SHIFTED if shifted else MOMENTS
-    node = ir.node(operator, inputs, domain=DOMAIN, name=name)
-    node.outputs[0].name, node.outputs[0].dtype = name, ir.DataType.FLOAT
-    node.outputs[0].shape = ir.Shape([inside.shape[0] if inside.shape else None, 1, 3])
+    node = named_node(
+        MOMENTS_SHIFTED if shifted else MOMENTS,
+        inputs,
+        name=f"{modulator.name}.moments",
+        dtype=_FLOAT,
+        shape=[None, 1, 3],
+        domain=DOMAIN,
+    )
     graph_of(modulator).insert_before(modulator, node)
     return node.outputs[0]
