@@ -11,22 +11,26 @@ import onnx_ir as ir
 from adadm.export.graph.channels import (
     Affine,
     Leaf,
-    NotFoldable,
     bias_of,
+    map_channels,
+    scale_inputs,
+    scale_outputs,
+    weight_of,
+)
+from adadm.export.graph.rewriting import (
+    NotFoldable,
     constant_of,
     constant_values,
     dtype_of,
     graph_of,
+    input_of,
+    is_op,
     label,
-    map_channels,
     new_initializer,
+    produced_by,
     replace_initializer,
-    scale_inputs,
-    scale_outputs,
     sole_consumer,
-    weight_of,
 )
-from adadm.export.graph.rewriting import input_of, is_op, produced_by
 
 __all__ = ["EqualizeChannels"]
 

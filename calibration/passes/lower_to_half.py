@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import defs
 
-from adadm.export.graph.channels import constant_values, new_initializer
+from adadm.export.graph.rewriting import constant_values, new_initializer
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.runtime.errors import ExportError

@@ -8,15 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.graph.channels import (
-    bias_of,
-    graph_of,
-    label,
-    new_initializer,
-    set_bias,
-    weight_of,
-)
-from adadm.export.graph.rewriting import input_of, is_op
+from adadm.export.graph.channels import bias_of, set_bias, weight_of
+from adadm.export.graph.rewriting import graph_of, input_of, is_op, label, new_initializer
 
 __all__ = ["LARGEST_LEVEL", "QuantizeConvolutions", "half_scale"]
 

@@ -14,19 +14,23 @@ import onnx_ir.passes.common as common
 
 from adadm.export.graph.channels import (
     Affine,
-    NotFoldable,
     affine_of_batch_norm,
     bias_of,
-    constant_of,
-    constant_values,
     input_leaves,
-    label,
     map_channels,
-    replace_initializer,
     scale_inputs,
     scale_outputs,
 )
-from adadm.export.graph.rewriting import is_batch_norm, is_op, producer_of
+from adadm.export.graph.rewriting import (
+    NotFoldable,
+    constant_of,
+    constant_values,
+    is_batch_norm,
+    is_op,
+    label,
+    producer_of,
+    replace_initializer,
+)
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import is_modulator, modulators
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND

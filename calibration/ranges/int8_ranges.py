@@ -14,8 +14,8 @@ import onnx_ir.passes.common as common
 from adadm.calibration.passes import EqualizeChannels, QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics
-from adadm.export.graph.channels import NotFoldable, bias_of, label, shape_of, weight_of
-from adadm.export.graph.rewriting import is_op
+from adadm.export.graph.channels import bias_of, weight_of
+from adadm.export.graph.rewriting import NotFoldable, is_op, label, shape_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 
 __all__ = [

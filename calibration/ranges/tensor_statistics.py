@@ -19,7 +19,7 @@ import onnx_ir.passes.common as common
 from adadm.calibration.quality.drawn_inputs import drawn_inputs
 from adadm.calibration.quality.gates import diverges
 from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.export.graph.channels import new_initializer
+from adadm.export.graph.rewriting import new_initializer
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.calibration.passes import LowerToHalf
-from adadm.export.graph.channels import constant_values, label, new_initializer
+from adadm.export.graph.rewriting import constant_values, label, new_initializer
 from adadm.runtime.models.metadata import ModelMetadata
 
 __all__ = ["pin_float32_layers", "quantize_constants_in_graph", "typed_as_pinned"]

@@ -13,7 +13,7 @@ from adadm.calibration.ranges.float16_ranges import HalfRange, half_ranges
 from adadm.calibration.ranges.int8_ranges import ConvolutionRange, choose_ranges
 from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.deployment.inspection.structure import block_of
-from adadm.export.graph.channels import label
+from adadm.export.graph.rewriting import label
 
 __all__ = ["Headroom", "measure_headroom"]
 

@@ -15,7 +15,8 @@ from adadm.calibration.lowering import Lowering
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.running import evaluated, run_graph
 from adadm.deployment.inspection.inspected_file import InspectedFile
-from adadm.export.graph.channels import constant_of, new_initializer, pooled_variance
+from adadm.export.graph.channels import pooled_variance
+from adadm.export.graph.rewriting import constant_of, new_initializer
 from adadm.export.operators.modulator import SIGNATURES, modulators
 from adadm.export.passes import ExposeFactors
 from adadm.runtime.errors import CalibrationError

@@ -10,14 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.graph.channels import (
-    NotFoldable,
-    affine_of_batch_norm,
-    constant_of,
-    label,
-    std_of_batch_norm_input,
-)
-from adadm.export.graph.rewriting import is_batch_norm
+from adadm.export.graph.channels import affine_of_batch_norm, std_of_batch_norm_input
+from adadm.export.graph.rewriting import NotFoldable, constant_of, is_batch_norm, label
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined, modulators

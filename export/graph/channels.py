@@ -8,49 +8,42 @@ holds a map of what it held before keeps that map, for `graph.channel_maps`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from adadm.export.graph.rewriting import (
+    CHANNEL_MAP,
+    NotFoldable,
+    constant_of,
+    dtype_of,
+    label,
+    replace_initializer,
+    shape_of,
+)
+
 __all__ = [
     "Affine",
     "Leaf",
-    "NotFoldable",
     "affine_of_batch_norm",
     "bias_of",
-    "constant_of",
-    "constant_values",
-    "dtype_of",
-    "graph_of",
     "input_leaves",
-    "label",
     "map_channels",
-    "new_initializer",
     "pads",
     "pooled_variance",
     "reached_convolutions",
-    "replace_initializer",
     "scale_inputs",
     "scale_outputs",
     "set_bias",
     "set_weight",
-    "shape_of",
     "shift_inputs",
-    "sole_consumer",
     "std_of_batch_norm_input",
     "take_channel_map",
     "weight_of",
 ]
 
 Array = npt.NDArray[np.float64]
-
-_UNROUNDED, _MAP = "unrounded", "channel_map"
-
-
-class NotFoldable(Exception):
-    """The reason for which a pass leaves a node alone."""
 
 
 @dataclass(frozen=True)
@@ -79,84 +72,14 @@ class Leaf:
     offset: int
 
 
-def label(node: ir.Node) -> str:
-    """How a message calls a node."""
-    return node.name or str(node.outputs[0].name)
-
-
-def graph_of(node: ir.Node) -> ir.Graph:
-    """The graph that a node is in (the passes leave function bodies alone)."""
-    assert isinstance(node.graph, ir.Graph)
-    return node.graph
-
-
-def constant_of(value: ir.Value | None) -> Array | None:
-    """A constant in float64, unrounded where a fold made it; None for what is not constant."""
-    if value is None or value.is_graph_input():
-        return None
-    if (unrounded := value.meta.get(_UNROUNDED)) is not None:
-        return np.asarray(unrounded, dtype=np.float64)
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy().astype(np.float64)
-
-
-def constant_values(value: ir.Value | None) -> Array:
-    """A constant in float64, as `constant_of` has it.
-
-    Raises:
-        NotFoldable: it is not constant.
-    """
-    if (values := constant_of(value)) is None:
-        raise NotFoldable(f"{value.name if value else 'an input'} is not constant")
-    return values
-
-
-def shape_of(value: ir.Value | None) -> ir.Shape:
-    """The shape of a value, with whatever sizes are free.
-
-    Raises:
-        NotFoldable: it is unknown.
-    """
-    if value is None or value.shape is None:
-        raise NotFoldable(f"the shape of {value.name if value else 'an input'} is unknown")
-    return value.shape
-
-
-def dtype_of(value: ir.Value | None) -> ir.DataType:
-    """The data type of a value.
-
-    Raises:
-        NotFoldable: it is unknown.
-    """
-    if value is None or value.dtype is None:
-        raise NotFoldable(f"the data type of {value.name if value else 'an input'} is unknown")
-    return value.dtype
-
-
-def new_initializer(
-    graph: ir.Graph, name: str, values: npt.NDArray[Any], dtype: ir.DataType
-) -> ir.Value:
-    """Add a constant of a data type to a graph, under a free name that begins with `name`."""
-    free, count = name, 0
-    while free in graph.initializers:
-        count += 1
-        free = f"{name}_{count}"
-    value = ir.Value(name=free, const_value=ir.tensor(values.astype(dtype.numpy()), name=free))
-    value.shape = ir.Shape(values.shape)
-    value.dtype = dtype
-    value.meta[_UNROUNDED] = values
-    graph.register_initializer(value)
-    return value
-
-
 def map_channels(value: ir.Value, affine: Affine) -> None:
     """Note that a value holds a map of what it held before."""
-    value.meta[_MAP] = affine.after(value.meta.get(_MAP))
+    value.meta[CHANNEL_MAP] = affine.after(value.meta.get(CHANNEL_MAP))
 
 
 def take_channel_map(value: ir.Value) -> Affine | None:
     """What a value holds of what it held before all passes; it forgets that."""
-    noted: Affine | None = value.meta.pop(_MAP, None)
+    noted: Affine | None = value.meta.pop(CHANNEL_MAP, None)
     return noted
 
 
@@ -191,11 +114,6 @@ def std_of_batch_norm_input(node: ir.Node) -> float:
 def pooled_variance(means: Array, variances: Array) -> float:
     """Of all channels together, by the law of total variance, from each one's (C,)."""
     return float(variances.mean() + means.var())
-
-
-def sole_consumer(value: ir.Value) -> bool:
-    """Whether exactly one input of one node reads a value, and nothing outside the graph does."""
-    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def weight_of(convolution: ir.Node) -> Array:
@@ -239,25 +157,6 @@ def set_bias(convolution: ir.Node, bias: Array) -> None:
 def _set_parameter(convolution: ir.Node, index: int, kind: str, values: Array) -> None:
     name, dtype = f"{label(convolution)}.{kind}", dtype_of(convolution.inputs[1])
     replace_initializer(convolution, index, values, name=name, dtype=dtype)
-
-
-def replace_initializer(
-    node: ir.Node, index: int, values: Array, *, name: str = "", dtype: ir.DataType | None = None
-) -> None:
-    """Give an input of a node new constant values, by default of the type of the old ones.
-
-    An initializer that nothing else reads goes, and leaves its name to the new one.
-
-    Raises:
-        NotFoldable: there is no type.
-    """
-    graph, old = graph_of(node), node.inputs[index]
-    dtype, name = dtype or dtype_of(old), name or str(old and old.name)
-    node.replace_input_with(index, None)
-    if old is not None and old.name and not old.uses() and not old.is_graph_output():
-        name = old.name
-        graph.initializers.pop(name, None)
-    node.replace_input_with(index, new_initializer(graph, name, values, dtype))
 
 
 def pads(convolution: ir.Node) -> bool:

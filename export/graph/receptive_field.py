@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import constant_of, shape_of
+from adadm.export.graph.rewriting import constant_of, shape_of
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import SIGNATURES
 

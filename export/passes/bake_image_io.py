@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from adadm.export.graph.channels import dtype_of
+from adadm.export.graph.rewriting import dtype_of
 from adadm.export.passes.return_moments import MOMENTS_OUTPUT
 from adadm.runtime.models.metadata import ModelMetadata
 

@@ -10,23 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.graph.channels import (
+from adadm.export.graph.channels import bias_of, weight_of
+from adadm.export.graph.rewriting import (
     NotFoldable,
-    bias_of,
     dtype_of,
     graph_of,
-    label,
-    new_initializer,
-    sole_consumer,
-    weight_of,
-)
-from adadm.export.graph.rewriting import (
     input_of,
     is_op,
+    label,
     named_node,
+    new_initializer,
     produced_by,
     producer_of,
     replace,
+    sole_consumer,
 )
 from adadm.export.passes.folding import FoldingPass
 

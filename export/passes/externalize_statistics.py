@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from adadm.export.graph.channels import graph_of, new_initializer, shape_of
-from adadm.export.graph.rewriting import input_of, named_node, replace
+from adadm.export.graph.rewriting import (
+    graph_of,
+    input_of,
+    named_node,
+    new_initializer,
+    replace,
+    shape_of,
+)
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
     MODULATE_EXTERNAL,

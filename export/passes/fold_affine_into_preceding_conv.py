@@ -9,17 +9,22 @@ import onnx_ir as ir
 
 from adadm.export.graph.channels import (
     Affine,
-    NotFoldable,
     affine_of_batch_norm,
     bias_of,
-    constant_of,
-    constant_values,
     pads,
     scale_outputs,
-    sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import is_batch_norm, is_op, produced_by, replace
+from adadm.export.graph.rewriting import (
+    NotFoldable,
+    constant_of,
+    constant_values,
+    is_batch_norm,
+    is_op,
+    produced_by,
+    replace,
+    sole_consumer,
+)
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldAffineIntoPrecedingConv"]

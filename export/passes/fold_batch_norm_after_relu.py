@@ -9,20 +9,25 @@ import onnx_ir as ir
 
 from adadm.export.graph.channels import (
     Affine,
-    NotFoldable,
     affine_of_batch_norm,
     bias_of,
-    dtype_of,
-    label,
     map_channels,
     reached_convolutions,
-    replace_initializer,
     scale_inputs,
     scale_outputs,
-    sole_consumer,
     weight_of,
 )
-from adadm.export.graph.rewriting import input_of, is_batch_norm, produced_by, producer_of
+from adadm.export.graph.rewriting import (
+    NotFoldable,
+    dtype_of,
+    input_of,
+    is_batch_norm,
+    label,
+    produced_by,
+    producer_of,
+    replace_initializer,
+    sole_consumer,
+)
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormAfterRelu"]

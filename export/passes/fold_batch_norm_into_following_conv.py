@@ -7,15 +7,13 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adadm.export.graph.channels import (
-    NotFoldable,
     affine_of_batch_norm,
-    label,
     pads,
     reached_convolutions,
     scale_inputs,
     shift_inputs,
 )
-from adadm.export.graph.rewriting import input_of, is_batch_norm, replace
+from adadm.export.graph.rewriting import NotFoldable, input_of, is_batch_norm, label, replace
 from adadm.export.passes.folding import FoldingPass
 
 __all__ = ["FoldBatchNormIntoFollowingConv"]

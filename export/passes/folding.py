@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import NotFoldable, label
+from adadm.export.graph.rewriting import NotFoldable, label
 from adadm.runtime.json_format import key
 
 __all__ = ["Decision", "FoldingPass"]

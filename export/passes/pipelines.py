@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.graph.channels import label
-from adadm.export.graph.rewriting import is_batch_norm
+from adadm.export.graph.rewriting import is_batch_norm, label
 from adadm.export.operators import update_functions
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv

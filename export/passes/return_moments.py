@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from adadm.export.graph.channels import graph_of, shape_of
-from adadm.export.graph.rewriting import named_node
+from adadm.export.graph.rewriting import graph_of, named_node, shape_of
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
 from adadm.export.operators.modulator import SIGNATURES, modulators

@@ -13,24 +13,29 @@ import onnx_ir as ir
 
 from adadm.export.graph.channels import (
     Affine,
-    NotFoldable,
     affine_of_batch_norm,
     bias_of,
-    constant_of,
-    constant_values,
     input_leaves,
-    label,
     map_channels,
     pads,
     reached_convolutions,
-    replace_initializer,
     scale_inputs,
     set_bias,
     shift_inputs,
-    sole_consumer,
     std_of_batch_norm_input,
 )
-from adadm.export.graph.rewriting import input_of, is_batch_norm, is_op, replace
+from adadm.export.graph.rewriting import (
+    NotFoldable,
+    constant_of,
+    constant_values,
+    input_of,
+    is_batch_norm,
+    is_op,
+    label,
+    replace,
+    replace_initializer,
+    sole_consumer,
+)
 from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.deployment.certification.layers.graph import LayerGraph
-from adadm.export.graph.channels import constant_of
+from adadm.export.graph.rewriting import constant_of
 
 __all__ = ["LayerSubgraph"]
 

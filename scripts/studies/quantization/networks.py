@@ -22,7 +22,8 @@ from adadm.calibration.ranges.int8_ranges import (
 )
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics, collect
 from adadm.export import Checkpoint, collapse_tail, fold_batch_norm, load_checkpoint
-from adadm.export.graph.channels import affine_of_batch_norm, label, reached_convolutions
+from adadm.export.graph.channels import affine_of_batch_norm, reached_convolutions
+from adadm.export.graph.rewriting import label
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 from adadm.export.tracing import trace
 from adadm.runtime.images.arrays import Batch, batch_from_image

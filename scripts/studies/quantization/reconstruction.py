@@ -9,15 +9,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
-from adadm.export.graph.channels import (
-    bias_of,
+from adadm.export.graph.channels import bias_of, set_bias, weight_of
+from adadm.export.graph.rewriting import (
     constant_values,
+    input_of,
     label,
+    producer_of,
     replace_initializer,
-    set_bias,
-    weight_of,
 )
-from adadm.export.graph.rewriting import input_of, producer_of
 
 __all__ = ["Moments", "least_squares", "reconstruct", "round_with_feedback", "weights"]
 
