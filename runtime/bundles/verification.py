@@ -20,7 +20,7 @@ from adadm.runtime.bundles.diagnosis import diagnose
 from adadm.runtime.checks.device_info import DeviceInfo, device_info
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_manifest
-from adadm.runtime.engines.tensorrt_api import load
+from adadm.runtime.engines.tensorrt_api import load_tensorrt
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
 from adadm.runtime.json_format import as_json
 from adadm.runtime.progress import SILENT, Progress
@@ -166,7 +166,7 @@ def _choose(bundle: Bundle) -> tuple[Backend, str]:
     if not engine.is_file():
         return "cpu", f"{engine} is not there, which build.sh makes"
     try:
-        load(read_manifest(engine).flavour)
+        load_tensorrt(read_manifest(engine).flavour)
         return (
             "engine",
             f"it is there, TensorRT too, and a GPU of {cuda_runtime.compute_capability()}",

@@ -13,7 +13,7 @@ from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command, version_numbers
 from adadm.runtime.engines.builder import check_builds_here
 from adadm.runtime.engines.recipe import Recipe
-from adadm.runtime.engines.tensorrt_api import DEFAULTS, Flavour, load
+from adadm.runtime.engines.tensorrt_api import DEFAULTS, Flavour, load_tensorrt
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, SessionError
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS, Target
@@ -90,7 +90,7 @@ class TensorRT:
 def _version(flavour: Flavour) -> str | AdadmError:
     try:
         with reraise_as_session_error():
-            return str(load(flavour).__version__)
+            return str(load_tensorrt(flavour).__version__)
     except AdadmError as error:
         return error
 

@@ -11,7 +11,7 @@ from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.build_monitor import BuilderLog
 from adadm.runtime.engines.manifest import Manifest, is_up_to_date, locked, write_engine
 from adadm.runtime.engines.recipe import Recipe
-from adadm.runtime.engines.tensorrt_api import build_engine, load
+from adadm.runtime.engines.tensorrt_api import build_engine, load_tensorrt
 from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 from adadm.runtime.files import written_whole
@@ -138,7 +138,7 @@ class _Machine:
 def _machine(recipe: Recipe) -> _Machine:
     target = recipe.target
     try:
-        version = str(load(recipe.flavour).__version__)
+        version = str(load_tensorrt(recipe.flavour).__version__)
     except MissingDependencyError as error:
         if target.jetpack is None:
             raise

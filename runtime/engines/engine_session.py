@@ -19,7 +19,7 @@ import numpy as np
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.contexts import make_contexts
 from adadm.runtime.engines.manifest import check_runs_here, read_engine
-from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load
+from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load_tensorrt
 from adadm.runtime.engines.tensors import choose_profile, engine_profiles, engine_tensors
 from adadm.runtime.errors import SessionError
 from adadm.runtime.models.metadata import ModelMetadata
@@ -71,7 +71,7 @@ class TensorRTSession(Session):
         self._path = Path(engine)
         plan, manifest = read_engine(self._path, trust=trust)
         flavour = flavour if manifest is None else manifest.flavour
-        module = load(flavour)
+        module = load_tensorrt(flavour)
         if manifest is not None:
             check_runs_here(
                 manifest, flavour, module.__version__, cuda_runtime.compute_capability()

@@ -27,7 +27,7 @@ __all__ = [
     "Settings",
     "Shape",
     "build_engine",
-    "load",
+    "load_tensorrt",
     "parse",
 ]
 
@@ -101,7 +101,7 @@ class ParsedNetwork:
     log: BuilderLog
 
 
-def load(flavour: Flavour) -> ModuleType:
+def load_tensorrt(flavour: Flavour) -> ModuleType:
     """Import TensorRT.
 
     Raises:
@@ -124,7 +124,7 @@ def parse(
         EngineError: it is no model for a backend (`checked_onnx`), or the parser refuses it; the
             message names each node and the reason.
     """
-    trt = load(flavour)
+    trt = load_tensorrt(flavour)
     log = BuilderLog() if log is None else log
     logger = log.as_logger(trt)
     builder = trt.Builder(logger)

@@ -24,7 +24,6 @@ from adadm.runtime.engines.builder import build
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.recipe import Bounds, make_recipe
-from adadm.runtime.engines.tensorrt_api import load
 from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels

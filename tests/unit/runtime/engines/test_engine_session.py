@@ -14,7 +14,13 @@ from adadm.runtime.backends import open_session
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.engines.manifest import Manifest, write_engine
-from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Settings, build_engine, load
+from adadm.runtime.engines.tensorrt_api import (
+    Flavour,
+    Profile,
+    Settings,
+    build_engine,
+    load_tensorrt,
+)
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
 
 PLAN = bytes(range(256)) * 8
@@ -106,7 +112,7 @@ def real_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = (resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx").read_bytes()
     built = build_engine(model, [PROFILE], "rtx", settings=Settings(compute_capabilities=("SM89",)))
     path = tmp_path_factory.mktemp("engine") / "x2.engine"
-    return written(path, built.plan, tensorrt=load("rtx").__version__)
+    return written(path, built.plan, tensorrt=load_tensorrt("rtx").__version__)
 
 
 def test_without_a_gpu_it_says_so(real_engine: Path, tmp_path: Path) -> None:
