@@ -6,7 +6,6 @@ training framework adds.
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from adadm.runtime import json_format
 from adadm.runtime.errors import CheckpointError
 
 __all__ = ["METADATA_KEY", "read_state_dict", "some_names"]
@@ -70,7 +70,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
     """Our metadata: `architecture` and `hyperparameters` (numbers by name), and notes."""
     try:
-        metadata: dict[str, Any] = json.loads(text)
+        metadata: dict[str, Any] = json_format.parse(text)
         hyperparameters = metadata.get("hyperparameters", {})
         metadata["hyperparameters"] = {k: float(v) for k, v in hyperparameters.items()}
     except (ValueError, AttributeError, TypeError) as error:

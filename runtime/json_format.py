@@ -28,6 +28,7 @@ __all__ = [
     "convert",
     "key",
     "load",
+    "parse",
     "read",
     "rounded",
     "text",
@@ -93,31 +94,41 @@ def read(hint: type[_Class], path: Path, *, error: type[AdadmError], advice: str
 
 
 def load(source: Source) -> Any:
-    """Read a file, with bounds on its size, its depth and its numbers.
+    """Read a file, with a bound on its size, as `parse` reads its text.
 
     Raises:
-        AdadmError: it cannot be read, is no JSON as RFC 8259 has it, exceeds a bound, or has a name
-            twice in an object.
+        AdadmError: it cannot be read, or exceeds a bound.
     """
     try:
         with source.path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+        return parse(content.decode())
+    except OSError as error:
+        raise source.refused(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise source.refused(f"cannot be read as JSON: {error}") from error
+
+
+def parse(text: str) -> Any:
+    """Read a text, with bounds on its depth and its numbers.
+
+    Raises:
+        ValueError: it is no JSON as RFC 8259 has it, exceeds a bound, or has a name twice in an
+            object.
+    """
+    try:
         value = json.loads(
-            content.decode(),
+            text,
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_finite,
             object_pairs_hook=_without_doubles,
         )
         _check_depth(value)
-    except OSError as error:
-        raise source.refused(f"cannot be read: {error.strerror}") from error
     except RecursionError as error:
-        raise source.refused("cannot be read as JSON: it nests too deeply") from error
-    except ValueError as error:
-        raise source.refused(f"cannot be read as JSON: {error}") from error
+        raise ValueError("it nests too deeply") from error
     return value
 
 

@@ -24,6 +24,7 @@ from adadm.runtime.engines.builder import build
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.recipe import Bounds, make_recipe
+from adadm.runtime.engines.tensorrt_api import load_tensorrt
 from adadm.runtime.engines.tensors import choose_profile
 from adadm.runtime.errors import EngineError, SessionError, TilingError
 from adadm.runtime.images.arrays import Pixels
@@ -55,7 +56,7 @@ MIB = 1 << 20
 def target() -> Target:
     """Of the TensorRT that is installed."""
     if util.find_spec("tensorrt"):
-        return TARGETS[f"tensorrt{load('tensorrt').__version__.split('.')[0]}"]
+        return TARGETS[f"tensorrt{load_tensorrt('tensorrt').__version__.split('.')[0]}"]
     if not util.find_spec("tensorrt_rtx"):
         pytest.skip("neither TensorRT nor TensorRT for RTX is installed")
     rtx = TARGETS["tensorrt-rtx"]

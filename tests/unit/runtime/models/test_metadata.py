@@ -70,12 +70,15 @@ def test_a_model_of_another_tool_says_nothing_of_ours() -> None:
         ("halo_errors", "[1]", "halo_errors.0: expected a list of 2 integers, got 1"),
         ("quantization", "[]", "quantization: expected an object, got []"),
         ("float32_layers", "[", "float32_layers: expected a list of texts, got '['"),
+        ("quantization", '{"": ' * 1000, "quantization: expected an object, got "),
+        ("rgb_range", "1e999", "rgb_range: expected a number, got '1e999'"),
     ],
 )
 def test_an_invalid_value_is_refused_by_its_key(key: str, text: str, problem: str) -> None:
     with pytest.raises(EngineError) as refusal:
         ModelMetadata.from_props({f"adadm.{key}": text}, "x2.onnx")
-    assert str(refusal.value) == f"x2.onnx: metadata: {problem}; export it again"
+    assert str(refusal.value).startswith(f"x2.onnx: metadata: {problem}")
+    assert str(refusal.value).endswith("; export it again") and len(str(refusal.value)) < 200
 
 
 def test_models_for_tiles_belong_to_one_checkpoint_and_one_lowering() -> None:
