@@ -9,8 +9,6 @@ from typing import Any
 
 from adadm.runtime.errors import require
 
-__all__ = ["drawing_style"]
-
 
 @contextmanager
 def drawing_style(more: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:

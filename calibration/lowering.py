@@ -41,8 +41,6 @@ from adadm.runtime.models.bundled import Variant
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
-__all__ = ["BUDGETS_DB", "Lowering", "LoweringOptions", "Precision"]
-
 Precision = Literal["fp16", "int8"]
 
 BUDGETS_DB: Mapping[Precision, float] = {"fp16": 0.005, "int8": 0.02}

@@ -34,8 +34,6 @@ from adadm.runtime.models.bundled import Variant, report_path, variant_path
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["Quantized", "lower_network"]
-
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
 

@@ -26,8 +26,6 @@ from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["main"]
-
 _PHOTOGRAPHS = 32
 
 

@@ -22,8 +22,6 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.models.metadata import NETWORK, ModelMetadata, NetworkMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 
-__all__ = ["SourceNetwork", "load_source_network", "refuse_checkpoint_options"]
-
 _IDENTITY = (*NETWORK, "hyperparameters", "checkpoint_sha256")
 _OF_A_COLLAPSED_TAIL = ("tail", "receptive_field")
 """What cannot be found in a graph again, once its tail is collapsed."""

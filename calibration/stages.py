@@ -16,8 +16,6 @@ from adadm.runtime.images.arrays import Batch
 from adadm.runtime.models.bundled import FOR_TILES
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["lowering_stages", "run_of_model"]
-
 
 def run_of_model(model: onnx.ModelProto) -> Run:
     """A model on ONNX Runtime: `lr` to `sr`."""

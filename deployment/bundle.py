@@ -15,8 +15,6 @@ from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["main"]
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, make the folder, and say what is in it."""

@@ -29,8 +29,6 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.progress import Bar
 
-__all__ = ["main"]
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write what was asked for."""

@@ -27,8 +27,6 @@ from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["main"]
-
 _PHOTOGRAPHS = 24
 
 

@@ -35,8 +35,6 @@ from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 
-__all__ = ["main"]
-
 _PHOTOGRAPHS = 32
 
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from adadm.export.networks import ARCHITECTURES
 
-__all__ = ["add_network_options", "network_options"]
-
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
     """Add `--arch`, and a flag for each hyper-parameter that no tensor shows."""

@@ -29,13 +29,6 @@ from adadm.export.tracing import freeze_shape
 from adadm.runtime.json_format import as_json
 from adadm.runtime.models.metadata import NetworkMetadata
 
-__all__ = [
-    "Assembled",
-    "assemble",
-    "bake_image_io",
-]
-
-
 _METADATA_OF_ONNXSIM = "onnxsim."
 
 

@@ -25,15 +25,6 @@ from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 from adadm.runtime.models.metadata import NetworkMetadata
 
-__all__ = [
-    "Checkpoint",
-    "Hyperparameter",
-    "build_network",
-    "load_checkpoint",
-    "network_class",
-    "save_checkpoint",
-]
-
 
 @dataclass(frozen=True)
 class Hyperparameter:

@@ -17,9 +17,6 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.memory import MemoryModel, measure_memory
 
-__all__ = ["HaloError", "measure_halo", "measure_memories"]
-
-
 _logger = logging.getLogger(__name__)
 
 # Multiply-adds, a few seconds of two cores; a network has about as many for a pixel as parameters.

@@ -9,9 +9,6 @@ from adadm.export.networks import Network
 from adadm.export.proof.cases import Shape
 from adadm.runtime.errors import ExportError
 
-__all__ = ["DEFAULTS", "OPSETS", "Options", "check_options"]
-
-
 OPSETS = (17, 18, 19, 20)
 
 

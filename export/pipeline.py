@@ -30,8 +30,6 @@ from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.upscaling.memory import MemoryModel
 
-__all__ = ["Export", "export_onnx"]
-
 
 @dataclass(frozen=True)
 class Export:

@@ -18,8 +18,6 @@ from safetensors import SafetensorError, safe_open
 from adadm.runtime import json_format
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["METADATA_KEY", "read_state_dict", "some_names"]
-
 METADATA_KEY = "adadm"
 _NESTED_UNDER = ("state_dict", "params_ema", "params", "model")
 _PREFIXES = ("module.", "model.")
@@ -70,7 +68,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, Any]]:
 def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
     """Our metadata: `architecture` and `hyperparameters` (numbers by name), and notes."""
     try:
-        metadata: dict[str, Any] = json_format.parse(text)
+        metadata: dict[str, Any] = json_format.parse_json(text)
         hyperparameters = metadata.get("hyperparameters", {})
         metadata["hyperparameters"] = {k: float(v) for k, v in hyperparameters.items()}
     except (ValueError, AttributeError, TypeError) as error:

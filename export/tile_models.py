@@ -15,8 +15,6 @@ from adadm.runtime.images.arrays import Batch
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import FloatArray
 
-__all__ = ["TileModels", "std_from", "tile_graphs"]
-
 
 @dataclass(frozen=True)
 class TileModels:

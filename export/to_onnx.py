@@ -30,11 +30,6 @@ from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.tables import make_table
 
-__all__ = [
-    "main",
-    "print_report",
-]
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, export, write, and print the report."""

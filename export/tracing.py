@@ -21,8 +21,6 @@ from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import is_modulator
 from adadm.runtime.errors import ExportError
 
-__all__ = ["TRACED_OPSET", "freeze_shape", "trace"]
-
 TRACED_OPSET = 18
 """The oldest opset that torch.onnx emits by itself."""
 

@@ -17,17 +17,6 @@ from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = [
-    "Paths",
-    "above_zero",
-    "add_target",
-    "check_outputs",
-    "decibels",
-    "find_clash",
-    "positive",
-    "size",
-]
-
 _Identity = tuple[int, int] | str
 
 

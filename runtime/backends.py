@@ -13,8 +13,6 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.openvino_session import OpenVINOSession
 from adadm.runtime.sessions.session import Session
 
-__all__ = ["AUTO_ORDER", "BACKENDS", "open_session"]
-
 _logger = logging.getLogger(__name__)
 
 ModelPath = str | os.PathLike[str] | bytes

@@ -22,8 +22,6 @@ from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["main"]
-
 _MIB, _GIB = 2**20, 2**30
 
 

@@ -47,8 +47,6 @@ from adadm.runtime.upscaling.frames import (
     open_source,
 )
 
-__all__ = ["Figures", "main", "newest", "read_ahead", "upscale_frames"]
-
 _WARM_UP = 3  # the first runs of an engine, which set it up
 
 

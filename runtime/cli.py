@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from adadm.runtime.errors import AdadmError, MissingDependencyError
 
-__all__ = ["VERBS", "main", "run"]
-
 
 class Verb(NamedTuple):
     """A module with a `main(argv) -> None`, the extra that it needs, and a line of help."""

@@ -34,8 +34,6 @@ from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Bar, Progress
 
-__all__ = ["Examination", "examine", "main"]
-
 _MODEL = "x2"
 _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 

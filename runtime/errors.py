@@ -22,21 +22,6 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = [
-    "AdadmError",
-    "CalibrationError",
-    "CheckpointError",
-    "EngineError",
-    "ExportError",
-    "ImageError",
-    "MissingDependencyError",
-    "OutputError",
-    "ParityError",
-    "SessionError",
-    "TilingError",
-    "require",
-]
-
 
 class AdadmError(Exception):
     """The root of the tree above."""

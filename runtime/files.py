@@ -11,16 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "cache_folder",
-    "flush",
-    "is_special",
-    "naming",
-    "path_inside",
-    "sha256_of",
-    "written_whole",
-]
-
 
 def cache_folder() -> Path:
     """Where results are kept that can be made again, if nothing else is asked."""

@@ -21,20 +21,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import written_whole
 
-__all__ = [
-    "Figure",
-    "Source",
-    "as_json",
-    "convert",
-    "key",
-    "load",
-    "parse",
-    "read",
-    "rounded",
-    "text",
-    "write",
-]
-
 Figure = Annotated[float, "null where it is not finite"]
 """JSON has no infinity: what is not finite is written as null, which is read as infinite."""
 
@@ -94,7 +80,7 @@ def read(hint: type[_Class], path: Path, *, error: type[AdadmError], advice: str
 
 
 def load(source: Source) -> Any:
-    """Read a file, with a bound on its size, as `parse` reads its text.
+    """Read a file, with a bound on its size, as `parse_json` reads its text.
 
     Raises:
         AdadmError: it cannot be read, or exceeds a bound.
@@ -104,14 +90,14 @@ def load(source: Source) -> Any:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ValueError(f"it has more than {_MOST_BYTES} bytes")
-        return parse(content.decode())
+        return parse_json(content.decode())
     except OSError as error:
         raise source.refused(f"cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise source.refused(f"cannot be read as JSON: {error}") from error
 
 
-def parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Read a text, with bounds on its depth and its numbers.
 
     Raises:

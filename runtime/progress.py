@@ -9,8 +9,6 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRema
 from rich.progress import Progress as Display
 from rich.text import Text
 
-__all__ = ["SILENT", "Bar", "Progress"]
-
 
 class Progress:
     """What long work calls, from any thread; this one shows nothing.

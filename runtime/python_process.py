@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["python_command"]
-
 _PROGRAM = """\
 import sys
 if sys.path[:1] == [""]:

@@ -8,8 +8,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-__all__ = ["make_table"]
-
 
 def make_table(
     title: str | None,

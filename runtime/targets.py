@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["TARGETS", "Precision", "Target", "Typing"]
-
 Precision = Literal["float32", "fp16", "int8"]
 Typing = Literal["strong", "weak", "float32"]
 

@@ -7,8 +7,6 @@ import sys
 from types import ModuleType
 from typing import cast
 
-__all__ = ["switch_off_telemetry"]
-
 
 def switch_off_telemetry() -> None:
     """Switch off what would be sent; only what is imported afterwards can be kept from it.

@@ -22,8 +22,6 @@ from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
-__all__ = ["main"]
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, upscale, and print a summary.

@@ -28,8 +28,6 @@ from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar
 
-__all__ = ["main"]
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, verify or record, and print what was found.

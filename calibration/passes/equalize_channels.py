@@ -32,8 +32,6 @@ from adadm.export.graph.rewriting import (
     sole_consumer,
 )
 
-__all__ = ["EqualizeChannels"]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -15,8 +15,6 @@ from adadm.export.operators import DOMAIN
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.runtime.errors import ExportError
 
-__all__ = ["MOVES", "LowerToHalf"]
-
 MOVES = frozenset(
     ("Concat", "DepthToSpace", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose")
 )

@@ -11,8 +11,6 @@ import onnx_ir as ir
 from adadm.export.graph.channels import bias_of, set_bias, weight_of
 from adadm.export.graph.rewriting import graph_of, input_of, is_op, label, new_initializer
 
-__all__ = ["LARGEST_LEVEL", "QuantizeConvolutions", "half_scale"]
-
 Array = npt.NDArray[np.float64]
 
 LARGEST_LEVEL = 127

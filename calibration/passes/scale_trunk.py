@@ -36,8 +36,6 @@ from adadm.export.operators.modulator import is_modulator, modulators
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.export.passes.folding import Decision
 
-__all__ = ["ScaleTrunk"]
-
 Edit = Callable[[], None]
 
 _HOMOGENEOUS = ("LeakyRelu", "Relu", "Slice")

@@ -12,8 +12,6 @@ import numpy as np
 
 from adadm.runtime.images.arrays import ImageArray
 
-__all__ = ["RAMPS", "drawn_inputs", "drawn_size", "edges", "flats", "ramps"]
-
 _CHECK_PX = 8
 _USUAL_PX = (48, 64)
 

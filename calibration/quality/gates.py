@@ -21,17 +21,6 @@ from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image
 
-__all__ = [
-    "GATES",
-    "Gate",
-    "GateResult",
-    "Run",
-    "check_gates",
-    "diverges",
-    "measure_gates",
-    "shown_levels",
-]
-
 Run = Callable[[Batch], Batch]
 Levels = npt.NDArray[np.float64]
 

@@ -20,17 +20,6 @@ from adadm.runtime.json_format import Figure, rounded
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
-__all__ = [
-    "Ledger",
-    "OnOutputs",
-    "Output",
-    "Stage",
-    "StageResult",
-    "measure",
-    "print_ledger",
-    "relative_error",
-]
-
 Output = tuple[Batch, list[Batch]]
 """`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in order where they are known."""
 

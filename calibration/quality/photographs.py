@@ -23,8 +23,6 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["SMALLEST_SIDE_PX", "CalibrationImages", "Photograph"]
-
 SMALLEST_SIDE_PX = 16
 """Of an input: a border of 4 px on each side leaves as much inside, and its std means something."""
 

@@ -15,15 +15,6 @@ from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export.operators.modulator import modulators
 from adadm.runtime.tables import make_table
 
-__all__ = [
-    "LARGEST_SAFE",
-    "HalfRange",
-    "half_ranges",
-    "print_half_ranges",
-    "trunk_exponent",
-    "wide_values",
-]
-
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 _MARGIN = 4.0

@@ -18,14 +18,6 @@ from adadm.export.graph.channels import bias_of, weight_of
 from adadm.export.graph.rewriting import NotFoldable, is_op, label, shape_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 
-__all__ = [
-    "COUNTED_AT",
-    "ConvolutionRange",
-    "choose_ranges",
-    "multiply_adds",
-    "quantize_convolutions",
-]
-
 Array = npt.NDArray[np.float64]
 
 COUNTED_AT = (1, 3, 270, 480)

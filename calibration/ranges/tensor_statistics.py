@@ -27,8 +27,6 @@ from adadm.runtime.json_format import Figure, read, write
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["FACTOR", "METHOD", "TensorStatistics", "collect"]
-
 Array = npt.NDArray[np.float64]
 
 METHOD = "largest magnitude by channel, of photographs and drawn inputs; mean of photographs; 1"

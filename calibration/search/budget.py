@@ -23,8 +23,6 @@ from adadm.calibration.search.sensitivity import (
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["Assignment", "search"]
-
 _STEPS = 1 << 16  # of all multiply-adds, in which the knapsack counts
 _ROUNDS = 100  # of corrections, after which they agree with each other, if they can
 _TOLERANCE = 1 + 1e-9  # of sums that were taken in another order

@@ -25,8 +25,6 @@ from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batc
 from adadm.runtime.images.metrics import luma, psnr_y
 from adadm.runtime.json_format import Figure, as_json, read
 
-__all__ = ["Evaluations", "Loss", "LossMeter"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -14,14 +14,6 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
-__all__ = [
-    "Convolution",
-    "Sensitivity",
-    "draw_sensitivities",
-    "measure_sensitivity",
-    "print_sensitivities",
-]
-
 _INT8, _SPARED = "#4e79a7", "#e15759"
 
 

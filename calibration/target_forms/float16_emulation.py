@@ -13,8 +13,6 @@ import onnx_ir.passes.common as common
 from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.export.graph.rewriting import producer_of
 
-__all__ = ["rounded_to_half"]
-
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 

@@ -25,8 +25,6 @@ from adadm.export.passes import BakeImageIO, ExposeFactors, InlineFunctions
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
-__all__ = ["TargetModel", "check_half", "deploy", "in_target_form"]
-
 _OPSET_OF_HALF_SCALES = 19
 """The first in which QuantizeLinear and DequantizeLinear take scales in float16."""
 

@@ -12,8 +12,6 @@ from adadm.calibration.passes import LowerToHalf
 from adadm.export.graph.rewriting import constant_values, label, new_initializer
 from adadm.runtime.models.metadata import ModelMetadata
 
-__all__ = ["pin_float32_layers", "quantize_constants_in_graph", "typed_as_pinned"]
-
 
 def pin_float32_layers(written: ir.Model, typed: ir.Model) -> tuple[str, ...]:
     """Note in the metadata which nodes are float32 in the same graph with types, in graph order."""

@@ -29,8 +29,6 @@ from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
-__all__ = ["make_bundle"]
-
 _MODEL, _PATCH = Path("model.onnx"), "model.factors.patch"
 _STAND_INS = {"SM72": "SM75", "SM87": "SM86", "SM110": "SM120"}
 """What TensorRT for RTX can build for, in place of what a Jetson has."""

@@ -19,8 +19,6 @@ from adadm.runtime.models.bundled import Variant
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import FloatArray
 
-__all__ = ["RecordedCase", "factor_tolerance", "make_references"]
-
 _NAMES = ("astronaut", "coffee", "chelsea")
 _MARGIN_DB, _INT8_MARGIN_DB = 12, 6
 """Kernels sum in other orders, and some in half precision: four times the error of ours. Products

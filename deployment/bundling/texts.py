@@ -19,8 +19,6 @@ from adadm.runtime.engines.tensorrt_api import Shape
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.bundled import Variant
 
-__all__ = ["build_script", "readme"]
-
 _GIB = 2**30
 _OPTIONAL = ("model.factors.patch", "model.json", "wheels")
 """Files that a README speaks of where they are."""

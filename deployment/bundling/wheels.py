@@ -16,8 +16,6 @@ from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.python_process import python_command
 from adadm.runtime.targets import Target
 
-__all__ = ["collect_wheels", "platforms"]
-
 _DISTRIBUTION = "adadm-deploy"
 _SOURCES = (
     "export",

@@ -29,8 +29,6 @@ from adadm.runtime.models.metadata import NETWORK, NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["Baseline", "load_baseline"]
-
 
 @dataclass(frozen=True)
 class Baseline:

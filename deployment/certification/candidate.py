@@ -32,8 +32,6 @@ from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 
-__all__ = ["Candidate", "load_candidate"]
-
 
 @dataclass(frozen=True)
 class Candidate:

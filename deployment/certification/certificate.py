@@ -26,22 +26,6 @@ from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import Source, as_json, convert, load, rounded
 
-__all__ = [
-    "Certificate",
-    "DeviceCertificate",
-    "ImageFile",
-    "Images",
-    "Model",
-    "ModelCertificate",
-    "ModelOnDevice",
-    "Reference",
-    "Stages",
-    "digest_of",
-    "read_certificate",
-    "relative",
-    "sealed",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Model:

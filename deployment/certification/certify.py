@@ -44,8 +44,6 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["Certified", "certify"]
-
 _GATED_PHOTOGRAPHS = 8
 _LOOKED_INTO = 2  # photographs whose layers are compared
 _LARGEST_PX = 256  # of what layers and speed are measured on

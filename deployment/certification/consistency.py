@@ -16,8 +16,6 @@ from adadm.deployment.certification.criteria import CRITERIA, KEYS, Thresholds
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import rounded
 
-__all__ = ["inconsistencies", "is_certificate_of"]
-
 
 def inconsistencies(certificate: Certificate) -> Iterator[str]:
     """What is wrong with a certificate by itself."""

@@ -14,18 +14,6 @@ from adadm.calibration.quality.gates import GATES, Gate, GateResult
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import Figure, read
 
-__all__ = [
-    "CRITERIA",
-    "KEYS",
-    "Check",
-    "Criterion",
-    "Thresholds",
-    "check",
-    "check_gate",
-    "failures",
-    "read_thresholds",
-]
-
 
 @dataclass(frozen=True)
 class Criterion:

@@ -22,8 +22,6 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.json_format import Figure, Source, convert, load
 from adadm.runtime.models.onnx_reader import read_onnx
 
-__all__ = ["certify_on_device"]
-
 
 def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertificate:
     """Hold the figures of a device to what the bundle asks for.

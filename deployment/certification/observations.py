@@ -17,8 +17,6 @@ from adadm.runtime.images.arrays import Batch, ImageArray, enlarge, image_from_b
 from adadm.runtime.images.metrics import psnr, psnr_y
 from adadm.runtime.json_format import Figure
 
-__all__ = ["BlockResult", "Observations", "PhotographResult"]
-
 _CROP_PX = 96
 _STRIDE_PX = 16
 _CROPS = 3

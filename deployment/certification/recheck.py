@@ -31,8 +31,6 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import find_images
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = ["Places", "Recheck", "recheck"]
-
 _SAME = 1e-3
 """Of a figure, on the same machine with the same software."""
 

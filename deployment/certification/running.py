@@ -18,16 +18,6 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
 
-__all__ = [
-    "RunWithFactors",
-    "evaluated",
-    "feed_of",
-    "precision_of",
-    "run_graph",
-    "run_session",
-    "split_outputs",
-]
-
 RunWithFactors = Callable[[Batch], Output]
 """Of a batch (1, 3, H, W) in 0..rgb_range."""
 

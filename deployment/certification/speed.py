@@ -14,8 +14,6 @@ from adadm.runtime.images.arrays import Batch
 from adadm.runtime.upscaling.memory import measure_memory
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
 
-__all__ = ["Speed", "measure_speed"]
-
 _ROUNDS = 3
 
 

@@ -19,8 +19,6 @@ from adadm.deployment.inspection.summary import Inspection
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PICTURES", "draw_inspection"]
-
 Array = npt.NDArray[np.float64]
 
 PICTURES = (".svg", ".png")

@@ -18,8 +18,6 @@ from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block
 from adadm.export.passes.shift_trunk import LARGEST_CENTER_TO_STD, ShiftTrunk
 from adadm.export.state_dict import some_names
 
-__all__ = ["RULES", "Finding", "Rule", "find"]
-
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 

@@ -15,8 +15,6 @@ from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.deployment.inspection.structure import block_of
 from adadm.export.graph.rewriting import label
 
-__all__ = ["Headroom", "measure_headroom"]
-
 
 @dataclass(frozen=True)
 class Headroom:

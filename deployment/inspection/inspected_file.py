@@ -22,8 +22,6 @@ from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 
-__all__ = ["InspectedFile", "read_inspected_file"]
-
 _CHECKPOINTS = (".pt", ".pth", ".safetensors")
 _EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """What the metadata of an export says, besides its network."""

@@ -24,8 +24,6 @@ from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["BlockResponse", "Spread", "measure_deployed_responses", "measure_responses"]
-
 Array = npt.NDArray[np.float64]
 
 _TRUNK, _RESIDUAL = 0, 1

@@ -17,16 +17,6 @@ from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined, modulators
 from adadm.export.passes import Decision
 
-__all__ = [
-    "NEAR_ZERO",
-    "OUTSIDE",
-    "Block",
-    "Normalization",
-    "Structure",
-    "block_of",
-    "read_structure",
-]
-
 Array = npt.NDArray[np.float64]
 
 NEAR_ZERO = 0.01

@@ -27,8 +27,6 @@ from adadm.runtime import json_format
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import TARGETS
 
-__all__ = ["Inspection", "inspect_on_images", "inspect_weights"]
-
 
 @dataclass(frozen=True)
 class Inspection:

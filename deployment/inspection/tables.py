@@ -20,8 +20,6 @@ from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Nor
 from adadm.deployment.inspection.summary import Inspection
 from adadm.runtime.tables import make_table
 
-__all__ = ["print_inspection"]
-
 _CHECKPOINT = "checkpoint_sha256"
 
 _NAME_WIDTH = 12

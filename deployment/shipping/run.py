@@ -34,8 +34,6 @@ from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
-__all__ = ["ShipOptions", "ShipResult", "ShipRun", "made_before"]
-
 _FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
 _SUFFIXES = (".onnx", ".json", ".html", ".svg")

@@ -17,8 +17,6 @@ from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import path_inside, sha256_of
 from adadm.runtime.json_format import as_json, read, write
 
-__all__ = ["Steps"]
-
 
 @dataclass(frozen=True)
 class Step:

@@ -21,8 +21,6 @@ import onnx_ir as ir
 from adadm.export.graph.channels import Affine, Array, take_channel_map
 from adadm.runtime.models.metadata import ModelMetadata
 
-__all__ = ["note_channel_maps", "read_channel_maps"]
-
 
 def note_channel_maps(model: ir.Model) -> None:
     """Write what passes did to the values of a model into its metadata, after what stands there."""

@@ -23,26 +23,6 @@ from adadm.export.graph.rewriting import (
     shape_of,
 )
 
-__all__ = [
-    "Affine",
-    "Leaf",
-    "affine_of_batch_norm",
-    "bias_of",
-    "input_leaves",
-    "map_channels",
-    "pads",
-    "pooled_variance",
-    "reached_convolutions",
-    "scale_inputs",
-    "scale_outputs",
-    "set_bias",
-    "set_weight",
-    "shift_inputs",
-    "std_of_batch_norm_input",
-    "take_channel_map",
-    "weight_of",
-]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -6,8 +6,6 @@ import onnx
 
 from adadm.runtime.errors import ExportError
 
-__all__ = ["check_file"]
-
 
 def check_file(proto: onnx.ModelProto, opset: int) -> None:
     """The ONNX checker, strict shape inference, and the opset that the file really has.

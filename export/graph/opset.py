@@ -8,8 +8,6 @@ from onnx import AttributeProto, defs, helper
 from adadm.export.operators import update_functions
 from adadm.runtime.errors import ExportError
 
-__all__ = ["set_opset"]
-
 _AXES = "axes"
 _NEUTRAL_WHEN_ABSENT = {
     _AXES,

@@ -11,8 +11,6 @@ from adadm.export.graph.rewriting import constant_of, shape_of
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.modulator import SIGNATURES
 
-__all__ = ["receptive_field"]
-
 _POINTWISE = frozenset(
     {
         "Abs", "Add", "BatchNormalization", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu",

@@ -13,27 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = [
-    "CHANNEL_MAP",
-    "NotFoldable",
-    "constant_of",
-    "constant_values",
-    "dtype_of",
-    "graph_of",
-    "input_of",
-    "is_batch_norm",
-    "is_op",
-    "label",
-    "named_node",
-    "new_initializer",
-    "produced_by",
-    "producer_of",
-    "replace",
-    "replace_initializer",
-    "shape_of",
-    "sole_consumer",
-]
-
 Array = npt.NDArray[np.float64]
 
 CHANNEL_MAP = "channel_map"

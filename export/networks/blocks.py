@@ -15,20 +15,6 @@ from adadm.export.operators import DOMAIN, DOMAIN_VERSION
 from adadm.export.operators.modulator import MODULATE
 from adadm.runtime.errors import CheckpointError
 
-__all__ = [
-    "AdaDM",
-    "Modulator",
-    "ResidualBlock",
-    "convolution",
-    "linear_tail",
-    "normalization",
-    "read_head_features",
-    "read_linear_tail",
-    "read_norm_groups",
-    "read_upscale",
-    "upsampling_stages",
-]
-
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Conv2d:
     """A convolution that keeps height and width (zero padding)."""

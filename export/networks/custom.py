@@ -15,8 +15,6 @@ from torch import nn
 from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["custom_network_class"]
-
 _SIDES_TRIED = (1, 2, 4, 8, 16, 32, 64, 128)
 
 

@@ -19,8 +19,6 @@ from adadm.export.networks.blocks import (
 )
 from adadm.export.networks.network import Network, StateDict, Undetectable
 
-__all__ = ["EDSR"]
-
 
 class EDSR(Network):
     """EDSR (Lim et al., 2017) with AdaDM's residual blocks and no mean shift.

@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-__all__ = ["Network", "StateDict", "Undetectable"]
-
 StateDict = Mapping[str, torch.Tensor]
 
 Undetectable = float | type[int] | type[float]

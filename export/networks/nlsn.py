@@ -22,8 +22,6 @@ from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.export.networks.sparse_attention import SparseAttention
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["NLSN"]
-
 _MEAN = (0.4488, 0.4371, 0.4040)
 _BLOCKS_BETWEEN_ATTENTION = 8
 

@@ -21,8 +21,6 @@ from adadm.export.networks.blocks import (
 from adadm.export.networks.network import Network, StateDict, Undetectable
 from adadm.runtime.errors import CheckpointError
 
-__all__ = ["RDN"]
-
 
 class DenseLayer(nn.Module):
     """A convolution whose features are appended to what it reads."""

@@ -16,8 +16,6 @@ from adadm.export.operators.sparse_attention import (
 )
 from adadm.runtime.errors import ImageError
 
-__all__ = ["AttentionRound", "SparseAttention"]
-
 
 class AttentionRound(nn.Module):
     """One round of hashing, sorting and attention within chunks of the sorted pixels.

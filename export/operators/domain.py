@@ -7,8 +7,6 @@ from onnx import parser
 
 from adadm.runtime.errors import ExportError
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "OLDEST_OPSET", "function_from_text", "reduction"]
-
 DOMAIN = "adadm"
 DOMAIN_VERSION = 1
 OLDEST_OPSET = 17

@@ -38,15 +38,6 @@ from adadm.export.operators.modulator import (
     sum_of_squares,
 )
 
-__all__ = [
-    "FUNCTIONS",
-    "MODULATE_EXTERNAL",
-    "MODULATE_SHIFTED_EXTERNAL",
-    "MOMENTS",
-    "MOMENTS_SHIFTED",
-    "STANDARD_DEVIATION",
-]
-
 MODULATE_EXTERNAL = "AdaDMModulateExternal"
 MODULATE_SHIFTED_EXTERNAL = "AdaDMModulateShiftedExternal"
 MOMENTS = "AdaDMMoments"

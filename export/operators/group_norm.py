@@ -22,8 +22,6 @@ import onnx_ir as ir
 
 from adadm.export.operators.domain import function_from_text, reduction
 
-__all__ = ["FUNCTIONS", "GROUP_NORM"]
-
 GROUP_NORM = "GroupNorm"
 
 

@@ -41,26 +41,6 @@ import onnx_ir as ir
 
 from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 
-__all__ = [
-    "CONVERSIONS",
-    "FUNCTIONS",
-    "LARGEST_EXPONENT",
-    "MODULATE",
-    "MODULATE_SHIFTED",
-    "SIGNATURES",
-    "InlinedModulator",
-    "Signature",
-    "amplification",
-    "deviation",
-    "find_inlined",
-    "is_modulator",
-    "modulator_function",
-    "modulators",
-    "standard_deviation",
-    "sum_of_squares",
-    "unconverted",
-]
-
 LARGEST_EXPONENT = 80
 
 CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")

@@ -30,8 +30,6 @@ import onnx_ir as ir
 
 from adadm.export.operators.domain import function_from_text, reduction
 
-__all__ = ["ATTENTION_ROUND", "CODES_OUTPUT", "FUNCTIONS", "LARGEST_BUCKETS", "SMALLEST_NORM"]
-
 ATTENTION_ROUND = "SparseAttentionRound"
 LARGEST_BUCKETS = 128
 CODES_OUTPUT = 2

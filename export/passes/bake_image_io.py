@@ -9,8 +9,6 @@ from adadm.export.graph.rewriting import dtype_of
 from adadm.export.passes.return_moments import MOMENTS_OUTPUT
 from adadm.runtime.models.metadata import ModelMetadata
 
-__all__ = ["BakeImageIO"]
-
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 _WHITE = 255.0
 

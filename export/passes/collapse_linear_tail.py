@@ -27,8 +27,6 @@ from adadm.export.graph.rewriting import (
 )
 from adadm.export.passes.folding import FoldingPass
 
-__all__ = ["CollapseLinearTail", "is_border_strip"]
-
 Array = npt.NDArray[np.float64]
 
 _END, _HEIGHT, _WIDTH = np.iinfo(np.int64).max, 2, 3

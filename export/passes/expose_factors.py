@@ -7,8 +7,6 @@ import onnx_ir as ir
 from adadm.export.operators import update_functions
 from adadm.export.operators.modulator import SIGNATURES, modulators
 
-__all__ = ["ExposeFactors"]
-
 
 class ExposeFactors(ir.passes.InPlacePass):
     """Adds the factor of every modulator to the outputs: `factor_0`, `factor_1`, ... (N, 1, 1, 1).

@@ -25,8 +25,6 @@ from adadm.export.operators.external_statistics import (
 )
 from adadm.export.operators.modulator import SIGNATURES, modulators
 
-__all__ = ["STD", "ExternalizeStatistics"]
-
 STD = "std"
 
 

@@ -27,8 +27,6 @@ from adadm.export.graph.rewriting import (
 )
 from adadm.export.passes.folding import FoldingPass
 
-__all__ = ["FoldAffineIntoPrecedingConv"]
-
 
 class FoldAffineIntoPrecedingConv(FoldingPass):
     """Folds a constant map of each channel into the convolution before it.

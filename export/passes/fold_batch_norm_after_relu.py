@@ -30,8 +30,6 @@ from adadm.export.graph.rewriting import (
 )
 from adadm.export.passes.folding import FoldingPass
 
-__all__ = ["FoldBatchNormAfterRelu"]
-
 
 class FoldBatchNormAfterRelu(FoldingPass):
     """Folds a BatchNormalization that follows a ReLU into the convolutions around it.

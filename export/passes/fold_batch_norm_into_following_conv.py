@@ -16,8 +16,6 @@ from adadm.export.graph.channels import (
 from adadm.export.graph.rewriting import NotFoldable, input_of, is_batch_norm, label, replace
 from adadm.export.passes.folding import FoldingPass
 
-__all__ = ["FoldBatchNormIntoFollowingConv"]
-
 
 class FoldBatchNormIntoFollowingConv(FoldingPass):
     """Folds a BatchNormalization into the convolutions that read it.

@@ -13,8 +13,6 @@ import onnx_ir as ir
 from adadm.export.graph.rewriting import NotFoldable, label
 from adadm.runtime.json_format import key
 
-__all__ = ["Decision", "FoldingPass"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-__all__ = ["InlineFunctions"]
-
 
 class InlineFunctions(ir.passes.InPlacePass):
     """Replaces calls of functions by their bodies, for targets that do not read functions.

@@ -16,9 +16,6 @@ from adadm.export.passes.fold_batch_norm_into_following_conv import FoldBatchNor
 from adadm.export.passes.folding import Decision
 from adadm.export.passes.shift_trunk import ShiftTrunk
 
-__all__ = ["collapse_tail", "fold_batch_norm"]
-
-
 _IN_A_BODY = "it is in the body of a function, or of an If or Loop"
 
 

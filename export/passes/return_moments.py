@@ -9,8 +9,6 @@ from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import MOMENTS, MOMENTS_SHIFTED
 from adadm.export.operators.modulator import SIGNATURES, modulators
 
-__all__ = ["INSIDE", "MOMENTS_OUTPUT", "ReturnMoments"]
-
 MOMENTS_OUTPUT = "moments"
 _FLOAT = ir.DataType.FLOAT
 INSIDE = ("rows_inside", "columns_inside")

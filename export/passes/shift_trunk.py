@@ -39,8 +39,6 @@ from adadm.export.graph.rewriting import (
 from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass
 
-__all__ = ["LARGEST_CENTER_TO_STD", "ShiftTrunk"]
-
 LARGEST_CENTER_TO_STD = 16.0
 """Of `max|c|` to the std of the trunk; above, the shift takes over 4 of the 24 bits of float32."""
 

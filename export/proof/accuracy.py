@@ -15,8 +15,6 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.images.metrics import psnr_y
 
-__all__ = ["Accuracy", "measure_accuracy"]
-
 
 @dataclass(frozen=True)
 class Accuracy:

@@ -15,9 +15,6 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 
-__all__ = ["Shape", "parity_cases", "photograph_batches", "photograph_crops", "photograph_side"]
-
-
 Shape = tuple[int, int, int]
 
 _PIXELS_TIMES_PARAMETERS = 1e10

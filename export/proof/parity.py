@@ -26,15 +26,6 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.compare import Comparison, compare
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = [
-    "LARGEST_RELATIVE_ERROR",
-    "Hashing",
-    "check_image_io",
-    "check_parity",
-    "session_with_codes",
-]
-
-
 LARGEST_RELATIVE_ERROR = 3e-5
 """Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
 

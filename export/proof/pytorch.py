@@ -16,8 +16,6 @@ from adadm.export.networks.blocks import Modulator
 from adadm.export.networks.sparse_attention import AttentionRound
 from adadm.runtime.images.arrays import Batch
 
-__all__ = ["HashCodes", "attention_rounds", "run_network", "run_with_codes", "run_with_factors"]
-
 
 @dataclass(frozen=True)
 class HashCodes:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from adadm.runtime.errors import require
 from adadm.runtime.images.arrays import ImageArray
 
-__all__ = ["NAMES", "photographs"]
-
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 
 

@@ -23,8 +23,6 @@ from adadm.runtime.json_format import Source, key, read
 from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["MANIFEST", "Bundle", "BundleManifest", "ReferenceCase", "ShapeRange", "record"]
-
 MANIFEST = "MANIFEST.json"
 _AGAIN = "make the bundle again with `adadm bundle`"
 

@@ -16,8 +16,6 @@ from adadm.runtime.images.compare import Comparison, compare
 from adadm.runtime.json_format import key
 from adadm.runtime.sessions.session import FloatArray, Session
 
-__all__ = ["CaseResult", "CaseRow", "Latency", "Times", "compare_case", "latency_of"]
-
 _BORDER_PX = 4  # of lr, as when a model is exported
 
 

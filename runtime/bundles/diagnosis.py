@@ -27,8 +27,6 @@ from adadm.runtime.errors import AdadmError, EngineError
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray, Session
 
-__all__ = ["diagnose"]
-
 
 def diagnose(
     bundle: Bundle,

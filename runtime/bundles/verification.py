@@ -26,8 +26,6 @@ from adadm.runtime.json_format import as_json
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import Session
 
-__all__ = ["Backend", "Bundle", "Verification", "VerificationReport", "verify"]
-
 Backend = Literal["engine", "cpu"]
 
 _FAILURES = (AdadmError, OSError, ValueError)  # the last of damaged metadata

@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 from adadm.runtime.errors import AdadmError, SessionError
 
-__all__ = ["Observation", "Verdict", "first_line", "reraise_as_session_error"]
-
 Verdict = Literal["ok", "missing", "broken"]
 
 _LONGEST_LINE = 200

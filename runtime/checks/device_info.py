@@ -15,8 +15,6 @@ from pathlib import Path
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError
 
-__all__ = ["Clocks", "Cpu", "DeviceInfo", "Gpu", "device_info"]
-
 _DISTRIBUTIONS = {
     "adadm-deploy": ("adadm-deploy",),
     "numpy": ("numpy",),

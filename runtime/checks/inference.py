@@ -24,8 +24,6 @@ from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
 
-__all__ = ["check_backends"]
-
 _ENGINE = "engine"
 _EXTRAS = {"cpu": "cpu", "openvino": "openvino", "cuda": "gpu", "tensorrt": "gpu"}
 _SIDE_PX = 24

@@ -18,8 +18,6 @@ from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.upscaling.memory import free_bytes, memory_models
 
-__all__ = ["check_disks", "check_gpu", "check_memory"]
-
 _MEGAPIXEL = 10**6
 _MIB, _GIB = 2**20, 2**30
 

@@ -9,14 +9,6 @@ from importlib import metadata, util
 from adadm.runtime.checks.check import Observation, Verdict
 from adadm.runtime.checks.device_info import DeviceInfo
 
-__all__ = [
-    "check_extras",
-    "check_python",
-    "install_command",
-    "installed_version",
-    "version_numbers",
-]
-
 _OWN = "adadm-deploy"
 _REQUIREMENT = re.compile(
     r"""(?P<name>[\w.-]+) \s* (?:\[(?P<extras>[^\]]*)\])? \s* (?P<versions>[^;]*?) \s*

@@ -18,8 +18,6 @@ from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS, Target
 
-__all__ = ["TensorRT", "check_jetson", "check_targets", "check_trtexec", "tensorrt_advice"]
-
 _TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 
 _JETPACKS = {(35, 2): "5.1", (36, 3): "6.0", (36, 4): "6.2", (38, 2): "7.1", (39, 2): "7.2"}

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from adadm.runtime.progress import Progress
 
-__all__ = ["BuilderLog", "Stop", "run_stoppable"]
-
 Result = TypeVar("Result")
 
 _WAKE_S = 0.1

@@ -20,8 +20,6 @@ from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
-__all__ = ["adopt", "build", "check_builds_here", "ledger_beside", "log_path"]
-
 
 def build(
     recipe: Recipe,

@@ -14,8 +14,6 @@ from adadm.runtime.files import written_whole
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Contexts", "OwnMemoryContexts", "RtxContexts", "SharedMemoryContexts", "make_contexts"]
-
 _logger = logging.getLogger(__name__)
 
 

@@ -17,20 +17,6 @@ import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError, require
 
-__all__ = [
-    "DeviceBuffer",
-    "Event",
-    "Graph",
-    "HostBuffer",
-    "Stream",
-    "capture",
-    "compute_capability",
-    "device_name",
-    "driver_version",
-    "memory",
-    "runtime_version",
-]
-
 _Self = TypeVar("_Self", bound="_Owned")  # typing.Self needs Python 3.11
 
 _REMEDIES = {

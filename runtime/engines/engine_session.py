@@ -28,8 +28,6 @@ from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["TensorRTSession"]
-
 _logger = logging.getLogger(__name__)
 _WARM_UP = 3  # the plain run, the one that captures, and the first of a graph
 

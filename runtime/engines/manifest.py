@@ -23,17 +23,6 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.json_format import as_json, read
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = [
-    "Manifest",
-    "check_runs_here",
-    "is_up_to_date",
-    "locked",
-    "manifest_path",
-    "read_engine",
-    "read_manifest",
-    "write_engine",
-]
-
 # What came out, or follows from the rest. Any other field is in the key: rather one build too many.
 _NOT_IN_KEY = {
     "format",

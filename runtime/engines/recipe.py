@@ -13,15 +13,6 @@ from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.sessions.session import TensorSpec
 from adadm.runtime.targets import TARGETS, Precision, Target
 
-__all__ = [
-    "Bounds",
-    "Recipe",
-    "check_lowered",
-    "default_bounds",
-    "make_recipe",
-    "profiles_of",
-]
-
 BatchHeightWidth = tuple[int, int, int]
 _Length = TypeVar("_Length", bound=int | str | None)
 

@@ -8,8 +8,6 @@ from adadm.runtime.arguments import positive, size
 from adadm.runtime.engines.recipe import Bounds, default_bounds
 from adadm.runtime.errors import EngineError
 
-__all__ = ["add_sizes", "read_sizes"]
-
 _MIB = 2**20
 
 

@@ -18,19 +18,6 @@ from adadm.runtime.errors import EngineError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.progress import SILENT, Progress
 
-__all__ = [
-    "DEFAULTS",
-    "Engine",
-    "Flavour",
-    "Profile",
-    "Profiles",
-    "Settings",
-    "Shape",
-    "build_engine",
-    "load_tensorrt",
-    "parse",
-]
-
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
 

@@ -16,8 +16,6 @@ from adadm.runtime.sessions.session import TensorSpec
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["choose_profile", "engine_profiles", "engine_tensors"]
-
 # By name: `trt.nptype` of 8.x needs a NumPy before 1.24.
 _DTYPES = {
     "FLOAT": np.float32,

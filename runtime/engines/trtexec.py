@@ -17,8 +17,6 @@ from adadm.runtime.engines.tensorrt_api import DEFAULTS, Profiles, Settings, Sha
 from adadm.runtime.errors import EngineError
 from adadm.runtime.targets import Target
 
-__all__ = ["build_command", "options_of", "output_command", "shell_line", "timing_command"]
-
 Version = tuple[int, ...]
 
 _ALIKE = ("--noDataTransfers", "--useCudaGraph", "--useSpinWait", "--separateProfileRun")

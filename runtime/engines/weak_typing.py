@@ -15,8 +15,6 @@ from adadm.runtime.errors import EngineError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.targets import Precision
 
-__all__ = ["WeakTyping", "weak_flags"]
-
 _TYPES: dict[Precision, tuple[str, ...]] = {
     "float32": (),
     "fp16": ("FP16",),

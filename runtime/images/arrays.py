@@ -19,23 +19,6 @@ from PIL import Image, UnidentifiedImageError
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
 
-__all__ = [
-    "EXTENSIONS",
-    "Batch",
-    "ImageArray",
-    "Pixels",
-    "batch_from_image",
-    "crop_to_multiple",
-    "encoded",
-    "enlarge",
-    "find_images",
-    "image_from_batch",
-    "images_in",
-    "read_image",
-    "reduce",
-    "write_image",
-]
-
 ImageArray = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 Batch = npt.NDArray[np.float32]

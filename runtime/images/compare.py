@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from adadm.runtime.errors import ParityError
 
-__all__ = ["Comparison", "compare"]
-
 FloatArray = npt.NDArray[Any]
 
 

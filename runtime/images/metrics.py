@@ -10,8 +10,6 @@ import numpy.typing as npt
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import ImageArray
 
-__all__ = ["luma", "psnr", "psnr_y"]
-
 # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr and the super-resolution literature use it.
 _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])
 _LUMA_OFFSET = 16.0

@@ -26,8 +26,6 @@ from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
-__all__ = ["Photo", "open_photo"]
-
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
 
 # The first bytes of a file, and who reads it. vips has no loader of BMP: Pillow reads that.

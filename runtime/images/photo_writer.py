@@ -29,8 +29,6 @@ from adadm.runtime.images.arrays import Pixels, encoded
 from adadm.runtime.images.photo_reader import Photo
 from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
-__all__ = ["PhotoWriter"]
-
 
 class _Format(NamedTuple):
     name: str

@@ -9,8 +9,6 @@ import numpy as np
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import Pixels
 
-__all__ = ["ArrayPixels", "PixelSource"]
-
 
 class PixelSource(Protocol):
     """An image that is read by regions: an array, or a file that need not fit into memory."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from adadm.runtime.errors import MissingDependencyError, require
 
-__all__ = ["MM_PER_INCH", "load_vips", "reason_of"]
-
 MM_PER_INCH = 25.4
 
 

@@ -8,18 +8,6 @@ from typing import Literal
 
 from adadm.runtime.errors import SessionError
 
-__all__ = [
-    "BUNDLED",
-    "FOR_TILES",
-    "VARIANTS",
-    "Variant",
-    "bundled_path",
-    "companion_files",
-    "is_engine",
-    "report_path",
-    "variant_path",
-]
-
 Variant = Literal["whole", "tile", "moments"]
 """Of one network: for whole images, for tiles, and for the moments of tiles."""
 

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
 
 from adadm.runtime.errors import EngineError
-from adadm.runtime.json_format import Source, convert, parse
+from adadm.runtime.json_format import Source, convert, parse_json
 from adadm.runtime.targets import Precision
-
-__all__ = ["NETWORK", "ModelMetadata", "NetworkMetadata"]
 
 _PREFIX = "adadm."
 
@@ -191,5 +189,5 @@ _KEYS = [f"{_PREFIX}{part.name}" for part in fields(ModelMetadata) if part.name 
 def _value(name: str, text: str) -> Any:
     """A text, or what it is as JSON; what is none is left to be refused."""
     with suppress(ValueError):
-        return text if str in get_args(_HINTS[name]) else parse(text)
+        return text if str in get_args(_HINTS[name]) else parse_json(text)
     return text

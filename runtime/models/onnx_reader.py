@@ -25,8 +25,6 @@ from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.wire_format import Message
 from adadm.runtime.sessions.session import TensorSpec
 
-__all__ = ["OnnxFile", "checked_onnx", "read_onnx"]
-
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DOMAIN = "adadm"  # of the operators that export writes, each with its body
 _COMPILED = "EPContext"  # an engine of some vendor inside a model, or the name of its file

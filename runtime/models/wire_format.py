@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Message"]
-
 
 class Message:
     """The fields of one message, by their number.

@@ -13,8 +13,6 @@ from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
-__all__ = ["OnnxRuntimeSession"]
-
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,

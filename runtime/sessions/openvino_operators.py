@@ -14,8 +14,6 @@ import numpy as np
 
 from adadm.runtime.errors import require
 
-__all__ = ["CONVERTERS", "LARGEST_BUCKETS", "LARGEST_EXPONENT", "SMALLEST_NORM"]
-
 LARGEST_EXPONENT = 80.0
 LARGEST_BUCKETS = 128
 SMALLEST_NORM = 5e-5

@@ -14,8 +14,6 @@ from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
 from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
 
-__all__ = ["OpenVINOSession"]
-
 
 class OpenVINOSession(Session):
     """A model loaded into OpenVINO on the CPU.

@@ -14,8 +14,6 @@ import numpy.typing as npt
 from adadm.runtime.errors import SessionError
 from adadm.runtime.models.metadata import ModelMetadata
 
-__all__ = ["FloatArray", "Session", "SizeRange", "TensorSpec"]
-
 FloatArray = npt.NDArray[Any]
 
 _UNBOUNDED = sys.maxsize

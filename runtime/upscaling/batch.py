@@ -23,8 +23,6 @@ from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
-__all__ = ["BatchResult", "Job", "find_jobs", "upscale_files"]
-
 _STRIP_PX = 256
 _FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
 _FAILURES = (AdadmError, OSError, MemoryError)

@@ -20,8 +20,6 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, find_images, read_image, write_image
 from adadm.runtime.upscaling.batch import find_jobs
 
-__all__ = ["Frame", "FrameSource", "Frames", "Write", "check_frames", "open_sink", "open_source"]
-
 _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
 
 

@@ -26,8 +26,6 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.python_process import python_command
 
-__all__ = ["MemoryModel", "free_bytes", "measure_memory", "memory_models", "process_bytes"]
-
 HeightWidth = tuple[int, int]
 
 # Of a container: the limit, what is used, and where that says how much of it is cache.

@@ -29,8 +29,6 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling.tile_plan import Plan
 
-__all__ = ["Passes", "Read", "pooled_std", "runs", "shared_std"]
-
 Passes = int | Literal["settle"]
 Read = Callable[[int, int, int, int], npt.NDArray[Any]]
 """Top, left, height, width of a region to its pixels (h, w, 3)."""

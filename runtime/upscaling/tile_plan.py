@@ -13,16 +13,6 @@ from adadm.runtime.sessions.session import SizeRange
 from adadm.runtime.upscaling.memory import MemoryModel, memory_models
 from adadm.runtime.upscaling.windows import Window, grid
 
-__all__ = [
-    "DEFAULT_ACCURACY",
-    "LargestTile",
-    "Plan",
-    "Tile",
-    "choose_overlap",
-    "common_sizes",
-    "make_plan",
-]
-
 HeightWidth = tuple[int, int]
 """H and W, px."""
 Tile = int | Literal["auto", "off"]

@@ -36,8 +36,6 @@ from adadm.runtime.upscaling.tile_plan import (
 from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants
 from adadm.runtime.upscaling.windows import Window
 
-__all__ = ["Upscaler"]
-
 
 class Upscaler:
     """One model, opened once, for any number of images.

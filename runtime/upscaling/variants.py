@@ -10,8 +10,6 @@ from adadm.runtime.models.bundled import FOR_TILES, Variant, is_engine, variant_
 from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
-__all__ = ["CPU_BACKENDS", "ModelVariants"]
-
 CPU_BACKENDS = ("cpu", "openvino")
 """Those that take their memory from the machine's."""
 

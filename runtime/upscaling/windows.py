@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-__all__ = ["Span", "Window", "grid", "spans"]
-
 
 @dataclass(frozen=True)
 class Span:

@@ -13,18 +13,6 @@ from adadm.runtime.files import written_whole
 if TYPE_CHECKING:  # a measured process imports this file, and must not hold matplotlib for it
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CHECKPOINTS",
-    "PICTURES",
-    "ROOT",
-    "read_results",
-    "save_figure",
-    "study_parser",
-    "table",
-    "write_page",
-    "write_results",
-]
-
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "export" / "checkpoints"
 PICTURES = ROOT / "docs" / "images"

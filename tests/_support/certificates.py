@@ -17,8 +17,6 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import ImageArray
 from adadm.runtime.json_format import Source, convert
 
-__all__ = ["certificate_of", "crop", "device_certificate", "flat", "model_certificate"]
-
 
 def flat(red: int, green: int, blue: int, side: int = 24) -> ImageArray:
     return np.full((side, side, 3), (red, green, blue), np.uint8)

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["NetworkWatch"]
-
 _SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>

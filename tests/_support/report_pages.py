@@ -6,8 +6,6 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-__all__ = ["Page"]
-
 _VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 _ASCII = str.maketrans({"\N{EN DASH}": "?", "\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "x"})
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from adadm.export.graph.channels import Affine
 
-__all__ = ["ChannelMap"]
-
 Array = npt.NDArray[Any]
 
 _IDENTITY = Affine(np.ones(1), np.zeros(1))

@@ -26,8 +26,6 @@ from adadm.export.graph.channel_maps import read_channel_maps
 from adadm.export.graph.channels import Affine
 from adadm.runtime.images.arrays import Batch
 
-__all__ = ["Divergence", "LayerComparison", "LayerResult", "compare_layers"]
-
 Array = npt.NDArray[Any]
 
 _WHITE = 255

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from adadm.deployment.certification.layers.graph import CONV, MODULATOR
 from adadm.runtime.json_format import Figure
 
-__all__ = ["Divergence", "LayerResult", "first_divergence"]
-
 
 @dataclass(frozen=True)
 class LayerResult:

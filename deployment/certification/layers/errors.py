@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LayerErrors"]
-
 Array = npt.NDArray[Any]
 
 _BORDER_PX = 2

@@ -19,8 +19,6 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
-__all__ = ["CONV", "MODULATOR", "LayerGraph"]
-
 _ADD, CONV, _IMAGE, MODULATOR = "Add", "Conv", "Image", "AdaDMModulate"
 """Kinds of layers, besides others that are called as their operators are."""
 

@@ -12,8 +12,6 @@ import onnx_ir as ir
 from adadm.deployment.certification.layers.graph import LayerGraph
 from adadm.export.graph.rewriting import constant_of
 
-__all__ = ["LayerSubgraph"]
-
 Array = npt.NDArray[Any]
 
 

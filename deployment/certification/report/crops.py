@@ -12,9 +12,6 @@ import numpy as np
 
 from adadm.runtime.images.arrays import ImageArray, encoded
 
-__all__ = ["Crop", "amplification_of", "render_crop"]
-
-
 _WIDEST_PX = {"wide": 496, "narrow": 288}
 """A crop is enlarged up to this: two beside each other on the page; one on a telephone."""
 

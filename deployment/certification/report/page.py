@@ -16,8 +16,6 @@ from adadm.runtime import json_format
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
 
-__all__ = ["Crop", "page_path", "write_certificate", "write_report"]
-
 _TEMPLATES = Path(__file__).with_name("templates")
 _SECTIONS = {
     "subject": "What was certified",

@@ -17,8 +17,6 @@ from adadm.calibration.drawing import drawing_style
 from adadm.runtime.images.arrays import ImageArray, write_image
 from studies.pages import save_figure
 
-__all__ = ["NAMES", "deviations", "edge_maps", "modulators"]
-
 NAMES = {
     "plain": "no normalization",
     "normalized": "batch normalization",

@@ -26,8 +26,6 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.json_format import rounded
 
-__all__ = ["deviations", "edges", "modulators", "scores"]
-
 _SIDE_PX = 256  # of the originals, from their middle
 
 

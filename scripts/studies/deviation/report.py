@@ -9,8 +9,6 @@ from typing import Any
 from studies.deviation.draw import NAMES
 from studies.pages import table
 
-__all__ = ["page"]
-
 _PAPER = {
     "x2, Urban100": (32.93, 33.12),
     "x2, Manga109": (39.10, 39.31),

@@ -14,8 +14,6 @@ from torch import nn
 from adadm.export.networks.blocks import ResidualBlock
 from adadm.export.networks.edsr import EDSR
 
-__all__ = ["TWINS", "Normalized", "Plain"]
-
 
 class _Sum(nn.Module):
     """In the place of a modulator: the residual as it is."""

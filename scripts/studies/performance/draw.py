@@ -17,8 +17,6 @@ from studies.pages import save_figure
 from studies.performance.networks import Case
 from studies.performance.peers import CPU_PEERS
 
-__all__ = ["draw"]
-
 _KINDS = {
     "Conv": "#4e79a7",
     "DepthToSpace": "#e15759",

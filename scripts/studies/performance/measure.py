@@ -23,8 +23,6 @@ from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import require
 from studies.performance.peers import Files, Worker
 
-__all__ = ["built_engines", "ceilings", "cost", "gpu_ceilings", "profiled", "run_peers"]
-
 Array = npt.NDArray[np.float32]
 
 _PAUSE_S = 0.05

@@ -22,8 +22,6 @@ from adadm.export.tracing import trace
 from studies.pages import CHECKPOINTS
 from studies.performance.peers import Files
 
-__all__ = ["CASES", "SWEEP", "SWEPT", "Case", "prepare", "random_network"]
-
 
 @dataclass(frozen=True)
 class Case:

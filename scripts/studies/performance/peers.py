@@ -22,8 +22,6 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from adadm.runtime.sessions.session import Session
 
-__all__ = ["CPU_PEERS", "GPU_PEERS", "Files", "Peer", "Worker"]
-
 Array = npt.NDArray[np.float32]
 Run = Callable[[Array], Array]
 

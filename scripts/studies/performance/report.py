@@ -11,8 +11,6 @@ from studies.performance.draw import kind_groups
 from studies.performance.networks import SWEPT, Case
 from studies.performance.peers import CPU_PEERS, GPU_PEERS, Peer
 
-__all__ = ["page"]
-
 Results = Mapping[str, Any]
 
 

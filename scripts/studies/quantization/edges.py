@@ -18,8 +18,6 @@ from studies.pages import save_figure
 from studies.quantization import methods
 from studies.quantization.networks import DRAWN_SIZE, Net
 
-__all__ = ["PICTURED", "draw", "profiles"]
-
 PICTURED = "EDSR 8 x 48, x4"
 _REACH_PX = 12
 _FLOAT32 = "float32"

@@ -20,8 +20,6 @@ from studies.quantization.networks import Net, inputs_of, observed
 from studies.quantization.ranges import Histogram, entropy, mean_square, percentile
 from studies.quantization.reconstruction import Moments, reconstruct, weights
 
-__all__ = ["SHIPPED", "Ranges", "Variants", "equalizers", "ranges", "reconstructions"]
-
 Array = npt.NDArray[np.float64]
 Ranges = Mapping[str, ConvolutionRange]
 Variants = Iterator[tuple[str, ir.Model]]

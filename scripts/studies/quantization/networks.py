@@ -30,8 +30,6 @@ from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from studies.pages import CHECKPOINTS
 
-__all__ = ["GATED", "NETWORKS", "Judge", "Net", "inputs_of", "load", "observed"]
-
 NETWORKS = {
     "EDSR 8 x 48, x2": "edsr_adadm_x2",
     "EDSR 8 x 48, x4": "edsr_adadm_x4",

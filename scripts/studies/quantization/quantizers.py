@@ -24,15 +24,6 @@ from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.python_process import python_command
 from studies.quantization.networks import Net
 
-__all__ = [
-    "MODEL_OPTIMIZER",
-    "described",
-    "naive",
-    "versions",
-    "with_model_optimizer",
-    "with_onnx_runtime",
-]
-
 MODEL_OPTIMIZER = ("entropy", "max")
 """Its methods of calibration; the first is its default."""
 

@@ -10,8 +10,6 @@ import numpy.typing as npt
 
 from adadm.calibration.passes.quantize_convolutions import LARGEST_LEVEL
 
-__all__ = ["Histogram", "entropy", "mean_square", "percentile"]
-
 Array = npt.NDArray[np.float64]
 
 BINS = 2**16

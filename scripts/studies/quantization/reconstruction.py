@@ -18,8 +18,6 @@ from adadm.export.graph.rewriting import (
     replace_initializer,
 )
 
-__all__ = ["Moments", "least_squares", "reconstruct", "round_with_feedback", "weights"]
-
 Array = npt.NDArray[np.float64]
 
 PATCHES = 1000

@@ -7,8 +7,6 @@ from typing import Any
 
 from studies.pages import table
 
-__all__ = ["page"]
-
 Row = Mapping[str, Any]
 PARTS = {
     "ranges": (
