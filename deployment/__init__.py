@@ -2,9 +2,10 @@
 
 from adadm.deployment import certify, load_baseline, load_candidate
 
-baseline = load_baseline("edsr_x2.safetensors")
-with load_candidate("edsr_x2.int8.onnx", baseline, "cpu") as candidate:
-    certified = certify(baseline, candidate, images)
+baseline = load_baseline(Path("x2.safetensors"))
+candidate = load_candidate(Path("x2.int8.onnx"), baseline, "cpu")
+at = Path("x2.certificate.json")
+certified = certify(baseline, candidate, images, originals=True, given={}, at=at)
 """
 
 from __future__ import annotations

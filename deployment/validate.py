@@ -59,7 +59,7 @@ def _certify(arguments: argparse.Namespace) -> None:
     with bar:
         reference = load_baseline(arguments.against, **network_options(arguments))
         model = load_candidate(
-            bundled_path(arguments.model), reference, arguments.backend, arguments.trust
+            bundled_path(arguments.model), reference, arguments.backend, trust=arguments.trust
         )
         images = CalibrationImages.of(
             arguments.images,
@@ -77,8 +77,8 @@ def _certify(arguments: argparse.Namespace) -> None:
             reference,
             model,
             images,
-            arguments.hr,
-            given,
+            originals=arguments.hr,
+            given=given,
             at=arguments.output,
             seconds=arguments.seconds,
             progress=bar,

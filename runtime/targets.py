@@ -86,7 +86,7 @@ _FORM_FOR_8: dict[str, Any] = {
 """What TensorRT 8.x reads: what the newer ones have is not there yet."""
 
 
-def _jetson(
+def _jetson(  # noqa: PLR0917 - a row of a table
     name: str, board: str, capability: str, jetpack: str, tensorrt: str, cuda: str, python: str
 ) -> Target:
     return Target(

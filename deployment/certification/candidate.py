@@ -62,7 +62,9 @@ class Candidate:
     companions: tuple[Path, ...] = ()
 
 
-def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = False) -> Candidate:
+def load_candidate(
+    path: Path, reference: Baseline, backend: str, *, trust: bool = False
+) -> Candidate:
     """Load what is certified, of the same network as the reference.
 
     Args:
@@ -75,7 +77,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
         EngineError, SessionError: it cannot be read, or not be run here.
     """
     if is_engine(path):
-        return _engine(path, reference, trust)
+        return _engine(path, reference, trust=trust)
     found = read_onnx(path)
     metadata = _known_network(path, found.metadata, reference)
     graph = evaluated(path, metadata)
@@ -112,7 +114,7 @@ def load_candidate(path: Path, reference: Baseline, backend: str, trust: bool = 
     )
 
 
-def _engine(path: Path, reference: Baseline, trust: bool) -> Candidate:
+def _engine(path: Path, reference: Baseline, *, trust: bool) -> Candidate:
     session = open_session(path, backend="engine", trust=trust)
     metadata = _known_network(path, session.metadata, reference)
     beside_it = manifest_path(path)

@@ -62,9 +62,9 @@ def certify(
     reference: Baseline,
     model: Candidate,
     images: CalibrationImages,
+    *,
     originals: bool,
     given: Mapping[str, float],
-    *,
     at: Path,
     seconds: float = 3.0,
     progress: Progress = SILENT,
@@ -85,7 +85,9 @@ def certify(
     stages = [*reference.stages, *model.stages]
     if model.metadata.is_uint8:
         stages = [_in_8_bits(stage, rgb_range) for stage in stages]
-    seen = Observations(len(reference.stages), rgb_range, upscale, originals)
+    seen = Observations(
+        len(reference.stages), rgb_range=rgb_range, upscale=upscale, originals=originals
+    )
     progress.phase("running both on photographs")
     ledger = measure(
         stages,

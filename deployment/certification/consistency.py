@@ -52,6 +52,7 @@ def inconsistencies(certificate: Certificate) -> Iterator[str]:
 def is_certificate_of(
     path: Path,
     model: str,
+    *,
     companions: Mapping[str, str],
     reference: str,
     images: str,

@@ -68,7 +68,7 @@ class Observations:
         originals: whether photographs have them.
     """
 
-    def __init__(self, model: int, rgb_range: float, upscale: int, originals: bool) -> None:
+    def __init__(self, model: int, *, rgb_range: float, upscale: int, originals: bool) -> None:
         self._model, self._rgb_range = model, rgb_range
         self._upscale, self._originals = upscale, originals
         self._expected: list[list[float]] = []

@@ -124,7 +124,14 @@ def recheck(
         chosen = _choose(images, certificate.images, truth)
         originals, limits = certificate.images.originals, certificate.thresholds.given
         again = certify(
-            truth, candidate, chosen, originals, limits, at=path, seconds=0, progress=progress
+            truth,
+            candidate,
+            chosen,
+            originals=originals,
+            given=limits,
+            at=path,
+            seconds=0,
+            progress=progress,
         )
         problems += _differences(certificate, sealed(again.certificate))
     return Recheck(certificate, tuple(problems), tuple(notes))
@@ -191,7 +198,7 @@ def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
             yield f"the {part} are not those that are measured now"
         for row, now_row in zip(rows, now_rows, strict=False):
             for (kind, before), (_, now) in zip(_figures(row), _figures(now_row), strict=True):
-                if not _agree(kind, before, now, same):
+                if not _agree(kind, before, now, same=same):
                     where = row.name if isinstance(row, Check) else f"{kind} of {row.name}"
                     yield (
                         f"{where} is {_shown(before)} in the certificate, measured now: "
@@ -210,7 +217,7 @@ def _figures(row: _Row) -> list[tuple[str, float | None]]:
     return [(kind, figure) for kind, figure in figures if not isinstance(figure, dict)]
 
 
-def _agree(kind: str, before: float | None, now: float | None, same: bool) -> bool:
+def _agree(kind: str, before: float | None, now: float | None, *, same: bool) -> bool:
     if before is None or now is None or math.inf in (before, now):
         return before == now
     if kind == "parity_db" and min(before, now) >= _NOISE_DB:

@@ -231,7 +231,13 @@ class ShipRun:
             baseline, images = self._baseline, self.certification
             candidate = load_candidate(model, baseline, "cpu")
             certified = certify(
-                baseline, candidate, images, True, limits, at=output, progress=self.progress
+                baseline,
+                candidate,
+                images,
+                originals=True,
+                given=limits,
+                at=output,
+                progress=self.progress,
             )
             write_certificate(certified.certificate, certified.crops, output)
 
@@ -239,8 +245,14 @@ class ShipRun:
         made_from = self._from(models=digests, limits=dict(limits), images=images_sha256)
         name = f"certificate {model.name}"
         companions = {file: digest for file, digest in digests.items() if file != model.name}
-        bound_to = (digests[model.name], companions, self.checkpoint_sha256, images_sha256)
-        if not is_certificate_of(output, *bound_to, limits):  # whatever the record says of it
+        if not is_certificate_of(  # whatever the record says of it
+            output,
+            digests[model.name],
+            companions=companions,
+            reference=self.checkpoint_sha256,
+            images=images_sha256,
+            given=limits,
+        ):
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, page_path(output)], make)
         certificate = read_certificate(output)

@@ -87,7 +87,7 @@ def test_the_worst_window_is_found() -> None:
     sr = expected.copy()
     sr[..., 100:110, 30:50] += 3  # the most error, near the left
     sr[0, 1, 20, 200] -= 40  # the largest, elsewhere
-    seen = Observations(1, 255.0, 2, originals=True)
+    seen = Observations(1, rgb_range=255.0, upscale=2, originals=True)
     seen(found, [(expected, []), (sr, [])])
     most, largest = seen.crops()
     for crop, top, left in ((most, 100, 30), (largest, 20, 200)):
@@ -114,7 +114,7 @@ def test_factors_are_compared_block_by_block() -> None:
     def factors(*values: float) -> list[Batch]:
         return [np.full((1, 1, 1, 1), value, np.float32) for value in values]
 
-    seen = Observations(1, 255.0, 2, originals=False)
+    seen = Observations(1, rgb_range=255.0, upscale=2, originals=False)
     sr = np.zeros((1, 3, 64, 64), np.float32)
     seen(photograph("coffee"), [(sr, factors(10, 20)), (sr, factors(10, 21))])
     seen(photograph("rocket"), [(sr, factors(12, 40)), (sr, factors(9, 40))])

@@ -50,7 +50,9 @@ def is_believed(tmp_path: Path, content: Any) -> bool:
         content = rounded(content)
         content = {**content, "sha256": digest_of(content)}
     path.write_text(json.dumps(content))
-    return is_certificate_of(path, MODEL, TILES, REFERENCE, IMAGES, GIVEN)
+    return is_certificate_of(
+        path, MODEL, companions=TILES, reference=REFERENCE, images=IMAGES, given=GIVEN
+    )
 
 
 def test_one_that_holds_is_believed(tmp_path: Path) -> None:
@@ -102,4 +104,11 @@ def test_what_is_no_certificate_is_not(tmp_path: Path, content: object) -> None:
     assert not is_believed(tmp_path, content)
     (tmp_path / "deep.json").write_text("[" * 100_000)
     for name in ("none.json", "deep.json"):
-        assert not is_certificate_of(tmp_path / name, MODEL, TILES, REFERENCE, IMAGES, GIVEN)
+        assert not is_certificate_of(
+            tmp_path / name,
+            MODEL,
+            companions=TILES,
+            reference=REFERENCE,
+            images=IMAGES,
+            given=GIVEN,
+        )
