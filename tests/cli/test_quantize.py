@@ -309,9 +309,7 @@ def expected(project: Project) -> tuple[Array, Array]:
     return lr, run_network(enlarging_edsr(), lr)
 
 
-FORMS = {
-    (of.is_weakly_typed, of.opset, of.functions, of.int8_constants): of for of in TARGETS.values()
-}
+FORMS = {of.form: of for of in TARGETS.values()}
 
 
 @pytest.mark.parametrize("of", FORMS.values(), ids=lambda of: of.name)
