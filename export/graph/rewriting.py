@@ -163,15 +163,18 @@ def named_node(
     attributes: Mapping[str, Any] | None = None,
     *,
     name: str,
-    dtype: ir.DataType,
+    dtype: ir.DataType | None = None,
     shape: Sequence[int | ir.SymbolicDim | None] | None = None,
     domain: str = "",
 ) -> ir.Node:
-    """A node whose one result is called like it, with a type and maybe a shape."""
+    """A node whose one result is called like it, with what is known of its type and shape."""
     node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
     result = node.outputs[0]
-    result.name, result.dtype = name, dtype
-    result.shape = None if shape is None else ir.Shape(shape)
+    result.name = name
+    if dtype is not None:
+        result.dtype = dtype
+    if shape is not None:
+        result.shape = ir.Shape(shape)
     return node
 
 

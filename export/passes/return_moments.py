@@ -38,7 +38,7 @@ class ReturnMoments(ir.passes.InPlacePass):
             ir.val(name, _FLOAT, ir.Shape(shape))
             for name, shape in zip(INSIDE, shapes, strict=True)
         )
-        inside = named_node("Mul", [rows, columns], name="inside", dtype=_FLOAT)
+        inside = named_node("Mul", [rows, columns], name="inside")
         graph.insert_before(graph[0], inside)
         parts = [_moments_of(node, inside.outputs[0]) for node in nodes]
         shape = [batch, len(nodes), 3]
