@@ -305,10 +305,13 @@ def test_what_is_no_certificate_is_refused(
 ) -> None:
     path = tmp_path / "x2.certificate.json"
     assert again(tmp_path) == 1
-    assert "cannot be read as JSON" in capsys.readouterr().err
+    assert "cannot be read: No such file" in capsys.readouterr().err
     path.write_text('{"format": 1, "kind": "poem"}')
     assert again(tmp_path) == 1
-    assert "is no certificate of format 1" in capsys.readouterr().err
+    assert (
+        "kind: expected 'model', got 'poem'; adadm validate writes certificates"
+        in capsys.readouterr().err
+    )
 
 
 @functools.cache
