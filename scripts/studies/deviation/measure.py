@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,17 +49,18 @@ def deviations(network: Network, originals: Iterable[ImageArray]) -> list[dict[s
     `trunk` of what enters the block, `normalized` of what its first convolution reads, `residual`
     of what its last convolution returns (times res_scale), `added` of what is added to the trunk.
     """
-    sums: list[dict[str, list[float]]] = []
+    photographs = []
     for original in originals:
         with _watching(network) as seen:
             run_network(network, _batch(network, original))
-        for index, tensors in enumerate(seen):
-            if index == len(sums):
-                sums.append({name: [] for name in tensors})
-            for name, tensor in tensors.items():
-                sums[index][name].append(float(tensor.double().std()))
+        photographs.append(
+            [{name: float(x.double().std()) for name, x in block.items()} for block in seen]
+        )
     rows: list[dict[str, float]] = rounded(
-        [{name: math.fsum(std) / len(std) for name, std in row.items()} for row in sums]
+        [
+            {name: statistics.fmean(block[name] for block in blocks) for name in blocks[0]}
+            for blocks in zip(*photographs, strict=True)
+        ]
     )
     return rows
 
@@ -91,32 +92,23 @@ def modulators(network: Network) -> list[dict[str, float]]:
 def _watching(network: Network) -> Iterator[list[dict[str, torch.Tensor]]]:
     """The tensors of each residual block, as they pass."""
     seen: list[dict[str, torch.Tensor]] = []
-    hooks: list[Any] = []
-
-    def entered(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        seen.append({"trunk": inputs[0]})
-
-    def normalized(_: torch.nn.Module, __: Any, output: torch.Tensor) -> None:
-        seen[-1]["normalized"] = output
-
-    def modulated(
-        _: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
-    ) -> None:
-        seen[-1]["residual"] = inputs[1]
-        seen[-1]["added"] = output - inputs[0]
-
-    for block in network.modules():
-        if isinstance(block, ResidualBlock):
-            hooks += [
-                block.register_forward_pre_hook(entered),
-                block.norm1.register_forward_hook(normalized),
-                block.phi.register_forward_hook(modulated),
-            ]
-    try:
+    with ExitStack() as hooks:
+        for block in network.modules():
+            if isinstance(block, ResidualBlock):
+                hooks.enter_context(
+                    block.register_forward_pre_hook(lambda _, x: seen.append({"trunk": x[0]}))
+                )
+                hooks.enter_context(
+                    block.norm1.register_forward_hook(
+                        lambda _, __, y: seen[-1].update(normalized=y)
+                    )
+                )
+                hooks.enter_context(
+                    block.phi.register_forward_hook(
+                        lambda _, x, y: seen[-1].update(residual=x[1], added=y - x[0])
+                    )
+                )
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _batch(network: Network, original: ImageArray) -> npt.NDArray[np.float32]:

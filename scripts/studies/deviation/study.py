@@ -26,18 +26,11 @@ from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies import pages
 from studies.deviation import draw
 from studies.deviation.measure import deviations, edges, modulators, scores
 from studies.deviation.report import page
 from studies.deviation.twins import TWINS
-from studies.pages import (
-    PICTURES,
-    ROOT,
-    read_results,
-    study_parser,
-    write_page,
-    write_results,
-)
 
 COURSE: dict[str, Any] = {
     "blocks": 16,
@@ -57,14 +50,16 @@ def main(argv: list[str]) -> None:
     """Train what is missing, measure, then write page and pictures."""
     arguments = _parse(argv)
     if arguments.draw:
-        results = read_results("study")
+        results = pages.read_results("study")
     else:
         results, maps = _measured(arguments, Console(stderr=True))
-        write_results("study", results)
-        draw.edge_maps(photographs((EDGES_OF,))[EDGES_OF], maps, PICTURES / "study_edges.webp")
-    draw.deviations(results["twins"], PICTURES / "study_deviation.svg")
-    draw.modulators(results["twins"]["adadm"], PICTURES / "study_modulators.svg")
-    write_page("study", page(results))
+        pages.write_results("study", results)
+        draw.edge_maps(
+            photographs((EDGES_OF,))[EDGES_OF], maps, pages.PICTURES / "study_edges.webp"
+        )
+    draw.deviations(results["twins"], pages.PICTURES / "study_deviation.svg")
+    draw.modulators(results["twins"]["adadm"], pages.PICTURES / "study_modulators.svg")
+    pages.write_page("study", page(results))
 
 
 def _measured(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Any]:
@@ -102,7 +97,7 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
             words += [f"--{name}", COURSE[name]]
         words += ["--validate-every", COURSE["steps"]]
         words += ["--images", *arguments.images, "--validation", *arguments.validation]
-        command = [sys.executable, ROOT / "scripts" / "train.py", *words]
+        command = [sys.executable, pages.ROOT / "scripts" / "train.py", *words]
         subprocess.run([str(word) for word in command], check=True)
     _, metadata = read_state_dict(output)
     settings = metadata.get("training", {})
@@ -114,7 +109,7 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = study_parser("deviation", __doc__)
+    parser = pages.study_parser("deviation", __doc__)
     parser.add_argument("--images", type=Path, nargs="+", help="to train on")
     parser.add_argument("--validation", type=Path, nargs="+", help="to watch the training")
     parser.add_argument("--sets", type=Path, nargs="+", help="folders of originals to measure on")

@@ -25,20 +25,13 @@ _KINDS = {
     "elementwise": "#76b7e2",
     "other": "#bab0ac",
 }
-_KIND_OF = {
-    "FusedConv": "Conv",
-    "ReorderInput": "reordering",
-    "ReorderOutput": "reordering",
-    "Transpose": "reordering",
-    "ReduceMean": "statistics",
-    "ReduceSum": "statistics",
-    "ReduceSumSquare": "statistics",
-    "Sub": "elementwise",
-    "Add": "elementwise",
-    "Mul": "elementwise",
-    "Relu": "elementwise",
-    "BatchNormalization": "elementwise",
+_OPERATORS = {
+    "Conv": "FusedConv",
+    "reordering": "ReorderInput ReorderOutput Transpose",
+    "statistics": "ReduceMean ReduceSum ReduceSumSquare",
+    "elementwise": "Sub Add Mul Relu BatchNormalization",
 }
+_KIND_OF = {operator: kind for kind, names in _OPERATORS.items() for operator in names.split()}
 
 
 def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> None:

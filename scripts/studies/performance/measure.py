@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx import inliner, numpy_helper
 from rich.console import Console
 
 from adadm.runtime.backends import open_session
@@ -71,18 +71,14 @@ def ceilings(rounds: int) -> dict[str, float]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=_CONV_SHAPE).astype(np.float32)
     weight = rng.normal(size=(channels, channels, 3, 3)).astype(np.float32)
-    node = helper.make_node("Conv", ["lr", "weight"], ["sr"], pads=[1] * 4)
-    kind = TensorProto.FLOAT
-    graph = helper.make_graph(
-        [node],
-        "convolution",
-        [helper.make_tensor_value_info("lr", kind, ["N", channels, "H", "W"])],
-        [helper.make_tensor_value_info("sr", kind, ["N", channels, "H", "W"])],
-        [numpy_helper.from_array(weight, "weight")],
+    features = f"float[N, {channels}, H, W]"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 19]> convolution ({features} lr) => ({features} sr) '
+        "{ sr = Conv <pads = [1, 1, 1, 1]> (lr, weight) }"
     )
-    imports = [helper.make_opsetid("", 19)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString()
-    sessions = [open_session(model, backend=backend) for backend in ("cpu", "openvino")]
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    content = model.SerializeToString()
+    sessions = [open_session(content, backend=backend) for backend in ("cpu", "openvino")]
     image = torch.from_numpy(x).contiguous(memory_format=torch.channels_last)
     kernel = torch.from_numpy(weight).contiguous(memory_format=torch.channels_last)
     source = torch.ones(_COPY_FLOATS)
@@ -108,16 +104,9 @@ def gpu_ceilings(rounds: int) -> dict[str, float]:
     factor = torch.randn(side, side, device="cuda", dtype=torch.float16)
     source = torch.ones(4 * _COPY_FLOATS, device="cuda")
     target = torch.empty_like(source)
-
-    def finished(run: Callable[[], object]) -> Callable[[], object]:
-        def call() -> None:
-            run()
-            torch.cuda.synchronize()
-
-        return call
-
-    product = _fastest_s(finished(lambda: factor @ factor), rounds)
-    copy = _fastest_s(finished(lambda: target.copy_(source)), rounds)
+    finish = torch.cuda.synchronize
+    product = _fastest_s(lambda: (factor @ factor, finish()), rounds)
+    copy = _fastest_s(lambda: (target.copy_(source), finish()), rounds)
     return {"multiply_adds_per_s": side**3 / product, "bytes_per_s": 2 * source.nbytes / copy}
 
 

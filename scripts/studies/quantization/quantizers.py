@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from adadm.export.assembly import assemble
 from adadm.export.tracing import trace
 from adadm.runtime.engines.tensorrt_api import parse
 from adadm.runtime.errors import AdadmError, EngineError
-from adadm.runtime.images.arrays import Batch, batch_from_image
+from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.python_process import python_command
 from studies.quantization.networks import Net
 
@@ -43,10 +44,12 @@ def with_onnx_runtime(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared, quantized = model.with_name("prepared.onnx"), model.with_name("onnx_runtime.onnx")
+    batches = ({"lr": batch_from_image(photograph.lr, rgb_range)} for photograph in images)
+    reader = SimpleNamespace(get_next=lambda: next(batches, None))
     quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
     logging.disable(logging.WARNING)
     try:
-        quantization.quantize_static(str(prepared), str(quantized), _Reader(images, rgb_range))
+        quantization.quantize_static(str(prepared), str(quantized), reader)
     finally:
         logging.disable(logging.NOTSET)
     return onnx.load(quantized)
@@ -112,16 +115,3 @@ def _output_of(command: list[str]) -> str:
     if done.returncode:
         raise AdadmError(f"{command[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
-
-
-class _Reader:
-    """The photographs, one after the other, as a `CalibrationDataReader` gives them."""
-
-    def __init__(self, images: Sequence[Photograph], rgb_range: float) -> None:
-        self._images, self._rgb_range = iter(images), rgb_range
-
-    def get_next(self) -> dict[str, Batch] | None:
-        """What to run next; None at the end."""
-        for photograph in self._images:
-            return {"lr": batch_from_image(photograph.lr, self._rgb_range)}
-        return None

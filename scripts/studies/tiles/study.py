@@ -12,9 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,15 +31,7 @@ from adadm.runtime.upscaling.tile_plan import Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
-from studies.pages import (
-    PICTURES,
-    read_results,
-    save_figure,
-    study_parser,
-    table,
-    write_page,
-    write_results,
-)
+from studies import pages
 from studies.performance.networks import CASES, random_network
 
 TILE_PX = 128
@@ -50,8 +41,7 @@ PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 Levels = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """One way to run tiles."""
 
     name: str
@@ -74,7 +64,7 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
     if arguments.draw:
-        results = read_results("tiling_figures")
+        results = pages.read_results("tiling_figures")
     else:
         photos = {n: p.astype(np.uint16) * LEVELS for n, p in photographs(PHOTOGRAPHS).items()}
         for upscale in (2, 4):
@@ -85,9 +75,9 @@ def main(argv: list[str]) -> None:
             crop = photos["coffee"][:side, :side]
             with _published_model(console) as model:
                 results[PUBLISHED] = _measured(model, {f"coffee {side}x{side}": crop}, console)
-        write_results("tiling_figures", results)
-    _draw(PICTURES / "tiling_seams.webp")
-    write_page("tiling_figures", _page(results))
+        pages.write_results("tiling_figures", results)
+    _draw(pages.PICTURES / "tiling_seams.webp")
+    pages.write_page("tiling_figures", _page(results))
 
 
 def _measured(
@@ -183,7 +173,7 @@ def _draw(path: Path) -> None:
         for axis in axes:
             axis.set_axis_off()
         figure.colorbar(shown, ax=axes, label="grey levels of 255")
-        save_figure(figure, path, dpi=90)
+        pages.save_figure(figure, path, dpi=90)
 
 
 def _page(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -210,7 +200,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
             ]
             for row in rows
         ]
-        lines += [f"## {name}", "", table(head, cells), ""]
+        lines += [f"## {name}", "", pages.table(head, cells), ""]
     lines += [
         "## The seams that one pass leaves",
         "",
@@ -223,7 +213,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = study_parser("tiles", __doc__)
+    parser = pages.study_parser("tiles", __doc__)
     parser.add_argument("--small", action="store_true", help="without the published size")
     parser.add_argument(
         "--published-px", type=int, default=288, help="side of its photograph; default: 288"
