@@ -184,7 +184,8 @@ def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds)
         return []
     found = comparison.first_divergence
     where = found.where if found else f"{len(comparison.layers)} layers"
-    where += "" if comparison.is_mapped else ", compared without channel maps"
+    if not comparison.is_mapped:
+        where += ", compared without channel maps, which its metadata lacks: make it again for them"
     return [check("layers_at_fault", float(found is not None), where, thresholds)]
 
 

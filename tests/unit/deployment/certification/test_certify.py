@@ -17,6 +17,7 @@ from _support.lowered import lowered_x2
 from _support.scripts import ROOT
 from adadm.calibration.quality.gates import GATES
 from adadm.calibration.quality.photographs import Photograph
+from adadm.deployment.certification import certify
 from adadm.deployment.certification.baseline import Baseline, load_baseline
 from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import ModelCertificate
@@ -27,6 +28,7 @@ from adadm.deployment.certification.criteria import (
     check,
     read_thresholds,
 )
+from adadm.deployment.certification.layers.compare import compare_layers
 from adadm.deployment.certification.observations import BlockResult, Observations
 from adadm.deployment.certification.recheck import _differences
 from adadm.export import Options
@@ -189,6 +191,10 @@ def test_a_model_of_another_tool_is_held_to_the_reference(truth: Baseline, tmp_p
     lr = np.random.default_rng(2).uniform(0, 255, (1, 3, 20, 24)).astype(np.float32)
     assert np.abs(model.stages[0].run(lr)[0] - truth.stages[0].run(lr)[0]).max() < 1e-2
     assert model.precision == "float32" and model.metadata.target is None
+    assert truth.graph and model.graph
+    comparison = compare_layers(truth.graph, model.graph, [lr])
+    [fault] = certify._layers_at_fault(comparison, Thresholds.of("float32", {}))
+    assert fault.passed and "compared without channel maps" in fault.where
 
 
 def test_models_for_tiles_are_a_stage(tmp_path: Path) -> None:
