@@ -10,99 +10,77 @@ from typing import Any, TypeVar
 
 from adadm.runtime.progress import Progress
 
+Message = tuple[str, str]
+"""Its severity, such as `ERROR` or `VERBOSE`, and its text."""
 Result = TypeVar("Result")
 
+ERRORS = ("INTERNAL_ERROR", "ERROR")
 _WAKE_S = 0.1
 _LAST_STEP_S = 60  # a step of the builder times kernels
 
 
-class BuilderLog:
-    """Keeps what TensorRT says, and prints nothing.
+def make_logger(trt: ModuleType, keep: Callable[[Message], object]) -> Any:
+    """A logger to hand to TensorRT, which prints nothing."""
 
-    Attributes:
-        messages: all of them, without their severity.
-        errors: those that are errors.
-        lines: all of them, with their severity, for a file.
+    class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
+        def log(self, severity: Any, message: str) -> None:
+            keep((severity.name, message))
+
+    return Logger()
+
+
+def make_monitor(trt: ModuleType, progress: Progress, stop: threading.Event) -> Any:
+    """A progress monitor to hand to TensorRT, which tells percents and the phase.
+
+    Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
+    The last of the open phases is the innermost.
+
+    Args:
+        stop: whether the builder is to stop, which it looks up after each of its steps.
     """
 
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-        self.errors: list[str] = []
-        self.lines: list[str] = []
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()  # phases may come from threads of the builder
+            self.open: dict[str, list[int]] = {}  # name: steps done, steps
+            self.share = 0.0  # between two phases of a step the sum falls back
 
-    def as_logger(self, trt: ModuleType) -> Any:
-        """A logger to hand to TensorRT."""
-        log = self
+        def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
+            with self.lock:
+                self.open[name] = [0, max(steps, 1)]
+            self.report()
 
-        class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                super().__init__()
+        def step_complete(self, name: str, step: int) -> bool:
+            with self.lock:
+                if name in self.open:
+                    self.open[name][0] = step + 1
+            self.report()
+            return not stop.is_set()
 
-            def log(self, severity: Any, message: str) -> None:
-                log.messages.append(message)
-                log.lines.append(f"[{severity.name}] {message}")
-                if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                    log.errors.append(message)
+        def phase_finish(self, name: str) -> None:
+            with self.lock:
+                self.open.pop(name, None)
 
-        return Logger()
+        def report(self) -> None:
+            with self.lock:
+                share, width = 0.0, 1.0
+                for done, steps in self.open.values():
+                    width /= steps
+                    share += width * min(done, steps - 1)
+                self.share = max(self.share, share)
+                name = next(reversed(self.open), "")
+            progress.advance(round(100 * self.share), 100, name)
 
-
-class Stop:
-    """A wish that a builder stops, which it looks up after each of its steps."""
-
-    def __init__(self) -> None:
-        self.wanted = threading.Event()
-        self.is_heard = False
-
-    def as_monitor(self, trt: ModuleType, progress: Progress) -> Any:
-        """A progress monitor to hand to TensorRT, which tells percents and the phase.
-
-        Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
-        The last of the open phases is the innermost.
-        """
-        wanted, self.is_heard = self.wanted, True
-
-        class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
-            def __init__(self) -> None:
-                super().__init__()
-                self.lock = threading.Lock()  # phases may come from threads of the builder
-                self.open: dict[str, list[int]] = {}  # name: steps done, steps
-                self.share = 0.0  # between two phases of a step the sum falls back
-
-            def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
-                with self.lock:
-                    self.open[name] = [0, max(steps, 1)]
-                self.report()
-
-            def step_complete(self, name: str, step: int) -> bool:
-                with self.lock:
-                    if name in self.open:
-                        self.open[name][0] = step + 1
-                self.report()
-                return not wanted.is_set()
-
-            def phase_finish(self, name: str) -> None:
-                with self.lock:
-                    self.open.pop(name, None)
-
-            def report(self) -> None:
-                with self.lock:
-                    share, width = 0.0, 1.0
-                    for done, steps in self.open.values():
-                        width /= steps
-                        share += width * min(done, steps - 1)
-                    self.share = max(self.share, share)
-                    name = next(reversed(self.open), "")
-                progress.advance(round(100 * self.share), 100, name)
-
-        return Monitor()
+    return Monitor()
 
 
-def run_stoppable(build: Callable[[], Result], stop: Stop) -> Result:
+def run_stoppable(build: Callable[[], Result], stop: threading.Event | None) -> Result:
     """Run a call that Python cannot interrupt in a thread, and stop it at Ctrl-C.
 
-    A builder without a progress monitor (TensorRT 8.x) does not hear of it, so it is left behind
-    in a daemon thread, which ends with the process.
+    Args:
+        stop: what its monitor looks at. A builder without one (TensorRT 8.x) is left behind in a
+            daemon thread, which ends with the process.
     """
     future: Future[Result] = Future()
 
@@ -117,8 +95,8 @@ def run_stoppable(build: Callable[[], Result], stop: Stop) -> Result:
         while not future.done():  # not Thread.join: interrupted, it takes the thread for ended
             wait([future], _WAKE_S)
     except KeyboardInterrupt:
-        stop.wanted.set()
-        if stop.is_heard:
+        if stop is not None:
+            stop.set()
             wait([future], _LAST_STEP_S)
         raise
     return future.result()

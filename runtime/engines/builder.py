@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adadm.runtime.engines import cuda_runtime
-from adadm.runtime.engines.build_monitor import BuilderLog
+from adadm.runtime.engines.build_monitor import Message
 from adadm.runtime.engines.manifest import Manifest, is_up_to_date, locked, write_engine
 from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load_tensorrt
@@ -19,6 +19,9 @@ from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
+
+Machine = tuple[str, tuple[str, ...]]
+"""TensorRT's version, and the compute capabilities that it builds for."""
 
 
 def build(
@@ -45,13 +48,12 @@ def build(
             then in a file beside the engine, ending in `.log`.
         MissingDependencyError: TensorRT is not installed.
     """
-    machine = _machine(recipe)
+    machine = check_builds_here(recipe)
+    settings = recipe.settings
     if recipe.flavour == "rtx":
         if timing_cache is not None:
             raise EngineError("TensorRT for RTX times nothing when it builds: no --timing-cache")
-        recipe = replace(
-            recipe, settings=replace(recipe.settings, compute_capabilities=machine.capabilities)
-        )
+        settings = replace(settings, compute_capabilities=machine[1])
     key = _manifest(recipe, machine, b"", ()).key
     with locked(engine, progress=progress):
         found = None if force else is_up_to_date(engine, key)
@@ -60,21 +62,22 @@ def build(
         cache = None
         if timing_cache is not None:
             cache = timing_cache.read_bytes() if timing_cache.is_file() else b""
-        log = BuilderLog()
+        log: list[Message] = []
         try:
             built = build_engine(
                 recipe.model.content,
                 recipe.profiles,
                 recipe.flavour,
-                settings=recipe.settings,
+                settings=settings,
                 timing_cache=cache,
                 log=log,
                 progress=progress,
             )
         except EngineError as error:
+            lines = [*(f"[{severity}] {said}" for severity, said in log), str(error)]
             with written_whole(log_path(engine)) as partial:
-                partial.write_text("\n".join([*log.lines, str(error)]) + "\n", encoding="utf-8")
-            several = recipe.flavour == "rtx" and len(machine.capabilities) > 1
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            several = recipe.flavour == "rtx" and len(machine[1]) > 1
             remedy = "; name the GPUs that matter: --compute-capability" if several else ""
             raise EngineError(
                 f"{recipe.model.path}: {error}\nthe log is {log_path(engine)}{remedy}"
@@ -101,7 +104,7 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     Raises:
         EngineError: the plan is missing or empty, or this machine is not the target.
     """
-    machine = _machine(recipe)
+    machine = check_builds_here(recipe)
     try:
         content = plan.read_bytes()
     except OSError as error:
@@ -114,7 +117,7 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     return manifest
 
 
-def check_builds_here(recipe: Recipe) -> None:
+def check_builds_here(recipe: Recipe) -> Machine:
     """Refuse a machine that cannot build it, before something builds for minutes.
 
     Raises:
@@ -122,18 +125,6 @@ def check_builds_here(recipe: Recipe) -> None:
         MissingDependencyError: TensorRT is not installed.
         SessionError: there is no GPU.
     """
-    _machine(recipe)
-
-
-@dataclass(frozen=True)
-class _Machine:
-    """TensorRT's version, and the compute capabilities that it builds for."""
-
-    tensorrt: str
-    capabilities: tuple[str, ...]
-
-
-def _machine(recipe: Recipe) -> _Machine:
     target = recipe.target
     try:
         version = str(load_tensorrt(recipe.flavour).__version__)
@@ -164,7 +155,7 @@ def _machine(recipe: Recipe) -> _Machine:
             f"{', '.join(others)} is not among the GPUs of {target.name}: "
             f"{', '.join(target.compute_capabilities)}"
         )
-    return _Machine(version, capabilities)
+    return version, capabilities
 
 
 def _has_version(target: Target, version: str) -> bool:
@@ -174,9 +165,10 @@ def _has_version(target: Target, version: str) -> bool:
 
 
 def _manifest(
-    recipe: Recipe, machine: _Machine, plan: bytes, activation_bytes: tuple[int, ...]
+    recipe: Recipe, machine: Machine, plan: bytes, activation_bytes: tuple[int, ...]
 ) -> Manifest:
     settings, model = recipe.settings, recipe.model
+    tensorrt, capabilities = machine
     return Manifest(
         engine_sha256=hashlib.sha256(plan).hexdigest(),
         engine_bytes=len(plan),
@@ -186,8 +178,8 @@ def _manifest(
         target=recipe.target.name,
         precision=recipe.precision,
         flavour=recipe.flavour,
-        tensorrt=machine.tensorrt,
-        compute_capabilities=machine.capabilities,
+        tensorrt=tensorrt,
+        compute_capabilities=capabilities,
         profiles=tuple(dict(profile) for profile in recipe.profiles),
         flags={
             "tf32": False,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.tensorrt_api import Flavour
 from adadm.runtime.files import written_whole
 
 if TYPE_CHECKING:
@@ -17,49 +19,36 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class Contexts(Protocol):
-    """Makes the contexts of one engine.
-
-    Attributes:
-        most: how many there may be at once.
-        captured: whether their work is to be captured in CUDA graphs, by who runs them.
-    """
-
-    most: int
-    captured: bool
-
-    def new(self) -> trt.IExecutionContext | None:
-        """A context; None where TensorRT refuses."""
-
-    def close(self) -> None:
-        """Free what they share, once they are gone."""
-
-
 def make_contexts(
     module: ModuleType,
     engine: trt.ICudaEngine,
+    flavour: Flavour,
     *,
-    is_rtx: bool,
     cuda_graphs: bool,
-    runtime_cache: Path | None,
+    runtime_cache: str | os.PathLike[str] | None,
 ) -> Contexts:
     """The contexts that fit the TensorRT that is loaded.
 
     Raises:
         SessionError: there is too little memory.
     """
-    if is_rtx:
-        return RtxContexts(module, engine, cuda_graphs=cuda_graphs, cache=runtime_cache)
+    if flavour == "rtx":
+        cache = None if runtime_cache is None else Path(runtime_cache)
+        return RtxContexts(module, engine, cuda_graphs=cuda_graphs, cache=cache)
     if cuda_graphs and hasattr(engine, "device_memory_size_v2"):  # from 10.1 on
-        return SharedMemoryContexts(module, engine=engine)
-    return OwnMemoryContexts(engine, captured=cuda_graphs)
+        return SharedMemoryContexts(module, engine)
+    return Contexts(engine, captured=cuda_graphs)
 
 
-class OwnMemoryContexts:
-    """One context.
+class Contexts:
+    """Makes the contexts of one engine: one, with memory of its own.
 
     Before TensorRT 10 two contexts cannot be set to one profile, so that there is one graph at a
     time; and without graphs no more than one is needed.
+
+    Attributes:
+        most: how many there may be at once.
+        captured: whether their work is to be captured in CUDA graphs, by who runs them.
     """
 
     most = 1
@@ -68,23 +57,25 @@ class OwnMemoryContexts:
         self._engine, self.captured = engine, captured
 
     def new(self) -> trt.IExecutionContext | None:
+        """A context; None where TensorRT refuses."""
         return self._engine.create_execution_context()
 
     def close(self) -> None:
+        """Free what they share, once they are gone."""
         del self._engine
 
 
-class SharedMemoryContexts:
+class SharedMemoryContexts(Contexts):
     """Contexts whose activations lie in the same memory, as one runs at a time.
 
     A graph is only valid as long as the context that it was captured from is not set to other
     shapes, so each of them has a context of its own.
     """
 
-    most, captured = 4, True
+    most = 4
 
-    def __init__(self, module: ModuleType, *, engine: trt.ICudaEngine) -> None:
-        self._engine = engine
+    def __init__(self, module: ModuleType, engine: trt.ICudaEngine) -> None:
+        super().__init__(engine, captured=True)
         self._strategy = module.ExecutionContextAllocationStrategy.USER_MANAGED
         self._size = engine.device_memory_size_v2
         self._memory = cuda_runtime.DeviceBuffer(max(self._size, 1))
@@ -96,11 +87,11 @@ class SharedMemoryContexts:
         return context
 
     def close(self) -> None:
-        del self._engine
+        super().close()
         self._memory.close()
 
 
-class RtxContexts:
+class RtxContexts(Contexts):
     """One context of TensorRT for RTX, which compiles kernels when it runs.
 
     It captures graphs itself, for each shape once the kernels of that shape are compiled. A graph
@@ -112,22 +103,15 @@ class RtxContexts:
     roundings, and so would what is measured.
     """
 
-    most, captured = 1, False
+    _engine: Any  # stubs are those of TensorRT, and do not know the following
 
     def __init__(
-        self,
-        module: ModuleType,
-        engine: Any,  # stubs are those of TensorRT, and do not know the following
-        *,
-        cuda_graphs: bool,
-        cache: Path | None,
+        self, module: ModuleType, engine: Any, *, cuda_graphs: bool, cache: Path | None
     ) -> None:
-        self._engine = engine
+        super().__init__(engine, captured=False)
         self._config = engine.create_runtime_config()
-        graphs = module.CudaGraphStrategy
-        self._config.cuda_graph_strategy = (
-            graphs.WHOLE_GRAPH_CAPTURE if cuda_graphs else graphs.DISABLED
-        )
+        strategy = "WHOLE_GRAPH_CAPTURE" if cuda_graphs else "DISABLED"
+        self._config.cuda_graph_strategy = getattr(module.CudaGraphStrategy, strategy)
         self._config.dynamic_shapes_kernel_specialization_strategy = (
             module.DynamicShapesKernelSpecializationStrategy.EAGER
         )
@@ -152,7 +136,8 @@ class RtxContexts:
         try:
             self._saves.close()
         finally:
-            del self._config, self._engine
+            del self._config
+            super().close()
 
 
 def _save(compiled: Any, path: Path, before: bytes) -> None:

@@ -32,16 +32,8 @@ def compute_capability() -> str:
     Raises:
         SessionError: there is no device, or no driver.
     """
-    cudart = _cudart()
-    device = _checked(cudart.cudaGetDevice())
-    major, minor = (
-        _checked(cudart.cudaDeviceGetAttribute(attribute, device))
-        for attribute in (
-            cudart.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor,
-            cudart.cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor,
-        )
-    )
-    return f"SM{major}{minor}"
+    properties = _properties()
+    return f"SM{properties.major}{properties.minor}"
 
 
 def device_name() -> str:
@@ -50,9 +42,7 @@ def device_name() -> str:
     Raises:
         SessionError: there is no device, or no driver.
     """
-    cudart = _cudart()
-    properties = _checked(cudart.cudaGetDeviceProperties(_checked(cudart.cudaGetDevice())))
-    return str(properties.name.split(b"\0")[0].decode())
+    return str(_properties().name.split(b"\0")[0].decode())
 
 
 def driver_version() -> str | None:
@@ -219,6 +209,11 @@ def capture(stream: Stream, enqueue: Callable[[], bool]) -> Graph | None:
 
 def _cudart() -> ModuleType:
     return require("cuda.bindings.runtime", "jetson")
+
+
+def _properties() -> Any:
+    cudart = _cudart()
+    return _checked(cudart.cudaGetDeviceProperties(_checked(cudart.cudaGetDevice())))
 
 
 def _checked(returned: tuple[Any, ...]) -> Any:

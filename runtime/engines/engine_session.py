@@ -7,16 +7,17 @@ import math
 import os
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adadm.runtime.engines import cuda_runtime
+from adadm.runtime.engines.build_monitor import ERRORS, Message, make_logger
 from adadm.runtime.engines.contexts import make_contexts
 from adadm.runtime.engines.manifest import check_runs_here, read_engine
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load_tensorrt
@@ -82,10 +83,8 @@ class TensorRTSession(Session):
         try:
             self._stream = self._owned.enter_context(cuda_runtime.Stream())
             loaded = self._loaded(module, plan)
-            cache = None if runtime_cache is None else Path(runtime_cache)
-            is_rtx = flavour == "rtx"
             self._contexts = make_contexts(
-                module, loaded, is_rtx=is_rtx, cuda_graphs=cuda_graphs, runtime_cache=cache
+                module, loaded, flavour, cuda_graphs=cuda_graphs, runtime_cache=runtime_cache
             )
             self._owned.callback(self._contexts.close)
             self.inputs, self.outputs = engine_tensors(module, loaded)
@@ -96,10 +95,9 @@ class TensorRTSession(Session):
 
     @property
     def sizes(self) -> list[SizeRange]:
-        images = [profile["lr"] for profile in self.profiles]
         return [
             SizeRange(self._height_and_width(lr.minimum), self._height_and_width(lr.maximum))
-            for lr in images
+            for lr in (profile["lr"] for profile in self.profiles)
             if lr.minimum[0] <= 1 <= lr.maximum[0]
         ]
 
@@ -155,8 +153,12 @@ class TensorRTSession(Session):
         self._owned.close()
 
     def _loaded(self, module: ModuleType, plan: bytes) -> trt.ICudaEngine:
+        def keep(message: Message) -> None:
+            if message[0] in ERRORS:
+                self._errors.append(message[1])
+
         try:
-            runtime: trt.Runtime = module.Runtime(_make_logger(module, self._errors.append))
+            runtime: trt.Runtime = module.Runtime(make_logger(module, keep))
             loaded: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
         except (RuntimeError, TypeError) as error:  # of pybind11, for an object that is none
             raise self._failure(f"{module.__name__} cannot load it: {error}") from error
@@ -180,7 +182,6 @@ class TensorRTSession(Session):
     def _new_lane(self, shapes: tuple[Shape, ...]) -> _Lane:
         by_name = {spec.name: shape for spec, shape in zip(self.inputs, shapes, strict=True)}
         profile = choose_profile(self.profiles, by_name)
-        context: trt.IExecutionContext | None
         if len(self._lanes) < self._contexts.most:
             context = self._contexts.new()
         else:
@@ -281,17 +282,3 @@ class _Lane:
     def close(self) -> None:
         if self.graph is not None:
             self.graph.close()
-
-
-def _make_logger(module: ModuleType, keep: Callable[[str], object]) -> Any:
-    class ErrorLogger(module.ILogger):  # type: ignore[name-defined, misc]
-        """Prints nothing."""
-
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (module.ILogger.ERROR, module.ILogger.INTERNAL_ERROR):
-                keep(message)
-
-    return ErrorLogger()

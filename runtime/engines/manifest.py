@@ -23,17 +23,9 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.json_format import as_json, read
 from adadm.runtime.progress import SILENT, Progress
 
+_OUTCOME = {"engine_sha256", "engine_bytes", "activation_bytes", "ledger", "sha256"}
 # What came out, or follows from the rest. Any other field is in the key: rather one build too many.
-_NOT_IN_KEY = {
-    "format",
-    "engine_sha256",
-    "engine_bytes",
-    "model",
-    "activation_bytes",
-    "metadata",
-    "ledger",
-    "sha256",
-}
+_NOT_IN_KEY = {*_OUTCOME, "format", "model", "metadata"}
 
 _TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 _AGAIN = "build the engine again with `adadm build`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Profiles, Settings, Shape
@@ -62,8 +62,7 @@ class Recipe:
     def first_bounds(self) -> Bounds:
         """N, H and W of the first profile, or the one size that there is."""
         if self.profiles:
-            lr = self.profiles[0]["lr"]
-            return Bounds(_size(lr.minimum), _size(lr.optimum), _size(lr.maximum))
+            return Bounds(*map(_size, astuple(self.profiles[0]["lr"])))
         (shape,) = (spec.shape for spec in self.model.inputs if spec.name == "lr")
         fixed = _size(tuple(length for length in shape if isinstance(length, int)))
         return Bounds(fixed, fixed, fixed)
@@ -96,8 +95,7 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
         raise EngineError(f"the model reads {listed}, expected lr of four dimensions")
     if all(isinstance(size, int) for spec in inputs for size in spec.shape):
         fixed = _size(lr.shape)
-        others = {s for b in bounds for s in (b.minimum, b.optimum, b.maximum)} - {fixed}
-        if others:
+        if others := {size for bound in bounds for size in astuple(bound)} - {fixed}:
             raise EngineError(
                 f"the model takes {fixed} (N, H, W) alone, asked was {sorted(others)[0]}: leave "
                 "the sizes out, or export it without --static"
@@ -110,25 +108,18 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
         for fixed, wanted in sizes.items():
             if isinstance(fixed, int) and fixed != wanted:
                 raise EngineError(f"lr is {lr.shape}, and {wanted} is asked in place of {fixed}")
-        unknown = [s for s in spec.shape if not isinstance(s, int) and s not in sizes]
-        if unknown:
+        if unknown := [s for s in spec.shape if not isinstance(s, int) and s not in sizes]:
             raise EngineError(f"{spec.name} is {spec.shape}: nothing says what {unknown[0]} is")
         return tuple(s if isinstance(s, int) else sizes[s] for s in spec.shape)
 
-    for bound in bounds:
-        triples = zip(bound.minimum, bound.optimum, bound.maximum, strict=True)
-        if not all(1 <= low <= usual <= high for low, usual, high in triples):
+    for sizes in map(astuple, bounds):
+        if not all(1 <= low <= usual <= high for low, usual, high in zip(*sizes, strict=True)):
             raise EngineError(
-                f"the sizes {bound.minimum}, {bound.optimum}, {bound.maximum} (N, H, W) are in no "
-                "order: min, opt and max, each no larger than the next"
+                f"the sizes {', '.join(map(str, sizes))} (N, H, W) are in no order: min, opt and "
+                "max, each no larger than the next"
             )
     return [
-        {
-            spec.name: Profile(
-                shape(spec, bound.minimum), shape(spec, bound.optimum), shape(spec, bound.maximum)
-            )
-            for spec in inputs
-        }
+        {s.name: Profile(*(shape(s, size) for size in astuple(bound))) for s in inputs}
         for bound in bounds
     ]
 
@@ -161,14 +152,8 @@ def make_recipe(
         )
     profiles = profiles_of(model.inputs, bounds)
     _check_form(model, target)
-    weak = None
-    if target.is_weakly_typed:
-        weak = WeakTyping.of_model(model.metadata)
-    settings = Settings(
-        compute_capabilities=tuple(compute_capabilities),
-        weak_typing=weak,
-        workspace_bytes=workspace_bytes,
-    )
+    weak = WeakTyping.of_model(model.metadata) if target.is_weakly_typed else None
+    settings = Settings(tuple(compute_capabilities), weak, workspace_bytes)
     return Recipe(model, target, profiles, settings)
 
 

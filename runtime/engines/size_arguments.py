@@ -38,18 +38,12 @@ def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:
     if not (arguments.opt or arguments.min or arguments.max):
         return []
     around = [default_bounds(size) for size in arguments.opt] or [default_bounds()]
-    lists = {"min": arguments.min, "max": arguments.max}
-    for name, sizes in lists.items():
+    for name, sizes in (("min", arguments.min), ("max", arguments.max)):
         if sizes and len(sizes) != len(around):
             raise EngineError(
                 f"--{name} is given {len(sizes)} times and --opt {len(arguments.opt)} times; each "
                 "profile needs its own --opt"
             )
-    return [
-        Bounds(
-            arguments.min[index] if arguments.min else usual.minimum,
-            usual.optimum,
-            arguments.max[index] if arguments.max else usual.maximum,
-        )
-        for index, usual in enumerate(around)
-    ]
+    least = arguments.min or [usual.minimum for usual in around]
+    most = arguments.max or [usual.maximum for usual in around]
+    return [Bounds(*sizes) for sizes in zip(least, (b.optimum for b in around), most, strict=True)]

@@ -7,12 +7,19 @@ told; TensorRT proper needs the device.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from adadm.runtime.engines.build_monitor import BuilderLog, Stop, run_stoppable
+from adadm.runtime.engines.build_monitor import (
+    ERRORS,
+    Message,
+    make_logger,
+    make_monitor,
+    run_stoppable,
+)
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError, require
 from adadm.runtime.models.onnx_reader import checked_onnx
@@ -20,8 +27,6 @@ from adadm.runtime.progress import SILENT, Progress
 
 Flavour = Literal["tensorrt", "rtx"]
 Shape = tuple[int, ...]
-
-_LAYERS, _ACTIVATIONS = "Layers:", "Total Activation Memory:"
 
 _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
@@ -85,7 +90,6 @@ class ParsedNetwork:
     trt: ModuleType
     builder: Any
     network: Any
-    log: BuilderLog
 
 
 def load_tensorrt(flavour: Flavour) -> ModuleType:
@@ -98,7 +102,7 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
 
 
 def parse(
-    model: bytes, flavour: Flavour, *, weak: bool = False, log: BuilderLog | None = None
+    model: bytes, flavour: Flavour, *, weak: bool = False, log: list[Message] | None = None
 ) -> ParsedNetwork:
     """Parse a serialized ONNX model.
 
@@ -112,8 +116,7 @@ def parse(
             message names each node and the reason.
     """
     trt = load_tensorrt(flavour)
-    log = BuilderLog() if log is None else log
-    logger = log.as_logger(trt)
+    logger = make_logger(trt, ([] if log is None else log).append)
     builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt, weak=weak))
     parser = trt.OnnxParser(network, logger)
@@ -123,7 +126,7 @@ def parse(
         raise EngineError(
             f"the parser of {trt.__name__} {trt.__version__} refuses the model:\n{listed}"
         )
-    return ParsedNetwork(trt, builder, network, log)
+    return ParsedNetwork(trt, builder, network)
 
 
 def build_engine(
@@ -133,7 +136,7 @@ def build_engine(
     *,
     settings: Settings = DEFAULTS,
     timing_cache: bytes | None = None,
-    log: BuilderLog | None = None,
+    log: list[Message] | None = None,
     progress: Progress = SILENT,
 ) -> Engine:
     """Build an engine. Ctrl-C stops the builder, where it can be stopped (TensorRT 10 and later).
@@ -147,6 +150,7 @@ def build_engine(
     Raises:
         EngineError: parsing or building fails.
     """
+    log = [] if log is None else log
     parsed = parse(model, flavour, weak=settings.weak_typing is not None, log=log)
     trt, builder = parsed.trt, parsed.builder
     config = builder.create_builder_config()
@@ -172,18 +176,17 @@ def build_engine(
                 "another file"
             )
 
-    stop = Stop()
-    if hasattr(trt, "IProgressMonitor"):
-        config.progress_monitor = stop.as_monitor(trt, progress)
+    stop = threading.Event() if hasattr(trt, "IProgressMonitor") else None
+    if stop is not None:
+        config.progress_monitor = make_monitor(trt, progress, stop)
     engine = run_stoppable(lambda: builder.build_serialized_network(parsed.network, config), stop)
     if engine is None:
         raise EngineError(
             f"{trt.__name__} {trt.__version__} cannot build the model:\n  "
-            + "\n  ".join(parsed.log.errors or ["no message"])
+            + "\n  ".join([said for severity, said in log if severity in ERRORS] or ["no message"])
         )
-    notes = parsed.log.messages
-    listed = next((note for note in notes if note.startswith(_LAYERS)), None)
-    memory = [re.match(rf"{_ACTIVATIONS} (\d+)", note) for note in notes]
+    listed = next((note for _, note in log if note.startswith("Layers:")), None)
+    memory = [re.match(r"Total Activation Memory: (\d+)", note) for _, note in log]
     timed = config.get_timing_cache() if timing_cache is not None else None
     return Engine(
         plan=bytes(engine),

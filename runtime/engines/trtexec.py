@@ -134,11 +134,9 @@ def _shape_ranges(profiles: Profiles, target: Target, options: frozenset[str]) -
     for index, profile in enumerate(profiles):
         if len(profiles) > 1:  # what belongs to a profile must follow it directly
             argv.append(f"--profile={index}")
-        argv += [
-            *_shapes({name: shape.minimum for name, shape in profile.items()}, "minShapes"),
-            *_shapes({name: shape.optimum for name, shape in profile.items()}, "optShapes"),
-            *_shapes({name: shape.maximum for name, shape in profile.items()}, "maxShapes"),
-        ]
+        argv += _shapes({name: shape.minimum for name, shape in profile.items()}, "minShapes")
+        argv += _shapes({name: shape.optimum for name, shape in profile.items()}, "optShapes")
+        argv += _shapes({name: shape.maximum for name, shape in profile.items()}, "maxShapes")
     return argv
 
 
@@ -177,11 +175,8 @@ def _options(target: Target) -> frozenset[str]:
 @functools.cache
 def _table() -> dict[Version, frozenset[str]]:
     options = resources.files("adadm.runtime.engines") / "trtexec_options.json"
-    text = options.read_text("utf-8")
-    return {
-        _numbers(version): frozenset(entry["options"])
-        for version, entry in json.loads(text).items()
-    }
+    table = json.loads(options.read_text("utf-8"))
+    return {_numbers(version): frozenset(entry["options"]) for version, entry in table.items()}
 
 
 def _numbers(version: str) -> Version:
