@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import queue
 import re
-import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -145,40 +143,37 @@ def upscale_files(
         (outcome.skipped if is_there else waiting).append(job)
     progress.advance(outcome.count, len(jobs))
 
-    def ended(job: Job, reason: str) -> None:
-        if reason:
-            outcome.failed.append((job, reason))
+    def end(job: Job, written: Future[None]) -> None:
+        try:
+            written.result()
+        except _FAILURES as error:
+            outcome.failed.append((job, str(error) or type(error).__name__))
             progress.message(f"{job.source} failed", warning=True)
         else:
             outcome.done.append(job)
         progress.advance(outcome.count, len(jobs))
 
     with ThreadPoolExecutor(1, "finish") as finishing:
-        last: tuple[Job, Future[None]] | None = None
+        open_ends: deque[tuple[Job, Future[None]]] = deque()
         for job, photo in _read_ahead(waiting, largest_megapixels):
-            current: Future[None] | None = None
-            reason = ""
             try:
-                if isinstance(photo, BaseException):
-                    raise photo
-                current = _upscale_one(
+                written = _upscale_one(
                     upscaler,
                     job,
-                    photo,
+                    photo.result(),
+                    finishing,
                     quality,
-                    finishing=finishing,
                     progress=progress,
                     windows=windows,
                 )
             except _FAILURES as error:
-                reason = _said(error)
-            if last is not None:
-                ended(last[0], _failure_of(last[1]))
-            last = (job, current) if current is not None else None
-            if current is None:
-                ended(job, reason)
-        if last is not None:
-            ended(last[0], _failure_of(last[1]))
+                written = Future()
+                written.set_exception(error)
+            open_ends.append((job, written))
+            while len(open_ends) > 1 or (open_ends and open_ends[0][1].done()):
+                end(*open_ends.popleft())
+        for open_end in open_ends:
+            end(*open_end)
     return outcome
 
 
@@ -186,9 +181,9 @@ def _upscale_one(
     upscaler: Upscaler,
     job: Job,
     photo: Photo,
+    finishing: ThreadPoolExecutor,
     quality: int,
     *,
-    finishing: ThreadPoolExecutor,
     progress: Progress,
     windows: Progress,
 ) -> Future[None]:
@@ -206,18 +201,6 @@ def _upscale_one(
             return writer.close_in(finishing)
     finally:
         photo.close()
-
-
-def _failure_of(future: Future[None]) -> str:
-    try:
-        future.result()
-    except _FAILURES as error:
-        return _said(error)
-    return ""
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, windows: Progress) -> Iterator[Pixels]:
@@ -249,14 +232,16 @@ class _Alpha:
 def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels] | None:
     if not photo.has_alpha:
         return None
-    first = photo.alpha(0, 0, 1, 1)[0, 0, 0]
+    first, factor = photo.alpha(0, 0, 1, 1)[0, 0, 0], upscaler.upscale_factor
     strips = range(0, photo.height, _STRIP_PX)
     if all(
         (photo.alpha(top, 0, min(_STRIP_PX, photo.height - top), photo.width) == first).all()
         for top in strips
     ):
-        return _constant_rows(first, upscaler.upscale_factor, photo.width, plan)
-    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, upscaler.upscale_factor)
+        # An opaque image is as common as alpha itself, and needs no network.
+        heights = (factor * row[0][0].share for row in plan.windows)
+        return (np.broadcast_to(first, (height, factor * photo.width, 3)) for height in heights)
+    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, factor)
 
 
 def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:
@@ -274,42 +259,17 @@ def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> I
         yield np.clip(upscaled, low, high)
 
 
-def _constant_rows(value: Any, factor: int, width: int, plan: Plan) -> Iterator[Pixels]:
-    """An opaque image is as common as alpha itself, and needs no network."""
-    for row in plan.windows:
-        yield np.broadcast_to(value, (factor * row[0][0].share, factor * width, 3))
-
-
 def _read_ahead(
     jobs: Sequence[Job], largest_megapixels: float
-) -> Iterator[tuple[Job, Photo | BaseException]]:
+) -> Iterator[tuple[Job, Future[Photo]]]:
     """Decode one file ahead, in a thread."""
-    photos: queue.Queue[Photo | BaseException] = queue.Queue(1)
-    stop, room = threading.Event(), threading.Semaphore(1)
-
-    def put(photo: Photo | BaseException) -> None:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                photos.put(photo, timeout=0.1)
-                return
-
-    def read() -> None:
-        for job in jobs:
-            while not room.acquire(timeout=0.1):
-                if stop.is_set():
-                    return
-            try:
-                put(open_photo(job.source, largest_megapixels))
-            except BaseException as error:  # noqa: BLE001 - it is raised where the photo is used
-                put(error)
-
-    reader = threading.Thread(target=read, name="read ahead", daemon=True)
-    reader.start()
+    reader = ThreadPoolExecutor(1, "read ahead")
+    ahead: deque[Future[Photo]] = deque()
     try:
-        for job in jobs:
-            photo = photos.get()
-            room.release()
-            yield job, photo
+        for job, following in zip_longest((None, *jobs), jobs):
+            if following is not None:
+                ahead.append(reader.submit(open_photo, following.source, largest_megapixels))
+            if job is not None:
+                yield job, ahead.popleft()
     finally:
-        stop.set()
-        reader.join()
+        reader.shutdown(cancel_futures=True)

@@ -27,19 +27,13 @@ from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.python_process import python_command
 
 HeightWidth = tuple[int, int]
+"""H and W, px."""
 
 # Of a container: the limit, what is used, and where that says how much of it is cache.
+_V2, _V1 = "/sys/fs/cgroup/memory.", "/sys/fs/cgroup/memory/memory."
 _CGROUPS = (
-    (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory.current",
-        "/sys/fs/cgroup/memory.stat",
-    ),
-    (
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        "/sys/fs/cgroup/memory/memory.stat",
-    ),
+    (f"{_V2}max", f"{_V2}current", f"{_V2}stat"),
+    (f"{_V1}limit_in_bytes", f"{_V1}usage_in_bytes", f"{_V1}stat"),
 )
 
 

@@ -19,7 +19,8 @@ fast (docs/tiling.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +33,8 @@ from adadm.runtime.upscaling.tile_plan import Plan
 Passes = int | Literal["settle"]
 Read = Callable[[int, int, int, int], npt.NDArray[Any]]
 """Top, left, height, width of a region to its pixels (h, w, 3)."""
+ToInput = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Pixels (h, w, 3) to what the model reads."""
 Std = npt.NDArray[np.float64]
 Feed = dict[str, npt.NDArray[Any]]
 
@@ -58,7 +61,7 @@ def shared_std(
     session: Session,
     read: Read,
     *,
-    to_input: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+    to_input: ToInput,
     plan: Plan,
     passes: Passes,
     on_run: Callable[[], object],
@@ -68,8 +71,6 @@ def shared_std(
     Args:
         session: the model that returns moments (`adadm export --stats external`).
         read: a region of the image.
-        to_input: pixels (h, w, 3) to what the model reads.
-        plan: the windows.
         passes: those over the image, and the one that makes the result. Where the mosaics correct
             a std by more than 5 %, the image is unlike them, and up to four more follow.
         on_run: called after each window and each mosaic.
@@ -83,7 +84,7 @@ def shared_std(
     (shape,) = (spec.shape for spec in session.inputs if spec.name == "std")
     trunks = int(shape[1] or 0)
 
-    def found(feeds: Iterator[Feed], std: Std) -> Std:
+    def found(feeds: Iterable[Feed], std: Std) -> Std:
         given = std.astype(np.float32).reshape(1, trunks, 1, 1)
         moments = []
         for feed in feeds:
@@ -92,20 +93,16 @@ def shared_std(
         return pooled_std(moments)
 
     mosaics = list(_mosaics(read, to_input, plan))
-
-    def response(std: Std) -> Std:
-        return found(iter(mosaics), std)
-
-    given = response(np.zeros(trunks))
+    given = found(mosaics, np.zeros(trunks))
     least = _MOST_PASSES if passes == "settle" else int(passes) - 1
     for index in range(max(least, min(least + _EXTRA_PASSES, _MOST_PASSES))):
-        expected = response(given)
+        expected = found(mosaics, given)
         shared = whole = found(_windows(read, to_input, plan), given)
         if passes == "settle" and np.all(np.abs(whole - given) <= _SETTLED * given):
             return _as_input(whole)
         corrections = []
         for _ in range(_REPETITIONS):
-            corrections.append(_ratio(response(shared), expected))
+            corrections.append(_ratio(found(mosaics, shared), expected))
             shared = whole * corrections[-1]
         given = shared
         if index + 1 >= least and np.all(np.abs(corrections[0] - 1) <= _LIKE_ITS_SAMPLE):
@@ -146,18 +143,13 @@ def _ratio(response: Std, expected: Std) -> Std:
     return np.asarray(np.clip(finite, 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
 
 
-def _windows(
-    read: Read, to_input: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], plan: Plan
-) -> Iterator[Feed]:
-    for row in plan.windows:
-        for rows, columns in row:
-            image = read(rows.start, columns.start, rows.length, columns.length)
-            yield _feed(to_input(image), [rows.inside], [columns.inside], plan.shape)
+def _windows(read: Read, to_input: ToInput, plan: Plan) -> Iterator[Feed]:
+    for rows, columns in itertools.chain.from_iterable(plan.windows):
+        image = read(rows.start, columns.start, rows.length, columns.length)
+        yield _feed(to_input(image), [rows.inside], [columns.inside], plan.shape)
 
 
-def _mosaics(
-    read: Read, to_input: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], plan: Plan
-) -> Iterator[Feed]:
+def _mosaics(read: Read, to_input: ToInput, plan: Plan) -> Iterator[Feed]:
     """Windows of patches that lie on a grid over the image, each its own part of the grid.
 
     A patch has a margin of a third of the overlap, which holds most of what its middle sees.
@@ -170,18 +162,17 @@ def _mosaics(
         _axis(window, whole, side, margin)
         for window, whole in zip((height, width), image_size, strict=True)
     )
-    for first_row in range(2):
-        for first_column in range(2):
-            mosaic = None
-            for i, top in enumerate(tops[first_row::2]):
-                for j, left in enumerate(lefts[first_column::2]):
-                    patch = read(top, left, heights, widths)
-                    if mosaic is None:
-                        mosaic = np.zeros((height, width, 3), patch.dtype)
-                    y, x = i * heights, j * widths
-                    mosaic[y : y + heights, x : x + widths] = patch
-            assert mosaic is not None
-            yield _feed(to_input(mosaic), rows, columns, plan.shape)
+    for tops_here, lefts_here in itertools.product(
+        (tops[::2], tops[1::2]), (lefts[::2], lefts[1::2])
+    ):
+        patches = np.concatenate(
+            [
+                np.concatenate([read(top, left, heights, widths) for left in lefts_here], axis=1)
+                for top in tops_here
+            ]
+        )
+        rest = ((0, height - patches.shape[0]), (0, width - patches.shape[1]), (0, 0))
+        yield _feed(to_input(np.pad(patches, rest)), rows, columns, plan.shape)
 
 
 def _axis(window: int, whole: int, side: int, margin: int) -> tuple[int, list[int], list[slice]]:

@@ -10,11 +10,9 @@ from typing import Literal
 from adadm.runtime.errors import TilingError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
-from adadm.runtime.upscaling.memory import MemoryModel, memory_models
+from adadm.runtime.upscaling.memory import HeightWidth, MemoryModel, memory_models
 from adadm.runtime.upscaling.windows import Window, grid
 
-HeightWidth = tuple[int, int]
-"""H and W, px."""
 Tile = int | Literal["auto", "off"]
 
 DEFAULT_ACCURACY = 0.01
@@ -161,19 +159,24 @@ def make_plan(
         side, reason = tile, f"tiles of {tile} px were asked for"
     if held and side + 2 * overlap >= max(size):
         return _whole(size, "it is no larger than one tile")
-    if tile_sizes is None:
-        return _in_tiles(
-            size, tile, side, overlap=overlap, reason=reason, takes="the model takes", sizes=sizes
-        )
-    return _in_tiles(
-        size,
-        tile,
-        side,
-        overlap=overlap,
-        reason=reason,
-        takes="tiles of the model take",
-        sizes=tile_sizes(),
-    )
+    takes = "the model takes"
+    if tile_sizes is not None:
+        takes, sizes = "tiles of the model take", tile_sizes()
+    wanted = (min(size[0], side + 2 * overlap), min(size[1], side + 2 * overlap))
+    plans = []
+    for taken in sizes:
+        decides = taken.is_fixed or (tile == "auto" and taken.is_bounded)
+        window = taken.nearest(wanted) if decides or tile == "auto" else wanted
+        if taken.holds(window) and all(
+            part == length or 2 * overlap < part < length
+            for part, length in zip(window, size, strict=True)
+        ):
+            why = f"{takes} {_listed([taken])}" if decides else reason
+            plans.append(Plan(grid(*size, window, overlap), overlap, why))
+    if not plans:
+        why_not = _why_no_window(size, tile, wanted, overlap, sizes)
+        raise TilingError(f"{takes} {_listed(sizes)}, {why_not}")
+    return min(plans, key=lambda plan: plan.count * math.prod(plan.shape))
 
 
 def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
@@ -215,33 +218,6 @@ def _affordable_side(
 
 def _whole(size: HeightWidth, reason: str) -> Plan:
     return Plan(grid(*size, size, 0), 0, reason)
-
-
-def _in_tiles(
-    size: HeightWidth,
-    tile: Tile,
-    side: int,
-    *,
-    overlap: int,
-    reason: str,
-    takes: str,
-    sizes: Sequence[SizeRange],
-) -> Plan:
-    wanted = (min(size[0], side + 2 * overlap), min(size[1], side + 2 * overlap))
-    plans = []
-    for taken in sizes:
-        decides = taken.is_fixed or (tile == "auto" and taken.is_bounded)
-        window = taken.nearest(wanted) if decides or tile == "auto" else wanted
-        if taken.holds(window) and all(
-            part == length or 2 * overlap < part < length
-            for part, length in zip(window, size, strict=True)
-        ):
-            why = f"{takes} {_listed([taken])}" if decides else reason
-            plans.append(Plan(grid(*size, window, overlap), overlap, why))
-    if not plans:
-        why_not = _why_no_window(size, tile, wanted, overlap, sizes)
-        raise TilingError(f"{takes} {_listed(sizes)}, {why_not}")
-    return min(plans, key=lambda plan: plan.count * math.prod(plan.shape))
 
 
 def _why_no_window(

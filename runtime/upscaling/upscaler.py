@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -141,16 +142,9 @@ class Upscaler:
             free = free_bytes(self._memory_bytes, held)
             largest = LargestTile(memory, free, self.upscale_factor, itemsize)
         tiles = None if self.passes == 1 else partial(self._variants.tile_sizes, height, width)
-        plan = make_plan(
-            (height, width),
-            self.tile,
-            overlap=self.overlap,
-            largest=largest,
-            sizes=self._sizes,
-            tile_sizes=tiles,
-        )
-        warning = "" if plan.is_whole else self._warning
-        return Plan(plan.windows, plan.overlap, plan.reason, warning)
+        size, sizes = (height, width), self._sizes
+        plan = make_plan(size, self.tile, self.overlap, largest, sizes=sizes, tile_sizes=tiles)
+        return plan if plan.is_whole else replace(plan, warning=self._warning)
 
     def rows(
         self, source: PixelSource, plan: Plan | None = None, *, progress: Progress = SILENT
@@ -172,20 +166,24 @@ class Upscaler:
         plan = plan or self.plan(source.height, source.width, source.dtype)
         count = _Count(progress, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
-        if self.passes == 1 or (plan.is_whole and self._takes(plan.shape)):
-            variant: Variant = "whole"
-            std = None
-        else:
+        variant: Variant = "whole"
+        std = None
+        # A whole image that the model itself cannot run, those for tiles may, as one tile.
+        takes = any(taken.holds(plan.shape) for taken in self._sizes)
+        if self.passes != 1 and not (plan.is_whole and takes):
             count.total += runs(plan, self.passes)
-            std = self._shared_std(source, plan, count)
+            std = shared_std(
+                self._variants.session("moments"),
+                source.colour,
+                to_input=self._input,
+                plan=plan,
+                passes=self.passes,
+                on_run=count.one_more,
+            )
             variant = "tile"
             count.total = count.done + plan.count
         for row in plan.windows:
             yield self._row(variant, source, row, std, count)
-
-    def _takes(self, size: tuple[int, int]) -> bool:
-        """Whether the model itself can run an image; if not, those for tiles may, as one tile."""
-        return any(taken.holds(size) for taken in self._sizes)
 
     def _row(
         self,
@@ -198,9 +196,7 @@ class Upscaler:
         r = self.upscale_factor
         height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
-        session = self._variants.session(
-            variant
-        )  # not kept between rows: alpha may ask for another
+        session = self._variants.session(variant)  # each time: alpha may ask for another between
         for rows, columns in windows:
             image = source.colour(rows.start, columns.start, rows.length, columns.length)
             feed = {"lr": self._input(image)}
@@ -218,19 +214,6 @@ class Upscaler:
                 into[:] = image_from_batch(share, self._rgb_range, source.dtype)
             count.one_more()
         return result
-
-    def _shared_std(
-        self, source: PixelSource, plan: Plan, count: _Count
-    ) -> npt.NDArray[np.float32]:
-        moments = self._variants.session("moments")
-        return shared_std(
-            moments,
-            source.colour,
-            to_input=self._input,
-            plan=plan,
-            passes=self.passes,
-            on_run=count.one_more,
-        )
 
     def _input(self, image: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return image[None] if self._reads_images else batch_from_image(image, self._rgb_range)
