@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,10 +128,7 @@ class Bundle(BundleManifest):
     def profiles(self) -> Mapping[str, Profiles]:
         """How the engines are built, by variant."""
         return {
-            variant: tuple(
-                {name: Profile(found.min, found.opt, found.max) for name, found in shapes.items()}
-                for shapes in profiles
-            )
+            variant: tuple({name: Profile(*astuple(s)) for name, s in p.items()} for p in profiles)
             for variant, profiles in self.shapes.items()
         }
 
@@ -220,8 +217,7 @@ class Bundle(BundleManifest):
                     f"{sorted(variants)}"
                 )
         ranges = [found for p in self.shapes.values() for shapes in p for found in shapes.values()]
-        shapes = [shape for found in ranges for shape in (found.min, found.opt, found.max)]
-        sizes = [size for shape in shapes for size in shape]
+        sizes = [size for found in ranges for shape in astuple(found) for size in shape]
         if min([*sizes, 1 if self.workspace_bytes is None else self.workspace_bytes]) < 1:
             return "a size of profiles, or workspace_bytes, is below 1"
         shipped = {*self.models.values(), *(reference.file for reference in self.references)}
@@ -231,15 +227,12 @@ class Bundle(BundleManifest):
             return f"{outside[0]!r} is named, expected files of the bundle"
         if missing := sorted(shipped - self.files.keys()):
             return f"files has no digest of {', '.join(missing)}"
-        written = [
-            self.path(f"{engine}{suffix}").resolve()
-            for engine in self.engines.values()
-            for suffix in ("", ".json", ".plan")
-        ]
+        engines = list(self.engines.values())
+        made = [f"{engine}{suffix}" for engine in engines for suffix in ("", ".json", ".plan")]
+        written = [self.path(name).resolve() for name in made]
         read = {self.path(name).resolve() for name in (MANIFEST, *self.files)}
         if len(set(written)) < len(written) or not read.isdisjoint(written):
-            listed = ", ".join(self.engines.values())
-            return f"the engines are to be {listed}, expected names of their own"
+            return f"the engines are to be {', '.join(engines)}, expected names of their own"
         return None
 
 
@@ -266,8 +259,7 @@ def record(
     np.savez_compressed(f"{stem}.npz", **arrays)
     for array_name, array in arrays.items():
         if not array_name.startswith("factor_"):
-            raw = np.ascontiguousarray(array).tobytes()
-            Path(f"{stem}.{array_name}.bin").write_bytes(raw)
+            Path(f"{stem}.{array_name}.bin").write_bytes(array.tobytes())
     return ReferenceCase(
         name=name,
         variant=variant,

@@ -87,16 +87,14 @@ class CaseResult:
     @property
     def row(self) -> CaseRow:
         """What is written of it."""
+        asked = self.reference
         outputs = {
-            name: {
-                "asked_psnr_db": self.reference.psnr_db[name],
-                **(vars(found) if found else {}),
-            }
+            name: {"asked_psnr_db": asked.psnr_db[name], **(vars(found) if found else {})}
             for name, found in self.comparisons.items()
         }
         return CaseRow(
-            name=self.reference.name,
-            variant=self.reference.variant,
+            name=asked.name,
+            variant=asked.variant,
             passed=not self.failures,
             failures=self.failures,
             outputs=outputs,

@@ -46,12 +46,11 @@ def diagnose(
     """
     if bundle.factors_patch is None:
         return "it cannot be localized: the model has no modulators"
+    once_more = "once more with the factors as outputs"
     if backend == "engine":
-        progress.phase(
-            "building the engine once more with the factors as outputs, which takes minutes"
-        )
+        progress.phase(f"building the engine {once_more}, which takes minutes")
     else:
-        progress.phase("running the model once more with the factors as outputs")
+        progress.phase(f"running the model {once_more}")
     try:
         with _session_with_factors(bundle, bundle.factors_patch, backend, progress) as session:
             names = sorted(
@@ -66,7 +65,7 @@ def diagnose(
                 "with the factors as outputs too, the same model agrees with the reference: "
                 "what differs is how this one was built"
             )
-        return _first_difference(names, found, expected, _largest(bundle, names), bundle)
+        return _first_difference(names, found, expected, bundle)
     except (AdadmError, OSError, ValueError) as error:  # the last of damaged metadata
         return f"it could not be localized: {error}"
 
@@ -75,10 +74,9 @@ def _first_difference(
     names: list[str],
     found: Mapping[str, FloatArray],
     expected: Mapping[str, FloatArray],
-    largest: Mapping[str, float],
     bundle: Bundle,
 ) -> str:
-    allowed = bundle.factor_tolerance
+    allowed, largest = bundle.factor_tolerance, _largest(bundle, names)
     for index, name in enumerate(names):
         here, there = (side[name].astype(np.float64).ravel() for side in (found, expected))
         if here.shape != there.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from adadm.runtime.bundles.case_results import (
     latency_of,
 )
 from adadm.runtime.bundles.diagnosis import diagnose
-from adadm.runtime.checks.device_info import DeviceInfo, device_info
+from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.manifest import read_manifest
 from adadm.runtime.engines.tensorrt_api import load_tensorrt
@@ -36,9 +36,14 @@ class VerificationReport:
     """What `verify.py --json` writes; without our runtime, some of it.
 
     Attributes:
-        backend: as `Verification` has it; `trtexec` without our runtime.
+        passed: whether all is as shipped and every output reaches what is asked.
+        backend, reason: what was run, and why that; `trtexec` without our runtime.
+        changed_files: which are not as shipped.
+        diagnosis: which block is the first to differ; None where no whole image came out wrong.
+        latency: of the first reference of a whole image; None where it did not run.
         device: a `DeviceInfo`; without our runtime `board`, `system` and `python`.
-        sha256: the digests of `Verification`.
+        sha256: of the manifest, the models and the engines, as they are on this device; None for
+            what is not there.
     """
 
     format: Literal[1] = 1
@@ -57,55 +62,19 @@ class VerificationReport:
     sha256: Mapping[str, str | None]
 
 
-@dataclass(frozen=True)
-class Verification:
-    """All that `verify` found.
+@dataclass(frozen=True, kw_only=True)
+class Verification(VerificationReport):
+    """All that `verify` found."""
 
-    Attributes:
-        backend, reason: what was run, and why that.
-        changed_files: which are not as shipped.
-        diagnosis: which block is the first to differ; None where no whole image came out wrong.
-        digests: of the manifest, the models and the engines, as they are on this device; None for
-            what is not there.
-    """
-
-    bundle: Bundle
-    backend: Backend
     reason: str
-    changed_files: tuple[str, ...]
+    bundle: Bundle
     outcomes: tuple[CaseResult, ...]
-    diagnosis: str | None
-    device: DeviceInfo
-    digests: dict[str, str | None]
-
-    @property
-    def passed(self) -> bool:
-        """Whether all is as shipped and every output reaches what is asked."""
-        return not self.changed_files and not any(outcome.failures for outcome in self.outcomes)
-
-    @property
-    def latency(self) -> Latency | None:
-        """Of the first reference of a whole image; None where it did not run."""
-        return next((outcome.latency for outcome in self.outcomes if outcome.latency), None)
 
     @property
     def report(self) -> VerificationReport:
         """What is written of it."""
-        return VerificationReport(
-            passed=self.passed,
-            adadm=self.bundle.adadm,
-            target=self.bundle.target.name,
-            precision=self.bundle.precision,
-            tensorrt=self.bundle.tensorrt,
-            backend=self.backend,
-            reason=self.reason,
-            changed_files=self.changed_files,
-            references=tuple(outcome.row for outcome in self.outcomes),
-            diagnosis=self.diagnosis,
-            latency=self.latency,
-            device=as_json(self.device),
-            sha256=self.digests,
-        )
+        names = (part.name for part in fields(VerificationReport))
+        return VerificationReport(**{name: getattr(self, name) for name in names})
 
 
 def verify(
@@ -147,14 +116,21 @@ def verify(
     whole = next((reference for reference in wrong if reference.variant == "whole"), None)
     named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
     return Verification(
-        bundle=bundle,
+        passed=not changed and not any(outcome.failures for outcome in outcomes),
+        adadm=bundle.adadm,
+        target=bundle.target_name,
+        precision=bundle.precision,
+        tensorrt=bundle.tensorrt,
         backend=chosen,
         reason=reason,
         changed_files=tuple(changed),
-        outcomes=tuple(outcomes),
+        references=tuple(outcome.row for outcome in outcomes),
         diagnosis=diagnose(bundle, whole, chosen, progress=progress) if whole else None,
-        device=device,
-        digests={name: bundle.digest(name) for name in named},
+        latency=next((outcome.latency for outcome in outcomes if outcome.latency), None),
+        device=as_json(device),
+        sha256={name: bundle.digest(name) for name in named},
+        bundle=bundle,
+        outcomes=tuple(outcomes),
     )
 
 
@@ -165,10 +141,8 @@ def _choose(bundle: Bundle) -> tuple[Backend, str]:
         return "cpu", f"{engine} is not there, which build.sh makes"
     try:
         load_tensorrt(read_manifest(engine).flavour)
-        return (
-            "engine",
-            f"it is there, TensorRT too, and a GPU of {cuda_runtime.compute_capability()}",
-        )
+        gpu = cuda_runtime.compute_capability()
+        return "engine", f"it is there, TensorRT too, and a GPU of {gpu}"
     except (MissingDependencyError, SessionError) as error:
         return "cpu", f"the engine cannot run here: {error}"
     except EngineError as error:  # a broken engine is no reason to pass without it
