@@ -102,7 +102,7 @@ class ModelMetadata:
         return convert(content, cls, source)
 
     def to_props(self) -> dict[str, str]:
-        """The inverse of `from_props`, in the order in which export writes the keys."""
+        """The inverse of `from_props`, in the order of the fields."""
         texts = {key: self._text(key.removeprefix(_PREFIX)) for key in _KEYS}
         return {**{key: text for key, text in texts.items() if text is not None}, **self.others}
 

@@ -31,7 +31,7 @@ PROPS = {
     "adadm.channel_maps": '{"body.0":[1.0,[0.5,-0.25]]}',
     "adadm.later": "of a version to come",
     "other.tool": "ä",
-}  # with the keys in the order in which export writes them
+}  # in the order of the fields
 
 
 def test_every_key_is_read_and_written_as_it_was() -> None:
