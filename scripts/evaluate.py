@@ -99,7 +99,7 @@ def load_model(path: Path, arch: str = "auto") -> Model:
             rounded_to_half(onnx.load_from_string(checked_onnx(path))).SerializeToString()
         )
         if missing := session.metadata.missing("upscale", "rgb_range"):
-            raise AdadmError(f"{path} has no metadata {missing[0]}; export it with adadm")
+            raise AdadmError(f"{path} has no metadata {missing[0]!r}; export it with adadm")
         known = session.metadata.network
         return Model(known.upscale, known.rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
