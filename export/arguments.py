@@ -45,5 +45,5 @@ def _undetectable() -> dict[str, list[str]]:
 def _architecture(text: str) -> str:
     if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return text
-    known = ", ".join(("auto", *ARCHITECTURES))
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {known}, nor package.module:factory")
+    names = ", ".join(("auto", *ARCHITECTURES))
+    raise argparse.ArgumentTypeError(f"{text!r} is none of {names}, nor package.module:factory")

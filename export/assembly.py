@@ -48,12 +48,12 @@ class Assembled:
     tiles: TileModels | None
 
 
-def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assembled:
+def assemble(model: ir.Model, network: NetworkMetadata, options: Options) -> Assembled:
     """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
 
     Args:
-        known: what the metadata says of the network, as `Checkpoint.metadata` does. What it says of
-            the graph, which may have had its tail collapsed before, overrules what is found there.
+        network: what the metadata says of the network, as `Checkpoint.metadata` does. What it says
+            of the graph, whose tail may have been collapsed before, overrules what is found there.
 
     Raises:
         ExportError: the options do not fit the graph, or a check of the file fails.
@@ -62,18 +62,18 @@ def assemble(model: ir.Model, known: NetworkMetadata, options: Options) -> Assem
     reach = receptive_field(model)
     tail = collapse_tail(model) if options.tail == "collapsed" else None
     metadata = replace(
-        known,
+        network,
         version=version("adadm-deploy"),
         fold=options.fold,
-        tail=known.tail or (tail and tail.result) or "original",
+        tail=network.tail or (tail and tail.result) or "original",
         io="float32",
         batch_normalizations=as_json(decisions),
-        receptive_field=known.receptive_field or ("image" if reach is None else str(reach)),
+        receptive_field=network.receptive_field or ("image" if reach is None else str(reach)),
     )
 
     def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
         form.metadata_props.update(replace(metadata, stats=stats).to_props())
-        return _finished(form, known.upscale, options)
+        return _finished(form, network.upscale, options)
 
     tiles = None
     if options.stats == "external":

@@ -70,8 +70,8 @@ class Checkpoint:
             rgb_range=self.network.rgb_range,
             smallest_area=self.network.smallest_area,
             hyperparameters={
-                name: {"source": found.source, "value": found.value}
-                for name, found in sorted(self.hyperparameters.items())
+                name: {"source": parameter.source, "value": parameter.value}
+                for name, parameter in sorted(self.hyperparameters.items())
             },
             checkpoint_sha256=self.sha256,
         )
@@ -83,7 +83,7 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], arch: str = "auto", **given: float | None
+    path: str | os.PathLike[str], arch: str = "auto", **overrides: float | None
 ) -> Checkpoint:
     """Read a checkpoint and build its network.
 
@@ -91,7 +91,7 @@ def load_checkpoint(
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
             `package.module:factory` for a network of one's own.
-        **given: hyper-parameters that the tensors do not show (`template` and `choices` of the
+        **overrides: hyper-parameters that the tensors do not show (`template` and `choices` of the
             network); they overrule the file, and None is unset.
 
     Raises:
@@ -99,9 +99,9 @@ def load_checkpoint(
     """
     path = Path(path)
     state, metadata = read_state_dict(path)
-    found_class = _architecture(path, state, metadata, arch)
-    hyperparameters = _resolve(path, found_class, state, metadata, given)
-    network = build_network(found_class, {k: h.value for k, h in hyperparameters.items()})
+    network_type = _architecture(path, state, metadata, arch)
+    hyperparameters = _resolve(path, network_type, state, metadata, overrides)
+    network = build_network(network_type, {k: h.value for k, h in hyperparameters.items()})
     _check_fit(path, network, state)
     network.root.load_state_dict(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
@@ -140,18 +140,18 @@ def network_class(arch: str) -> type[Network]:
     return ARCHITECTURES[arch]
 
 
-def build_network(found_class: type[Network], hyperparameters: Mapping[str, float]) -> Network:
+def build_network(network_type: type[Network], hyperparameters: Mapping[str, float]) -> Network:
     """Build a network of a class, untrained.
 
     Raises:
         CheckpointError: a hyper-parameter has a value that no network can have.
     """
     try:
-        network = found_class(**hyperparameters)
+        network = network_type(**hyperparameters)
     except (ValueError, TypeError, RuntimeError) as error:  # of a layer, whatever it is
         listed = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
         raise CheckpointError(
-            f"no {found_class.architecture} can be built with {listed}: {error}"
+            f"no {network_type.architecture} can be built with {listed}: {error}"
         ) from error
     if network.rgb_range <= 0:
         raise CheckpointError(f"rgb_range is {network.rgb_range:g}, expected more than 0")
@@ -180,23 +180,23 @@ def _architecture(
 
 def _resolve(
     path: Path,
-    found_class: type[Network],
+    network_type: type[Network],
     state: dict[str, torch.Tensor],
     metadata: dict[str, Any],
-    given: Mapping[str, float | None],
+    overrides: Mapping[str, float | None],
 ) -> dict[str, Hyperparameter]:
-    recorded = metadata.get("architecture", found_class.architecture)
-    if recorded != found_class.architecture:
+    recorded = metadata.get("architecture", network_type.architecture)
+    if recorded != network_type.architecture:
         raise CheckpointError(
-            f"{path} says that it holds {recorded}, its tensors are {found_class.architecture}'s"
+            f"{path} says that it holds {recorded}, its tensors are {network_type.architecture}'s"
         )
     resolved = {
         name: Hyperparameter(value, "tensors")
-        for name, value in found_class.read_hyperparameters(state).items()
+        for name, value in network_type.read_hyperparameters(state).items()
     }
     stored = metadata.get("hyperparameters", {})
-    flags = {name: value for name, value in given.items() if value is not None}
-    undetectable = {**found_class.template, **found_class.choices}
+    flags = {name: value for name, value in overrides.items() if value is not None}
+    undetectable = {**network_type.template, **network_type.choices}
     for name in flags.keys() & resolved.keys():
         if flags[name] != resolved[name].value:
             raise CheckpointError(
@@ -205,20 +205,20 @@ def _resolve(
             )
     if unknown := sorted(flags.keys() - undetectable.keys() - resolved.keys()):
         raise CheckpointError(
-            f"{found_class.architecture} has no hyper-parameter {some_names(unknown)} to set; "
+            f"{network_type.architecture} has no hyper-parameter {some_names(unknown)} to set; "
             f"it has {some_names(undetectable)}"
         )
     for name, default in undetectable.items():
         if name in resolved:
             continue
-        source = "choice" if name in found_class.choices else "template"
+        source = "choice" if name in network_type.choices else "template"
         value = None if isinstance(default, type) else default
         for values, place in ((stored, "file"), (flags, "flag")):
             if name in values:
                 value, source = values[name], place
         if value is None:
             raise CheckpointError(
-                f"{name} of {found_class.architecture} is in no tensor and has no published "
+                f"{name} of {network_type.architecture} is in no tensor and has no published "
                 f"value; give it by --{name.replace('_', '-')}, or to load_checkpoint"
             )
         kind = default if isinstance(default, type) else type(default)

@@ -100,8 +100,8 @@ def load_model(path: Path, arch: str = "auto") -> Model:
         )
         if missing := session.metadata.missing("upscale", "rgb_range"):
             raise AdadmError(f"{path} has no metadata {missing[0]!r}; export it with adadm")
-        known = session.metadata.network
-        return Model(known.upscale, known.rgb_range, lambda lr: session.run({"lr": lr})["sr"])
+        metadata = session.metadata.network
+        return Model(metadata.upscale, metadata.rgb_range, lambda lr: session.run({"lr": lr})["sr"])
 
     from adadm.export import load_checkpoint
     from adadm.export.proof.pytorch import run_network

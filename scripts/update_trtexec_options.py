@@ -77,22 +77,22 @@ def main(argv: list[str]) -> None:
 
 def options_in(source: str) -> list[str]:
     """The options that trtexec takes, in the order of the alphabet, given `SOURCE`."""
-    parser = _STRING_OR_COMMENT.sub(lambda found: found[1] or " ", source)
+    parser = _STRING_OR_COMMENT.sub(lambda match: match[1] or " ", source)
     parser = _NOT_OF_TRTEXEC.sub("", parser)
-    refused = {found[1] for found in _REFUSED.finditer(parser)}
+    refused = {match[1] for match in _REFUSED.finditer(parser)}
     return sorted(set(_TAKEN.findall(parser)) - refused)
 
 
 def _commit(checkout: Path, branch: str) -> str:
     """Of a remote's branch where there is one: a local one can be behind it."""
     names = (f"refs/heads/{branch}", f"refs/remotes/origin/{branch}")
-    found = _git(checkout, "for-each-ref", "--format=%(objectname)", *names).split()
-    if not found:
+    commits = _git(checkout, "for-each-ref", "--format=%(objectname)", *names).split()
+    if not commits:
         raise EngineError(
             f"{checkout} has no branch {branch}: expected a clone of "
             "https://github.com/NVIDIA/TensorRT with all its branches; run `git fetch` in it"
         )
-    return found[-1]
+    return commits[-1]
 
 
 def _git(checkout: Path, *arguments: str) -> str:

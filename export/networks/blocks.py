@@ -152,9 +152,9 @@ def read_upscale(convolutions: list[torch.Tensor]) -> int:
         weight.shape[0] / max(1, following.shape[1]) if weight.ndim == following.ndim == 4 else 0.0
         for weight, following in itertools.pairwise(convolutions)
     ]
-    known = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}
+    upscales = {(4.0,): 2, (9.0,): 3, (4.0, 4.0): 4}
     try:
-        return known[tuple(ratios)]
+        return upscales[tuple(ratios)]
     except KeyError:
         shapes = ", ".join(str(tuple(weight.shape)) for weight in convolutions) or "none"
         raise CheckpointError(

@@ -122,7 +122,7 @@ def find_inlined(graph: ir.Graph) -> list[InlinedModulator]:
     depends on the trunk alone, in any types, whatever the values are called. What a simplifier
     takes away may be missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0.
     """
-    return [found for node in graph if node.op_type == "Add" for found in _ended_by(node)]
+    return [modulator for node in graph if node.op_type == "Add" for modulator in _ended_by(node)]
 
 
 def _ended_by(add: ir.Node) -> Iterator[InlinedModulator]:

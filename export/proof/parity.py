@@ -77,7 +77,7 @@ def check_parity(
     factors_of: dict[str, list[tuple[Batch, Batch]]] = defaultdict(list)
     for name, lr in parity_cases(network, static):
         outputs = session.run({"lr": lr, "std": std_of(lr)} if std_of else {"lr": lr})
-        found = outputs.pop("sr")
+        sr = outputs.pop("sr")
         codes = {module: outputs.pop(value) for module, value in codes_of.items()}
         expected, factors, rounds = run_with_codes(network, lr, codes)
         if not np.isfinite(expected).all():
@@ -86,12 +86,12 @@ def check_parity(
                 "or its hyper-parameters are not those of its training; nothing was written"
             )
         border_px = 4 * network.upscale
-        results.append(compare(name, found, expected, border_px))
+        results.append(compare(name, sr, expected, border_px))
         for index, output in enumerate(outputs):
             factors_of[output].append((outputs[output], factors[index]))
         if rounds:
             _check_codes(name, rounds)
-            free = compare(name, found, run_network(network, lr), border_px)
+            free = compare(name, sr, run_network(network, lr), border_px)
             pixels, differing = sum(r.pixels for r in rounds), sum(r.differing for r in rounds)
             hashing.append(Hashing(name, pixels, differing, free.psnr_db))
     for output, pairs in factors_of.items():
@@ -128,10 +128,10 @@ def check_image_io(
         pictures = [image_from_batch(one[None], white) for one in lr]
         fed = np.concatenate([batch_from_image(picture, white) for picture in pictures])
         expected = [image_from_batch(one[None], white) for one in reference.run({"lr": fed})["sr"]]
-        found = session.run({"lr": np.stack(pictures)})["sr"]
-        if differing := int((found != np.stack(expected)).sum()):
+        sr = session.run({"lr": np.stack(pictures)})["sr"]
+        if differing := int((sr != np.stack(expected)).sum()):
             raise ParityError(
-                f"{name}: with uint8 in and out {differing} of {found.size} values differ from "
+                f"{name}: with uint8 in and out {differing} of {sr.size} values differ from "
                 "those of the conversion outside the graph; nothing was written"
             )
 
@@ -143,10 +143,10 @@ def _check_factor(output: str, cases: list[str], pairs: list[tuple[Batch, Batch]
     the std of a flat image, whose factor and residual are the smaller for it.
     """
     allowed = LARGEST_RELATIVE_ERROR * max(np.abs(expected).max() for _, expected in pairs)
-    for case, (found, expected) in zip(cases, pairs, strict=True):
-        if not (np.abs(found - expected) <= allowed).all():
+    for case, (factor, expected) in zip(cases, pairs, strict=True):
+        if not (np.abs(factor - expected) <= allowed).all():
             raise ParityError(
-                f"{output} of {case} is {found.ravel()} in ONNX Runtime and {expected.ravel()} in "
+                f"{output} of {case} is {factor.ravel()} in ONNX Runtime and {expected.ravel()} in "
                 f"PyTorch (allowed: {allowed:.2g} apart); nothing was written"
             )
 

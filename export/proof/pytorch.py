@@ -61,19 +61,19 @@ def run_with_codes(
 
     def force(name: str, module: AttentionRound, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         match, values = inputs
-        given = torch.from_numpy(codes[name])
+        buckets = torch.from_numpy(codes[name])
         projected = module.project(match)
         nearest = projected.max(dim=-1)
-        gap = nearest.values - projected.gather(-1, given[..., None]).squeeze(-1)
+        gap = nearest.values - projected.gather(-1, buckets[..., None]).squeeze(-1)
         results.append(
             HashCodes(
                 name=name,
-                pixels=given.numel(),
-                differing=int((nearest.indices != given).sum()),
+                pixels=buckets.numel(),
+                differing=int((nearest.indices != buckets).sum()),
                 largest_gap=float(gap.max() / projected.abs().max().clamp(min=1e-30)),
             )
         )
-        return match, values, given
+        return match, values, buckets
 
     hooks = [
         module.register_forward_pre_hook(lambda m, i, name=name: force(name, m, i))

@@ -31,7 +31,7 @@ _SIDE_PX = 256  # of the originals, from their middle
 
 def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
     """Mean PSNR-Y (dB) over all images of each folder."""
-    found = {}
+    means = {}
     for folder in folders:
         images = CalibrationImages.of([folder], network.upscale, count=10**6)
         db = []
@@ -39,8 +39,8 @@ def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
             sr = run_network(network, batch_from_image(image.lr, network.rgb_range))
             shown = image_from_batch(sr, network.rgb_range)
             db.append(psnr_y(shown, image.hr, network.upscale))
-        found[folder.name] = round(math.fsum(db) / len(db), 4)
-    return found
+        means[folder.name] = round(math.fsum(db) / len(db), 4)
+    return means
 
 
 def deviations(network: Network, originals: Iterable[ImageArray]) -> list[dict[str, float]]:

@@ -86,12 +86,12 @@ def _sizes(points: list[Mapping[str, Any]]) -> Figure:
     """Latency and peak memory against pixels."""
     figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(12, 4.6))
     for name, peer in CPU_PEERS.items():
-        known = [p for p in points if "ms" in p["peers"].get(name, {})]
-        if not known:
+        measured = [p for p in points if "ms" in p["peers"].get(name, {})]
+        if not measured:
             continue
-        pixels = [np.prod(p["size"]) for p in known]
-        times = [statistics.median(p["peers"][name]["ms"]) for p in known]
-        memory = [p["peers"][name]["peak_bytes"] / 2**30 for p in known]
+        pixels = [np.prod(p["size"]) for p in measured]
+        times = [statistics.median(p["peers"][name]["ms"]) for p in measured]
+        memory = [p["peers"][name]["peak_bytes"] / 2**30 for p in measured]
         line = "-" if peer.ours else "--"
         for axis, values in ((time_axis, times), (memory_axis, memory)):
             axis.plot(pixels, values, f"o{line}", color=peer.color, label=peer.name)

@@ -44,8 +44,8 @@ def ranges(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> Variants:
         for name, histogram in histograms.items():
             histogram.add(values[read[name]])
     for title, method in RANGES.items():
-        found = {name: float(half_scale(np.array(method(h)))) for name, h in histograms.items()}
-        yield title, net.quantized({n: replace(r, scale=found[n]) for n, r in shipped.items()})
+        scales = {name: float(half_scale(np.array(method(h)))) for name, h in histograms.items()}
+        yield title, net.quantized({n: replace(r, scale=scales[n]) for n, r in shipped.items()})
 
 
 def reconstructions(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> Variants:
@@ -55,8 +55,8 @@ def reconstructions(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> 
     moments = {n: Moments(w.shape[1:], shipped[n].scale) for n, w in unquantized.items()}
     chance = np.random.default_rng(0)
     for values in observed(equalized, set(read.values()), images, net.rgb_range):
-        for name, found in moments.items():
-            found.add(values[read[name]], chance)
+        for name, inputs in moments.items():
+            inputs.add(values[read[name]], chance)
     uncorrected = {name: replace(r, mean=np.zeros_like(r.mean)) for name, r in shipped.items()}
     yield "none", net.quantized(uncorrected)
     for title, fit in (("error feedback", False), ("least squares, then error feedback", True)):
@@ -80,7 +80,7 @@ def equalizers(net: Net, shipped: Ranges, statistics: Mapping[str, TensorStatist
 
 def _equalized(net: Net, shipped: Ranges) -> ir.Model:
     model = net.model.clone()
-    EqualizeChannels({name: found.equalizer for name, found in shipped.items()})(model)
+    EqualizeChannels({name: convolution.equalizer for name, convolution in shipped.items()})(model)
     return model
 
 
@@ -94,7 +94,7 @@ def _with_equalizers(
     changed = dict(shipped)
     for name, value in inputs_of(net.model, shipped).items():
         if name in equalizers:
-            factor, known = equalizers[name], statistics[value]
-            scale = float(half_scale((known.largest * factor).max()))
-            changed[name] = ConvolutionRange(factor, scale, known.mean * factor)
+            factor, before = equalizers[name], statistics[value]
+            scale = float(half_scale((before.largest * factor).max()))
+            changed[name] = ConvolutionRange(factor, scale, before.mean * factor)
     return changed

@@ -78,8 +78,8 @@ class Net:
 
     def ranges(self, statistics: Mapping[str, TensorStatistics]) -> dict[str, ConvolutionRange]:
         """Ranges as they are shipped, of what is to be INT8."""
-        found = choose_ranges(self.model.graph, statistics)
-        return {name: found[name] for name in self.lowered}
+        ranges = choose_ranges(self.model.graph, statistics)
+        return {name: ranges[name] for name in self.lowered}
 
     def quantized(
         self, ranges: Mapping[str, ConvolutionRange], names: Collection[str] = ()
@@ -187,12 +187,12 @@ def _as_stage(run: Run) -> Callable[[Batch], tuple[Batch, list[Batch]]]:
 
 
 def _remembering(run: Run) -> Run:
-    known: dict[bytes, Batch] = {}
+    outputs: dict[bytes, Batch] = {}
 
     def remembered(lr: Batch) -> Batch:
         key = lr.shape[2].to_bytes(4) + lr.tobytes()
-        if key not in known:
-            known[key] = run(lr)
-        return known[key]
+        if key not in outputs:
+            outputs[key] = run(lr)
+        return outputs[key]
 
     return remembered

@@ -83,11 +83,11 @@ def with_model_optimizer(
 
 def versions(modelopt: Path | None) -> dict[str, str]:
     """Of the programs, by the names of their packages."""
-    asked = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
+    query = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
     return {
         "onnxruntime": version("onnxruntime"),
         "tensorrt_rtx": version("tensorrt_rtx"),
-        "modelopt": _output_of([str(modelopt), "-I", "-c", asked]).strip()
+        "modelopt": _output_of([str(modelopt), "-I", "-c", query]).strip()
         if modelopt
         else "(left out)",
     }

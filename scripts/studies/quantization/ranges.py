@@ -72,9 +72,9 @@ def entropy(histogram: Histogram) -> float:
     counts[0] = counts[1]  # zeros need no range
     best, least = ENTROPY_BINS, math.inf
     for kept in range(ENTROPY_LEVELS, ENTROPY_BINS + 1):
-        found = divergence(counts, kept)
-        if found <= least:
-            best, least = kept, found
+        distance = divergence(counts, kept)
+        if distance <= least:
+            best, least = kept, distance
     return histogram.largest * best / ENTROPY_BINS
 
 
