@@ -1,18 +1,7 @@
 """Every error that the toolkit raises on purpose.
 
-    AdadmError                     anything below; the command line prints it and exits 1
-    ├── MissingDependencyError     an optional package is not installed
-    ├── OutputError                an output would replace an input or another output
-    ├── ImageError                 an image cannot be read, or has the wrong shape or type
-    ├── CheckpointError            a checkpoint cannot be read, or does not fit a network
-    ├── ExportError                a network cannot become the ONNX file that was asked for
-    ├── CalibrationError           calibration images are missing or unreadable, or a lowered model
-    │                              misses its quality
-    ├── ParityError                two backends disagree by more than the tolerance
-    ├── SessionError               a backend refuses a model or a feed
-    ├── TilingError                an image cannot be cut into tiles as asked
-    └── EngineError                an ONNX file, an engine, its manifest or a bundle is damaged, is
-                                   another's, or cannot be built or run here
+Below `AdadmError`: `MissingDependencyError`, `OutputError`, `ImageError`, `CheckpointError`,
+`ExportError`, `CalibrationError`, `ParityError`, `SessionError`, `TilingError`, `EngineError`.
 
 A message says what was found, what was expected, and what to do.
 """
@@ -24,7 +13,7 @@ from types import ModuleType
 
 
 class AdadmError(Exception):
-    """The root of the tree above."""
+    """The root of the tree; the command line prints it and exits 1."""
 
 
 class MissingDependencyError(AdadmError):
@@ -70,7 +59,7 @@ class TilingError(AdadmError):
 
 
 class EngineError(AdadmError):
-    """A model, an engine or a bundle is damaged or another's, or cannot be built or run here."""
+    """A model, engine, manifest or bundle is damaged, another's, or cannot be built or run here."""
 
 
 def require(module: str, extra: str) -> ModuleType:
