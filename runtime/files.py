@@ -49,18 +49,13 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     os.close(handle)
     partial = Path(name)
     try:
-        with naming(target):
+        with naming(target, name, partial):
             yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        with naming(target):
+            umask = os.umask(0)
+            os.umask(umask)
+            partial.chmod(0o666 & ~umask)
             flush(partial)
-        partial.replace(target)
-    except OSError as error:
-        if error.filename in (name, partial):
-            raise OSError(error.errno, error.strerror, str(target)) from error
-        raise
+            partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -91,12 +86,12 @@ def path_inside(folder: Path, name: Any) -> Path:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the system that names no file, as of a write, name this one."""
+def naming(path: Path, *others: str | Path) -> Iterator[None]:
+    """Let an error of the system that names no file, as of a write, or another, name this one."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or error.filename not in (None, *others):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -107,11 +102,8 @@ def flush(path: Path) -> None:
     Raises:
         OSError: it cannot get there, as on a full disk.
     """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
