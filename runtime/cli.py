@@ -19,37 +19,20 @@ class Verb(NamedTuple):
     summary: str
 
 
-VERBS = {
-    "export": Verb(
-        "adadm.export.to_onnx", "export,cpu", "a trained checkpoint to an exact ONNX model"
-    ),
-    "quantize": Verb(
-        "adadm.calibration.quantize", "quantize", "a network in FP16 or INT8, under a budget in dB"
-    ),
-    "validate": Verb(
-        "adadm.deployment.validate", "validate", "a certificate that a model is what it was"
-    ),
-    "inspect": Verb(
-        "adadm.deployment.inspect_network", "quantize", "what of a network will hurt, and where"
-    ),
-    "ship": Verb(
-        "adadm.deployment.ship", "validate", "all of it, from a checkpoint to certified bundles"
-    ),
-    "build": Verb(
-        "adadm.runtime.build_engine", "rtx", "a TensorRT engine, with a manifest that proves it"
-    ),
-    "bundle": Verb(
-        "adadm.deployment.bundle", "quantize", "a folder that a Jetson builds and checks by itself"
-    ),
-    "upscale": Verb(
-        "adadm.runtime.upscale", "photos,cpu", "photographs of any size, whole or in tiles"
-    ),
-    "doctor": Verb(
-        "adadm.runtime.doctor",
-        "cpu",
-        "what works on this machine, and what to do where it does not",
-    ),
-}
+_TABLE = """
+export    export.to_onnx  export,cpu  a trained checkpoint to an exact ONNX model
+quantize  calibration.quantize  quantize  a network in FP16 or INT8, under a budget in dB
+validate  deployment.validate  validate  a certificate that a model is what it was
+inspect   deployment.inspect_network  quantize  what of a network will hurt, and where
+ship      deployment.ship  validate  all of it, from a checkpoint to certified bundles
+build     runtime.build_engine  rtx  a TensorRT engine, with a manifest that proves it
+bundle    deployment.bundle  quantize  a folder that a Jetson builds and checks by itself
+upscale   runtime.upscale  photos,cpu  photographs of any size, whole or in tiles
+doctor    runtime.doctor  cpu  what works on this machine, and what to do where it does not
+"""
+_ROWS = (line.split(maxsplit=3) for line in _TABLE.strip().splitlines())
+
+VERBS = {name: Verb(f"adadm.{module}", *rest) for name, module, *rest in _ROWS}
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -89,13 +72,12 @@ def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -
     try:
         verb(arguments)
         _flush_output()
+        return DONE
     except (AdadmError, OSError) as error:
         print(f"{program}: {error}", file=sys.stderr)
-        return FAILED
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
-        return FAILED
-    return DONE
+    return FAILED
 
 
 def _flush_output() -> None:
