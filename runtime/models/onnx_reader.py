@@ -39,23 +39,17 @@ _ELEMENT_TYPES = (
 _SUPPORTED = ("float16", "float32", "uint8", "int8", "int32", "int64", "bool")
 
 _TENSOR, _NODE, _FUNCTION = "TensorProto", "NodeProto", "FunctionProto"
+_GRAPH, _SPARSE, _ATTRIBUTE = "GraphProto", "SparseTensorProto", "AttributeProto"
 
 # What can hold a tensor: message, field, the message in that field.
 _INNER = {
-    "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: _FUNCTION},
-    "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
-    "GraphProto": {1: _NODE, 5: _TENSOR, 15: "SparseTensorProto"},
-    _FUNCTION: {7: _NODE, 11: "AttributeProto"},
-    _NODE: {5: "AttributeProto"},
-    "AttributeProto": {
-        5: _TENSOR,
-        6: "GraphProto",
-        10: _TENSOR,
-        11: "GraphProto",
-        22: "SparseTensorProto",
-        23: "SparseTensorProto",
-    },
-    "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
+    "ModelProto": {7: _GRAPH, 20: "TrainingInfoProto", 25: _FUNCTION},
+    "TrainingInfoProto": {1: _GRAPH, 2: _GRAPH},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {},
 }
 _IMPORTING = {"ModelProto": 8, _FUNCTION: 9}
@@ -151,26 +145,24 @@ def _read(path: Path, content: bytes) -> OnnxFile:
     opsets = [version for domain, version in _imports(model, 8) if domain in _DEFAULT_DOMAINS]
     if len(opsets) != 1:
         raise ValueError(f"it names the opsets {opsets} of the default domain, expected one")
-    entries = [_entry(data) for data in model.parts(14)]
+    entries = _entries(model, 14)
     metadata = dict(entries)
     if len(metadata) < len(entries):
         raise ValueError("it has metadata of the same name twice")
-    constants = {Message(data).text(8) for data in graph.parts(5)}
-    outputs = [_spec(path, "output", data) for data in graph.parts(12)]
+    constants = {tensor.text(8) for tensor in graph.messages(5)}
+    outputs = [_spec(path, "output", value) for value in graph.messages(12)]
     if not outputs:
         raise ValueError("its graph has no outputs")
-    inputs = [
-        _spec(path, "input", data) for data in graph.parts(11) if _name(data) not in constants
-    ]
+    fed = (value for value in graph.messages(11) if value.text(1) not in constants)
     return OnnxFile(
         path=path,
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
         metadata=ModelMetadata.from_props(metadata, path),
-        inputs=inputs,
+        inputs=[_spec(path, "input", value) for value in fed],
         outputs=outputs,
         opset=opsets[0],
-        has_functions=bool(model.parts(25)),
+        has_functions=model.has(25),
     )
 
 
@@ -183,7 +175,7 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
         if kind in _IMPORTING:
             _check_opsets(_imports(message, _IMPORTING[kind]))
         if kind == _TENSOR:
-            entries = dict(_entry(data) for data in message.parts(13))
+            entries = dict(_entries(message, 13))
             if entries or message.integer(14):
                 raise EngineError(
                     f"{name} keeps the tensor {message.text(8) or '(unnamed)'} in another file, "
@@ -206,8 +198,7 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
 
 def _imports(message: Message, number: int) -> list[tuple[str, int]]:
     """Domain and version of each OperatorSetIdProto in a field."""
-    found = [Message(data) for data in message.parts(number)]
-    return [(entry.text(1), entry.integer(2)) for entry in found]
+    return [(entry.text(1), entry.integer(2)) for entry in message.messages(number)]
 
 
 def _check_opsets(imports: list[tuple[str, int]]) -> None:
@@ -227,23 +218,17 @@ def _walk(model: Message) -> Iterator[tuple[str, Message]]:
         kind, message = waiting.pop()
         yield kind, message
         for number, inner in _INNER[kind].items():
-            waiting += [(inner, Message(data)) for data in message.parts(number)]
+            waiting += [(inner, found) for found in message.messages(number)]
 
 
-def _entry(data: memoryview) -> tuple[str, str]:
-    """A StringStringEntryProto."""
-    entry = Message(data)
-    return entry.text(1), entry.text(2)
+def _entries(message: Message, number: int) -> list[tuple[str, str]]:
+    """Key and value of each StringStringEntryProto in a field."""
+    return [(entry.text(1), entry.text(2)) for entry in message.messages(number)]
 
 
-def _name(data: memoryview) -> str:
-    return Message(data).text(1)
-
-
-def _spec(path: Path, role: str, data: memoryview) -> TensorSpec:
+def _spec(path: Path, role: str, value: Message) -> TensorSpec:
     """A ValueInfoProto, with a TypeProto, with a TypeProto.Tensor, with a TensorShapeProto."""
-    name = _name(data)
-    kind = Message(data).message(2)
+    name, kind = value.text(1), value.message(2)
     tensor = kind and kind.message(1)
     shape = tensor and tensor.message(2)
     if tensor is None or shape is None:
@@ -260,12 +245,11 @@ def _spec(path: Path, role: str, data: memoryview) -> TensorSpec:
             f"{path}: the {role} {name} is {element}, expected one of {', '.join(_SUPPORTED)}; "
             "cast it in the model"
         )
-    return TensorSpec(name, tuple(_dimension(d) for d in shape.parts(1)), np.dtype(element))
+    return TensorSpec(name, tuple(map(_dimension, shape.messages(1))), np.dtype(element))
 
 
-def _dimension(data: memoryview) -> int | str | None:
+def _dimension(dimension: Message) -> int | str | None:
     """A TensorShapeProto.Dimension; some exporters write -1 for one that is free."""
-    dimension = Message(data)
     if name := dimension.text(2):
         return name
     return dimension.integer(1) if dimension.has(1) and dimension.integer(1) >= 0 else None

@@ -35,22 +35,17 @@ class Message:
         """Whether a field is there."""
         return number in self._fields
 
-    def parts(self, number: int) -> list[memoryview]:
-        """The bytes of each entry of a repeated field."""
-        found = self._fields.get(number, [])
-        parts = [value for value in found if isinstance(value, memoryview)]
-        if len(parts) < len(found):
-            raise ValueError(f"field {number} is a number, expected bytes")
-        return parts
+    def messages(self, number: int) -> list[Message]:
+        """The messages in a repeated field."""
+        return [Message(part) for part in self._parts(number)]
 
     def message(self, number: int) -> Message | None:
         """The message in a field; None where there is none."""
-        part = self._part(number)
-        return None if part is None else Message(part)
+        return next((Message(part) for part in self._part(number)), None)
 
     def text(self, number: int) -> str:
         """The text in a field, empty where there is none."""
-        return bytes(self._part(number) or b"").decode()
+        return b"".join(self._part(number)).decode()
 
     def integer(self, number: int) -> int:
         """A signed number of 64 bits, 0 where there is none."""
@@ -60,11 +55,18 @@ class Message:
         value = found[0] & (1 << 64) - 1
         return value - (1 << 64) if value >> 63 else value
 
-    def _part(self, number: int) -> memoryview | None:
-        parts = self.parts(number)
+    def _parts(self, number: int) -> list[memoryview]:
+        found = self._fields.get(number, [])
+        parts = [value for value in found if isinstance(value, memoryview)]
+        if len(parts) < len(found):
+            raise ValueError(f"field {number} is a number, expected bytes")
+        return parts
+
+    def _part(self, number: int) -> list[memoryview]:
+        parts = self._parts(number)
         if len(parts) > 1:
             raise ValueError(f"field {number} is there {len(parts)} times, expected once")
-        return parts[0] if parts else None
+        return parts
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
