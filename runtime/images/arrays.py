@@ -82,12 +82,9 @@ def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for folder in folders:
-        if folder.is_file():
-            found.append(folder)
-            continue
-        if not folder.is_dir():
+        if not (folder.is_file() or folder.is_dir()):
             raise ImageError(f"{folder}: no such file or folder")
-        inside = images_in(folder)
+        inside = [folder] if folder.is_file() else images_in(folder)
         if not inside:
             raise ImageError(f"{folder}: no image in it ({', '.join(sorted(EXTENSIONS))})")
         found += inside
@@ -122,9 +119,8 @@ def reduce(image: ImageArray, factor: int) -> ImageArray:
 
 def enlarge(image: ImageArray, factor: int) -> ImageArray:
     """Enlarge by an integer with MATLAB's bicubic `imresize` (the baseline of the literature)."""
-    height, width = image.shape[:2]
-    reach = _CUBIC_REACH
-    return _resize(image, (height * factor, width * factor), reach, reach * factor)
+    size = image.shape[0] * factor, image.shape[1] * factor
+    return _resize(image, size, _CUBIC_REACH, _CUBIC_REACH * factor)
 
 
 def _resize(image: ImageArray, size: tuple[int, int], pad: int, crop: int) -> ImageArray:
@@ -135,8 +131,7 @@ def _resize(image: ImageArray, size: tuple[int, int], pad: int, crop: int) -> Im
         for c in range(image.shape[2])
     ]
     resized = np.stack([np.asarray(plane) for plane in planes], axis=-1)
-    enlarged: ImageArray = to_integers(resized[crop:-crop, crop:-crop], image.dtype)
-    return enlarged
+    return to_integers(resized[crop:-crop, crop:-crop], image.dtype)
 
 
 def batch_from_image(image: Pixels, rgb_range: float) -> Batch:
@@ -156,7 +151,6 @@ def image_from_batch(
 
 def to_integers(values: npt.NDArray[np.floating], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Round to the nearest level and clip to 0..255, or to what else the data type holds."""
-    rounded = np.rint(values)
+    rounded: npt.NDArray[Any] = np.rint(values)
     np.clip(rounded, 0, np.iinfo(dtype).max, out=rounded)
-    integers: npt.NDArray[Any] = rounded.astype(dtype)
-    return integers
+    return rounded.astype(dtype)

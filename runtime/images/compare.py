@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import ParityError
+from adadm.runtime.images.metrics import psnr
 
 FloatArray = npt.NDArray[Any]
 
@@ -62,11 +63,10 @@ def compare(name: str, found: FloatArray, expected: FloatArray, border_px: int) 
             raise ParityError(f"{name}: the {which} output has {array[first]} at {first}")
     error = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     worst = tuple(int(i) for i in np.unravel_index(error.argmax(), error.shape))
-    interior = error[..., border_px:-border_px, border_px:-border_px]
-    border = error.copy()
-    border[..., border_px:-border_px, border_px:-border_px] = 0
+    inner = np.s_[..., border_px:-border_px, border_px:-border_px]
+    interior, border = error[inner], error.copy()
+    border[inner] = 0
     peak = float(np.abs(expected).max())
-    mean_square = float(np.mean(error**2))
     return Comparison(
         name=name,
         shape=expected.shape,
@@ -76,5 +76,5 @@ def compare(name: str, found: FloatArray, expected: FloatArray, border_px: int) 
         border_error=float(border.max()),
         interior_error=float(interior.max()) if interior.size else None,
         peak=peak,
-        psnr_db=10 * math.log10(peak**2 / mean_square) if mean_square and peak else math.inf,
+        psnr_db=psnr(found, expected, peak) if peak else math.inf,
     )

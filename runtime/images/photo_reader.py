@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,7 @@ class Photo:
     """An image file, decoded, that is read by regions; threads may share it.
 
     Attributes:
-        path: the file.
-        width: in pixels, after EXIF's orientation.
-        height: likewise.
+        width, height: in pixels, after EXIF's orientation.
         dtype: uint8 or uint16.
         is_grey: one channel of colour in the file, not three.
         has_alpha: alpha in the file.
@@ -191,14 +189,9 @@ def _decoded(path: Path, image: Any) -> Any:
 
 def _metadata_of(image: Any) -> Mapping[str, str | bytes]:
     kept = {"exif-data", "icc-profile-data", "iptc-data", "resolution-unit", "xmp-data"}
-    return MappingProxyType(
-        {
-            name: image.get(name)
-            for name in image.get_fields()
-            # exif-ifd1 describes the thumbnail
-            if name in kept or (name.startswith("exif-") and not name.startswith("exif-ifd1"))
-        }
-    )
+    exif = re.compile("exif-(?!ifd1)")  # which describes the thumbnail
+    names = [name for name in image.get_fields() if name in kept or exif.match(name)]
+    return {name: image.get(name) for name in names}
 
 
 def _resolution_of(image: Any) -> tuple[float, float]:

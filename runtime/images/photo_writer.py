@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,34 +31,22 @@ from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
 class _Format(NamedTuple):
     name: str
-    largest_px: int  # of a side
-    depths: tuple[int, ...]
-    has_alpha: bool
     saver: str
-    options: Mapping[str, object] = MappingProxyType({})
+    options: Mapping[str, object]
+    most_bits: int = 8
+    largest_px: int = 2**31 - 1  # of a side
+    has_alpha: bool = True
 
 
 # Of deflate's levels, 3 takes a third of the usual 6's time and 5 % more bytes; above 3 speed falls
 # and below 3 size jumps. The filter of PNG: "up" beats "sub" on what networks write, and choosing
 # per row costs twice the time.
-_PNG = _Format(
-    "PNG",
-    2**31 - 1,
-    (8, 16),
-    has_alpha=True,
-    saver="pngsave",
-    options={"compression": 3, "filter": "up"},
-)
-_TIFF = _PNG._replace(
-    name="TIFF",
-    saver="tiffsave",
-    options={"compression": "deflate", "level": 3, "predictor": "horizontal"},
-)
-_JPEG = _Format(
-    "JPEG", 65500, (8,), has_alpha=False, saver="jpegsave", options={"subsample_mode": "off"}
-)
-_WEBP = _Format("WebP", 16383, (8,), has_alpha=True, saver="webpsave")
-_BMP = _Format("BMP", 2**31 - 1, (8,), has_alpha=False, saver="bmp")
+_PNG = _Format("PNG", "pngsave", {"compression": 3, "filter": "up"}, most_bits=16)
+_DEFLATE = {"compression": "deflate", "level": 3, "predictor": "horizontal"}
+_TIFF = _Format("TIFF", "tiffsave", _DEFLATE, most_bits=16)
+_JPEG = _Format("JPEG", "jpegsave", {"subsample_mode": "off"}, largest_px=65500, has_alpha=False)
+_WEBP = _Format("WebP", "webpsave", {}, largest_px=16383)
+_BMP = _Format("BMP", "bmp", {}, has_alpha=False)
 _FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
@@ -105,23 +92,19 @@ class PhotoWriter:
         self._path = Path(path)
         suffix = self._path.suffix.lower()
         if suffix not in _FORMATS:
-            raise ImageError(
-                f"{path}: cannot write {suffix!r}; one of {', '.join(_FORMATS)} can be"
-            )
+            known = ", ".join(_FORMATS)
+            raise ImageError(f"{path}: cannot write {suffix!r}; one of {known} can be")
         self._format = _FORMATS[suffix]
-        self._shape = (
-            like.height * upscale,
-            like.width * upscale,
-            (1 if like.is_grey else 3) + like.has_alpha,
-        )
-        height, width, channels = self._shape
+        height, width = like.height * upscale, like.width * upscale
+        channels = (1 if like.is_grey else 3) + like.has_alpha
+        self._shape = height, width, channels
         if max(height, width) > self._format.largest_px:
             raise ImageError(
                 f"{path}: {width}x{height} pixels, and {self._format.name} allows "
                 f"{self._format.largest_px} a side; write PNG or TIFF"
             )
         self._dtype = like.dtype
-        self._depth = min(8 * like.dtype.itemsize, max(self._format.depths))
+        self._depth = min(8 * like.dtype.itemsize, self._format.most_bits)
         self._flattens = like.has_alpha and not self._format.has_alpha
         self._metadata, self._resolution = like.metadata, like.resolution
         self._options = dict(self._format.options)

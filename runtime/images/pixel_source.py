@@ -1,4 +1,4 @@
-"""Where pixels come from: an array, or a file that need not fit into memory."""
+"""Where pixels come from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,9 @@ from adadm.runtime.images.arrays import Pixels
 class PixelSource(Protocol):
     """An image that is read by regions: an array, or a file that need not fit into memory."""
 
-    @property
-    def height(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
+    height: int
+    width: int
+    dtype: np.dtype[Any]
 
     def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
         """A region (h, w, 3), RGB."""
@@ -45,7 +40,7 @@ class ArrayPixels:
             raise ImageError(f"the image {image.shape} has no pixel")
         self.image = image
         self.height, self.width = image.shape[:2]
-        self.dtype = image.dtype
+        self.dtype: np.dtype[Any] = image.dtype
 
     def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
         return self.image[top : top + height, left : left + width]
