@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,14 +14,7 @@ from pathlib import Path
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError
 
-_DISTRIBUTIONS = {
-    "adadm-deploy": ("adadm-deploy",),
-    "numpy": ("numpy",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
-    "tensorrt": ("tensorrt",),
-    "tensorrt-rtx": ("tensorrt-rtx",),
-}
-"""Libraries, and the names under which they are installed."""
+_LIBRARIES = ("adadm-deploy", "numpy", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 _SMI_FIELDS = ("name", "compute_cap", "driver_version", "clocks.gr", "clocks.mem")
 _LONGEST_S = 10.0  # of a tool that answers at once, or hangs with its driver
@@ -125,7 +117,8 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         memory_bytes=None if kibibytes is None else int(kibibytes) * 1024,
         versions={
             "python": platform.python_version(),
-            **{library: _version(names) for library, names in _DISTRIBUTIONS.items()},
+            **{library: installed_version(library) for library in _LIBRARIES},
+            "onnxruntime": installed_version("onnxruntime") or installed_version("onnxruntime-gpu"),
         },
         gpu=Gpu(
             name=_of_cuda(cuda_runtime.device_name) or smi["name"],
@@ -142,6 +135,13 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         ),
         power_mode=_found(r"^NV Power Mode:\s*(.+)", _output("nvpmodel", "-q")),
     )
+
+
+def installed_version(distribution: str) -> str | None:
+    """Of a distribution; None where it is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(distribution)
+    return None
 
 
 def _read(root: Path, name: str) -> str | None:
@@ -161,13 +161,6 @@ def _l4t(text: str | None) -> str | None:
     """`# R36 (release), REVISION: 4.3, GCID: ...` is 36.4.3."""
     match = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", text or "")
     return match and f"{match[1]}.{match[2]}"
-
-
-def _version(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    return None
 
 
 def _of_cuda(ask: Callable[[], str | None]) -> str | None:
@@ -206,17 +199,10 @@ def _nvidia_smi() -> dict[str, str | None]:
 
 def _output(tool: str, *arguments: str) -> str | None:
     """What a tool prints; None where it is missing, fails or hangs."""
-    path = shutil.which(tool)
-    if path is None:
-        return None
-    try:
-        done = subprocess.run(
-            [path, *arguments],
-            capture_output=True,
-            check=True,
-            stdin=subprocess.DEVNULL,
-            timeout=_LONGEST_S,
+    none = subprocess.DEVNULL
+    with suppress(OSError, subprocess.SubprocessError):
+        printed = subprocess.check_output(
+            [tool, *arguments], stdin=none, stderr=none, timeout=_LONGEST_S
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace").strip()
+        return printed.decode(errors="replace").strip()
+    return None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.checks.check import Observation, Verdict, first_line, reraise_as_session_error
-from adadm.runtime.checks.device_info import DeviceInfo
-from adadm.runtime.checks.packages import install_command, installed_version
+from adadm.runtime.checks.device_info import DeviceInfo, installed_version
+from adadm.runtime.checks.packages import install_command
 from adadm.runtime.checks.tensorrt_install import TensorRT, tensorrt_advice
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.builder import build
@@ -21,7 +22,6 @@ from adadm.runtime.images.compare import compare
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray
-from adadm.runtime.targets import Target
 from adadm.runtime.upscaling.variants import CPU_BACKENDS
 
 _ENGINE = "engine"
@@ -32,11 +32,7 @@ _LEAST_DB = 60.0
 
 
 def check_backends(
-    model: OnnxFile,
-    info: DeviceInfo,
-    tensorrt: TensorRT,
-    *,
-    progress: Progress = SILENT,
+    model: OnnxFile, info: DeviceInfo, tensorrt: TensorRT, *, progress: Progress = SILENT
 ) -> dict[str, Observation]:
     """Run a model on each backend; the first that can is what the others are compared with.
 
@@ -64,7 +60,7 @@ def check_backends(
         if first is not None:
             found += f"; {comparison.psnr_db:.0f} dB from {other}"
         details = {"seconds": seconds, "compared_with": first and other, "sr": comparison}
-        checks[name] = Observation(_title(name), found, details=details)
+        checks[name] = Observation(f"backend {name}", found, details=details)
         first = first or (name, sr)
     return checks
 
@@ -93,18 +89,11 @@ def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> Floa
 
 def _recipe(model: OnnxFile, tensorrt: TensorRT) -> Recipe:
     """For the first target that is built here and reads the form of the model."""
-    recipes = [_recipe_or_refusal(model, target) for target in tensorrt.targets]
-    recipe = next((recipe for recipe in recipes if isinstance(recipe, Recipe)), recipes[0])
-    if isinstance(recipe, EngineError):
-        raise recipe
-    return recipe
-
-
-def _recipe_or_refusal(model: OnnxFile, target: Target) -> Recipe | EngineError:
-    try:
-        return make_recipe(model, target, [default_bounds((1, _SIDE_PX, _SIDE_PX))])
-    except EngineError as error:
-        return error
+    bounds = [default_bounds((1, _SIDE_PX, _SIDE_PX))]
+    for target in tensorrt.targets:
+        with suppress(EngineError):
+            return make_recipe(model, target, bounds)
+    return make_recipe(model, tensorrt.targets[0], bounds)  # which says why not
 
 
 def _failed(
@@ -126,8 +115,5 @@ def _failed(
         if name not in CPU_BACKENDS and info.is_jetson:  # PyPI has no wheels for most of them
             advice = "adadm build --help: an engine needs no onnxruntime-gpu"
     verdict: Verdict = "missing" if is_missing else "broken"
-    return Observation(_title(name), first_line(error), verdict, advice, {"message": str(error)})
-
-
-def _title(backend: str) -> str:
-    return f"backend {backend}"
+    details = {"message": str(error)}
+    return Observation(f"backend {name}", first_line(error), verdict, advice, details)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
-from adadm.runtime.checks.device_info import DeviceInfo
-from adadm.runtime.checks.packages import install_command, installed_version, version_numbers
+from adadm.runtime.checks.device_info import DeviceInfo, installed_version
+from adadm.runtime.checks.packages import install_command, version_numbers
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError, MissingDependencyError
 from adadm.runtime.files import cache_folder
@@ -36,11 +36,10 @@ def check_gpu(info: DeviceInfo) -> Observation:
         if not info.has_gpu:
             advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
             return Observation("gpu", f"none: {said}", "missing", advice, details)
+        found = f"{shown}; {said}"
         if isinstance(error, MissingDependencyError):
-            return Observation(
-                "gpu", f"{shown}; {said}", "missing", install_command("jetson"), details
-            )
-        return Observation("gpu", f"{shown}; {said}", "broken", _cuda_advice(cuda), details)
+            return Observation("gpu", found, "missing", install_command("jetson"), details)
+        return Observation("gpu", found, "broken", _cuda_advice(cuda), details)
     details = {**vars(gpu), "free_bytes": free, "total_bytes": total}
     return Observation("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
 

@@ -7,7 +7,7 @@ import re
 from importlib import metadata, util
 
 from adadm.runtime.checks.check import Observation, Verdict
-from adadm.runtime.checks.device_info import DeviceInfo
+from adadm.runtime.checks.device_info import DeviceInfo, installed_version
 
 _OWN = "adadm-deploy"
 _REQUIREMENT = re.compile(
@@ -55,14 +55,6 @@ def install_command(extra: str, *, again: bool = False) -> str:
     return line
 
 
-def installed_version(distribution: str) -> str | None:
-    """Of a distribution; None where it is not installed."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def version_numbers(version: str) -> list[int]:
     """`2.13.0+cpu` is 2, 13, 0; `36.4.3` is 36, 4, 3."""
     found = re.match(r"\d+(\.\d+)*", version)
@@ -82,11 +74,8 @@ def _check_extra(extra: str) -> Observation:
 def _needed(distribution: str, extra: str) -> dict[str, str]:
     """What an extra brings, with the versions that it asks for; extras inside it are followed."""
     needed: dict[str, str] = {}
-    try:
-        lines = metadata.requires(distribution) or []
-    except metadata.PackageNotFoundError:
-        return needed
-    for line in lines:
+    lines = metadata.requires(distribution) if installed_version(distribution) else None
+    for line in lines or ():
         match = _REQUIREMENT.fullmatch(line)
         if match is None or match["extra"] != extra:
             continue

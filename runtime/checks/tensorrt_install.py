@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -49,15 +50,12 @@ class TensorRT:
         Args:
             model: any; its form is not looked at.
         """
-        loaded = {flavour: _version(flavour) for flavour in get_args(Flavour)}
-        return cls(
-            {
-                flavour: version if isinstance(version, str) else None
-                for flavour, version in loaded.items()
-                if not isinstance(version, MissingDependencyError)
-            },
-            {name: _refusal(model, target) for name, target in TARGETS.items() if target.tensorrt},
-        )
+        versions: dict[Flavour, str | None] = {}
+        for flavour in get_args(Flavour):
+            with suppress(MissingDependencyError):
+                versions[flavour] = _version(flavour)
+        names = (name for name, target in TARGETS.items() if target.tensorrt)
+        return cls(versions, {name: _refusal(model, TARGETS[name]) for name in names})
 
     @property
     def targets(self) -> list[Target]:
@@ -85,12 +83,10 @@ class TensorRT:
         )
 
 
-def _version(flavour: Flavour) -> str | AdadmError:
-    try:
-        with reraise_as_session_error():
-            return str(load_tensorrt(flavour).__version__)
-    except AdadmError as error:
-        return error
+def _version(flavour: Flavour) -> str | None:
+    with suppress(SessionError), reraise_as_session_error():
+        return str(load_tensorrt(flavour).__version__)
+    return None
 
 
 def _refusal(model: OnnxFile, target: Target) -> AdadmError | None:
