@@ -51,12 +51,12 @@ class OnnxRuntimeSession(Session):
     ) -> None:
         ort = require("onnxruntime", "cpu")
         ort.disable_telemetry_events()
-        wanted = {p if isinstance(p, str) else p[0] for p in providers}
-        if missing := sorted(wanted - set(ort.get_available_providers())):
+        wanted = [p if isinstance(p, str) else p[0] for p in providers]
+        known = ort.get_available_providers()
+        if missing := sorted(set(wanted).difference(known)):
             raise SessionError(
-                f"this ONNX Runtime has no {', '.join(missing)}; it has "
-                f"{', '.join(ort.get_available_providers())}. For CUDA and TensorRT: "
-                "pip install 'adadm-deploy[gpu]' in place of [cpu]"
+                f"this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(known)}. For "
+                "CUDA and TensorRT: pip install 'adadm-deploy[gpu]' in place of [cpu]"
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -83,9 +83,8 @@ class OnnxRuntimeSession(Session):
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
-        first = providers[0] if isinstance(providers[0], str) else providers[0][0]
-        if (used := self._session.get_providers()[0]) != first:
-            raise SessionError(f"ONNX Runtime fell back from {first} to {used}; see its log")
+        if (used := self._session.get_providers()[0]) != wanted[0]:
+            raise SessionError(f"ONNX Runtime fell back from {wanted[0]} to {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
         self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)

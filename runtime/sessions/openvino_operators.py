@@ -122,7 +122,7 @@ def _group_norm(node: Any) -> list[Any]:
 def _attention_round(node: Any) -> list[Any]:
     """SparseAttentionRound, with OpenVINO's own stable sort in place of the counting sort."""
     ops = _operators()
-    match, values, rotations = (node.get_input(index) for index in range(3))
+    match, values, rotations = map(node.get_input, range(3))
     chunk = np.array([node.get_attribute("chunk_size")], np.int64)
     zero, one, two = (np.array([number], np.int64) for number in range(3))
     shape = ops.shape_of(values)
@@ -155,12 +155,11 @@ def _attention_round(node: Any) -> list[Any]:
     places = ops.broadcast(counted, ops.shape_of(order))
     place = ops.scatter_elements_update(order, order, places, np.int64(1))
 
+    reshape = functools.partial(ops.reshape, special_zero=False)
     in_chunks = ops.concat([batch, chunks, chunk, np.array([-1])], axis=0)
 
     def chunked(flat: Any) -> Any:
-        return ops.reshape(
-            ops.gather(flat, order_filled, np.int64(1), 1), in_chunks, special_zero=False
-        )
+        return reshape(ops.gather(flat, order_filled, np.int64(1), 1), in_chunks)
 
     def with_neighbours(own: Any) -> Any:
         beside = [ops.roll(own, np.array([step]), one) for step in (1, -1)]
@@ -173,18 +172,13 @@ def _attention_round(node: Any) -> list[Any]:
     top = ops.reduce_max(scores, np.array([3]), keep_dims=True)
     exponential = ops.exp(ops.subtract(scores, top))
     total = ops.reduce_sum(exponential, np.array([3]), keep_dims=True)
-    weighed = ops.matmul(
-        exponential, with_neighbours(chunked(value_rows)), transpose_a=False, transpose_b=False
-    )
+    near = with_neighbours(chunked(value_rows))
+    weighed = ops.matmul(exponential, near, transpose_a=False, transpose_b=False)
 
     def image(sorted_rows: Any, planes: Any) -> Any:
-        flat = ops.reshape(
-            sorted_rows, ops.concat([batch, np.array([-1]), planes], 0), special_zero=False
-        )
+        flat = reshape(sorted_rows, ops.concat([batch, np.array([-1]), planes], 0))
         columns = ops.transpose(ops.gather(flat, place, np.int64(1), 1), np.array([0, 2, 1]))
-        wide = ops.reshape(
-            columns, ops.concat([batch, planes, height, width], axis=0), special_zero=False
-        )
+        wide = reshape(columns, ops.concat([batch, planes, height, width], axis=0))
         return ops.convert_like(wide, values).output(0)
 
     attended = image(ops.divide(weighed, total), channels)

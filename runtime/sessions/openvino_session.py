@@ -33,22 +33,16 @@ class OpenVINOSession(Session):
     """
 
     def __init__(
-        self,
-        model: str | os.PathLike[str] | bytes,
-        threads: int = 0,
-        precision: str = "f32",
+        self, model: str | os.PathLike[str] | bytes, threads: int = 0, precision: str = "f32"
     ) -> None:
         ov: Any = require("openvino", "openvino")
         frontend: Any = require("openvino.frontend.onnx", "openvino")
         core = ov.Core()
         for operator, convert in CONVERTERS.items():
             core.add_extension(frontend.ConversionExtension(operator, "adadm", convert))
-        config: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        config = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
+            config["INFERENCE_NUM_THREADS"] = str(threads)
         content = checked_onnx(model)
         try:
             graph = core.read_model(content)
@@ -59,7 +53,9 @@ class OpenVINOSession(Session):
         except RuntimeError as error:
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
-        self.metadata = ModelMetadata.from_props(_metadata(graph))
+        # The frontend keeps the metadata of the ONNX file among its own.
+        kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
+        self.metadata = ModelMetadata.from_props({key: str(value) for key, value in kept.items()})
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}
@@ -78,11 +74,3 @@ def _spec(port: Any) -> TensorSpec:
         int(size.get_length()) if size.is_static else None for size in port.get_partial_shape()
     )
     return TensorSpec(port.get_any_name(), shape, np.dtype(port.get_element_type().to_dtype()))
-
-
-def _metadata(graph: Any) -> dict[str, str]:
-    """The metadata of the ONNX file, which OpenVINO's frontend keeps among its own."""
-    if not graph.has_rt_info("framework"):
-        return {}
-    kept = graph.get_rt_info("framework").value
-    return {name: str(entry) for name, entry in kept.items()}
