@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from adadm.runtime.files import is_special
 from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
 from adadm.runtime.targets import TARGETS, Target
-
-_Identity = tuple[int, int] | str
 
 
 def positive(text: str) -> int:
@@ -103,19 +100,17 @@ class Paths:
 
     def written_as(self, *suffixes: str) -> Callable[[str], Path]:
         """The type of one that names a file that is written, and ends in one of some suffixes."""
-        return partial(self._written_as, suffixes)
 
-    def _written_as(self, suffixes: Sequence[str], text: str) -> Path:
-        if Path(text).suffix not in suffixes:
+        def written(text: str) -> Path:
+            if Path(text).suffix in suffixes:
+                return self.written(text)
             expected = " or ".join(suffixes)
             raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends in {expected}")
-        return self.written(text)
+
+        return written
 
     def check(
-        self,
-        reads: Iterable[Path] = (),
-        writes: Iterable[Path] = (),
-        rewrites: Iterable[Path] = (),
+        self, reads: Iterable[Path] = (), writes: Iterable[Path] = (), rewrites: Iterable[Path] = ()
     ) -> None:
         """Refuse to write what is read, and to write anything twice.
 
@@ -127,9 +122,9 @@ class Paths:
         Raises:
             OutputError: as `check_outputs` does.
         """
-        check_outputs([*self._reads, *reads], [*self._writes, *writes])
         once = {_identity(path): path for path in rewrites}
-        check_outputs([*self._reads, *reads], list(once.values()))
+        for written in ([*self._writes, *writes], list(once.values())):
+            check_outputs([*self._reads, *reads], written)
 
 
 def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:
@@ -167,7 +162,7 @@ def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool
         `writes`. None where all differ.
     """
     read = {_identity(path): index for index, path in reversed(list(enumerate(reads)))}
-    written: dict[_Identity, int] = {}
+    written: dict[tuple[int, int] | str, int] = {}
     for index, path in enumerate(writes):
         if path.is_dir():
             continue
@@ -180,7 +175,7 @@ def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool
     return None
 
 
-def _identity(path: Path) -> _Identity:
+def _identity(path: Path) -> tuple[int, int] | str:
     """What is the same of two names of one file, whether it is there or not."""
     try:
         found = os.stat(path)

@@ -18,10 +18,11 @@ _logger = logging.getLogger(__name__)
 ModelPath = str | os.PathLike[str] | bytes
 
 # TensorFloat-32 keeps 11 bits of a product's factors: an option for those who want it, no default.
-_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
-_TENSORRT = "TensorrtExecutionProvider"
-_CPU = "CPUExecutionProvider"
-
+_CUDA: list[str | tuple[str, dict[str, str]]] = [
+    ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "CPUExecutionProvider",
+]
+_TENSORRT = ["TensorrtExecutionProvider", *_CUDA]
 _ENGINE = "engine"
 
 
@@ -36,12 +37,10 @@ def _engine(model: ModelPath, *, trust: bool) -> Session:
 
 
 BACKENDS: dict[str, Callable[[ModelPath, int], Session]] = {
-    "cpu": lambda model, threads: OnnxRuntimeSession(model, [_CPU], threads=threads),
+    "cpu": lambda model, threads: OnnxRuntimeSession(model, threads=threads),
     "openvino": OpenVINOSession,
-    "cuda": lambda model, threads: OnnxRuntimeSession(model, [_CUDA, _CPU], threads=threads),
-    "tensorrt": lambda model, threads: OnnxRuntimeSession(
-        model, [_TENSORRT, _CUDA, _CPU], threads=threads
-    ),
+    "cuda": lambda model, threads: OnnxRuntimeSession(model, _CUDA, threads=threads),
+    "tensorrt": lambda model, threads: OnnxRuntimeSession(model, _TENSORRT, threads=threads),
     _ENGINE: lambda model, _: _engine(model, trust=False),
 }
 """ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; OpenVINO on the CPU; and
@@ -82,26 +81,20 @@ def open_session(
         return session
     if backend != "auto":
         return _opened(backend, model, threads)
-    reasons = []
+    reasons = ""
     for name in AUTO_ORDER:
-        opened = _opened_or_reason(name, model, threads)
-        if isinstance(opened, Session):
-            _logger.debug("chose %s", name)
-            return opened
-        _logger.debug("passed over %s: %s", name, opened)
-        reasons.append(f"  {name}: {opened}")
-    listed = "\n".join(reasons)
-    raise SessionError(f"no backend can load the model:\n{listed}")
+        try:
+            session = _opened(name, model, threads)
+        except (MissingDependencyError, SessionError) as error:
+            _logger.debug("passed over %s: %s", name, error)
+            reasons += f"\n  {name}: {error}"
+            continue
+        _logger.debug("chose %s", name)
+        return session
+    raise SessionError(f"no backend can load the model:{reasons}")
 
 
 def _opened(name: str, model: ModelPath, threads: int) -> Session:
     session = BACKENDS[name](model, threads)
     session.backend = name
     return session
-
-
-def _opened_or_reason(name: str, model: ModelPath, threads: int) -> Session | str:
-    try:
-        return _opened(name, model, threads)
-    except (MissingDependencyError, SessionError) as error:
-        return str(error)

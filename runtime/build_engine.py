@@ -28,52 +28,37 @@ _MIB, _GIB = 2**20, 2**30
 def main(argv: list[str]) -> None:
     """Parse the command line, build, and say what was built."""
     arguments = _parse(argv)
-    target = TARGETS[arguments.target]
-    recipe = make_recipe(
-        read_onnx(bundled_path(arguments.model)),
-        target,
-        read_sizes(arguments),
-        arguments.compute_capability,
-        arguments.workspace,
-    )
+    target, output = TARGETS[arguments.target], arguments.output
+    model, sizes = read_onnx(bundled_path(arguments.model)), read_sizes(arguments)
+    recipe = make_recipe(model, target, sizes, arguments.compute_capability, arguments.workspace)
     if arguments.print_command:
         print("\n\n".join(_commands(recipe, arguments)))
         return
-    bar = Bar(f"building {arguments.output.name}")
+    bar = Bar(f"building {output.name}")
     if arguments.adopt is not None:
-        manifest, is_new = adopt(recipe, arguments.adopt, arguments.output), True
+        manifest, is_new = adopt(recipe, arguments.adopt, output), True
     else:
         with bar:
             manifest, is_new = build(
-                recipe,
-                arguments.output,
-                arguments.timing_cache,
-                force=arguments.force,
-                progress=bar,
+                recipe, output, arguments.timing_cache, force=arguments.force, progress=bar
             )
     _print(manifest, target, bar)
-    print(
-        f"wrote {arguments.output} ({manifest.engine_bytes / 1e6:.2f} MB) and "
-        f"{manifest_path(arguments.output)}"
-        if is_new
-        else f"{arguments.output} is up to date"
-    )
+    if is_new:
+        print(f"wrote {output} ({manifest.engine_bytes / 1e6:.2f} MB) and {manifest_path(output)}")
+    else:
+        print(f"{output} is up to date")
 
 
 def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
     """The line that builds, and the one whose times compare with other versions'."""
-    lines = [
+    model, target, output = str(recipe.model.path), recipe.target, str(arguments.output)
+    cache = arguments.timing_cache and str(arguments.timing_cache)
+    lines = (
         trtexec.build_command(
-            str(recipe.model.path),
-            str(arguments.output),
-            recipe.target,
-            recipe.profiles,
-            settings=recipe.settings,
-            timing_cache=arguments.timing_cache and str(arguments.timing_cache),
-        )
-    ]
-    output = str(arguments.output)
-    lines.append(trtexec.timing_command(output, recipe.target, recipe.usual_shapes))
+            model, output, target, recipe.profiles, settings=recipe.settings, timing_cache=cache
+        ),
+        trtexec.timing_command(output, target, recipe.usual_shapes),
+    )
     return [trtexec.shell_line(line) for line in lines]
 
 
@@ -110,27 +95,26 @@ def _memories(target: Target) -> list[tuple[str, float]]:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
     paths = Paths()
-    parser.add_argument(
-        "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
-    )
+    add = parser.add_argument
+    add("model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model")
     add_target(parser, {name: target for name, target in TARGETS.items() if target.tensorrt})
     output = paths.written_as(".engine")
-    parser.add_argument("-o", "--output", type=output, required=True, metavar="OUT.engine")
+    add("-o", "--output", type=output, required=True, metavar="OUT.engine")
     add_sizes(parser)
-    parser.add_argument(
+    add(
         "--timing-cache",
         type=paths.written,
         metavar="FILE",
         help="what builds have timed, kept for others",
     )
-    parser.add_argument(
+    add(
         "--compute-capability",
         action="append",
         default=[],
         metavar="SM89",
         help="for tensorrt-rtx, once for each GPU; default: that of the GPU here, else all",
     )
-    parser.add_argument("--force", action="store_true", help="build anew what is up to date")
+    add("--force", action="store_true", help="build anew what is up to date")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--print-command",

@@ -185,27 +185,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", help="a folder, a number, a file, an address or a pipeline")
-    parser.add_argument(
-        "--model", required=True, help="an engine, or an exported model, that reads 8-bit images"
-    )
-    parser.add_argument("--backend", choices=("auto", *BACKENDS), default="auto")
-    parser.add_argument(
+    add = parser.add_argument
+    add("source", help="a folder, a number, a file, an address or a pipeline")
+    add("--model", required=True, help="an engine, or an exported model, that reads 8-bit images")
+    add("--backend", choices=("auto", *BACKENDS), default="auto")
+    add(
         "-o",
         "--output",
         help=".mp4, .mkv or .avi, a folder of images, or a GStreamer pipeline; default: none, to "
         "measure",
     )
-    parser.add_argument(
+    add(
         "--format",
         choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
         default="png",
         help="of images; default: png",
     )
-    parser.add_argument(
-        "--rate", type=above_zero, help="of a video, frames a second; default: that of the source"
-    )
-    parser.add_argument("--frames", type=positive, metavar="N", help="stop after so many")
+    add("--rate", type=above_zero, help="of a video, frames a second; default: that of the source")
+    add("--frames", type=positive, metavar="N", help="stop after so many")
     options = parser.parse_args(argv)
     options.format = f".{options.format}"
     return options

@@ -32,11 +32,11 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
-    reads = companion_files(arguments.model or f"x{arguments.upscale}")
-    jobs = find_jobs(arguments.input, arguments.output, arguments.format, reads)
+    model = arguments.model or f"x{arguments.upscale}"
+    jobs = find_jobs(arguments.input, arguments.output, arguments.format, companion_files(model))
     with (
         Upscaler(
-            arguments.model or f"x{arguments.upscale}",
+            model,
             backend=arguments.backend,
             tile=arguments.tile,
             passes=arguments.passes,
@@ -89,8 +89,9 @@ def _passes(text: str) -> Passes:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
-    parser.add_argument("input", nargs="+", type=_path, help="image files, and folders of them")
-    parser.add_argument(
+    add = parser.add_argument
+    add("input", nargs="+", type=_path, help="image files, and folders of them")
+    add(
         "-o",
         "--output",
         type=Path,
@@ -98,24 +99,24 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="a folder, which mirrors the input folders; or a file name for a single image",
     )
     factors = sorted(int(name[1:]) for name in BUNDLED)
-    parser.add_argument(
+    add(
         "--upscale",
         type=int,
         choices=factors,
         default=factors[0],
         help=f"the factor of the bundled model; default: {factors[0]}",
     )
-    parser.add_argument(
+    add(
         "--model",
         help="an exported model, or an engine that was built of one, in place of a bundled model",
     )
-    parser.add_argument(
+    add(
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
         help="default: auto, the first of cuda, openvino and cpu that works; engine for an engine",
     )
-    parser.add_argument(
+    add(
         "--tile",
         type=_tile,
         default="auto",
@@ -123,7 +124,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="side of a tile in px of the input, without its overlap; default: auto, the whole "
         "image if memory or the engine allows, else the largest tile that does",
     )
-    parser.add_argument(
+    add(
         "--passes",
         type=_passes,
         default=2,
@@ -131,10 +132,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="over the tiles: 1 gives each a statistic of its own (seams), 2 is exact to a "
         "fraction of a grey level, settle goes on until nothing changes, at most 12; default: 2",
     )
-    parser.add_argument(
-        "--overlap", type=int, metavar="PX", help="of tiles; default: what --accuracy needs"
-    )
-    parser.add_argument(
+    add("--overlap", type=int, metavar="PX", help="of tiles; default: what --accuracy needs")
+    add(
         "--accuracy",
         type=float,
         default=DEFAULT_ACCURACY,
@@ -142,24 +141,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="of settled tiles against the whole image, in grey levels of 255; "
         f"default: {DEFAULT_ACCURACY}",
     )
-    suffixes = sorted(EXTENSIONS)
-    parser.add_argument(
+    add(
         "--format",
-        choices=[suffix[1:] for suffix in suffixes],
+        choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
         help="of the results; default: that of each source",
     )
-    parser.add_argument(
-        "--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100; default: 95"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make results again")
-    parser.add_argument(
+    add("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100; default: 95")
+    add("--overwrite", action="store_true", help="make results again")
+    add(
         "--memory",
         type=float,
         metavar="GIB",
         help="what the process may take in all, on a CPU; default: what is free",
     )
-    parser.add_argument("--threads", type=int, default=0, help="default: the backend's choice")
-    parser.add_argument(
+    add("--threads", type=int, default=0, help="default: the backend's choice")
+    add(
         "--max-megapixels",
         type=float,
         default=500.0,

@@ -18,7 +18,7 @@ from rich.text import Text
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths, above_zero
 from adadm.runtime.bundles.bundle import Bundle
-from adadm.runtime.bundles.case_results import CaseResult, Times
+from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.cli import run
 from adadm.runtime.engines.builder import adopt, check_builds_here
@@ -91,15 +91,14 @@ def _recipe(bundle: Bundle, variant: str) -> Recipe:
 def _print(found: Verification) -> None:
     table = Table("reference", "form", "output", "dB", "asked", "largest error", "at the border")
     for outcome in found.outcomes:
+        reference = outcome.reference
         for name, comparison in outcome.comparisons.items():
-            reference = outcome.reference
             found_db, largest, border = _cells(comparison)
             asked_db = f"{reference.psnr_db[name]:.1f}"
             cells = (reference.name, reference.variant, name, found_db, asked_db, largest, border)
             table.add_row(*map(Text, cells), style="red" if outcome.failures else None)
     Console(highlight=False).print(table)
-    latency = found.latency
-    if latency is not None:
+    if (latency := found.latency) is not None:
         print(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
         if latency.kernels_ms is not None:
             print(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
@@ -124,51 +123,44 @@ def _line(times: Times) -> str:
 def _why(found: Verification) -> str:
     """One line a reason."""
     reasons = [f"{name} is missing or not as it was shipped" for name in found.changed_files]
-    reasons += [
-        f"{_title(outcome)}: {failure}"
-        for outcome in found.outcomes
-        for failure in outcome.failures
-    ]
+    for outcome in found.outcomes:
+        title = f"{outcome.reference.name}, {outcome.reference.variant}"
+        reasons += [f"{title}: {failure}" for failure in outcome.failures]
     if found.diagnosis is not None:
         reasons.append(f"diagnosis: {found.diagnosis}")
     listed = "\n".join(f"  {reason}" for reason in reasons)
     return f"{found.bundle.folder} does not pass on {found.backend}:\n{listed}"
 
 
-def _title(outcome: CaseResult) -> str:
-    return f"{outcome.reference.name}, {outcome.reference.variant}"
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
     paths = Paths()
-    parser.add_argument("bundle", type=paths.read, help="the folder that adadm bundle made")
-    parser.add_argument(
-        "--json", type=paths.written, metavar="OUT", help="write all that was found"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("bundle", type=paths.read, help="the folder that adadm bundle made")
+    add("--json", type=paths.written, metavar="OUT", help="write all that was found")
+    add(
         "--backend",
         choices=("auto", "engine", "cpu"),
         default="auto",
         help="cpu is ONNX Runtime on the models; default: auto, the engine if it can run",
     )
-    parser.add_argument(
+    add(
         "--seconds",
         type=above_zero,
         default=5.0,
         help="how long to measure, of a model and of its kernels; default: 5",
     )
-    parser.add_argument(
+    add(
         "--record",
         action="store_true",
         help="only write engines and their manifests of the plans that trtexec built",
     )
-    parser.add_argument(
+    add(
         "--check-machine",
         action="store_true",
         help="only check that engines can be built here: the files, TensorRT's version, the GPU",
     )
-    parser.add_argument(
+    add(
         "--trust",
         action="store_true",
         help="run engines without a manifest, which trtexec built alone; an engine is code",
