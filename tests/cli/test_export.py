@@ -211,6 +211,7 @@ def test_tiles_are_two_more_files_that_the_runtime_can_plan_with(
     notes = {name: metadata_of(tmp_path / name) for name in FORMS}
     assert {name: note.pop("adadm.stats") for name, note in notes.items()} == FORMS
     metadata = notes["edsr.onnx"]
+    assert metadata.pop("adadm.channel_maps")  # of the model for whole images alone
     assert metadata == notes["edsr.tile.onnx"] == notes["edsr.moments.onnx"]
 
     # head, 2 blocks of 2, the body's last, and a tail of 1.5
