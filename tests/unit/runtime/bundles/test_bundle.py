@@ -55,15 +55,10 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
         ({"target": "toaster"}, "target is 'toaster', expected one of jetson-xavier-jp51, "),
         ({"models": {"tile": "model.onnx"}}, "without whole"),
         ({"engines": {}}, r"engines are of the forms \[\], expected those of .* \['whole'\]"),
-        (
-            {"profiles": {"whole": [{"lr": {"min": [1], "opt": [1]}}]}},
-            r"profiles\.whole\.0\.lr: expected max, a list of integers, and there is none",
-        ),
         ({"profiles": {"whole": [{"lr": {"min": [0], "opt": [1], "max": [1]}}]}}, "is below 1"),
         ({"references": []}, r"references are of the forms \[\]"),
         ({"references": [{"name": "a"}]}, r"references\.0: expected form, a text"),
         ({"workspace_bytes": 0}, "workspace_bytes, is below 1"),
-        ({"factor_tolerance": None}, "factor_tolerance: expected a number, got None"),
         ({"factors_patch": "MANIFEST.json"}, r"files has no digest of MANIFEST\.json"),
         ({"files": {}}, r"files has no digest of model\.onnx, reference/whole\.other\.npz, "),
         ({"files": {"../other": "0"}}, "'../other' is named, expected files of the bundle"),
@@ -72,12 +67,6 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
 def test_a_field_that_does_not_fit(folder: Path, fields: dict[str, Any], message: str) -> None:
     edit_manifest(folder, **fields)
     with pytest.raises(EngineError, match=rf"MANIFEST\.json: .*{message}"):
-        Bundle.open(folder)
-
-
-def test_a_manifest_of_no_json_is_refused(folder: Path) -> None:
-    (folder / "MANIFEST.json").write_text("[" * 100_000)
-    with pytest.raises(EngineError, match=r"nests too deeply; make the bundle again"):
         Bundle.open(folder)
 
 
@@ -129,15 +118,15 @@ def test_a_reference_that_is_not_as_the_manifest_says(folder: Path) -> None:
     path.unlink()
     with pytest.raises(EngineError, match=r"whole\.waves\.npz cannot be read: .*No such file"):
         bundle.arrays(first)
-    np.savez(path, lr=np.zeros((1, 3, 48, 56), np.float32))
-    with pytest.raises(EngineError, match=r"whole\.waves\.npz lacks factor_0, sr; it has lr"):
-        bundle.arrays(first, ["factor_0"])
-    np.savez(path, lr=np.zeros((1, 3, 8, 8), np.float32), sr=np.zeros(1))
-    with pytest.raises(EngineError, match=r"lr is \(1, 3, 8, 8\), expected \(1, 3, 48, 56\)"):
-        bundle.arrays(first)
-    np.savez(path, lr=np.array([{}]), sr=np.zeros(1))
-    with pytest.raises(EngineError, match=r"cannot be read: .*allow_pickle=False"):
-        bundle.arrays(first)
+    lr, sr = np.zeros((1, 3, 48, 56), np.float32), np.zeros(1)
+    for arrays, names, message in (
+        ({"lr": lr}, ["factor_0"], r"whole\.waves\.npz lacks factor_0, sr; it has lr"),
+        ({"lr": lr[..., :8, :8], "sr": sr}, [], r"lr is \(1, 3, 8, 8\), expected \(1, 3, 48, 56\)"),
+        ({"lr": np.array([{}]), "sr": sr}, [], "cannot be read: .*allow_pickle=False"),
+    ):
+        np.savez(path, **arrays)
+        with pytest.raises(EngineError, match=message):
+            bundle.arrays(first, names)
     sign(folder)
     assert Bundle.open(folder).changed_files() == []
 
