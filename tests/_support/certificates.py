@@ -13,9 +13,10 @@ from adadm.calibration.quality.ledger import StageResult
 from adadm.deployment.certification.certificate import DeviceCertificate, ModelCertificate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.bundles.case_results import Times
+from adadm.runtime.checks.device_info import Clocks, Cpu, DeviceInfo, Gpu
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import ImageArray
-from adadm.runtime.json_format import Source, convert
+from adadm.runtime.json_format import Source, as_json, convert
 
 
 def flat(red: int, green: int, blue: int, side: int = 24) -> ImageArray:
@@ -130,7 +131,6 @@ def device_certificate() -> dict[str, Any]:
     failure = "sr: 31.2 dB; asked 50.0 dB"
     wrong = {"asked_psnr_db": 50.0, "psnr_db": 31.2, "largest_error": 61.3}
     equal = {"asked_psnr_db": 50.0, "psnr_db": None, "largest_error": 0.0}
-    nan = {"asked_psnr_db": 48.0}
     return {
         **content,
         "model": {**content["model"], "source_sha256": _digest("source")},
@@ -140,10 +140,10 @@ def device_certificate() -> dict[str, Any]:
         "failures": [f"whole coffee: {failure}"],
         "place": {"where": "see the text", "block": None, "text": "block 3 is the first"},
         "references": [
-            _reference("coffee", {"sr": wrong}, [failure]),
-            _reference("smallest", {"sr": equal}, []),
-            _reference("flat", {"sr": nan}, ["sr: the found output has nan"]),
-            _reference("tile", {}, ["tile.engine is not there"]),
+            _reference("coffee", {"sr": wrong}, failure),
+            _reference("smallest", {"sr": equal}),
+            _reference("flat", {"sr": {"asked_psnr_db": 48.0}}, "sr: the found output has nan"),
+            _reference("tile", {}, "tile.engine is not there"),
         ],
         "latency": {"reference": "coffee", "end_to_end_ms": times, "kernels_ms": None},
         "reason": "it is there, TensorRT too",
@@ -158,26 +158,18 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check(
-    name: str,
-    figure: float | None,
-    unit: str,
-    limit: float,
-    at_least: bool = False,
-    remedy: str = "look into it",
-    passed: bool = True,
-    left_out: list[str] | None = None,
-) -> dict[str, Any]:
+def _check(name: str, figure: float | None, unit: str, limit: float, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "figure": figure,
         "unit": unit,
         "limit": limit,
-        "at_least": at_least,
-        "passed": passed,
+        "at_least": False,
+        "passed": True,
         "where": "owl.png",
-        "remedy": remedy,
-        "left_out": left_out or [],
+        "remedy": "look into it",
+        "left_out": [],
+        **more,
     }
 
 
@@ -197,14 +189,8 @@ def _photograph(
 def _block(
     index: int, expected: list[float], found: list[float] | None, error: float | None
 ) -> dict[str, Any]:
-    name = f"body.{index}"
-    return {
-        "block": index,
-        "name": name,
-        "expected": expected,
-        "found": found,
-        "error": error,
-    }
+    content = {"expected": expected, "found": found, "error": error}
+    return {"block": index, "name": f"body.{index}", **content}
 
 
 def _layer(
@@ -239,38 +225,25 @@ def _speed(name: str, median_ms: float, peak_bytes: int | None) -> dict[str, Any
     }
 
 
-def _reference(name: str, outputs: dict[str, Any], failures: list[str]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "form": "whole",
-        "passed": not failures,
-        "failures": failures,
-        "outputs": outputs,
-    }
+def _reference(name: str, outputs: dict[str, Any], *failures: str) -> dict[str, Any]:
+    rest = {"passed": not failures, "failures": list(failures), "outputs": outputs}
+    return {"name": name, "form": "whole", **rest}
 
 
 def _device() -> dict[str, Any]:
     """A `DeviceInfo` of a Jetson."""
-    return {
-        "board": "NVIDIA Jetson Orin Nano",
-        "l4t": "36.4.3",
-        "os": "Ubuntu 22.04.5 LTS",
-        "kernel": None,
-        "machine": "aarch64",
-        "cpu": {"name": None, "cores": 6},
-        "memory_bytes": 7_990_000_000,
-        "versions": {"python": "3.10.12", "tensorrt": None},
-        "gpu": {
-            "name": "Orin",
-            "compute_capability": "SM87",
-            "driver": None,
-            "cuda_of_driver": "12.6",
-        },
-        "clocks_mhz": {
-            "cpu": {"cpu0": 1728.0, "cpu1": 729.6},
-            "devices": None,
-            "gpu": None,
-            "gpu_memory": None,
-        },
-        "power_mode": "MAXN_SUPER",
-    }
+    gpu = Gpu(name="Orin", compute_capability="SM87", cuda_of_driver="12.6")
+    info = DeviceInfo(
+        board="NVIDIA Jetson Orin Nano",
+        l4t="36.4.3",
+        os="Ubuntu 22.04.5 LTS",
+        machine="aarch64",
+        cpu=Cpu(cores=6),
+        memory_bytes=7_990_000_000,
+        versions={"python": "3.10.12", "tensorrt": None},
+        gpu=gpu,
+        clocks_mhz=Clocks(cpu={"cpu0": 1728.0, "cpu1": 729.6}),
+        power_mode="MAXN_SUPER",
+    )
+    content: dict[str, Any] = as_json(info)
+    return content
