@@ -10,7 +10,7 @@ from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Profiles, Setti
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.onnx_reader import OnnxFile
-from adadm.runtime.sessions.session import TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.targets import TARGETS, Precision, Target
 
 BatchHeightWidth = tuple[int, int, int]

@@ -11,7 +11,7 @@ import numpy as np
 
 from adadm.runtime.engines.tensorrt_api import Profile, Profiles, Shape
 from adadm.runtime.errors import SessionError
-from adadm.runtime.sessions.session import TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
     import tensorrt as trt

@@ -22,8 +22,8 @@ import numpy as np
 
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.models.wire_format import Message
-from adadm.runtime.sessions.session import TensorSpec
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DOMAIN = "adadm"  # of the operators that export writes, each with its body

@@ -11,7 +11,8 @@ import numpy as np
 from adadm.runtime.errors import SessionError, require
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session
 
 _DTYPES = {
     "tensor(float)": np.float32,

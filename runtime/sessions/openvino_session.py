@@ -11,8 +11,9 @@ import numpy as np
 from adadm.runtime.errors import SessionError, require
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session
 
 
 class OpenVINOSession(Session):

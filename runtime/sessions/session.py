@@ -8,26 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError
 from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.models.tensor_spec import TensorSpec
 
 FloatArray = npt.NDArray[Any]
 
 _UNBOUNDED = sys.maxsize
 _Length = TypeVar("_Length")
 _Self = TypeVar("_Self", bound="Session")  # typing.Self needs Python 3.11
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output; a string or None in the shape is a free dimension."""
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session
 
 
 class RepeatingSession(Session):

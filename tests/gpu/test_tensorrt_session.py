@@ -31,7 +31,7 @@ from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.models.bundled import VARIANTS, bundled_path, variant_path
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
-from adadm.runtime.sessions.session import TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.targets import TARGETS, Target
 
 pytestmark = pytest.mark.gpu

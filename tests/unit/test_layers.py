@@ -143,6 +143,17 @@ def test_imports_make_no_circle() -> None:
     list(TopologicalSorter(modules()).static_order())
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_rooms_make_no_circle(layer: str) -> None:
+    """A room is a folder at a layer's root, with the folders in it; a file there is one too."""
+    rooms: dict[str, set[str]] = {}
+    for name, imported in modules().items():
+        if name.startswith(prefix := f"adadm.{layer}."):
+            below = {other.split(".")[2] for other in imported if other.startswith(prefix)}
+            rooms.setdefault(name.split(".")[2], set()).update(below)
+    list(TopologicalSorter({room: below - {room} for room, below in rooms.items()}).static_order())
+
+
 def test_no_room_imports_what_stands_above_it_as_a_verb() -> None:
     verbs = VERBS | {"adadm.runtime.camera", "adadm.runtime.verify"}
     for name, imported in modules().items():

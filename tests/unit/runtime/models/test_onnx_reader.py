@@ -14,7 +14,7 @@ from PIL import Image
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx, read_onnx
-from adadm.runtime.sessions.session import TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
 
 BUNDLED = sorted(Path(str(files("adadm.runtime.models"))).glob("*.onnx"))
 bundled = pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)

@@ -12,7 +12,8 @@ from _support.pictures import scene
 from adadm.runtime.errors import SessionError
 from adadm.runtime.images.arrays import Pixels, batch_from_image
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.sessions.session import FloatArray, Session, TensorSpec
+from adadm.runtime.models.tensor_spec import TensorSpec
+from adadm.runtime.sessions.session import FloatArray, Session
 from adadm.runtime.upscaling import shared_std as shared_statistics
 from adadm.runtime.upscaling.shared_std import Passes, pooled_std, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import Plan, make_plan
