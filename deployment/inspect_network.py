@@ -16,11 +16,7 @@ from rich.console import Console
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.inspection.figure import PICTURES, draw_inspection
 from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
-from adadm.deployment.inspection.summary import (
-    Inspection,
-    inspect_on_images,
-    inspect_weights,
-)
+from adadm.deployment.inspection.summary import Inspection, inspect_on_images, inspect_weights
 from adadm.deployment.inspection.tables import print_inspection
 from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime import json_format
@@ -36,11 +32,9 @@ def main(argv: list[str]) -> None:
     is_model = arguments.source.suffix == ".onnx"
     with Bar("reading the network" if is_model else "tracing the network"):
         inspected = read_inspected_file(arguments.source, **network_options(arguments))
-    if arguments.images:
-        inspection = _on_images(inspected, arguments.images)
-    else:
-        inspection = inspect_weights(inspected)
-    print_inspection(inspection, Console())
+    images: list[Path] | None = arguments.images
+    inspection = _on_images(inspected, images) if images else inspect_weights(inspected)
+    print_inspection(inspection, Console(highlight=False))
     for path in _write(inspection, arguments.output, arguments.json):
         print(f"wrote {path}")
 

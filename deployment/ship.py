@@ -27,8 +27,6 @@ from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
 
-_PHOTOGRAPHS = 24
-
 
 def main(argv: list[str]) -> None:
     """Parse the command line, make all that is not there, and print the summary.
@@ -163,7 +161,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--photographs",
         type=positive,
-        default=_PHOTOGRAPHS,
+        default=ShipOptions.photographs,
         metavar="N",
         help="how many, chosen by their content: two thirds to calibrate, the rest to certify; "
         "default: %(default)s",

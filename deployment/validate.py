@@ -115,7 +115,7 @@ def _recheck(arguments: argparse.Namespace) -> None:
         found = recheck(arguments.certificate, places, network_options(arguments), progress=bar)
     for note in found.notes:
         print(f"note: {note}")
-    if not found.holds:
+    if found.problems:
         listed = "".join(f"\n  {problem}" for problem in found.problems)
         raise ParityError(f"{arguments.certificate} does not hold:{listed}")
     if not found.certificate.passed:
@@ -208,9 +208,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             parser.error("give a model and --against what it comes from, or --certificate")
         if not arguments.images and not arguments.model.endswith(".json"):
             parser.error("a model is certified on photographs: give --images")
-    if arguments.certificate is None:
-        model = companion_files(arguments.model)[0]
-        default = model.with_suffix(".certificate.json")
+        default = companion_files(arguments.model)[0].with_suffix(".certificate.json")
         arguments.output = arguments.output or paths.written(default)
         paths.check(writes=[page_path(arguments.output)])
     return arguments

@@ -75,22 +75,21 @@ def main(argv: list[str]) -> None:
             f"EDSR with AdaDM {after:.2f} dB": sr,
             "original": hr,
         }
-        strips.append(_strip(panels, DETAILS[name], detail_px=PANEL_PX // 4))
+        strips.append(_strip(panels, DETAILS[name]))
     picture = output / f"comparison_x{upscale}.png"
-    write_image(picture, np.asarray(_stacked(strips)))
+    gap = ((0, GAP_PX), (0, 0), (0, 0))
+    spaced = [np.pad(np.asarray(strip), gap, constant_values=255) for strip in strips]
+    write_image(picture, np.concatenate(spaced)[:-GAP_PX])
     Console().print(table)
     print(f"wrote {picture}: look at it")
 
 
-def _strip(
-    panels: dict[str, ImageArray], middle: tuple[float, float], detail_px: int
-) -> Image.Image:
+def _strip(panels: dict[str, ImageArray], middle: tuple[float, float]) -> Image.Image:
     """The same detail of several images side by side, titled, each enlarged without smoothing."""
     font = ImageFont.load_default(size=16)
-    title_px = 28
-    strip = Image.new(
-        "RGB", (len(panels) * (PANEL_PX + GAP_PX) - GAP_PX, PANEL_PX + title_px), "white"
-    )
+    title_px, detail_px = 28, PANEL_PX // 4
+    width_px = len(panels) * (PANEL_PX + GAP_PX) - GAP_PX
+    strip = Image.new("RGB", (width_px, PANEL_PX + title_px), "white")
     draw = ImageDraw.Draw(strip)
     for index, (title, image) in enumerate(panels.items()):
         top, left = (
@@ -98,20 +97,11 @@ def _strip(
             for share, size in zip(middle, image.shape[:2], strict=True)
         )
         detail = Image.fromarray(image[top : top + detail_px, left : left + detail_px])
+        panel = detail.resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST)
         left_px = index * (PANEL_PX + GAP_PX)
-        strip.paste(
-            detail.resize((PANEL_PX, PANEL_PX), Image.Resampling.NEAREST), (left_px, title_px)
-        )
+        strip.paste(panel, (left_px, title_px))
         draw.text((left_px, 5), title, fill="black", font=font)
     return strip
-
-
-def _stacked(strips: list[Image.Image]) -> Image.Image:
-    width, height = strips[0].size
-    picture = Image.new("RGB", (width, len(strips) * (height + GAP_PX) - GAP_PX), "white")
-    for index, strip in enumerate(strips):
-        picture.paste(strip, (0, index * (height + GAP_PX)))
-    return picture
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

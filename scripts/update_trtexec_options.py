@@ -28,15 +28,8 @@ SOURCE = "samples/common/sampleOptions.cpp"
 
 # The version that targets name, and the release branch. 10.13, 10.13.2 and 10.13.3 take the same
 # options; JetPack 7.0 and 7.1 have the last of them.
-BRANCHES = {
-    "8.5": "8.5",
-    "8.6": "8.6",
-    "10.3": "10.3",
-    "10.13": "10.13.3",
-    "10.16": "10.16",
-    "11.0": "11.0",
-    "11.1": "11.1",
-}
+_VERSIONS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11.0", "11.1")
+BRANCHES = dict(zip(_VERSIONS, _VERSIONS, strict=True)) | {"10.13": "10.13.3"}
 
 _STRING_OR_COMMENT = re.compile(
     r"""(R"\(.*?\)"|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|//[^\n]*|/\*.*?\*/""", re.DOTALL

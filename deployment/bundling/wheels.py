@@ -17,15 +17,8 @@ from adadm.runtime.python_process import python_command
 from adadm.runtime.targets import Target
 
 _DISTRIBUTION = "adadm-deploy"
-_SOURCES = (
-    "export",
-    "calibration",
-    "deployment",
-    "runtime",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-)
+_PACKAGES = ("export", "calibration", "deployment", "runtime")
+_SOURCES = (*_PACKAGES, "pyproject.toml", "README.md", "LICENSE")
 _OLDEST_GLIBC = 17
 
 

@@ -11,12 +11,7 @@ import onnx_ir as ir
 
 from adadm.calibration.quality.ledger import Stage
 from adadm.calibration.source_network import load_source_network
-from adadm.deployment.certification.running import (
-    evaluated,
-    precision_of,
-    run_graph,
-    split_outputs,
-)
+from adadm.deployment.certification.running import evaluated, precision_of, run_graph, split_outputs
 from adadm.export.assembly import assemble
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import modulators

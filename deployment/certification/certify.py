@@ -28,13 +28,7 @@ from adadm.deployment.certification.certificate import (
     Stages,
     relative,
 )
-from adadm.deployment.certification.criteria import (
-    Check,
-    Thresholds,
-    check,
-    check_gate,
-    failures,
-)
+from adadm.deployment.certification.criteria import Check, Thresholds, check, check_gate, failures
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.observations import Observations
 from adadm.deployment.certification.report.crops import Crop
@@ -90,13 +84,7 @@ def certify(
     )
     progress.phase("running both on photographs")
     ledger = measure(
-        stages,
-        images,
-        rgb_range,
-        upscale,
-        on_outputs=seen,
-        originals=originals,
-        progress=progress,
+        stages, images, rgb_range, upscale, on_outputs=seen, originals=originals, progress=progress
     )
     progress.phase("looking for artefacts")
     last_reference = len(reference.stages) - 1
@@ -156,11 +144,7 @@ def certify(
 
 
 def _checks(
-    ledger: Ledger,
-    model: int,
-    seen: Observations,
-    reference: Baseline,
-    thresholds: Thresholds,
+    ledger: Ledger, model: int, seen: Observations, reference: Baseline, thresholds: Thresholds
 ) -> list[Check]:
     truth, found = ledger.stages[0], ledger.stages[model:]
     checks = []

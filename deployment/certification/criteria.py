@@ -73,14 +73,9 @@ CRITERIA: dict[str, Criterion] = {
 """
 
 
-def _key_of(gate: Gate) -> str:
-    """The name of an artefact gate in a file of thresholds."""
-    return f"{gate.name} {gate.unit}".lower().replace(" ", "_")
-
-
 KEYS = {
     **{criterion.name: key for key, criterion in CRITERIA.items()},
-    **{gate.name: _key_of(gate) for gate in GATES},
+    **{gate.name: f"{gate.name} {gate.unit}".lower().replace(" ", "_") for gate in GATES},
 }
 """The name of each check in a file of thresholds."""
 
@@ -159,34 +154,21 @@ class Check:
 def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
     """Hold a figure to one of `CRITERIA`."""
     found = CRITERIA[name]
-    return _judged(
-        name=found.name,
-        figure=figure,
-        unit=found.unit,
-        limit=thresholds.limits[name],
-        at_least=found.at_least,
-        where=where,
-        remedy=found.remedy,
-    )
+    return _judged(found, figure, where, thresholds, at_least=found.at_least)
 
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
     """Hold a gate's figure to its limit here."""
-    gate = result.gate
-    return _judged(
-        name=gate.name,
-        figure=result.figure,
-        unit=gate.unit,
-        limit=thresholds.limits[KEYS[gate.name]],
-        at_least=False,
-        where=result.where,
-        remedy=gate.remedy,
-        left_out=result.left_out,
-    )
+    gate, left_out = result.gate, result.left_out
+    return _judged(gate, result.figure, result.where, thresholds, at_least=False, left_out=left_out)
 
 
-def _judged(**fields: Any) -> Check:
-    found = Check(**fields, passed=False)
+def _judged(
+    what: Criterion | Gate, figure: float, where: str, thresholds: Thresholds, **more: Any
+) -> Check:
+    asked = {"name": what.name, "unit": what.unit, "remedy": what.remedy, **more}
+    limit = thresholds.limits[KEYS[what.name]]
+    found = Check(figure=figure, where=where, limit=limit, passed=False, **asked)
     return replace(found, passed=found.is_within)
 
 

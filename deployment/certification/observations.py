@@ -13,7 +13,7 @@ from adadm.calibration.quality.gates import shown_levels
 from adadm.calibration.quality.ledger import Output, relative_error
 from adadm.calibration.quality.photographs import Photograph
 from adadm.deployment.certification.report.crops import Crop
-from adadm.runtime.images.arrays import Batch, ImageArray, enlarge, image_from_batch
+from adadm.runtime.images.arrays import ImageArray, enlarge, image_from_batch
 from adadm.runtime.images.metrics import psnr, psnr_y
 from adadm.runtime.json_format import Figure
 
@@ -102,7 +102,9 @@ class Observations:
         )
         for side, noted in ((wanted, self._expected), (factors, self._found)):
             noted.append([float(factor.item()) for factor in side])
-        self._look(photograph, expected, found, reference, shown)
+        levels = shown_levels(found, self._rgb_range) - shown_levels(expected, self._rgb_range)
+        if levels.any():
+            self._look(photograph, levels, reference, shown)
 
     def blocks(self, names: Sequence[str]) -> tuple[BlockResult, ...]:
         """The factors of each block."""
@@ -130,17 +132,8 @@ class Observations:
         return chosen
 
     def _look(
-        self,
-        photograph: Photograph,
-        expected: Batch,
-        found: Batch,
-        reference: ImageArray,
-        shown: ImageArray,
+        self, photograph: Photograph, levels: Levels, reference: ImageArray, shown: ImageArray
     ) -> None:
-        levels = shown_levels(found, self._rgb_range) - shown_levels(expected, self._rgb_range)
-        if not levels.any():
-            return
-
         def crop(top: int, left: int, reason: str) -> Crop:
             cut = np.s_[top : top + _CROP_PX, left : left + _CROP_PX]
             original = photograph.hr[cut] if self._originals else None

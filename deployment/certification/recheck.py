@@ -58,7 +58,7 @@ class Recheck:
     """What was found.
 
     Attributes:
-        problems: why it does not hold.
+        problems: why it does not hold; none where all that could be checked is as it says.
         notes: what was not checked, and why.
     """
 
@@ -66,18 +66,9 @@ class Recheck:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
-    @property
-    def holds(self) -> bool:
-        """Whether all that could be checked is as the certificate says."""
-        return not self.problems
-
 
 def recheck(
-    path: Path,
-    places: Places,
-    undetectable: Mapping[str, Any],
-    *,
-    progress: Progress = SILENT,
+    path: Path, places: Places, undetectable: Mapping[str, Any], *, progress: Progress = SILENT
 ) -> Recheck:
     """Compare a certificate with the files that it names, and with one that is made anew.
 
@@ -89,17 +80,12 @@ def recheck(
     """
     certificate = read_certificate(path)
     problems = list(inconsistencies(certificate))
-    notes: list[str] = []
     if isinstance(certificate, DeviceCertificate):
         problems += _device_problems(certificate, path, places)
-        return Recheck(certificate, tuple(problems), tuple(notes))
-    model, reference = (
-        given or _resolved(path, side.file)
-        for side, given in (
-            (certificate.model, places.model),
-            (certificate.reference, places.reference),
-        )
-    )
+        return Recheck(certificate, tuple(problems), ())
+    notes = []
+    model = places.model or _resolved(path, certificate.model.file)
+    reference = places.reference or _resolved(path, certificate.reference.file)
     companions = certificate.model.companions.items()
     bound = {
         model: certificate.model.sha256,
@@ -120,15 +106,12 @@ def recheck(
         notes.append("the figures were not measured again, since this is not what was certified")
     else:
         truth = load_baseline(reference, **undetectable)
-        candidate = load_candidate(model, truth, certificate.model.backend)
-        chosen = _choose(images, certificate.images, truth)
-        originals, limits = certificate.images.originals, certificate.thresholds.given
         again = certify(
             truth,
-            candidate,
-            chosen,
-            originals=originals,
-            given=limits,
+            load_candidate(model, truth, certificate.model.backend),
+            _choose(images, certificate.images, truth),
+            originals=certificate.images.originals,
+            given=certificate.thresholds.given,
             at=path,
             seconds=0,
             progress=progress,
@@ -181,12 +164,8 @@ def _choose(paths: Sequence[Path], certified: Images, truth: Baseline) -> Calibr
 
 def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
     """Figures that are not what is measured now."""
-    same = (old.versions, old.device.versions, old.device.cpu, old.device.gpu) == (
-        new.versions,
-        new.device.versions,
-        new.device.cpu,
-        new.device.gpu,
-    )
+    ran_on = [(c.versions, c.device.versions, c.device.cpu, c.device.gpu) for c in (old, new)]
+    same = ran_on[0] == ran_on[1]
     elsewhere = "" if same else ", on another machine or with other software"
     parts: dict[str, tuple[Sequence[_Row], Sequence[_Row]]] = {
         "checks": (old.checks, new.checks),
@@ -240,9 +219,8 @@ def _device_problems(certificate: DeviceCertificate, path: Path, places: Places)
     if missing := [place for place in (result, bundle) if not place.exists()]:
         yield f"{missing[0]} is not there"
         return
-    changed = list(_changed(result, certificate.result_sha256))
-    yield from changed
-    if changed:
+    if changed := list(_changed(result, certificate.result_sha256)):
+        yield from changed
         return
     again = vars(sealed(certify_on_device(result, bundle, at=path)))
     for name in ("passed", "failures", "model", "references", "latency", "device"):

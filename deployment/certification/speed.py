@@ -61,22 +61,15 @@ def measure_speed(
                 run()
                 times_ms[name].append((time.perf_counter() - start) * 1e3)
             done += 1
-    pixels = lr.shape[2] * lr.shape[3]
+    height, width = lr.shape[2:]
+    kilopixels = height * width * reference.metadata.upscale**2 / 1e3
     peaks = (None, _peak_bytes(model, lr))
-    rows = []
-    for (name, taken), peak_bytes in zip(times_ms.items(), peaks, strict=True):
-        times = Times.of(taken)
-        rows.append(
-            Speed(
-                name=name,
-                lr_px=(lr.shape[3], lr.shape[2]),
-                median_ms=times.median,
-                p90_ms=times.p90,
-                megapixels_per_s=pixels * reference.metadata.upscale**2 / 1e3 / times.median,
-                peak_bytes=peak_bytes,
-            )
+    return tuple(
+        Speed(name, (width, height), times.median, times.p90, kilopixels / times.median, peak_bytes)
+        for name, times, peak_bytes in zip(
+            runs, map(Times.of, times_ms.values()), peaks, strict=True
         )
-    return tuple(rows)
+    )
 
 
 def _peak_bytes(model: Candidate, lr: Batch) -> int | None:

@@ -62,11 +62,6 @@ class InspectedFile:
         """Whether it is folded, so that its normalizations are gone."""
         return self.source is None
 
-    @property
-    def is_rescaled(self) -> bool:
-        """Whether its trunk was multiplied when it was lowered, and its modulators changed."""
-        return bool(self.metadata.factor_scales)
-
 
 def read_inspected_file(
     path: Path, arch: str = "auto", **undetectable: float | None

@@ -44,22 +44,20 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 def _print_inspected(inspection: Inspection, console: Console) -> None:
     inspected = inspection.inspected
     network = f"{inspected.metadata.architecture} x{inspected.metadata.upscale} with AdaDM"
-    console.print(f"[bold]{escape(network)}[/bold]: {escape(inspected.path.name)}", highlight=False)
+    console.print(f"[bold]{escape(network)}[/bold]: {escape(inspected.path.name)}")
     for name, parameter in inspected.hyperparameters.items():
-        console.print(f"  {name} = {parameter}", highlight=False, markup=False)
+        console.print(f"  {name} = {parameter}", markup=False)
     if notes := inspected.export_notes:
         listed = ", ".join(f"{key} {value}" for key, value in notes.items() if key != _CHECKPOINT)
-        console.print(f"as its metadata says: {listed}", highlight=False, markup=False)
-        console.print(f"  of the checkpoint {notes[_CHECKPOINT]}", highlight=False)
+        console.print(f"as its metadata says: {listed}", markup=False)
+        console.print(f"  of the checkpoint {notes[_CHECKPOINT]}")
     if inspected.is_deployed:
         console.print(
-            "what was folded into convolutions is gone from it; the checkpoint tells more",
-            highlight=False,
+            "what was folded into convolutions is gone from it; the checkpoint tells more"
         )
-    if inspected.is_rescaled:
+    if inspected.metadata.factor_scales:
         console.print(
-            "its trunk was multiplied to fit float16, and b is that of the multiplied trunk",
-            highlight=False,
+            "its trunk was multiplied to fit float16, and b is that of the multiplied trunk"
         )
 
 
@@ -71,7 +69,7 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
         if block.trunk_std is not None:
             cells += [f"{block.trunk_std:.3g}", f"{block.usual_factor:.3g}"]
         table.add_row(escape(block.name), *cells)
-    console.print("Modulators: x + r * exp(w * ln(std(x)) + b)", table, highlight=False)
+    console.print("Modulators: x + r * exp(w * ln(std(x)) + b)", table)
 
 
 def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
@@ -91,7 +89,6 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
         "Normalizations: a = gamma / sqrt(var + eps), t = beta - mean * a; ~ 0: a magnitude of at "
         f"most {NEAR_ZERO:g} of the median of its normalization",
         table,
-        highlight=False,
     )
     for kind in dict.fromkeys(found.kind for found in normalizations if found.scale is None):
         text = f"{kind} takes its statistics from the input, so that nothing of it can be folded"
@@ -109,7 +106,7 @@ def _print_decisions(inspection: Inspection, console: Console) -> None:
     if inspection.inspected.is_deployed:
         forms = Counter(decision.result or "kept" for decision in decisions)
         listed = ", ".join(f"{count} {form}" for form, count in forms.items()) or "none"
-        console.print(f"batch normalizations, as exported: {listed}", highlight=False)
+        console.print(f"batch normalizations, as exported: {listed}")
     for decision in decisions:
         if decision.result is None:
             console.print(_indented(f"{decision.node} kept: {decision.reason}"))
@@ -126,7 +123,6 @@ def _print_responses(inspection: Inspection, console: Console) -> None:
     console.print(
         f"Least/mean/largest over {inspection.images}; moves: the largest factor to the least",
         table,
-        highlight=False,
     )
 
 
@@ -147,17 +143,16 @@ def _print_headroom(inspection: Inspection, console: Console) -> None:
         "Room in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
         "convolution's input in steps of its scale",
         table,
-        highlight=False,
     )
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:
     if not findings:
-        console.print("Findings: none", highlight=False)
+        console.print("Findings: none")
         return
     for rule in dict.fromkeys(finding.rule for finding in findings):
         style = "bold yellow" if rule.severity == "warning" else "bold"
-        console.print(f"[{style}]{rule.severity}: {rule.name}[/]", highlight=False)
+        console.print(f"[{style}]{rule.severity}: {rule.name}[/]")
         lines = [f"expected: {rule.expected}"]
         for finding in findings:
             if finding.rule is rule:

@@ -227,17 +227,11 @@ class ShipRun:
         output = model.with_suffix(".certificate.json")
 
         def make() -> None:
-            self.progress.phase(f"certificate of {model.name}")
-            baseline, images = self._baseline, self.certification
-            candidate = load_candidate(model, baseline, "cpu")
+            progress, truth, images = self.progress, self._baseline, self.certification
+            progress.phase(f"certificate of {model.name}")
+            candidate = load_candidate(model, truth, "cpu")
             certified = certify(
-                baseline,
-                candidate,
-                images,
-                originals=True,
-                given=limits,
-                at=output,
-                progress=self.progress,
+                truth, candidate, images, originals=True, given=limits, at=output, progress=progress
             )
             write_certificate(certified.certificate, certified.crops, output)
 

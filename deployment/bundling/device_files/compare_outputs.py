@@ -46,6 +46,7 @@ def main() -> int:
     passed = not changed and all(result["passed"] for result in results)
     if arguments.json:
         board = Path("/proc/device-tree/model")
+        ran = ["MANIFEST.json", *manifest["models"].values(), *manifest["engines"].values()]
         report = {
             "format": 1,
             "passed": passed,
@@ -59,14 +60,7 @@ def main() -> int:
                 "system": platform.platform(),
                 "python": platform.python_version(),
             },
-            "sha256": {
-                name: sha256(inside(name))
-                for name in (
-                    "MANIFEST.json",
-                    *manifest["models"].values(),
-                    *manifest["engines"].values(),
-                )
-            },
+            "sha256": {name: sha256(inside(name)) for name in ran},
         }
         try:
             write_whole(arguments.json, json.dumps(report, indent=2) + "\n")

@@ -73,7 +73,7 @@ def compare_layers(
     one, other = graphs
     maps = [known for side in graphs if (known := read_channel_maps(side.metadata)) is not None]
     is_mapped = len(maps) == len(graphs)
-    layers = _layers(one, other, *(maps if is_mapped else ({}, {})))
+    layers = _layers(one, other, maps if is_mapped else [{}, {}])
     images = [_LayerOutputs.of(lr, one, other) for lr in feeds]
     for layer in layers:
         with layer.reference, layer.candidate:
@@ -142,16 +142,13 @@ class _LayerOutputs:
 
 
 def _layers(
-    reference: LayerGraph,
-    candidate: LayerGraph,
-    trained_to_reference: Mapping[str, Affine],
-    trained_to_candidate: Mapping[str, Affine],
+    reference: LayerGraph, candidate: LayerGraph, maps: Sequence[Mapping[str, Affine]]
 ) -> list[_Layer]:
     layers: list[_Layer] = []
     known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
     for name, (kind, expected) in reference.layers.items():
         other_kind, found = candidate.layers.get(name, (None, expected))
-        unit = ChannelMap.between(trained_to_reference.get(name), trained_to_candidate.get(name))
+        unit = ChannelMap.between(*(trained.get(name) for trained in maps))
         if other_kind == kind:
             one = LayerSubgraph(reference, expected, known[0])
             other = LayerSubgraph(candidate, found, known[1])

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from adadm.deployment.certification.layers.graph import CONV, MODULATOR
 from adadm.runtime.json_format import Figure
@@ -82,17 +83,12 @@ class Divergence:
     text: str
 
 
-@dataclass(frozen=True)
-class _Limits:
+class _Limits(NamedTuple):
     own_db: float
     shift: float
 
 
-_LIMITS = {
-    "float32": _Limits(90.0, 1e-3),
-    "fp16": _Limits(45.0, 0.01),
-    "int8": _Limits(25.0, 0.1),
-}
+_LIMITS = {"float32": _Limits(90.0, 1e-3), "fp16": _Limits(45.0, 0.01), "int8": _Limits(25.0, 0.1)}
 """Healthy layers of the bundled networks, on 24 photographs: at least 123 dB in another form of the
 float32 export; 56 dB in FP16, and shifts up to 0.004; 31 dB in INT8 without the rounding of the
 input, and shifts up to 0.04."""

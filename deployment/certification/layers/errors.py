@@ -43,8 +43,8 @@ class LayerErrors:
         self._pixels += x.size
         self._inner_pixels += inner.size
         before = (self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee)
-        self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee = (
-            known + more for known, more in zip(before, np.transpose(sums), strict=True)
+        self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee = np.add(
+            before, np.transpose(sums)
         )
 
     @property

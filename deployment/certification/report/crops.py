@@ -67,10 +67,7 @@ def render_crop(crop: Crop, amplification: int) -> dict[str, Any]:
         "difference": amplified,
     }
     return {
-        "photograph": crop.photograph,
-        "left": crop.left,
-        "top": crop.top,
-        "reason": crop.reason,
+        **vars(crop),
         "width": width,
         "height": height,
         "enlarged": {name: max(1, widest // width) for name, widest in _WIDEST_PX.items()},

@@ -72,15 +72,9 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "bytes": _bytes,
-        "figure": _figure,
-        "fixed": _fixed,
-        "percent": _percent,
-        "quoted": shlex.quote,
-        "signed": _signed,
-        "time": _time,
-    }
+    filters = (_bytes, _figure, _fixed, _percent, _signed, _time)
+    environment.filters |= {shown.__name__.removeprefix("_"): shown for shown in filters}
+    environment.filters["quoted"] = shlex.quote
     environment.globals["ticks"] = _ticks
     environment.tests["finite"] = _is_finite
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
@@ -124,9 +118,8 @@ def _figure(value: float | None, digits: int = 3) -> str:
     exponent = math.floor(math.log10(abs(value)))
     if exponent < -4:
         mantissa, power = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa} {_TIMES} 10{str(int(power)).translate(_SUPERSCRIPTS)}".replace(
-            "-", _MINUS
-        )
+        raised = str(int(power)).translate(_SUPERSCRIPTS)
+        return f"{mantissa.replace('-', _MINUS)} {_TIMES} 10{raised}"
     return _fixed(value, max(0, digits - 1 - exponent))
 
 

@@ -33,12 +33,10 @@ def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
     """Mean PSNR-Y (dB) over all images of each folder."""
     means = {}
     for folder in folders:
-        images = CalibrationImages.of([folder], network.upscale, count=10**6)
         db = []
-        for image in images:
+        for image in CalibrationImages.of([folder], network.upscale, count=10**6):
             sr = run_network(network, batch_from_image(image.lr, network.rgb_range))
-            shown = image_from_batch(sr, network.rgb_range)
-            db.append(psnr_y(shown, image.hr, network.upscale))
+            db.append(psnr_y(image_from_batch(sr, network.rgb_range), image.hr, network.upscale))
         means[folder.name] = round(math.fsum(db) / len(db), 4)
     return means
 
@@ -70,9 +68,8 @@ def edges(network: Network, original: ImageArray, block: int) -> npt.NDArray[np.
     with _watching(network) as seen:
         run_network(network, _batch(network, original))
     added = seen[block]["added"][0]
-    strength: npt.NDArray[np.float32] = (
-        (added - added.mean(dim=(1, 2), keepdim=True)).abs().mean(dim=0).numpy()
-    )
+    centered = added - added.mean(dim=(1, 2), keepdim=True)
+    strength: npt.NDArray[np.float32] = centered.abs().mean(dim=0).numpy()
     return strength
 
 
@@ -95,19 +92,16 @@ def _watching(network: Network) -> Iterator[list[dict[str, torch.Tensor]]]:
     with ExitStack() as hooks:
         for block in network.modules():
             if isinstance(block, ResidualBlock):
-                hooks.enter_context(
-                    block.register_forward_pre_hook(lambda _, x: seen.append({"trunk": x[0]}))
-                )
-                hooks.enter_context(
+                for hook in (
+                    block.register_forward_pre_hook(lambda _, x: seen.append({"trunk": x[0]})),
                     block.norm1.register_forward_hook(
                         lambda _, __, y: seen[-1].update(normalized=y)
-                    )
-                )
-                hooks.enter_context(
+                    ),
                     block.phi.register_forward_hook(
                         lambda _, x, y: seen[-1].update(residual=x[1], added=y - x[0])
-                    )
-                )
+                    ),
+                ):
+                    hooks.enter_context(hook)
         yield seen
 
 

@@ -49,11 +49,7 @@ CASES = {
         "EDSR 32 x 256, x4 (published)", "edsr", 4, (72, 96), {"blocks": 32, "features": 256}
     ),
     "rdn_x2": Case(
-        "RDN B, x2",
-        "rdn",
-        2,
-        (96, 128),
-        {"blocks": 16, "layers": 8, "growth": 64, "features": 64},
+        "RDN B, x2", "rdn", 2, (96, 128), {"blocks": 16, "layers": 8, "growth": 64, "features": 64}
     ),
     "nlsn_x2": Case(
         "NLSN 32 x 256, x2 (published)", "nlsn", 2, (48, 64), {"blocks": 32, "features": 256}

@@ -149,10 +149,7 @@ class Judge:
     """
 
     def __init__(
-        self,
-        net: Net,
-        sets: Mapping[str, Sequence[Photograph]],
-        gated: Sequence[Photograph],
+        self, net: Net, sets: Mapping[str, Sequence[Photograph]], gated: Sequence[Photograph]
     ) -> None:
         self._net, self._sets, self._gated = net, sets, gated
         self._float32 = _remembering(_runner(ir.to_proto(net.model)))

@@ -240,7 +240,7 @@ def test_an_export_has_what_it_says_of_itself(io: str, tmp_path: Path) -> None:
     _, proto, decisions = exported("nlsn", 2, options)
     onnx.save(proto, tmp_path / "network.onnx")
     subject = read(tmp_path / "network.onnx")
-    assert subject.is_deployed and not subject.is_rescaled
+    assert subject.is_deployed and not subject.metadata.factor_scales
     assert subject.static == (2, 24, 18)
     kept = [decision.node for decision in decisions if decision.result is None]
     assert [found.name for found in subject.structure.normalizations] == kept and kept
