@@ -187,9 +187,7 @@ def lower_network(
 
 
 def _search(
-    lowering: Lowering,
-    ledger_of: Callable[[tuple[str, ...]], Ledger],
-    progress: Progress,
+    lowering: Lowering, ledger_of: Callable[[tuple[str, ...]], Ledger], progress: Progress
 ) -> tuple[Assignment, tuple[Sensitivity, ...], Ledger]:
     """The assignment with the most work in INT8 whose loss over all photographs fits.
 

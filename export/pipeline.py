@@ -103,10 +103,7 @@ class Export:
 
 
 def export_onnx(
-    checkpoint: Checkpoint,
-    options: Options = DEFAULTS,
-    *,
-    progress: Progress = SILENT,
+    checkpoint: Checkpoint, options: Options = DEFAULTS, *, progress: Progress = SILENT
 ) -> Export:
     """Export a checkpoint and prove the result against PyTorch.
 

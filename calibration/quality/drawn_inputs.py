@@ -41,11 +41,7 @@ def drawn_size(smallest_area: int) -> tuple[int, int]:
 
 def drawn_inputs(height: int, width: int) -> dict[str, ImageArray]:
     """All drawn inputs (H, W, 3) by name."""
-    return {
-        **ramps(height, width),
-        **flats(height, width),
-        **edges(height, width),
-    }
+    return {**ramps(height, width), **flats(height, width), **edges(height, width)}
 
 
 def ramps(height: int, width: int) -> dict[str, ImageArray]:

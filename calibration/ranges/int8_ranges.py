@@ -43,9 +43,7 @@ class ConvolutionRange:
 
 
 def choose_ranges(
-    graph: ir.Graph,
-    statistics: Mapping[str, TensorStatistics],
-    wide: Collection[str] = (),
+    graph: ir.Graph, statistics: Mapping[str, TensorStatistics], wide: Collection[str] = ()
 ) -> dict[str, ConvolutionRange]:
     """A range for each convolution that can be INT8, by name.
 

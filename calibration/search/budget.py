@@ -15,11 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adadm.calibration.search.evaluations import Evaluations, Loss
-from adadm.calibration.search.sensitivity import (
-    Convolution,
-    Sensitivity,
-    measure_sensitivity,
-)
+from adadm.calibration.search.sensitivity import Convolution, Sensitivity, measure_sensitivity
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.progress import SILENT, Progress
 

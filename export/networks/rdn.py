@@ -97,8 +97,7 @@ class RDN(Network):
             [ResidualDenseBlock(features, layers, growth, norm_groups) for _ in range(blocks)]
         )
         self.GFF = nn.Sequential(
-            convolution(blocks * features, features, kernel_size=1),
-            convolution(features, features),
+            convolution(blocks * features, features, kernel_size=1), convolution(features, features)
         )
         self.UPNet = nn.Sequential(
             *upsampling_stages(upscale, features, growth), convolution(growth, 3)

@@ -9,11 +9,7 @@ from torch import nn
 
 from adadm.export.networks.blocks import convolution
 from adadm.export.operators import DOMAIN, DOMAIN_VERSION
-from adadm.export.operators.sparse_attention import (
-    ATTENTION_ROUND,
-    LARGEST_BUCKETS,
-    SMALLEST_NORM,
-)
+from adadm.export.operators.sparse_attention import ATTENTION_ROUND, LARGEST_BUCKETS, SMALLEST_NORM
 from adadm.runtime.errors import ImageError
 
 

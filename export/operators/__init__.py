@@ -11,12 +11,7 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from adadm.export.operators import (
-    external_statistics,
-    group_norm,
-    modulator,
-    sparse_attention,
-)
+from adadm.export.operators import external_statistics, group_norm, modulator, sparse_attention
 from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
 
 __all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 from adadm.export.networks import Network
 from adadm.export.proof.cases import photograph_crops, photograph_side
 from adadm.export.proof.pytorch import run_network
-from adadm.runtime.images.arrays import (
-    batch_from_image,
-    enlarge,
-    image_from_batch,
-    reduce,
-)
+from adadm.runtime.images.arrays import batch_from_image, enlarge, image_from_batch, reduce
 from adadm.runtime.images.metrics import psnr_y
 
 

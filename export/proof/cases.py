@@ -8,12 +8,7 @@ import numpy as np
 
 from adadm.export.networks import Network
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.images.arrays import (
-    Batch,
-    ImageArray,
-    batch_from_image,
-    reduce,
-)
+from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, reduce
 
 Shape = tuple[int, int, int]
 

@@ -18,11 +18,7 @@ from adadm.export.operators.sparse_attention import CODES_OUTPUT
 from adadm.export.proof.cases import Shape, parity_cases
 from adadm.export.proof.pytorch import HashCodes, attention_rounds, run_network, run_with_codes
 from adadm.runtime.errors import ParityError
-from adadm.runtime.images.arrays import (
-    Batch,
-    batch_from_image,
-    image_from_batch,
-)
+from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.compare import Comparison, compare
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -108,10 +104,7 @@ def check_parity(
 
 
 def check_image_io(
-    network: Network,
-    images: onnx.ModelProto,
-    batches: onnx.ModelProto,
-    static: Shape | None = None,
+    network: Network, images: onnx.ModelProto, batches: onnx.ModelProto, static: Shape | None = None
 ) -> None:
     """Check that a model for images returns the very grey levels of the one for batches.
 
