@@ -8,6 +8,8 @@ more than the budget, or adds artefacts that show, is not written.
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
+from functools import partial
 
 from rich.console import Console
 
@@ -40,18 +42,11 @@ def main(argv: list[str]) -> None:
             f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
             "it without --static, or give the checkpoint"
         )
-    request = LoweringOptions(
-        precision=arguments.precision,
-        target=TARGETS[arguments.target],
-        budget_db=arguments.budget_db
-        if arguments.budget_db is not None
-        else BUDGETS_DB[arguments.precision],
-        io=arguments.io,
-        stats=arguments.stats,
-        static=static,
-        sensitivity=arguments.sensitivity,
-        cache=arguments.cache,
-    )
+    given = {field.name: getattr(arguments, field.name) for field in fields(LoweringOptions)}
+    given |= {"target": TARGETS[arguments.target], "static": static}
+    if arguments.budget_db is None:
+        given["budget_db"] = BUDGETS_DB[arguments.precision]
+    request = LoweringOptions(**given)
     tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
     images = CalibrationImages.of(
         arguments.images,
@@ -73,29 +68,25 @@ def main(argv: list[str]) -> None:
 def _print(quantized: Quantized, console: Console) -> None:
     lowering, assignment = quantized.lowering, quantized.assignment
     target = lowering.request.target
-    console.print(f"target: {target.name} ({target.description})", highlight=False)
+    say = partial(console.print, highlight=False)
+    say(f"target: {target.name} ({target.description})")
     if lowering.exponent:
-        console.print(
-            f"trunk: multiplied by 2^{lowering.exponent}, exactly, so that float16 holds it",
-            highlight=False,
-        )
+        say(f"trunk: multiplied by 2^{lowering.exponent}, exactly, so that float16 holds it")
     if lowering.ranges:
         print_half_ranges(lowering.ranges, console)
     if quantized.sensitivities:
         print_sensitivities(quantized.sensitivities, console, quantized.spared)
     if assignment:
         spared = ", ".join(quantized.spared) or "none"
-        console.print(
+        say(
             f"INT8: {len(assignment.int8)} of {len(lowering.work)} convolutions, "
             f"{lowering.share(assignment.int8):.1%} of the multiply-adds at 480x270; "
-            f"spared: {spared}",
-            highlight=False,
+            f"spared: {spared}"
         )
     print_ledger(quantized.ledger, console)
-    console.print(
+    say(
         f"lost to float32: {quantized.lost_db:+.4f} dB PSNR-Y, the budget is "
-        f"{lowering.request.budget_db:g} dB",
-        highlight=False,
+        f"{lowering.request.budget_db:g} dB"
     )
 
 

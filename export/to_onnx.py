@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports below, so that a missing extra 
     sys.exit(adadm(["export", *sys.argv[1:]]))
 
 import argparse
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -37,16 +38,7 @@ def main(argv: list[str]) -> None:
     bar = Bar("reading the checkpoint")
     output: Path = arguments.output
     checkpoint = load_checkpoint(arguments.checkpoint, **network_options(arguments))
-    options = Options(
-        modulator=arguments.modulator,
-        fold=arguments.fold,
-        tail=arguments.tail,
-        io=arguments.io,
-        opset=arguments.opset,
-        static=arguments.static,
-        factors=arguments.factors,
-        stats=arguments.stats,
-    )
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
     with bar:
         export = export_onnx(checkpoint, options, progress=bar)
     written = export.write(output, arguments.report)

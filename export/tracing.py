@@ -100,16 +100,10 @@ def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> 
     batch, height, width = shape
     sizes: dict[str, int] = {"N": batch, "H": height, "W": width}
     sizes |= {f"{upscale}*H": upscale * height, f"{upscale}*W": upscale * width}
-    for value in _values(model.graph):
+    for value in (*model.graph.inputs, *(v for node in model.graph for v in node.outputs)):
         if value.shape is not None:
             frozen = [sizes.get(str(d), d) if not isinstance(d, int) else d for d in value.shape]
             value.shape = ir.Shape(frozen)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    for node in graph:
-        yield from node.outputs
 
 
 def _name_after_modules(graph: ir.Graph) -> None:

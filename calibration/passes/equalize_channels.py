@@ -26,6 +26,7 @@ from adadm.export.graph.rewriting import (
     input_of,
     is_op,
     label,
+    named_node,
     new_initializer,
     produced_by,
     replace_initializer,
@@ -96,12 +97,8 @@ def _scale_before(value: ir.Value, factor: Array) -> bool:
 
 def _multiply(convolution: ir.Node, factor: Array) -> None:
     value = input_of(convolution, 0)
-    graph, name = graph_of(convolution), f"{label(convolution)}.equalized"
-    constant = new_initializer(
-        graph, f"{name}.factor", factor.reshape(1, -1, 1, 1), dtype_of(value)
-    )
-    product = ir.node("Mul", [value, constant], name=name)
-    product.outputs[0].name, product.outputs[0].type = name, value.type
-    product.outputs[0].shape = value.shape
+    graph, name, dtype = graph_of(convolution), f"{label(convolution)}.equalized", dtype_of(value)
+    constant = new_initializer(graph, f"{name}.factor", factor.reshape(1, -1, 1, 1), dtype)
+    product = named_node("Mul", [value, constant], name=name, dtype=dtype, shape=value.shape)
     graph.insert_before(convolution, product)
     convolution.replace_input_with(0, product.outputs[0])

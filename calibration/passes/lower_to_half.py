@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 from onnx import defs
 
-from adadm.export.graph.rewriting import constant_values, new_initializer
+from adadm.export.graph.rewriting import constant_values, named_node, new_initializer
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
 from adadm.runtime.errors import ExportError
@@ -119,7 +119,11 @@ class _Lowering:
                         node.attributes["to"] = ir.AttrInt64("to", _HALF.value)
         for index, value in enumerate(self.graph.outputs):
             if value.dtype == _HALF:
-                self._return_single(index, value)
+                name = str(value.name)
+                value.name = f"{name}.float16"
+                cast = _cast(value, _SINGLE, name)
+                self.graph.append(cast)
+                self.graph.outputs[index] = cast.outputs[0]
 
     def _is_single(self, node: ir.Node) -> bool:
         """Whether a node computes in float32; its inputs have their types already."""
@@ -134,7 +138,9 @@ class _Lowering:
             return True
         if node.op_type in MOVES:
             return all(value.dtype == _SINGLE for value in data)
-        return not node.domain and _is_statistic(node.op_type)
+        name = node.op_type
+        is_reduction = name.startswith(("Reduce", "GlobalAverage"))
+        return not node.domain and (is_reduction or name.endswith("Normalization"))
 
     def _ports(self, node: ir.Node) -> Iterator[tuple[ir.Value | None, bool]]:
         """What a node reads, then what it returns; each with whether that is float32 by definition.
@@ -184,13 +190,6 @@ class _Lowering:
             self.subnormal[str(constant.name)] = share
         return new_initializer(self.graph, name, exact, _HALF)
 
-    def _return_single(self, index: int, value: ir.Value) -> None:
-        name = str(value.name)
-        value.name = f"{name}.float16"
-        cast = _cast(value, _SINGLE, name)
-        self.graph.append(cast)
-        self.graph.outputs[index] = cast.outputs[0]
-
 
 def _is_float(value: ir.Value | None) -> TypeGuard[ir.Value]:
     return value is not None and value.dtype in (_SINGLE, _HALF)
@@ -200,12 +199,6 @@ def _is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and not value.is_graph_input()
 
 
-def _is_statistic(op_type: str) -> bool:
-    return op_type.startswith(("Reduce", "GlobalAverage")) or op_type.endswith("Normalization")
-
-
 def _cast(value: ir.Value, dtype: ir.DataType, name: str) -> ir.Node:
-    cast = ir.node("Cast", [value], {"to": dtype.value}, name=name)
-    result = cast.outputs[0]
-    result.name, result.dtype, result.shape = name, dtype, value.shape
-    return cast
+    to = {"to": dtype.value}
+    return named_node("Cast", [value], to, name=name, dtype=dtype, shape=value.shape)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from adadm.export.graph.channels import bias_of, set_bias, weight_of
-from adadm.export.graph.rewriting import graph_of, input_of, is_op, label, new_initializer
+from adadm.export.graph.rewriting import (
+    graph_of,
+    input_of,
+    is_op,
+    label,
+    named_node,
+    new_initializer,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -72,16 +80,12 @@ def _quantized_input(convolution: ir.Node, value: ir.Value, scale: float) -> ir.
         new_initializer(graph, f"{name}.scale", np.array(scale), ir.DataType.FLOAT),
         new_initializer(graph, f"{name}.zero_point", np.array(0), ir.DataType.INT8),
     ]
-    quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}.quantized")
-    quantize.outputs[0].dtype = ir.DataType.INT8
-    dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], *parameters], name=f"{name}.dequantized"
-    )
-    dequantize.outputs[0].dtype = ir.DataType.FLOAT
-    for node in (quantize, dequantize):
-        node.outputs[0].name, node.outputs[0].shape = node.name, value.shape
-    graph.insert_before(convolution, [quantize, dequantize])
-    return dequantize.outputs[0]
+    for kind, dtype in (("quantize", ir.DataType.INT8), ("dequantize", ir.DataType.FLOAT)):
+        inputs, op_type = [value, *parameters], f"{kind.capitalize()}Linear"
+        node = named_node(op_type, inputs, name=f"{name}.{kind}d", dtype=dtype, shape=value.shape)
+        graph.insert_before(convolution, node)
+        value = node.outputs[0]
+    return value
 
 
 def _quantize_weights(convolution: ir.Node, mean: Array) -> None:
@@ -99,15 +103,11 @@ def _quantize_weights(convolution: ir.Node, mean: Array) -> None:
         new_initializer(graph, f"{name}.scale", scale, ir.DataType.FLOAT),
         new_initializer(graph, f"{name}.zero_point", np.zeros(len(scale)), ir.DataType.INT8),
     ]
-    dequantize = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}.dequantized")
-    result = dequantize.outputs[0]
-    result.name, result.dtype, result.shape = (
-        dequantize.name,
-        ir.DataType.FLOAT,
-        ir.Shape(weight.shape),
-    )
+    form: dict[str, Any] = {"dtype": ir.DataType.FLOAT, "shape": weight.shape}
+    name = f"{name}.dequantized"
+    dequantize = named_node("DequantizeLinear", inputs, {"axis": 0}, name=name, **form)
     graph.insert_before(convolution, dequantize)
     old = convolution.inputs[1]
-    convolution.replace_input_with(1, result)
+    convolution.replace_input_with(1, dequantize.outputs[0])
     if old is not None and old.name and not old.uses():
         graph.initializers.pop(old.name, None)

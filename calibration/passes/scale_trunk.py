@@ -16,6 +16,7 @@ from adadm.export.graph.channels import (
     Affine,
     affine_of_batch_norm,
     bias_of,
+    check_shift_of,
     input_leaves,
     map_channels,
     scale_inputs,
@@ -131,11 +132,11 @@ class _Region:
         for value in self.values:
             producer = producer_of(value)
             if is_op(producer, "Conv"):
-                bias = bias_of(producer)
-                yield functools.partial(self._scale_outputs, producer, bias.size)
+                yield functools.partial(
+                    scale_outputs, producer, self._affine(bias_of(producer).size)
+                )
             else:
-                scaling = Affine(np.array([self.factor]), np.zeros(1))
-                yield functools.partial(map_channels, value, scaling)
+                yield functools.partial(map_channels, value, self._affine(1))
             touched[producer] = None
             for reader, index in value.uses():
                 touched[reader] = None
@@ -150,7 +151,9 @@ class _Region:
                 affine_of_batch_norm(node)
                 yield functools.partial(self._scale_statistics, node)
             elif is_op(node, "Add"):
-                yield from self._constant_operand(node)
+                for index, operand in enumerate(node.inputs):
+                    if constant_of(operand) is not None:
+                        yield functools.partial(self._scale_constant, node, index, self.factor)
 
     def _grow(self, values: Iterable[ir.Value]) -> None:
         waiting = list(values)
@@ -169,17 +172,16 @@ class _Region:
     def _sources(self, value: ir.Value) -> Sequence[ir.Value]:
         """What must be scaled for `value` to be, of what its node reads."""
         node = value.producer()
-        if node is not None and is_op(node, "Conv"):
+        if is_op(node, "Conv"):
             bias_of(node)
             return ()
-        if node is not None and is_modulator(node):
+        if is_modulator(node):
             _check(node)
+        if is_modulator(node) or is_op(node, *_HOMOGENEOUS):
             return _present(node.inputs[:1])
-        if node is not None and is_op(node, "Add"):
+        if is_op(node, "Add"):
             return _present(node.inputs)
-        if node is not None and is_op(node, *_HOMOGENEOUS):
-            return _present(node.inputs[:1])
-        if node is not None and is_op(node, "Mul"):
+        if is_op(node, "Mul"):
             return ()  # one of its operands, see _choose_factor()
         if node is not None and _attends(node) and value.index() == 0:
             return _present(node.inputs[1:2])
@@ -205,7 +207,7 @@ class _Region:
         """A product that is scaled, and of which no operand is yet."""
         for value in self.values:
             node = value.producer()
-            if node is not None and is_op(node, "Mul"):
+            if is_op(node, "Mul"):
                 scaled = [operand in self.values for operand in node.inputs]
                 if all(scaled):
                     raise NotFoldable(f"both operands of Mul {label(node)} would be scaled")
@@ -225,9 +227,8 @@ class _Region:
                     return
         raise NotFoldable(f"no operand of Mul {label(product)} can be scaled")
 
-    def _scale_outputs(self, convolution: ir.Node, channels: int) -> None:
-        scale = np.full(channels, self.factor)
-        scale_outputs(convolution, Affine(scale, np.zeros(channels)))
+    def _affine(self, channels: int) -> Affine:
+        return Affine(np.full(channels, self.factor), np.zeros(channels))
 
     def factor_scale(self, modulator: ir.Node) -> float:
         """By which the factor of a modulator is multiplied, so that its result is."""
@@ -239,20 +240,14 @@ class _Region:
         weight, bias = (node.attributes[name].as_float() for name in ("weight", "bias"))
         times = (1 - weight) * trunk - residual
         node.attributes["bias"] = ir.AttrFloat32("bias", bias + times * math.log(self.factor))
-        for index in range(2, len(node.inputs)):
-            if trunk:
-                self._scale_constant(node, index, self.factor)
+        for index in range(2, len(node.inputs)) if trunk else ():
+            self._scale_constant(node, index, self.factor)
 
     def _scale_statistics(self, norm: ir.Node) -> None:
         self._scale_constant(norm, 3, self.factor)
         self._scale_constant(norm, 4, self.factor**2)
         epsilon = norm.attributes.get_float("epsilon", 1e-5)
         norm.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.factor**2)
-
-    def _constant_operand(self, add: ir.Node) -> Iterator[Edit]:
-        for index, value in enumerate(add.inputs):
-            if constant_of(value) is not None:
-                yield functools.partial(self._scale_constant, add, index, self.factor)
 
     def _scale_constant(self, node: ir.Node, index: int, factor: float) -> None:
         replace_initializer(node, index, constant_values(node.inputs[index]) * factor)
@@ -275,7 +270,6 @@ def _channels(value: ir.Value) -> int:
 
 def _check(modulator: ir.Node) -> None:
     """Refuse a modulator whose parameters or results are not the pass's to change."""
-    if any(constant_of(value) is None for value in modulator.inputs[2:]):
-        raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
+    check_shift_of(modulator)
     if len(modulator.outputs) > 1:
         raise NotFoldable(f"the factor of {label(modulator)} is an output")

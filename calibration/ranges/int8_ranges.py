@@ -15,7 +15,7 @@ from adadm.calibration.passes import EqualizeChannels, QuantizeConvolutions
 from adadm.calibration.passes.quantize_convolutions import half_scale
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics
 from adadm.export.graph.channels import bias_of, weight_of
-from adadm.export.graph.rewriting import NotFoldable, is_op, label, shape_of
+from adadm.export.graph.rewriting import NotFoldable, input_of, is_op, label, shape_of
 from adadm.export.passes.collapse_linear_tail import is_border_strip
 
 Array = npt.NDArray[np.float64]
@@ -58,20 +58,16 @@ def choose_ranges(
     """
     ranges = {}
     for node in graph:
-        if node.op_type != "Conv" or node.domain or is_border_strip(node):
+        if not is_op(node, "Conv") or is_border_strip(node):
             continue
         try:
             weight, _ = weight_of(node), bias_of(node)
         except NotFoldable:
             continue
-        value = node.inputs[0]
-        if (
-            weight.ndim != _IMAGE_RANK
-            or value is None
-            or {value.name, node.outputs[0].name} & set(wide)
-        ):
+        read, returned = input_of(node, 0).name, node.outputs[0].name
+        if weight.ndim != _IMAGE_RANK or {read, returned} & set(wide):
             continue
-        known = statistics.get(str(value.name))
+        known = statistics.get(str(read))
         groups = node.attributes.get_int("group", 1)
         if known is None or known.largest.size != weight.shape[1] * groups:
             continue

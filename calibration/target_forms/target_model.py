@@ -140,11 +140,8 @@ def deploy(path: Path, target: Target) -> TargetModel:
         if value.name not in {info.name for info in proto.graph.value_info}:
             proto.graph.value_info.append(value)
     check_file(proto, model.opset_imports[""])
-    return TargetModel(
-        proto,
-        rounded_to_half(evaluated),
-        factors_patch=patch.SerializeToString() if factors else b"",
-    )
+    factors_patch = patch.SerializeToString() if factors else b""
+    return TargetModel(proto, rounded_to_half(evaluated), factors_patch=factors_patch)
 
 
 def _inline(model: ir.Model) -> None:

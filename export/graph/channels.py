@@ -96,6 +96,16 @@ def pooled_variance(means: Array, variances: Array) -> float:
     return float(variances.mean() + means.var())
 
 
+def check_shift_of(modulator: ir.Node) -> None:
+    """Refuse a modulator whose center or delta a pass cannot change.
+
+    Raises:
+        NotFoldable: one is not constant.
+    """
+    if any(constant_of(value) is None for value in modulator.inputs[2:]):
+        raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
+
+
 def weight_of(convolution: ir.Node) -> Array:
     """Weights (M, C/group, ...) of a convolution.
 

@@ -6,8 +6,8 @@ in place, because two nodes may share it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -118,9 +118,9 @@ def sole_consumer(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def is_op(node: ir.Node, *op_types: str) -> bool:
+def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
     """Whether a node is one of these operators of ONNX's own."""
-    return node.op_type in op_types and not node.domain
+    return node is not None and node.op_type in op_types and not node.domain
 
 
 def is_batch_norm(node: ir.Node) -> bool:
@@ -131,7 +131,7 @@ def is_batch_norm(node: ir.Node) -> bool:
 def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node of a type in the default domain that computes a value, if one does."""
     node = value.producer() if value is not None else None
-    return node if node is not None and is_op(node, op_type) else None
+    return node if is_op(node, op_type) else None
 
 
 def producer_of(value: ir.Value) -> ir.Node:
@@ -164,7 +164,7 @@ def named_node(
     *,
     name: str,
     dtype: ir.DataType | None = None,
-    shape: Sequence[int | ir.SymbolicDim | None] | None = None,
+    shape: Iterable[int | ir.SymbolicDim | None] | None = None,
     domain: str = "",
 ) -> ir.Node:
     """A node whose one result is called like it, with what is known of its type and shape."""

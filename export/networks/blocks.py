@@ -89,13 +89,7 @@ class AdaDM(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """AdaDM's residual block, of EDSR and NLSN: normalization before each convolution.
-
-    Args:
-        features: channels of the trunk.
-        res_scale: constant factor of the residual branch.
-        norm_groups: 0 for batch normalization, else the groups of group normalization.
-    """
+    """AdaDM's residual block, of EDSR and NLSN: normalization before each convolution."""
 
     def __init__(self, features: int, res_scale: float, norm_groups: int = 0) -> None:
         super().__init__()

@@ -25,14 +25,6 @@ class EDSR(Network):
 
     Published size: 32 blocks, 256 features, res_scale 0.1, rgb_range 255.
 
-    Args:
-        upscale: 2, 3 or 4.
-        blocks: number of residual blocks.
-        features: channels of the trunk.
-        res_scale: constant factor of every residual branch.
-        rgb_range: the value of white.
-        norm_groups: 0 for batch normalization, else the groups of group normalization.
-
     Attributes:
         block: what the body is made of.
     """

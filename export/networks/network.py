@@ -30,7 +30,11 @@ class Network(nn.Module, ABC):
         smallest_area: the least H*W of an input, px.
         hyperparameters: the keyword arguments that build this very network again: those of
             `__init__`, recorded when it is called.
-        upscale, rgb_range: each network sets them.
+        upscale, rgb_range: each network sets them; rgb_range is the value of white.
+
+    What several networks are built with: upscale 2, 3 or 4; how many residual blocks; features, the
+    channels of the trunk; res_scale, the constant factor of every residual branch; norm_groups, 0
+    for batch normalization, else the groups of group normalization.
     """
 
     architecture: ClassVar[str]

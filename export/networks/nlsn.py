@@ -19,7 +19,7 @@ from adadm.export.networks.blocks import (
     read_norm_groups,
 )
 from adadm.export.networks.network import Network, StateDict, Undetectable
-from adadm.export.networks.sparse_attention import SparseAttention
+from adadm.export.networks.sparse_attention import AttentionRound, SparseAttention
 from adadm.runtime.errors import CheckpointError
 
 _MEAN = (0.4488, 0.4371, 0.4040)
@@ -48,15 +48,10 @@ class NLSN(Network):
     embedding of a quarter of the features, rgb_range 1.
 
     Args:
-        upscale: 2, 3 or 4.
-        blocks: number of residual blocks.
-        features: channels of the trunk.
         embedding: channels by which attention matches pixels; 0 for a quarter of the features.
-        res_scale: constant factor of every residual branch and of what is attended to.
-        rgb_range: the value of white.
+        res_scale: the factor of what is attended to, too.
         chunk_size: pixels in a chunk of the attention.
         n_hashes: rounds of the attention.
-        norm_groups: 0 for batch normalization, else the groups of group normalization.
         seed: of the rotations by which the attention hashes; any number is as good.
     """
 
@@ -92,14 +87,8 @@ class NLSN(Network):
         generator = torch.Generator().manual_seed(seed)
 
         def attention() -> nn.Module:
-            return SparseAttention(
-                features,
-                embedding,
-                chunk_size=chunk_size,
-                n_hashes=n_hashes,
-                res_scale=res_scale,
-                generator=generator,
-            )
+            rounds = [AttentionRound(embedding, chunk_size, generator) for _ in range(n_hashes)]
+            return SparseAttention(features, embedding, rounds, res_scale)
 
         self.sub_mean = MeanShift(-rgb_range)
         self.add_mean = MeanShift(rgb_range)

@@ -35,14 +35,7 @@ class DenseLayer(nn.Module):
 
 
 class ResidualDenseBlock(nn.Module):
-    """AdaDM's residual dense block: one normalization, which every layer reads through Concat.
-
-    Args:
-        features: channels of the trunk.
-        layers: number of dense layers.
-        growth: channels that each of them adds.
-        norm_groups: 0 for batch normalization, else the groups of group normalization.
-    """
+    """AdaDM's residual dense block: one normalization, which every layer reads through Concat."""
 
     def __init__(self, features: int, layers: int, growth: int, norm_groups: int = 0) -> None:
         super().__init__()
@@ -66,13 +59,10 @@ class RDN(Network):
     8 layers, growth 64. rgb_range 255.
 
     Args:
-        upscale: 2, 3 or 4.
-        blocks: number of residual dense blocks (D in the paper).
-        layers: convolutions in each (C).
+        blocks: D in the paper.
+        layers: convolutions in each block (C).
         growth: channels that each convolution adds (G).
-        features: channels of the trunk (G0).
-        rgb_range: the value of white.
-        norm_groups: 0 for batch normalization, else the groups of group normalization.
+        features: G0.
     """
 
     architecture: ClassVar[str] = "rdn"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,7 +62,15 @@ class AttentionRound(nn.Module):
         batch, _, height, width = values.shape
         pixels = height * width
         if torch.onnx.is_in_onnx_export():
-            return self._symbolic(match, values)
+            outputs: Any = torch.onnx.ops.symbolic_multi_out(
+                f"{DOMAIN}::{ATTENTION_ROUND}",
+                (match, values, self.rotations),
+                attrs={"chunk_size": self.chunk_size},
+                dtypes=(values.dtype, values.dtype, torch.int64),
+                shapes=(values.shape, (batch, 1, height, width), (batch, pixels)),
+                version=DOMAIN_VERSION,
+            )
+            return outputs[0], outputs[1]
         if codes is None:
             codes = self.project(match).argmax(dim=-1)
         order = codes.argsort(dim=-1, stable=True)
@@ -89,20 +98,6 @@ class AttentionRound(nn.Module):
 
         return as_image(attended), as_image(weight)
 
-    def _symbolic(
-        self, match: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        batch, _, height, width = values.shape
-        outputs: Any = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{ATTENTION_ROUND}",
-            (match, values, self.rotations),
-            attrs={"chunk_size": self.chunk_size},
-            dtypes=(values.dtype, values.dtype, torch.int64),
-            shapes=(values.shape, (batch, 1, height, width), (batch, height * width)),
-            version=DOMAIN_VERSION,
-        )
-        return outputs[0], outputs[1]
-
 
 def _with_neighbours(chunks: torch.Tensor) -> torch.Tensor:
     """Append to each chunk the one before it and the one after it, in a ring."""
@@ -117,32 +112,19 @@ class SparseAttention(nn.Module):
     that of one.
 
     Args:
-        features: channels of the trunk.
-        embedding: channels by which pixels are matched.
-        chunk_size: pixels in a chunk.
-        n_hashes: number of rounds.
+        embedding: channels by which pixels are matched, of each of the rounds.
         res_scale: constant factor of what is attended to.
-        generator: source of the rotations.
     """
 
     def __init__(
-        self,
-        features: int,
-        embedding: int,
-        *,
-        chunk_size: int,
-        n_hashes: int,
-        res_scale: float,
-        generator: torch.Generator,
+        self, features: int, embedding: int, rounds: Sequence[AttentionRound], res_scale: float
     ) -> None:
         super().__init__()
-        self.chunk_size = chunk_size
+        self.chunk_size = rounds[0].chunk_size
         self.res_scale = res_scale
         self.conv_match = nn.Sequential(convolution(features, embedding))
         self.conv_assembly = nn.Sequential(convolution(features, features, kernel_size=1))
-        self.rounds = nn.ModuleList(
-            [AttentionRound(embedding, chunk_size, generator) for _ in range(n_hashes)]
-        )
+        self.rounds = nn.ModuleList(rounds)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, features, H, W) to the same shape.

@@ -7,14 +7,14 @@ because a call that leaves an optional one out passes the checker and fails in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
 from adadm.export.operators import external_statistics, group_norm, modulator, sparse_attention
 from adadm.export.operators.domain import DOMAIN, DOMAIN_VERSION
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "update_functions"]
+__all__ = ["DOMAIN", "DOMAIN_VERSION", "FUNCTIONS", "all_nodes", "update_functions"]
 
 FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
     **external_statistics.FUNCTIONS,
@@ -22,17 +22,22 @@ FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
     **modulator.FUNCTIONS,
     **sparse_attention.FUNCTIONS,
 }
-"""The body of each operator, by name, for an opset of the default domain."""
+"""The body of each operator, by name, for an opset of the default domain from 17 on."""
+
+
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """The nodes of a graph, then those of function bodies; with what is in an If or a Loop."""
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
 
 
 def update_functions(model: ir.Model) -> None:
     """Give a model the bodies of the operators that it uses, for its opset, and no others."""
     for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in FUNCTIONS]:
         del model.functions[identifier]
-    nodes = list(model.graph.all_nodes())
-    for function in model.functions.values():
-        nodes += function.all_nodes()
-    for name in sorted({n.op_type for n in nodes if n.domain == DOMAIN} & FUNCTIONS.keys()):
+    used = {node.op_type for node in all_nodes(model) if node.domain == DOMAIN}
+    for name in sorted(used & FUNCTIONS.keys()):
         function = FUNCTIONS[name](model.opset_imports[""])
         model.functions[function.identifier()] = function
         model.opset_imports[DOMAIN] = DOMAIN_VERSION

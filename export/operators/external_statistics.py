@@ -94,7 +94,7 @@ def _standard_deviation(opset: int) -> ir.Function:
             wide = Unsqueeze (moments, third)
             count = Slice (wide, start, first, second)
             squares = Slice (wide, second, third, second)
-            {standard_deviation("squares", "count")}
+            {standard_deviation()}
             is_known = Greater (known, zero)
             chosen = Where (is_known, known, std)"""
     signature = f"{STANDARD_DEVIATION} (moments, known) => (chosen)"

@@ -25,13 +25,7 @@ from adadm.export.operators.domain import function_from_text, reduction
 GROUP_NORM = "GroupNorm"
 
 
-def group_norm_function(opset: int) -> ir.Function:
-    """The body of the operator, for one opset of the default domain.
-
-    Raises:
-        ExportError: the opset is older than 17.
-    """
-
+def _group_norm(opset: int) -> ir.Function:
     def mean(result: str, value: str) -> str:
         rows = reduction("ReduceMean", f"{result}_of_rows", value, (3,), opset=opset)
         return rows + "\n" + reduction("ReduceMean", result, f"{result}_of_rows", (2,), opset=opset)
@@ -70,4 +64,4 @@ def group_norm_function(opset: int) -> ir.Function:
     return function_from_text(signature, body, opset)
 
 
-FUNCTIONS = {GROUP_NORM: group_norm_function}
+FUNCTIONS = {GROUP_NORM: _group_norm}

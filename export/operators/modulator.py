@@ -36,9 +36,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import onnx_ir as ir
 
+from adadm.export.graph.rewriting import constant_of, produced_by
 from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 
 LARGEST_EXPONENT = 80
@@ -84,9 +86,9 @@ SIGNATURES = {
 }
 
 
-def is_modulator(node: ir.Node) -> bool:
+def is_modulator(node: ir.Node | None) -> TypeGuard[ir.Node]:
     """Whether a node is one of the operators above."""
-    return node.domain == DOMAIN and node.op_type in SIGNATURES
+    return node is not None and node.domain == DOMAIN and node.op_type in SIGNATURES
 
 
 def modulators(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -151,8 +153,8 @@ def _split_number(
     """What a node combines with a number, and the number; itself where there is no such node."""
     node = _behind(value, op_type)
     for operand, number in (node.inputs, node.inputs[::-1]) if node else ():
-        if (constant := _constant(number)) is not None and constant.size == 1:
-            return operand, float(constant.numpy().item())
+        if (constant := constant_of(number)) is not None and constant.size == 1:
+            return operand, float(constant.item())
     return value, neutral
 
 
@@ -176,12 +178,7 @@ def _between(ends: Collection[ir.Value], last: ir.Node) -> frozenset[ir.Node]:
 
 def _behind(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """What computes a value before conversions, if it is of a type."""
-    node = unconverted(value).producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and not node.domain else None
-
-
-def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    return None if value is None else ir.convenience.get_const_tensor(value)
+    return produced_by(value and unconverted(value), op_type)
 
 
 def unconverted(value: ir.Value) -> ir.Value:
@@ -194,11 +191,8 @@ def unconverted(value: ir.Value) -> ir.Value:
 def modulator_function(signature: Signature, opset: int) -> ir.Function:
     """The body of an operator, for one opset of the default domain.
 
-    Args:
-        opset: 17 or later.
-
     Raises:
-        ExportError: the opset is older.
+        ExportError: the opset is older than 17.
     """
     trunk, shift = ("moved", "moved = Add (x, delta)") if signature.shifted else ("x", "")
     factor = "factor" if "factor" in signature.outputs else "typed_factor"
@@ -214,15 +208,14 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             {mean("mean_of_x" if signature.shifted else "mean", "wide_x", opset)}
             {deviation(opset, shifted=signature.shifted)}
             {sum_of_squares("squares", "deviation", opset)}
-            {standard_deviation("squares", "count")}
+            {standard_deviation()}
             {amplification(factor)}
             modulated = Mul (r, {factor})
             {shift}
             y = Add ({trunk}, modulated)"""
     inputs, outputs = ", ".join(signature.inputs), ", ".join(signature.outputs)
-    return function_from_text(
-        f"{signature.name} <weight, bias> ({inputs}) => ({outputs})", body, opset
-    )
+    text = f"{signature.name} <weight, bias> ({inputs}) => ({outputs})"
+    return function_from_text(text, body, opset)
 
 
 def mean(result: str, value: str, opset: int) -> str:
@@ -255,13 +248,13 @@ def deviation(opset: int, *, shifted: bool) -> str:
             deviation = Sub (wide_x, origin)"""
 
 
-def standard_deviation(squares: str, count: str) -> str:
-    """Statements for `std`, unbiased, from the sum of squared deviations."""
-    return f"""
+def standard_deviation() -> str:
+    """Statements for `std`, unbiased, from `squares`, those of the deviations, and `count`."""
+    return """
             one_element = Constant <value_float = 1.0> ()
-            fewer = Sub ({count}, one_element)
+            fewer = Sub (count, one_element)
             degrees_of_freedom = Max (fewer, one_element)
-            variance = Div ({squares}, degrees_of_freedom)
+            variance = Div (squares, degrees_of_freedom)
             std = Sqrt (variance)"""
 
 

@@ -215,13 +215,7 @@ _ATTEND = """
 """
 
 
-def attention_round_function(opset: int) -> ir.Function:
-    """The body of the operator, for one opset of the default domain.
-
-    Raises:
-        ExportError: the opset is older than 17.
-    """
-
+def _attention_round(opset: int) -> ir.Function:
     def summed(result: str, value: str, axis: int, keepdims: int = 1) -> str:
         return reduction("ReduceSum", result, value, (axis,), opset=opset, keepdims=keepdims)
 
@@ -236,11 +230,9 @@ def attention_round_function(opset: int) -> ir.Function:
         top=reduction("ReduceMax", "top", "scores", axes=(3,), opset=opset),
         total=summed("total", "exponential", axis=3),
     )
-    return function_from_text(
-        f"{ATTENTION_ROUND} <chunk_size> (match, values, rotations) => (attended, weight, codes)",
-        body,
-        opset,
-    )
+    inputs, outputs = "match, values, rotations", "attended, weight, codes"
+    signature = f"{ATTENTION_ROUND} <chunk_size> ({inputs}) => ({outputs})"
+    return function_from_text(signature, body, opset)
 
 
-FUNCTIONS = {ATTENTION_ROUND: attention_round_function}
+FUNCTIONS = {ATTENTION_ROUND: _attention_round}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from adadm.export.passes.folding import FoldingPass
 Array = npt.NDArray[np.float64]
 
 _END, _HEIGHT, _WIDTH = np.iinfo(np.int64).max, 2, 3
+_INT64 = ir.DataType.INT64
 _COLLAPSED = ".collapsed"
 
 
@@ -159,11 +160,9 @@ def _collapse(tail: list[ir.Node], upscale: int) -> tuple[Array, Array, int]:
         Kernel (M, C, 2p + 1, 2p + 1), bias (M,), and how many pixels of low resolution at the
         border it is wrong for.
     """
-    colours = weight_of(next(n for n in reversed(tail) if n.op_type == "Conv")).shape[0]
-    for layer in reversed(tail):
-        if layer.op_type == "Conv":
-            break
-        colours //= _block_size(layer) ** 2
+    trailing = len(list(itertools.takewhile(_is_shuffle, reversed(tail))))
+    last = len(tail) - trailing - 1
+    colours = weight_of(tail[last]).shape[0] // _upscale(tail[last + 1 :]) ** 2
     # How each pixel of a block (M) depends on channel, row and column of what a layer reads; the
     # block begins at row and column `origin`.
     outputs = colours * upscale**2
@@ -244,15 +243,11 @@ class _Rewriter:
         if self.ring:
             strip = self.ring + self.kernel.shape[2] // 2
             near, far = self.ring * self.upscale, -self.ring * self.upscale
-            top, bottom, left, right = (
-                self._strip(features, side, axis, bounds)
-                for side, axis, bounds in (
-                    ("top", _HEIGHT, (0, strip)),
-                    ("bottom", _HEIGHT, (-strip, _END)),
-                    ("left", _WIDTH, (0, strip)),
-                    ("right", _WIDTH, (-strip, _END)),
-                )
-            )
+            first_strip, last_strip = (0, strip), (-strip, _END)
+            top = self._strip(features, "top", _HEIGHT, first_strip)
+            bottom = self._strip(features, "bottom", _HEIGHT, last_strip)
+            left = self._strip(features, "left", _WIDTH, first_strip)
+            right = self._strip(features, "right", _WIDTH, last_strip)
             inside = {_HEIGHT: (near, far)}
             top = self._slice(top, "top.ring", {_HEIGHT: (0, near)})
             bottom = self._slice(bottom, "bottom.rest", {_HEIGHT: (near, _END)})
@@ -276,12 +271,10 @@ class _Rewriter:
             new_initializer(self.graph, f"{self.name}.{kind}", values, self.dtype)
             for kind, values in (("weight", self.kernel), ("bias", self.bias))
         ]
-        convolved = self._node(
-            "Conv", "", [features, *parameters], pads=[reach] * 4, kernel_shape=[2 * reach + 1] * 2
-        )
-        return self._node(
-            "DepthToSpace", "shuffle", [convolved], blocksize=self.upscale, mode="CRD"
-        )
+        form = {"pads": [reach] * 4, "kernel_shape": [2 * reach + 1] * 2}
+        convolved = self._node("Conv", "", [features, *parameters], **form)
+        shuffle = {"blocksize": self.upscale, "mode": "CRD"}
+        return self._node("DepthToSpace", "shuffle", [convolved], **shuffle)
 
     def _strip(self, features: ir.Value, side: str, axis: int, bounds: tuple[int, int]) -> ir.Value:
         """The tail as it was, on a strip of the features."""
@@ -294,21 +287,14 @@ class _Rewriter:
 
     def _slice(self, value: ir.Value, name: str, bounds: dict[int, tuple[int, int]]) -> ir.Value:
         starts, ends = zip(*bounds.values(), strict=True)
-        lists = (("starts", starts), ("ends", ends), ("axes", tuple(bounds)))
         constants = [
-            new_initializer(
-                self.graph, f"{self.name}.{name}.{kind}", np.array(values), ir.DataType.INT64
-            )
-            for kind, values in lists
+            new_initializer(self.graph, f"{self.name}.{name}.{kind}", np.array(values), _INT64)
+            for kind, values in (("starts", starts), ("ends", ends), ("axes", tuple(bounds)))
         ]
         return self._node("Slice", name, [value, *constants])
 
     def _node(
-        self,
-        op_type: str,
-        name: str,
-        inputs: list[ir.Value | None],
-        **attributes: str | int | list[int],
+        self, op_type: str, name: str, inputs: list[ir.Value | None], **attributes: Any
     ) -> ir.Value:
         full = f"{self.name}.{name}".rstrip(".")
         node = named_node(op_type, inputs, attributes, name=full, dtype=self.dtype)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from adadm.export.graph.rewriting import is_batch_norm, label
-from adadm.export.operators import update_functions
+from adadm.export.operators import all_nodes, update_functions
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
 from adadm.export.passes.fold_affine_into_preceding_conv import FoldAffineIntoPrecedingConv
 from adadm.export.passes.fold_batch_norm_after_relu import FoldBatchNormAfterRelu
@@ -31,7 +29,7 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)  # a dead reader would stand in the way of a fold
     common.ShapeInferencePass()(model)
-    norms = [node for node in _all_nodes(model) if is_batch_norm(node)]
+    norms = [node for node in all_nodes(model) if is_batch_norm(node)]
     names = {node: label(node) for node in norms}
     passes = (
         FoldAffineIntoPrecedingConv(),
@@ -74,9 +72,3 @@ def collapse_tail(model: ir.Model) -> Decision:
     common.ShapeInferencePass()(model)
     nothing = Decision("tail", None, "the graph has no DepthToSpace")
     return next(iter(collapsing.decisions.values()), nothing)
-
-
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()

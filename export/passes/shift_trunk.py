@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from adadm.export.graph.channels import (
     Affine,
     affine_of_batch_norm,
     bias_of,
+    check_shift_of,
     input_leaves,
     map_channels,
     pads,
@@ -26,7 +26,6 @@ from adadm.export.graph.channels import (
 )
 from adadm.export.graph.rewriting import (
     NotFoldable,
-    constant_of,
     constant_values,
     input_of,
     is_batch_norm,
@@ -82,11 +81,10 @@ class ShiftTrunk(FoldingPass):
             raise NotFoldable("the trunk is a graph output here")
         if trunk.dtype is None:
             raise NotFoldable("the data type of the trunk is unknown")
-        shift = _Shift(center, trunk.dtype)
-        edits = list(_shift_producer(trunk, shift))
+        edits = list(_shift_producer(trunk, center, trunk.dtype))
         for reader, index in trunk.uses():
             if reader is not node:
-                edits += _absorb(trunk, reader, index, shift)
+                edits += _absorb(trunk, reader, index, center, trunk.dtype)
         for edit in edits:
             edit()
         for leaf in leaves:
@@ -111,77 +109,65 @@ def _center(node: ir.Node) -> Array:
     return center
 
 
-@dataclass(frozen=True)
-class _Shift:
-    """What is added to the trunk: (C,) in float64, stored in the trunk's data type."""
-
-    values: Array
-    dtype: ir.DataType
-
-    def __neg__(self) -> _Shift:
-        return _Shift(-self.values, self.dtype)
-
-
-def _shift_producer(value: ir.Value, shift: _Shift) -> Sequence[Edit]:
-    """Edits that make what computes `value` add `shift` to it."""
+def _shift_producer(value: ir.Value, shift: Array, dtype: ir.DataType) -> Sequence[Edit]:
+    """Edits that make what computes `value` add `shift` (C,), in the trunk's type, to it."""
     producer = value.producer()
-    noted = functools.partial(map_channels, value, Affine(np.ones(1), shift.values))
-    if producer is not None and is_modulator(producer) and value.index() == 0:
-        _check_movable(producer)
-        return noted, lambda: _move(producer, shift, to_center=0, to_delta=1)
-    if producer is not None and is_op(producer, "Conv"):
-        if bias_of(producer).shape != shift.values.shape:
+    noted = functools.partial(map_channels, value, Affine(np.ones(1), shift))
+    if is_modulator(producer) and value.index() == 0:
+        check_shift_of(producer)
+        return noted, lambda: _move(producer, shift, dtype, to_center=0, to_delta=1)
+    if is_op(producer, "Conv"):
+        if bias_of(producer).shape != shift.shape:
             raise NotFoldable(f"{label(producer)} has another number of channels than the trunk")
-        return noted, lambda: set_bias(producer, bias_of(producer) + shift.values)
-    if producer is not None and is_op(producer, "Add"):
+        return noted, lambda: set_bias(producer, bias_of(producer) + shift)
+    if is_op(producer, "Add"):
         for operand in producer.inputs:
             if operand is not None and sole_consumer(operand):
                 try:
-                    return noted, *_shift_producer(operand, shift)
+                    return noted, *_shift_producer(operand, shift, dtype)
                 except NotFoldable:
                     continue
     source = f"{producer.op_type} {label(producer)}" if producer is not None else "a graph input"
     raise NotFoldable(f"the trunk comes from {source}, which cannot take the shift")
 
 
-def _absorb(trunk: ir.Value, reader: ir.Node, index: int, shift: _Shift) -> Iterator[Edit]:
+def _absorb(
+    trunk: ir.Value, reader: ir.Node, index: int, shift: Array, dtype: ir.DataType
+) -> Iterator[Edit]:
     """Edits that make a reader of the shifted trunk compute what it did before."""
     if is_modulator(reader) and index == 0:
-        _check_movable(reader)
-        yield lambda: _move(reader, shift, to_center=1, to_delta=-1)
+        check_shift_of(reader)
+        yield lambda: _move(reader, shift, dtype, to_center=1, to_delta=-1)
     elif is_batch_norm(reader) and index == 0:
         affine_of_batch_norm(reader)
-        yield lambda: _move_mean(reader, shift.values)
+        yield lambda: _move_mean(reader, shift)
     elif is_op(reader, "Add"):
         other = reader.inputs[1 - index]
         if other is None or other is trunk or not sole_consumer(other):
             raise NotFoldable(f"Add {label(reader)} reads the trunk and cannot take the shift back")
-        yield from _shift_producer(other, -shift)
+        yield from _shift_producer(other, -shift, dtype)
     else:
         for leaf in input_leaves(trunk, reader, index):
             if pads(leaf.convolution):
                 raise NotFoldable(f"{label(leaf.convolution)} reads the trunk and pads it")
-            yield functools.partial(shift_inputs, leaf, -shift.values)
+            yield functools.partial(shift_inputs, leaf, -shift)
 
 
-def _check_movable(modulator: ir.Node) -> None:
-    if any(constant_of(value) is None for value in modulator.inputs[2:]):
-        raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
-
-
-def _move(modulator: ir.Node, shift: _Shift, to_center: int, to_delta: int) -> None:
+def _move(
+    modulator: ir.Node, shift: Array, dtype: ir.DataType, *, to_center: int, to_delta: int
+) -> None:
     """Add multiples of a shift to a modulator's center and delta; a plain one becomes shifted."""
     signature = SIGNATURES[modulator.op_type]
     if not signature.shifted:
         modulator.op_type = signature.as_shifted.name
         modulator.resize_inputs(4)
-    shape = (1, shift.values.size, 1, 1)
+    shape = (1, shift.size, 1, 1)
     for index, kind, times in ((2, "center", to_center), (3, "delta", to_delta)):
         old = modulator.inputs[index]
         before = constant_values(old) if old is not None else np.zeros(shape)
-        values = before + times * shift.values.reshape(shape)
+        values = before + times * shift.reshape(shape)
         name = f"{label(modulator)}.{kind}"
-        replace_initializer(modulator, index, values, name=name, dtype=shift.dtype)
+        replace_initializer(modulator, index, values, name=name, dtype=dtype)
 
 
 def _move_mean(norm: ir.Node, shift: Array) -> None:

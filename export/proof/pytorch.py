@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,16 @@ def run_network(network: Network, lr: Batch) -> Batch:
 
 def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
     """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
-    with _noting_factors(network) as factors:
+    factors: list[Batch] = []
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(module, Modulator)
+        factors.append(module.factor(inputs[0]).numpy())
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, Modulator):
+                hooks.enter_context(module.register_forward_pre_hook(note))
         return run_network(network, lr), factors
 
 
@@ -75,34 +85,12 @@ def run_with_codes(
         )
         return match, values, buckets
 
-    hooks = [
-        module.register_forward_pre_hook(lambda m, i, name=name: force(name, m, i))
-        for name, module in attention_rounds(network).items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in attention_rounds(network).items():
+            hooks.enter_context(module.register_forward_pre_hook(partial(force, name)))
         return *run_with_factors(network, lr), results
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def attention_rounds(network: Network) -> dict[str, AttentionRound]:
     """The rounds of sparse attention in a network, by module name."""
     return {n: m for n, m in network.root.named_modules() if isinstance(m, AttentionRound)}
-
-
-@contextmanager
-def _noting_factors(network: Network) -> Iterator[list[Batch]]:
-    factors: list[Batch] = []
-
-    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        assert isinstance(module, Modulator)
-        factors.append(module.factor(inputs[0]).numpy())
-
-    modulators = [module for module in network.modules() if isinstance(module, Modulator)]
-    hooks = [module.register_forward_pre_hook(note) for module in modulators]
-    try:
-        yield factors
-    finally:
-        for hook in hooks:
-            hook.remove()
