@@ -40,7 +40,6 @@ from typing import TypeGuard
 
 import onnx_ir as ir
 
-from adadm.export.graph.rewriting import constant_of, produced_by
 from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 
 LARGEST_EXPONENT = 80
@@ -153,8 +152,9 @@ def _split_number(
     """What a node combines with a number, and the number; itself where there is no such node."""
     node = _behind(value, op_type)
     for operand, number in (node.inputs, node.inputs[::-1]) if node else ():
-        if (constant := constant_of(number)) is not None and constant.size == 1:
-            return operand, float(constant.item())
+        constant = ir.convenience.get_const_tensor(number) if number is not None else None
+        if constant is not None and constant.size == 1:
+            return operand, float(constant.numpy().item())
     return value, neutral
 
 
@@ -178,7 +178,8 @@ def _between(ends: Collection[ir.Value], last: ir.Node) -> frozenset[ir.Node]:
 
 def _behind(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """What computes a value before conversions, if it is of a type."""
-    return produced_by(value and unconverted(value), op_type)
+    node = unconverted(value).producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and not node.domain else None
 
 
 def unconverted(value: ir.Value) -> ir.Value:

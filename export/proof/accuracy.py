@@ -27,9 +27,7 @@ def measure_accuracy(network: Network) -> list[Accuracy]:
         lr = reduce(hr, network.upscale)
         sr = run_network(network, batch_from_image(lr, network.rgb_range))
         bicubic = enlarge(lr, network.upscale)
-        scores = [
-            psnr_y(image, hr, shave=network.upscale)
-            for image in (bicubic, image_from_batch(sr, network.rgb_range))
-        ]
+        images = bicubic, image_from_batch(sr, network.rgb_range)
+        scores = [psnr_y(image, hr, shave=network.upscale) for image in images]
         results.append(Accuracy(name, *scores))
     return results
