@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,13 @@ class Paths:
 
     def written_as(self, *suffixes: str) -> Callable[[str], Path]:
         """The type of one that names a file that is written, and ends in one of some suffixes."""
+        return partial(self._written_as, suffixes)
 
-        def written(text: str) -> Path:
-            if Path(text).suffix in suffixes:
-                return self.written(text)
+    def _written_as(self, suffixes: Sequence[str], text: str) -> Path:
+        if Path(text).suffix not in suffixes:
             expected = " or ".join(suffixes)
             raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends in {expected}")
-
-        return written
+        return self.written(text)
 
     def check(
         self, reads: Iterable[Path] = (), writes: Iterable[Path] = (), rewrites: Iterable[Path] = ()
