@@ -179,7 +179,7 @@ def lower_network(
         upscale=source.metadata.upscale,
         size=lowering.size,
     )
-    models = {variant: found.model for variant, found in lowered.items()}
+    models = {variant: target_model.model for variant, target_model in lowered.items()}
     ledger = replace(ledger, gates=tuple(gates))
     quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
     _note(quantized)

@@ -75,13 +75,13 @@ def load_source_network(
     _check_form(path, model, noted)
     check_file(proto, model.opset_imports[""])
     model.metadata_props.clear()
-    known = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
+    needed = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
     sizes = model.graph.inputs[0].shape
     assert sizes is not None  # the checker saw it
     fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
     return SourceNetwork(
         model=model,
-        metadata=NetworkMetadata(**{name: getattr(noted, name) for name in known}),
+        metadata=NetworkMetadata(**{name: getattr(noted, name) for name in needed}),
         network=None,
         static=(fixed[0], fixed[1], fixed[2]) if fixed else None,
         sha256=sha256_of(path),
@@ -130,8 +130,8 @@ def _check_form(path: Path, model: ir.Model, metadata: ModelMetadata) -> None:
         f"--opset {DEFAULTS.opset}": opset not in OPSETS and f"it has opset {opset}",
         "no --factors": outputs != ["sr"] and f"it returns {', '.join(outputs)}",
     }
-    if found := {remedy: problem for remedy, problem in problems.items() if problem}:
+    if obstacles := {remedy: problem for remedy, problem in problems.items() if problem}:
         raise CalibrationError(
-            f"{path}: {'; '.join(map(str, found.values()))}. Export it again with "
-            f"{', '.join(found)}, or give the checkpoint"
+            f"{path}: {'; '.join(map(str, obstacles.values()))}. Export it again with "
+            f"{', '.join(obstacles)}, or give the checkpoint"
         )

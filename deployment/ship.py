@@ -55,8 +55,8 @@ def main(argv: list[str]) -> None:
         )
         for row in line.run():
             rows.append(row)
-            made = ", ".join(row.made) or (str(row.model) if row.model else "nothing")
-            bar.message(f"{row.target} {row.precision}: {made}")
+            products = ", ".join(row.made) or (str(row.model) if row.model else "nothing")
+            bar.message(f"{row.target} {row.precision}: {products}")
     _write_summary(rows, arguments.output / "summary.json")
     _print_summary(rows, Console())
     minutes, seconds = divmod(round(time.monotonic() - started), 60)

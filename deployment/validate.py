@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
 def _certify(arguments: argparse.Namespace) -> None:
     bar = Bar("loading both")
-    given = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
+    limits = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
     with bar:
         reference = load_baseline(arguments.against, **network_options(arguments))
         model = load_candidate(
@@ -78,7 +78,7 @@ def _certify(arguments: argparse.Namespace) -> None:
             model,
             images,
             originals=arguments.hr,
-            given=given,
+            given=limits,
             at=arguments.output,
             seconds=arguments.seconds,
             progress=bar,
@@ -112,14 +112,14 @@ def _recheck(arguments: argparse.Namespace) -> None:
         Path(arguments.model) if arguments.model else None, arguments.against, arguments.images
     )
     with Bar("reading") as bar:
-        found = recheck(arguments.certificate, places, network_options(arguments), progress=bar)
-    for note in found.notes:
+        again = recheck(arguments.certificate, places, network_options(arguments), progress=bar)
+    for note in again.notes:
         print(f"note: {note}")
-    if found.problems:
-        listed = "".join(f"\n  {problem}" for problem in found.problems)
+    if again.problems:
+        listed = "".join(f"\n  {problem}" for problem in again.problems)
         raise ParityError(f"{arguments.certificate} does not hold:{listed}")
-    if not found.certificate.passed:
-        listed = "".join(f"\n  {failure}" for failure in found.certificate.failures)
+    if not again.certificate.passed:
+        listed = "".join(f"\n  {failure}" for failure in again.certificate.failures)
         raise ParityError(
             f"{arguments.certificate} is as it was written, and says that the model failed:{listed}"
         )
@@ -130,13 +130,13 @@ def _print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each figure with its limit."""
     headers = ("check", "figure", "asked", "worst on", "")
     table = make_table("What is asked", headers, left=("check", "worst on", ""))
-    for found in checks:
+    for row in checks:
         table.add_row(
-            found.name,
-            f"{found.figure:.3g} {found.unit}".rstrip(),
-            f"{'>=' if found.at_least else '<='} {found.limit:.4g}",
-            escape(found.where),
-            "passed" if found.passed else "[bold red]FAILED[/bold red]",
+            row.name,
+            f"{row.figure:.3g} {row.unit}".rstrip(),
+            f"{'>=' if row.at_least else '<='} {row.limit:.4g}",
+            escape(row.where),
+            "passed" if row.passed else "[bold red]FAILED[/bold red]",
         )
     console.print(table)
 

@@ -178,7 +178,7 @@ def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool
 def _identity(path: Path) -> tuple[int, int] | str:
     """What is the same of two names of one file, whether it is there or not."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return os.path.realpath(path)
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

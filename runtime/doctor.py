@@ -74,13 +74,13 @@ def main(argv: list[str]) -> None:
     """
     arguments = _parse(argv)
     with Bar("looking at the machine") as bar:
-        found = examine(progress=bar)
-    _print(found.checks)
+        examination = examine(progress=bar)
+    _print(examination.checks)
     if arguments.json is not None:
-        json_format.write(arguments.json, found.as_json())
-    if not found.working:
-        advice = found.backends["cpu"].advice
-        raise SessionError(f"none of {', '.join(found.backends)} works; begin with: {advice}")
+        json_format.write(arguments.json, examination.as_json())
+    if not examination.working:
+        advice = examination.backends["cpu"].advice
+        raise SessionError(f"none of {', '.join(examination.backends)} works; begin with: {advice}")
 
 
 def examine(*, root: Path = Path("/"), progress: Progress = SILENT) -> Examination:
@@ -112,10 +112,10 @@ def _print(checks: list[Observation]) -> None:
     table = Table("what", "verdict", "found, and what to do", box=SIMPLE_HEAD)
     for check in checks:
         style = _STYLES[check.verdict]
-        found = Text(check.found)
+        text = Text(check.found)
         if check.advice is not None:
-            found.append(f"\n-> {check.advice}", style="bold")
-        table.add_row(Text(check.name), Text(check.verdict, style), found)
+            text.append(f"\n-> {check.advice}", style="bold")
+        table.add_row(Text(check.name), Text(check.verdict, style), text)
     Console(highlight=False).print(table)
 
 

@@ -158,7 +158,9 @@ def _converted(value: Any, hint: Any) -> Any:
         return None if value is None else _converted(value, inner[0])
     if origin is Annotated:  # a `Figure`
         return math.inf if value is None else _converted(value, inner[0])
-    if origin is Literal and any(value == one and type(value) is type(one) for one in inner):
+    if origin is Literal and any(
+        value == choice and type(value) is type(choice) for choice in inner
+    ):
         return value
     if origin in (tuple, list) and type(value) is list:
         hints = inner if origin is tuple and inner[-1] is not ... else inner[:1] * len(value)
@@ -175,18 +177,18 @@ def _converted(value: Any, hint: Any) -> Any:
 
 def _object(value: dict[str, Any], hint: Any) -> Any:
     hints = get_type_hints(hint, include_extras=True)
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     names = {part.metadata.get("key", part.name): part for part in fields(hint)}
     for name, part in names.items():
         wanted = hints[part.name]
         if name in value:
-            found[part.name] = _below(name, value[name], wanted)
+            values[part.name] = _below(name, value[name], wanted)
         elif get_origin(wanted) is Literal or part.default is part.default_factory is MISSING:
             raise _Misfit(f"{name}, {_named(wanted)}", "and there is none")
     for name, entry in value.items():
         if name not in names:
             raise _Misfit(f"nothing but {', '.join(names)}", f"got {reprlib.repr({name: entry})}")
-    return hint(**found)
+    return hint(**values)
 
 
 def _named(hint: Any) -> str:
@@ -236,13 +238,13 @@ def _check_depth(value: Any) -> None:
         if (depth := depth + 1) > _DEEPEST:
             raise RecursionError
         below = []
-        for found in values:
-            if isinstance(found, str):
-                found.encode()
-            elif isinstance(found, dict):
-                below += [*found, *found.values()]
-            elif isinstance(found, list):
-                below += found
+        for entry in values:
+            if isinstance(entry, str):
+                entry.encode()
+            elif isinstance(entry, dict):
+                below += [*entry, *entry.values()]
+            elif isinstance(entry, list):
+                below += entry
         values = below
 
 

@@ -61,8 +61,8 @@ def main(argv: list[str]) -> None:
 
 def _summarise(outcome: BatchResult, output: Path) -> None:
     done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
-    there = " (they were there; --overwrite makes them again)" if skipped else ""
-    print(f"{output}: {done} done, {skipped} skipped{there}, {failed} failed")
+    hint = " (they were there; --overwrite makes them again)" if skipped else ""
+    print(f"{output}: {done} done, {skipped} skipped{hint}, {failed} failed")
     if outcome.failed:
         reasons = "\n".join(
             f"  {reason if str(job.source) in reason else f'{job.source}: {reason}'}"

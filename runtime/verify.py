@@ -46,14 +46,14 @@ def main(argv: list[str]) -> None:
         _record(bundle)
         return
     with Bar() as bar:
-        found = verify(
+        verification = verify(
             bundle, arguments.backend, arguments.seconds, trust=arguments.trust, progress=bar
         )
-    _print(found)
+    _print(verification)
     if arguments.json is not None:
-        json_format.write(arguments.json, found.report)
-    if not found.passed:
-        raise ParityError(_why(found))
+        json_format.write(arguments.json, verification.report)
+    if not verification.passed:
+        raise ParityError(_why(verification))
 
 
 def _check_machine(bundle: Bundle) -> None:

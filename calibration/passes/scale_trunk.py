@@ -105,11 +105,11 @@ class ScaleTrunk(ir.passes.InPlacePass):
             if not trunks:
                 raise NotFoldable("the graph has no modulator")
             yield from (trunk for trunk in trunks if trunk is not None)
-        found = {value.name: value for node in graph for value in node.outputs}
+        values = {value.name: value for node in graph for value in node.outputs}
         for name in self.values:
-            if name not in found:
+            if name not in values:
                 raise NotFoldable(f"no node computes {name}")
-            yield found[name]
+            yield values[name]
 
 
 class _Region:
@@ -185,8 +185,8 @@ class _Region:
             return ()  # one of its operands, see _choose_factor()
         if node is not None and _attends(node) and value.index() == 0:
             return _present(node.inputs[1:2])
-        found = f"{node.op_type} {label(node)}" if node is not None else f"{value.name}, an input"
-        raise NotFoldable(f"it comes from {found}, which cannot be scaled")
+        origin = f"{node.op_type} {label(node)}" if node is not None else f"{value.name}, an input"
+        raise NotFoldable(f"it comes from {origin}, which cannot be scaled")
 
     def _results(self, value: ir.Value, reader: ir.Node, index: int) -> Sequence[ir.Value]:
         """What is scaled when `value` is, of what a reader returns."""

@@ -109,11 +109,11 @@ def measure(
         lr = batch_from_image(photograph.lr, rgb_range)
         outputs: list[Output] = []
         for stage, tally in zip(stages, tallies, strict=True):
-            outputs.append(found := stage.run(lr))
-            _check(f"{photograph.name}, {stage.name}", found, outputs[0])
+            outputs.append(output := stage.run(lr))
+            _check(f"{photograph.name}, {stage.name}", output, outputs[0])
             if originals:
-                tally.psnr_y_db.append(_psnr_y_db(found, photograph, stage, rgb_range, upscale))
-            tally.add(found, outputs[0])
+                tally.psnr_y_db.append(_psnr_y_db(output, photograph, stage, rgb_range, upscale))
+            tally.add(output, outputs[0])
         on_outputs(photograph, outputs)
     results: list[StageResult] = []
     for stage, tally in zip(stages, tallies, strict=True):
@@ -206,11 +206,13 @@ class _Tally:
 
 
 def _check(where: str, found: Output, reference: Output) -> None:
-    (sr, factors), (expected, known) = found, reference
-    if sr.shape != expected.shape or (factors and known and len(factors) != len(known)):
+    (sr, factors), (expected, expected_factors) = found, reference
+    if sr.shape != expected.shape or (
+        factors and expected_factors and len(factors) != len(expected_factors)
+    ):
         raise CalibrationError(
             f"{where}: an output of {sr.shape} with {len(factors)} factors, expected "
-            f"{expected.shape} with {len(known)}"
+            f"{expected.shape} with {len(expected_factors)}"
         )
     if not all(np.isfinite(array).all() for array in (sr, *factors)):
         raise CalibrationError(f"{where}: the output or a modulation factor is not finite")

@@ -56,8 +56,8 @@ def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
     """The values that must stay float32; for a factor, what its modulator returns."""
     results = _results_by_factor(graph)
     computed = {value.name for node in graph for value in node.outputs}
-    found = {name for name, known in statistics.items() if not known.peak <= LARGEST_SAFE}
-    return {results.get(name, name) for name in found} & computed
+    wide = {name for name, tensor in statistics.items() if not tensor.peak <= LARGEST_SAFE}
+    return {results.get(name, name) for name in wide} & computed
 
 
 def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
@@ -76,12 +76,12 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
     ranges = [
         HalfRange(
             name=name,
-            peak=known.peak,
-            below_overflow=_LARGEST / known.peak if known.peak else math.inf,
-            above_underflow=known.rms / _SMALLEST_NORMAL,
+            peak=tensor.peak,
+            below_overflow=_LARGEST / tensor.peak if tensor.peak else math.inf,
+            above_underflow=tensor.rms / _SMALLEST_NORMAL,
             wide=results.get(name, name) in wide,
         )
-        for name, known in statistics.items()
+        for name, tensor in statistics.items()
         if name not in moved
     ]
     return sorted(ranges, key=lambda found: (found.below_overflow, found.name))

@@ -67,13 +67,13 @@ def choose_ranges(
         read, returned = input_of(node, 0).name, node.outputs[0].name
         if weight.ndim != _IMAGE_RANK or {read, returned} & set(wide):
             continue
-        known = statistics.get(str(read))
+        tensor = statistics.get(str(read))
         groups = node.attributes.get_int("group", 1)
-        if known is None or known.largest.size != weight.shape[1] * groups:
+        if tensor is None or tensor.largest.size != weight.shape[1] * groups:
             continue
-        equalizer = _equalizer(weight, known.largest, groups)
-        scale = float(half_scale(np.array((known.largest * equalizer).max())))
-        ranges[label(node)] = ConvolutionRange(equalizer, scale, known.mean * equalizer)
+        equalizer = _equalizer(weight, tensor.largest, groups)
+        scale = float(half_scale(np.array((tensor.largest * equalizer).max())))
+        ranges[label(node)] = ConvolutionRange(equalizer, scale, tensor.mean * equalizer)
     return ranges
 
 
@@ -97,11 +97,11 @@ def quantize_convolutions(
     model: ir.Model, ranges: Mapping[str, ConvolutionRange], chosen: Collection[str]
 ) -> None:
     """Give the chosen convolutions of a float32 graph INT8 inputs and weights, in place."""
-    used = {name: found for name, found in ranges.items() if name in chosen}
-    EqualizeChannels({name: found.equalizer for name, found in used.items()})(model)
+    used = {name: int8 for name, int8 in ranges.items() if name in chosen}
+    EqualizeChannels({name: int8.equalizer for name, int8 in used.items()})(model)
     QuantizeConvolutions(
-        {name: found.scale for name, found in used.items()},
-        {name: found.mean for name, found in used.items()},
+        {name: int8.scale for name, int8 in used.items()},
+        {name: int8.mean for name, int8 in used.items()},
     )(model)
 
 

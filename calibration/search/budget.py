@@ -160,12 +160,12 @@ class _Search:
                 members = [name for name in names if name in costs]
                 if len(names) == 1 or not members or math.isinf(loss.judged_db):
                     continue
-                expected, found = _sum(costs, members), _power(loss.judged_db)
-                if bounds and turn and found < expected and not self.fits(names):
+                expected, measured = _sum(costs, members), _power(loss.judged_db)
+                if bounds and turn and measured < expected and not self.fits(names):
                     continue
                 for name in members:
                     share = costs[name] / expected if expected else 1 / len(members)
-                    costs[name] = share * found
+                    costs[name] = share * measured
         return costs
 
     def propose(self, model: Mapping[str, float], caution: float) -> Names | None:

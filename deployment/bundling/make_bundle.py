@@ -64,9 +64,9 @@ def make_bundle(
         progress.phase("bringing the model into the target's form")
         deployed = {v: deploy(path, target) for v, path in _sources(model, target).items()}
         recipes: dict[Variant, Recipe] = {}
-        for variant, found in deployed.items():
+        for variant, item in deployed.items():
             path = partial / _name(variant)
-            onnx.save(found.model, path)
+            onnx.save(item.model, path)
             recipes[variant] = make_recipe(
                 read_onnx(path), target, bounds, workspace_bytes=workspace_bytes
             )
@@ -80,13 +80,13 @@ def make_bundle(
         rows = [
             record(
                 partial,
-                found.name,
-                found.variant,
-                inputs=found.inputs,
-                outputs=found.outputs,
-                psnr_db=found.psnr_db,
+                item.name,
+                item.variant,
+                inputs=item.inputs,
+                outputs=item.outputs,
+                psnr_db=item.psnr_db,
             )
-            for found in references
+            for item in references
         ]
         progress.phase("asking TensorRT for RTX what memory it takes")
         memories = {variant: _activations(recipe) for variant, recipe in recipes.items()}

@@ -86,7 +86,7 @@ def make_references(models: Mapping[Variant, TargetModel], bounds: Bounds) -> li
 
 def factor_tolerance(references: Sequence[RecordedCase]) -> float:
     """How far a factor may be off, of the largest of its block."""
-    worst = max((found.factor_error for found in references), default=0.0)
+    worst = max((case.factor_error for case in references), default=0.0)
     return max(_FACTOR_MARGIN * worst, _FLOAT32_FACTOR)
 
 
@@ -107,14 +107,14 @@ def _reference(
     factor_error, psnr_db = 0.0, {}
     for key, expected in outputs.items():
         if key.startswith("factor_"):
-            known = expected.astype(np.float64)
-            apart = max(float(np.abs(other[key] - known).max()) for other in others)
+            in_float64 = expected.astype(np.float64)
+            apart = max(float(np.abs(other[key] - in_float64).max()) for other in others)
             least = float(np.finfo(expected.dtype).eps)
-            factor_error = max(factor_error, apart / np.abs(known).max(), least)
+            factor_error = max(factor_error, apart / np.abs(in_float64).max(), least)
         else:
             most = _UINT8_DB if expected.dtype == np.uint8 else _FLOAT32_DB
-            found = [compare(key, o[key].astype(expected.dtype), expected, 1) for o in others]
-            least_db = min(comparison.psnr_db for comparison in found) - margin_db
+            comparisons = [compare(key, o[key].astype(expected.dtype), expected, 1) for o in others]
+            least_db = min(comparison.psnr_db for comparison in comparisons) - margin_db
             psnr_db[key] = math.floor(10 * min(least_db, most)) / 10
     return RecordedCase(name, variant, feed, outputs, psnr_db, factor_error)
 

@@ -41,8 +41,8 @@ def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT)
     progress.phase("building our own wheel")
     source = _source()
     if source is None:
-        asked = [f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}"]
-        _pip(["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), *asked])
+        requirements = [f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}"]
+        _pip(["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), *requirements])
     else:
         with TemporaryDirectory() as clean:  # a build in place takes up what an earlier one left
             for name in _SOURCES:
@@ -64,8 +64,8 @@ def _source() -> Path | None:
 
     A folder of sources on the path has metadata too, which says nothing of where it is from.
     """
-    for found in distributions(name=_DISTRIBUTION):
-        noted = json.loads(found.read_text("direct_url.json") or "{}")
+    for distribution in distributions(name=_DISTRIBUTION):
+        noted = json.loads(distribution.read_text("direct_url.json") or "{}")
         if "dir_info" in noted:
             return Path(url2pathname(urlparse(noted["url"]).path))
     return None

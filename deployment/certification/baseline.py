@@ -64,25 +64,25 @@ def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Base
             f"{path} is an engine: the reference is the checkpoint, or an ONNX model of it"
         )
     if path.suffix == ".onnx":
-        found = read_onnx(path)
-        if missing := found.metadata.missing(*NETWORK):
+        model = read_onnx(path)
+        if missing := model.metadata.missing(*NETWORK):
             raise CalibrationError(
                 f"{path} was not written by adadm (its metadata lacks {', '.join(missing)}), so "
                 "it cannot be a reference; give the checkpoint"
             )
-        graph = evaluated(path, found.metadata)
-        description = f"ONNX Runtime, {precision_of(graph, found.metadata)}"
-        run = run_graph(graph, found.metadata)
+        graph = evaluated(path, model.metadata)
+        description = f"ONNX Runtime, {precision_of(graph, model.metadata)}"
+        run = run_graph(graph, model.metadata)
         names = [str(node.name) for node in modulators(ir.from_proto(onnx.load(path)).graph)]
         return Baseline(
             path=path,
-            sha256=found.sha256,
+            sha256=model.sha256,
             description=description,
             stages=(Stage("reference", run),),
             run=lambda lr: run(lr)[0],
             graph=graph,
             blocks=_blocks(names),
-            metadata=found.metadata.network,
+            metadata=model.metadata.network,
         )
     source = load_source_network(path, arch, **given)
     network = source.network

@@ -78,8 +78,8 @@ def load_candidate(
     """
     if is_engine(path):
         return _engine(path, reference, trust=trust)
-    found = read_onnx(path)
-    metadata = _known_network(path, found.metadata, reference)
+    model = read_onnx(path)
+    metadata = _known_network(path, model.metadata, reference)
     graph = evaluated(path, metadata)
     precision = precision_of(graph, metadata)
     title = {"float32": "float32", "fp16": "FP16", "int8": "INT8"}[precision]
@@ -100,14 +100,14 @@ def load_candidate(
         sizes = session.sizes if any(spec.name == "lr" for spec in session.inputs) else []
     return Candidate(
         path=path,
-        sha256=found.sha256,
+        sha256=model.sha256,
         precision=precision,
         backend=backend,
         description=description,
         stages=tuple(stages),
         graph=graph,
         session=lambda: open_session(path, backend=backend),
-        feed=lambda lr: feed_of(found.inputs[0].name, lr, metadata),
+        feed=lambda lr: feed_of(model.inputs[0].name, lr, metadata),
         tile=sizes[0].most if sizes and sizes[0].is_fixed else None,
         metadata=metadata,
         companions=companions,

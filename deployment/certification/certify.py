@@ -146,16 +146,16 @@ def certify(
 def _checks(
     ledger: Ledger, model: int, seen: Observations, reference: Baseline, thresholds: Thresholds
 ) -> list[Check]:
-    truth, found = ledger.stages[0], ledger.stages[model:]
+    truth, candidates = ledger.stages[0], ledger.stages[model:]
     checks = []
     if not math.isnan(truth.psnr_y_db):
-        worst = min(found, key=lambda stage: stage.psnr_y_db)
+        worst = min(candidates, key=lambda stage: stage.psnr_y_db)
         lost_db = truth.psnr_y_db - worst.psnr_y_db
         checks.append(check("lost_db", lost_db, f"mean, {worst.name}", thresholds))
     least = min(seen.photographs, key=lambda photograph: photograph.parity_db)
     checks.append(check("parity_db", least.parity_db, least.name, thresholds))
-    known = [stage for stage in found if stage.factor_error is not None]
-    for stage in known[:1]:
+    with_factors = [stage for stage in candidates if stage.factor_error is not None]
+    for stage in with_factors[:1]:
         assert stage.factor_error is not None and stage.factor_block is not None
         where = reference.blocks[stage.factor_block]
         checks.append(check("factor_percent", 100 * stage.factor_error, where, thresholds))
@@ -166,11 +166,11 @@ def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds)
     """None where there are no layers to look at, as in an engine."""
     if comparison is None:
         return []
-    found = comparison.first_divergence
-    where = found.where if found else f"{len(comparison.layers)} layers"
+    divergence = comparison.first_divergence
+    where = divergence.where if divergence else f"{len(comparison.layers)} layers"
     if not comparison.is_mapped:
         where += ", compared without channel maps, which its metadata lacks: make it again for them"
-    return [check("layers_at_fault", float(found is not None), where, thresholds)]
+    return [check("layers_at_fault", float(divergence is not None), where, thresholds)]
 
 
 def _crops_of_gates(
@@ -181,7 +181,7 @@ def _crops_of_gates(
     size: tuple[int, int],
 ) -> list[Crop]:
     """The drawn input on which a gate fails, once each."""
-    failed = {found.name for found in checks if not found.passed}
+    failed = {row.name for row in checks if not row.passed}
     drawn = drawn_inputs(*size)
     crops: dict[str, Crop] = {}
     for result in gates:

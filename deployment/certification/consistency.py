@@ -19,9 +19,9 @@ from adadm.runtime.json_format import rounded
 
 def inconsistencies(certificate: Certificate) -> Iterator[str]:
     """What is wrong with a certificate by itself."""
-    if (found := digest_of(certificate)) != certificate.sha256:
+    if (digest := digest_of(certificate)) != certificate.sha256:
         yield (
-            f"it was changed since it was written: its content has the digest {found}, the "
+            f"it was changed since it was written: its content has the digest {digest}, the "
             f"certificate says {certificate.sha256}"
         )
     if not isinstance(certificate, ModelCertificate):
@@ -34,9 +34,9 @@ def inconsistencies(certificate: Certificate) -> Iterator[str]:
     for name in expected.keys() | limits.keys():
         if expected.get(name) != limits.get(name):
             yield f"the limit {name} is {limits.get(name)}, by default it is {expected.get(name)}"
-    asked = {CRITERIA["parity_db"].name, *(gate.name for gate in GATES)}
-    asked |= {CRITERIA["lost_db"].name} if certificate.images.originals else set()
-    for name in sorted(asked - {check.name for check in certificate.checks}):
+    required = {CRITERIA["parity_db"].name, *(gate.name for gate in GATES)}
+    required |= {CRITERIA["lost_db"].name} if certificate.images.originals else set()
+    for name in sorted(required - {check.name for check in certificate.checks}):
         yield f"it has no check of {name}"
     for check in certificate.checks:
         if check.is_within != check.passed:
@@ -68,17 +68,17 @@ def is_certificate_of(
         given: limits that are not the defaults.
     """
     try:
-        found = read_certificate(path)
+        certificate = read_certificate(path)
     except CalibrationError:
         return False
     return (
-        isinstance(found, ModelCertificate)
-        and not any(inconsistencies(found))
-        and {check.name for check in found.checks} == KEYS.keys()
-        and found.model.sha256 == model
-        and {Path(name).name: digest for name, digest in found.model.companions.items()}
+        isinstance(certificate, ModelCertificate)
+        and not any(inconsistencies(certificate))
+        and {check.name for check in certificate.checks} == KEYS.keys()
+        and certificate.model.sha256 == model
+        and {Path(name).name: digest for name, digest in certificate.model.companions.items()}
         == companions
-        and found.reference.sha256 == reference
-        and found.images.digest == images
-        and found.thresholds.given == rounded(given)
+        and certificate.reference.sha256 == reference
+        and certificate.images.digest == images
+        and certificate.thresholds.given == rounded(given)
     )

@@ -94,7 +94,7 @@ class Thresholds:
     @classmethod
     def of(cls, precision: str, given: Mapping[str, float]) -> Thresholds:
         """The defaults of a precision, but for what is given."""
-        limits = {name: found.limits[precision] for name, found in CRITERIA.items()}
+        limits = {name: criterion.limits[precision] for name, criterion in CRITERIA.items()}
         limits |= {KEYS[gate.name]: gate.threshold for gate in GATES}
         return cls({**limits, **given}, given)
 
@@ -105,13 +105,13 @@ def read_thresholds(path: Path) -> dict[str, float]:
     Raises:
         CalibrationError: it is none, names a limit that there is not, or one is no number.
     """
-    known = list(KEYS.values())
+    names = list(KEYS.values())
     limits = read(dict[str, float], path, error=CalibrationError)
-    for name in (name for name in limits if name not in known):
-        near = difflib.get_close_matches(name, known, n=1)
+    for name in (name for name in limits if name not in names):
+        near = difflib.get_close_matches(name, names, n=1)
         meant = f"; is {near[0]} meant?" if near else "."
         raise CalibrationError(
-            f"{path}: there is no limit {name!r}{meant} Known: {', '.join(known)}"
+            f"{path}: there is no limit {name!r}{meant} Known: {', '.join(names)}"
         )
     return {name: float(limit) for name, limit in limits.items()}
 
@@ -143,18 +143,18 @@ class Check:
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
     def __str__(self) -> str:
-        asked = "at least" if self.at_least else "at most"
+        bound = "at least" if self.at_least else "at most"
         figure = f"{self.figure:.4g} {self.unit}".rstrip()
         return (
-            f"{self.name} is {figure} ({self.where}), asked is {asked} "
+            f"{self.name} is {figure} ({self.where}), asked is {bound} "
             f"{self.limit:g}: {self.remedy}"
         )
 
 
 def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
     """Hold a figure to one of `CRITERIA`."""
-    found = CRITERIA[name]
-    return _judged(found, figure, where, thresholds, at_least=found.at_least)
+    criterion = CRITERIA[name]
+    return _judged(criterion, figure, where, thresholds, at_least=criterion.at_least)
 
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
@@ -166,12 +166,12 @@ def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
 def _judged(
     what: Criterion | Gate, figure: float, where: str, thresholds: Thresholds, **more: Any
 ) -> Check:
-    asked = {"name": what.name, "unit": what.unit, "remedy": what.remedy, **more}
+    common = {"name": what.name, "unit": what.unit, "remedy": what.remedy, **more}
     limit = thresholds.limits[KEYS[what.name]]
-    found = Check(figure=figure, where=where, limit=limit, passed=False, **asked)
-    return replace(found, passed=found.is_within)
+    unjudged = Check(figure=figure, where=where, limit=limit, passed=False, **common)
+    return replace(unjudged, passed=unjudged.is_within)
 
 
 def failures(checks: Sequence[Check]) -> tuple[str, ...]:
     """A sentence for each check that fails."""
-    return tuple(str(found) for found in checks if not found.passed)
+    return tuple(str(failed) for failed in checks if not failed.passed)

@@ -40,31 +40,31 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
     """
     bundle = Bundle.open(folder)
     source = Source(result, CalibrationError, "expected what verify.py --json wrote on a device")
-    found = convert(load(source), VerificationReport, source)
-    outputs = [output for row in found.references for output in row.outputs.values()]
+    report = convert(load(source), VerificationReport, source)
+    outputs = [output for row in report.references for output in row.outputs.values()]
     for name in ("asked_psnr_db", "psnr_db", "largest_error"):
         convert([output.get(name) for output in outputs], list[Figure], source)
-    device = _device(found, source)
+    device = _device(report, source)
     problems = [f"{name} of the bundle here was changed" for name in bundle.changed_files()]
-    problems += [f"{name} was changed on the device" for name in found.changed_files]
+    problems += [f"{name} was changed on the device" for name in report.changed_files]
     shipped = {MANIFEST: bundle.sha256, **{m: bundle.files[m] for m in bundle.models.values()}}
     problems += [
-        f"{name} of the device has sha256 {found.sha256.get(name)}, the bundle's is {digest}: it "
+        f"{name} of the device has sha256 {report.sha256.get(name)}, the bundle's is {digest}: it "
         "ran another bundle"
         for name, digest in shipped.items()
-        if found.sha256.get(name) != digest
+        if report.sha256.get(name) != digest
     ]
-    rows = {(row.variant, row.name): row for row in found.references}
+    rows = {(row.variant, row.name): row for row in report.references}
     for reference in bundle.references:
         problems += _problems(reference, rows.get((reference.variant, reference.name)))
-    if not found.passed and not problems:
+    if not report.passed and not problems:
         problems.append("the device itself says that it failed")
-    on_engine = found.backend != "cpu"
+    on_engine = report.backend != "cpu"
     ran = (bundle.engines if on_engine else bundle.models)["whole"]
-    if found.sha256.get(ran) is None:
+    if report.sha256.get(ran) is None:
         problems.append(f"the device names no digest of {ran}, which it ran")
     metadata = read_onnx(bundle.path(bundle.models["whole"])).metadata
-    diagnosis = found.diagnosis
+    diagnosis = report.diagnosis
     return DeviceCertificate(
         adadm=importlib.metadata.version("adadm-deploy"),
         made=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -73,10 +73,10 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
         place=Divergence("see the text", None, diagnosis) if diagnosis else None,
         model=ModelOnDevice(
             file=ran,
-            sha256=found.sha256.get(ran),
+            sha256=report.sha256.get(ran),
             bytes=None,
             precision=bundle.precision,
-            backend=found.backend,
+            backend=report.backend,
             description=f"TensorRT {bundle.tensorrt}" if on_engine else "ONNX Runtime",
             architecture=metadata.architecture,
             upscale=metadata.upscale,
@@ -85,7 +85,7 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
             target=bundle.target.name,
             checkpoint_sha256=metadata.checkpoint_sha256,
             source_sha256=bundle.source_sha256,
-            companions={name: digest for name, digest in found.sha256.items() if digest},
+            companions={name: digest for name, digest in report.sha256.items() if digest},
         ),
         reference=Reference(
             file=relative(bundle.path(MANIFEST), at),
@@ -95,9 +95,9 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
         ),
         result=relative(result, at),
         result_sha256=sha256_of(result),
-        references=found.references,
-        latency=found.latency,
-        reason=found.reason,
+        references=report.references,
+        latency=report.latency,
+        reason=report.reason,
         diagnosis=diagnosis,
         device=device,
         versions=device.versions,

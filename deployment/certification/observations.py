@@ -111,14 +111,14 @@ class Observations:
         rows = []
         for index, name in enumerate(names):
             expected = [factors[index] for factors in self._expected]
-            found = [factors[index] for factors in self._found if factors]
-            errors = [relative_error(*pair) for pair in zip(found, expected, strict=False)]
+            measured = [factors[index] for factors in self._found if factors]
+            errors = [relative_error(*pair) for pair in zip(measured, expected, strict=False)]
             rows.append(
                 BlockResult(
                     block=index,
                     name=name,
                     expected=_spread(expected),
-                    found=_spread(found) if found else None,
+                    found=_spread(measured) if measured else None,
                     error=max(errors) if errors else None,
                 )
             )

@@ -123,16 +123,16 @@ def recheck(
 def _changed(path: Path, sha256: str | None) -> Iterator[str]:
     if not path.is_file():
         yield f"{path} is not there; it had sha256 {sha256}"
-    elif (found := sha256_of(path)) != sha256:
-        yield f"{path} was changed: its sha256 is {found}, the certificate is of {sha256}"
+    elif (digest := sha256_of(path)) != sha256:
+        yield f"{path} was changed: its sha256 is {digest}, the certificate is of {sha256}"
 
 
 def _find(files: Sequence[ImageFile], places: Sequence[Path]) -> tuple[list[Path], list[str]]:
     """The photographs by content; and which are missing or changed, where some are there."""
-    there = [place for place in places if place.exists()]
-    found = find_images(there) if there else []
-    by_digest = {sha256_of(path): path for path in found}
-    names = {path.name: path for path in found}
+    existing = [place for place in places if place.exists()]
+    images = find_images(existing) if existing else []
+    by_digest = {sha256_of(path): path for path in images}
+    names = {path.name: path for path in images}
     missing = [file for file in files if file.sha256 not in by_digest]
     problems = [
         f"{names[file.name]} was changed: its content is not that of {file.sha256}"

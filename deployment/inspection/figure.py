@@ -66,10 +66,10 @@ def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:
     """What there is to draw."""
     panels: list[Callable[[Axes, Inspection], None]] = [_draw_modulators]
     blocks = inspection.inspected.structure.blocks
-    normalizations = [found for block in blocks for found in block.normalizations]
+    normalizations = [normalization for block in blocks for normalization in block.normalizations]
     if normalizations:
         panels.append(_draw_gammas)
-    if any(_magnitudes(found).size for found in normalizations):
+    if any(_magnitudes(normalization).size for normalization in normalizations):
         panels.append(_draw_scales)
     if inspection.responses:
         panels.append(_draw_factors)
@@ -114,18 +114,18 @@ def _draw_normalizations(
 ) -> None:
     """A bar from the least to the largest value of each, coloured by its name in its block."""
     blocks = inspection.inspected.structure.blocks
-    known = dict.fromkeys(_within(n.name, b.name) for b in blocks for n in b.normalizations)
-    for index, name in enumerate(known):
+    kinds = dict.fromkeys(_within(n.name, b.name) for b in blocks for n in b.normalizations)
+    for index, name in enumerate(kinds):
         bars = [
-            (place, values_of(found))
+            (place, values_of(normalization))
             for place, block in enumerate(blocks)
-            for found in block.normalizations
-            if _within(found.name, block.name) == name
+            for normalization in block.normalizations
+            if _within(normalization.name, block.name) == name
         ]
         drawn = [(place, values.min(), values.max()) for place, values in bars if values.size]
         if drawn:
             places, least, largest = zip(*drawn, strict=True)
-            aside = 0.16 * (index - (len(known) - 1) / 2)
+            aside = 0.16 * (index - (len(kinds) - 1) / 2)
             color = _COLORS[index % len(_COLORS)]
             at = np.add(places, aside)
             axis.vlines(at, least, largest, color, linewidth=3, label=name)
@@ -155,9 +155,9 @@ def _draw_factors(axis: Axes, inspection: Inspection) -> None:
 
 def _draw_spreads(axis: Axes, spreads: Sequence[Spread | None], color: str, name: str) -> None:
     """The mean as a line, the least to the largest as a band around it."""
-    known = [(p, s.least, s.mean, s.largest) for p, s in enumerate(spreads) if s is not None]
-    if known:
-        places, least, mean, largest = zip(*known, strict=True)
+    present = [(p, s.least, s.mean, s.largest) for p, s in enumerate(spreads) if s is not None]
+    if present:
+        places, least, mean, largest = zip(*present, strict=True)
         axis.fill_between(places, least, largest, color=color, alpha=0.2, linewidth=0)
         axis.plot(places, mean, "o-", color=color, markersize=3, linewidth=1, label=name)
 

@@ -204,22 +204,22 @@ def find(
     """
     blocks = inspected.structure.blocks
     seen: Sequence[BlockResponse | None] = responses or [None] * len(blocks)
-    found = [
+    findings = [
         Finding(GUESSED, name, parameter.value)
         for name, parameter in inspected.hyperparameters.items()
         if parameter.guessed
     ]
     for block, response in zip(blocks, seen, strict=True):
-        found += _of_modulator(block, response)
-        found += _of_shifts(block, response)
+        findings += _of_modulator(block, response)
+        findings += _of_shifts(block, response)
         if response is not None:
-            found += _of_response(block, response)
+            findings += _of_response(block, response)
     for normalization in inspected.structure.normalizations:
         magnitude = np.abs(normalization.gamma)
-        found += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
+        findings += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
     for name, room in (headroom or {}).items():
-        found += _of_headroom(name or OUTSIDE, room)
-    return sorted(found, key=lambda finding: RULES.index(finding.rule))
+        findings += _of_headroom(name or OUTSIDE, room)
+    return sorted(findings, key=lambda finding: RULES.index(finding.rule))
 
 
 def _of_modulator(block: Block, response: BlockResponse | None) -> Iterator[Finding]:

@@ -50,8 +50,8 @@ def measure_headroom(lowering: Lowering, blocks: Iterable[str]) -> dict[str | No
         name = label(node)
         if name in ranges:
             assert node.inputs[0] is not None  # choose_ranges() read it
-            known = lowering.statistics[str(node.inputs[0].name)]
-            if typical := _typical_steps(known, ranges[name]):
+            statistics = lowering.statistics[str(node.inputs[0].name)]
+            if typical := _typical_steps(statistics, ranges[name]):
                 place = block_of(name, names)
                 bits.setdefault(place, []).append((math.log2(typical), name))
     return {

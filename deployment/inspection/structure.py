@@ -104,8 +104,8 @@ class Block:
     @property
     def trunk_std(self) -> float | None:
         """Of the trunk, as the running statistics tell; None where nothing tells."""
-        known = [n.trunk_std for n in self.normalizations if n.trunk_std is not None]
-        return known[0] if known else None
+        stds = [n.trunk_std for n in self.normalizations if n.trunk_std is not None]
+        return stds[0] if stds else None
 
     @property
     def usual_factor(self) -> float:
@@ -135,10 +135,10 @@ def read_structure(model: ir.Model, decisions: Iterable[Decision] = ()) -> Struc
     Args:
         decisions: what the folds did with the normalizations that are in the graph still.
     """
-    found = list(modulators(model.graph))
-    trunks = [node.inputs[0] for node in found]
+    nodes = list(modulators(model.graph))
+    trunks = [node.inputs[0] for node in nodes]
     inlined = [(str(m.result.name), m.weight, m.bias) for m in find_inlined(model.graph)]
-    parameters = _by_scope([*map(_parameters, found), *inlined])
+    parameters = _by_scope([*map(_parameters, nodes), *inlined])
     by_node = {decision.node: decision for decision in decisions}
     members: dict[str | None, list[Normalization]] = {}
     for node in model.graph:

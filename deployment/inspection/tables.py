@@ -75,22 +75,24 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
 def _print_normalizations(normalizations: list[Normalization], console: Console) -> None:
     table = _table("name", "gamma", "< 0", "~ 0", "a", "t", "folded into")
     table.columns[0].min_width = min(_NAME_WIDTH, max(len(n.name) for n in normalizations))
-    for found in normalizations:
+    for normalization in normalizations:
         table.add_row(
-            escape(found.name),
-            _range(found.gamma),
-            f"{found.negative_share:.0%}",
-            f"{found.near_zero_share:.0%}",
-            "-" if found.scale is None else _range(found.scale),
-            "-" if found.shift is None else _range(found.shift),
-            _form(found),
+            escape(normalization.name),
+            _range(normalization.gamma),
+            f"{normalization.negative_share:.0%}",
+            f"{normalization.near_zero_share:.0%}",
+            "-" if normalization.scale is None else _range(normalization.scale),
+            "-" if normalization.shift is None else _range(normalization.shift),
+            _form(normalization),
         )
     console.print(
         "Normalizations: a = gamma / sqrt(var + eps), t = beta - mean * a; ~ 0: a magnitude of at "
         f"most {NEAR_ZERO:g} of the median of its normalization",
         table,
     )
-    for kind in dict.fromkeys(found.kind for found in normalizations if found.scale is None):
+    for kind in dict.fromkeys(
+        normalization.kind for normalization in normalizations if normalization.scale is None
+    ):
         text = f"{kind} takes its statistics from the input, so that nothing of it can be folded"
         console.print(_indented(text))
 

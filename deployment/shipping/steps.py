@@ -81,12 +81,12 @@ class Steps:
             outputs: files and folders that the step makes; what was made there before is removed
                 first.
         """
-        found = self._known.get(name)
+        step = self._known.get(name)
         made_from = as_json(made_from)
-        if found is not None:
-            if found.made_from == made_from and found.outputs == self._digests(outputs):
+        if step is not None:
+            if step.made_from == made_from and step.outputs == self._digests(outputs):
                 return
-            self._remove(found.outputs, outputs)
+            self._remove(step.outputs, outputs)
         make()
         self.done += 1
         self._known[name] = Step(made_from, self._digests(outputs))

@@ -228,8 +228,8 @@ class Bundle(BundleManifest):
         if missing := sorted(shipped - self.files.keys()):
             return f"files has no digest of {', '.join(missing)}"
         engines = list(self.engines.values())
-        made = [f"{engine}{suffix}" for engine in engines for suffix in ("", ".json", ".plan")]
-        written = [self.path(name).resolve() for name in made]
+        products = [f"{engine}{suffix}" for engine in engines for suffix in ("", ".json", ".plan")]
+        written = [self.path(name).resolve() for name in products]
         read = {self.path(name).resolve() for name in (MANIFEST, *self.files)}
         if len(set(written)) < len(written) or not read.isdisjoint(written):
             return f"the engines are to be {', '.join(engines)}, expected names of their own"

@@ -87,14 +87,14 @@ class CaseResult:
     @property
     def row(self) -> CaseRow:
         """What is written of it."""
-        asked = self.reference
+        case = self.reference
         outputs = {
-            name: {"asked_psnr_db": asked.psnr_db[name], **(vars(found) if found else {})}
-            for name, found in self.comparisons.items()
+            name: {"asked_psnr_db": case.psnr_db[name], **(vars(comparison) if comparison else {})}
+            for name, comparison in self.comparisons.items()
         }
         return CaseRow(
-            name=asked.name,
-            variant=asked.variant,
+            name=case.name,
+            variant=case.variant,
             passed=not self.failures,
             failures=self.failures,
             outputs=outputs,

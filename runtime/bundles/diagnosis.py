@@ -78,20 +78,20 @@ def _first_difference(
 ) -> str:
     allowed, largest = bundle.factor_tolerance, _largest(bundle, names)
     for index, name in enumerate(names):
-        here, there = (side[name].astype(np.float64).ravel() for side in (found, expected))
-        if here.shape != there.shape:
+        here, elsewhere = (side[name].astype(np.float64).ravel() for side in (found, expected))
+        if here.shape != elsewhere.shape:
             raise EngineError(
                 f"{name} is {found[name].shape}, the reference has {expected[name].shape}; make "
                 "the bundle again with `adadm bundle`"
             )
-        errors = np.abs(here - there)
+        errors = np.abs(here - elsewhere)
         worst = int(errors.argmax())  # a NaN, if there is one
         if errors[worst] <= allowed * largest[name]:
             continue
         off = f"{errors[worst] / largest[name]:.2%} off" if largest[name] else "off"
         before = f"in block {index - 1}, or between the two" if index else "before the first block"
         return (
-            f"block {index}: factor {here[worst]:.4g}, expected {there[worst]:.4g} ({off}, "
+            f"block {index}: factor {here[worst]:.4g}, expected {elsewhere[worst]:.4g} ({off}, "
             f"{allowed:.2%} allowed). It is the first that is off, and follows from what enters "
             f"its block: the difference arises {before}"
         )
@@ -105,7 +105,10 @@ def _largest(bundle: Bundle, names: list[str]) -> dict[str, float]:
     """The largest factor of each block over the references, to which errors are relative."""
     references = [r for r in bundle.references if r.variant == "whole"]
     arrays = [bundle.arrays(reference, names) for reference in references]
-    return {name: max(float(np.abs(found[name]).max()) for found in arrays) for name in names}
+    return {
+        name: max(float(np.abs(arrays_of_case[name]).max()) for arrays_of_case in arrays)
+        for name in names
+    }
 
 
 @contextmanager

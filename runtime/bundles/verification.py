@@ -100,11 +100,11 @@ def verify(
     chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
     outcomes: list[CaseResult] = []
     for variant in dict.fromkeys(reference.variant for reference in bundle.references):
-        references = [found for found in bundle.references if found.variant == variant]
+        references = [case for case in bundle.references if case.variant == variant]
         try:
             session = open_session(_path(bundle, variant, chosen), backend=chosen, trust=trust)
         except _FAILURES as error:
-            outcomes += [CaseResult(found, {}, (str(error),)) for found in references]
+            outcomes += [CaseResult(case, {}, (str(error),)) for case in references]
             continue
         with session:
             for index, reference in enumerate(references):
@@ -160,9 +160,9 @@ def _outcome(
     try:
         expected = bundle.arrays(reference)
         feed = {name: expected[name] for name in reference.inputs}
-        found = session.run(feed)
+        outputs = session.run(feed)
         latency = None if seconds is None else latency_of(session, reference.name, feed, seconds)
     except _FAILURES as error:
         return CaseResult(reference, {}, (str(error),))
-    comparisons, failures = compare_case(reference, found, expected)
+    comparisons, failures = compare_case(reference, outputs, expected)
     return CaseResult(reference, comparisons, tuple(failures), latency)

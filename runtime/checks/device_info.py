@@ -191,8 +191,8 @@ def _nvidia_smi() -> dict[str, str | None]:
     gpus = [[value.strip() for value in line.split(",")] for line in lines]
     shared: dict[str, str | None] = dict.fromkeys(_SMI_FIELDS)
     for index, name in enumerate(_SMI_FIELDS):
-        found = {values[index] for values in gpus if len(values) == len(_SMI_FIELDS)}
-        if len(found) == 1 and not re.match(r"\[|N/A|$", value := found.pop()):
+        values_seen = {values[index] for values in gpus if len(values) == len(_SMI_FIELDS)}
+        if len(values_seen) == 1 and not re.match(r"\[|N/A|$", value := values_seen.pop()):
             shared[name] = value
     return shared
 

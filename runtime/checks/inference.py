@@ -56,11 +56,11 @@ def check_backends(
         except AdadmError as error:
             checks[name] = _failed(name, error, model, info, tensorrt)
             continue
-        found = f"ran {model.path.name}, {_SIDE_PX} x {_SIDE_PX} px, in {seconds:.2f} s"
+        outcome = f"ran {model.path.name}, {_SIDE_PX} x {_SIDE_PX} px, in {seconds:.2f} s"
         if first is not None:
-            found += f"; {comparison.psnr_db:.0f} dB from {other}"
+            outcome += f"; {comparison.psnr_db:.0f} dB from {other}"
         details = {"seconds": seconds, "compared_with": first and other, "sr": comparison}
-        checks[name] = Observation(f"backend {name}", found, details=details)
+        checks[name] = Observation(f"backend {name}", outcome, details=details)
         first = first or (name, sr)
     return checks
 

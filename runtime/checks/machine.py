@@ -36,10 +36,10 @@ def check_gpu(info: DeviceInfo) -> Observation:
         if not info.has_gpu:
             advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
             return Observation("gpu", f"none: {said}", "missing", advice, details)
-        found = f"{shown}; {said}"
+        text = f"{shown}; {said}"
         if isinstance(error, MissingDependencyError):
-            return Observation("gpu", found, "missing", install_command("jetson"), details)
-        return Observation("gpu", found, "broken", _cuda_advice(cuda), details)
+            return Observation("gpu", text, "missing", install_command("jetson"), details)
+        return Observation("gpu", text, "broken", _cuda_advice(cuda), details)
     details = {**vars(gpu), "free_bytes": free, "total_bytes": total}
     return Observation("gpu", f"{shown}; {_size(free)} of {_size(total)} free", details=details)
 
@@ -100,11 +100,11 @@ def _check_disk(
 ) -> Observation:
     try:
         folder = locate().absolute()
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        free = shutil.disk_usage(existing).free
     except OSError as error:  # also where no folder takes temporary files: tempfile tries
         return Observation(name, first_line(error), "broken", advice)
-    if not (there.is_dir() and os.access(there, os.W_OK)):
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
         return Observation(name, f"{folder} cannot be written", "broken", advice)
     return _check_room(name, free, needed, reason=reason, advice=advice, where=f" in {folder}")
 
@@ -112,11 +112,11 @@ def _check_disk(
 def _check_room(
     name: str, free: int, needed: int, *, reason: str, advice: str, where: str = ""
 ) -> Observation:
-    found = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
+    text = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
     details = {"free_bytes": free, "needed_bytes": needed, "needed_for": reason}
     if free < needed:
-        return Observation(name, found, "missing", advice, details)
-    return Observation(name, found, details=details)
+        return Observation(name, text, "missing", advice, details)
+    return Observation(name, text, details=details)
 
 
 def _size(size: int) -> str:

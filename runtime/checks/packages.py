@@ -28,10 +28,10 @@ def check_python(info: DeviceInfo) -> Observation:
     version = installed_version(_OWN)
     system = ", ".join(filter(None, (info.board, info.os, info.machine)))
     details = {"python": platform.python_version(), _OWN: version}
-    found = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
+    text = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
     if version is None:  # its folders are on the path, and nothing says what it asks for
-        return Observation("python", found, "missing", f"pip install {_OWN}", details)
-    return Observation("python", found, details=details)
+        return Observation("python", text, "missing", f"pip install {_OWN}", details)
+    return Observation("python", text, details=details)
 
 
 def check_extras() -> list[Observation]:
@@ -57,8 +57,8 @@ def install_command(extra: str, *, again: bool = False) -> str:
 
 def version_numbers(version: str) -> list[int]:
     """`2.13.0+cpu` is 2, 13, 0; `36.4.3` is 36, 4, 3."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return [int(part) for part in found[0].split(".")] if found else []
+    match = re.match(r"\d+(\.\d+)*", version)
+    return [int(part) for part in match[0].split(".")] if match else []
 
 
 def _check_extra(extra: str) -> Observation:

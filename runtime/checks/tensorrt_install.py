@@ -145,24 +145,24 @@ def check_jetson(tensorrt: TensorRT, info: DeviceInfo) -> list[Observation]:
     if not info.is_jetson:
         return []
     board, l4t = info.board or "an unknown board", info.l4t or "unknown"
-    found = f"{board}, L4T {l4t}"
+    text = f"{board}, L4T {l4t}"
     target = _target_of(board, l4t, info.gpu.compute_capability)
     details = {"board": board, "l4t": l4t, "target": target and target.name}
     if target is None:
-        known = ", ".join(name for name, target in TARGETS.items() if target.jetpack)
-        found = f"{found}: none of {known}"
-        return [Observation("jetson", found, "missing", "adadm build --help", details)]
-    found = f"{found}: {target.name}, TensorRT {target.tensorrt}"
+        jetpacks = ", ".join(name for name, target in TARGETS.items() if target.jetpack)
+        text = f"{text}: none of {jetpacks}"
+        return [Observation("jetson", text, "missing", "adadm build --help", details)]
+    text = f"{text}: {target.name}, TensorRT {target.tensorrt}"
     refusal = tensorrt.refusals[target.name]
     if refusal is None:
-        return [Observation("jetson", f"{found}; {tensorrt} is here", details=details)]
+        return [Observation("jetson", f"{text}; {tensorrt} is here", details=details)]
     if "tensorrt" not in tensorrt.versions:
-        found = f"{found}; it is not installed for this Python"
-        return [Observation("jetson", found, "missing", _JETPACK_TENSORRT, details)]
+        text = f"{text}; it is not installed for this Python"
+        return [Observation("jetson", text, "missing", _JETPACK_TENSORRT, details)]
     advice = tensorrt_advice(tensorrt, info, refusal)
     if tensorrt.targets:
         advice = f"adadm build MODEL.onnx --target {tensorrt.targets[0].name} -o OUT.engine"
-    return [Observation("jetson", f"{found}; {first_line(refusal)}", "broken", advice, details)]
+    return [Observation("jetson", f"{text}; {first_line(refusal)}", "broken", advice, details)]
 
 
 def _target_of(board: str, l4t: str, compute_capability: str | None) -> Target | None:
@@ -191,5 +191,5 @@ def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Observation]:
         return [Observation("trtexec", str(located))]
     if "tensorrt" not in tensorrt.versions:
         return []
-    found = f"none on the path, or at /{_TRTEXEC}; build.sh of a bundle runs it"
-    return [Observation("trtexec", found, "missing", "sudo apt install libnvinfer-bin")]
+    text = f"none on the path, or at /{_TRTEXEC}; build.sh of a bundle runs it"
+    return [Observation("trtexec", text, "missing", "sudo apt install libnvinfer-bin")]

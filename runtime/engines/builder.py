@@ -159,9 +159,9 @@ def check_builds_here(recipe: Recipe) -> Machine:
 
 
 def _has_version(target: Target, version: str) -> bool:
-    found = [int(part) for part in version.split(".")[:2]]
+    numbers = [int(part) for part in version.split(".")[:2]]
     wanted = [int(part) for part in str(target.tensorrt).split(".")[:2]]
-    return found == wanted if target.jetpack else found[0] == wanted[0] and found >= wanted
+    return numbers == wanted if target.jetpack else numbers[0] == wanted[0] and numbers >= wanted
 
 
 def _manifest(

@@ -118,15 +118,15 @@ class RtxContexts(Contexts):
         self._saves = ExitStack()
         if cache is not None:
             compiled = self._config.create_runtime_cache()
-            found = cache.read_bytes() if cache.is_file() else b""
-            if found and not compiled.deserialize(found):
+            content = cache.read_bytes() if cache.is_file() else b""
+            if content and not compiled.deserialize(content):
                 _logger.warning(
                     "%s was made for another GPU, driver or TensorRT for RTX: kernels are compiled "
                     "anew, and it is written anew",
                     cache,
                 )
             self._config.set_runtime_cache(compiled)
-            self._saves.callback(_save, compiled, cache, found)
+            self._saves.callback(_save, compiled, cache, content)
 
     def new(self) -> trt.IExecutionContext | None:
         context: trt.IExecutionContext | None = self._engine.create_execution_context(self._config)

@@ -127,8 +127,8 @@ class TensorRTSession(Session):
         for _ in range(_WARM_UP):
             self._enqueue(lane)
             self._stream.synchronize()
-        with ExitStack() as made:
-            before, after, later = (made.enter_context(cuda_runtime.Event()) for _ in range(3))
+        with ExitStack() as opened:
+            before, after, later = (opened.enter_context(cuda_runtime.Event()) for _ in range(3))
             before.record(self._stream)
             self._enqueue(lane)
             after.record(self._stream)
@@ -205,15 +205,15 @@ class TensorRTSession(Session):
         if profile not in self._buffers:
             shapes = {name: shape.maximum for name, shape in self.profiles[profile].items()}
             shapes |= self._set_shapes(context, shapes)
-            with ExitStack() as made:
+            with ExitStack() as opened:
                 buffers = {}
                 for spec in (*self.inputs, *self.outputs):
                     size = max(math.prod(shapes[spec.name]) * spec.dtype.itemsize, 1)
                     buffers[spec.name] = _Buffer(
-                        made.enter_context(cuda_runtime.HostBuffer(size)),
-                        made.enter_context(cuda_runtime.DeviceBuffer(size)),
+                        opened.enter_context(cuda_runtime.HostBuffer(size)),
+                        opened.enter_context(cuda_runtime.DeviceBuffer(size)),
                     )
-                self._owned.enter_context(made.pop_all())
+                self._owned.enter_context(opened.pop_all())
             self._buffers[profile] = buffers
         return self._buffers[profile]
 

@@ -191,7 +191,7 @@ def build_engine(
     return Engine(
         plan=bytes(engine),
         layers=listed.count("LayerType:") or None if listed else None,
-        activation_bytes=tuple(int(found[1]) for found in memory if found),
+        activation_bytes=tuple(int(match[1]) for match in memory if match),
         timing_cache=bytes(timed.serialize()) if timed else None,
     )
 

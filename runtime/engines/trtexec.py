@@ -38,9 +38,9 @@ def options_of(tensorrt: str) -> frozenset[str]:
     wanted, table = _numbers(tensorrt), _table()
     older = [version for version in table if version[0] == wanted[0] and version <= wanted]
     if not older:
-        known = ", ".join(".".join(map(str, version)) for version in sorted(table))
+        versions = ", ".join(".".join(map(str, version)) for version in sorted(table))
         raise EngineError(
-            f"the options of trtexec {tensorrt} are not known, those of {known} are; add the "
+            f"the options of trtexec {tensorrt} are not known, those of {versions} are; add the "
             "version to scripts/update_trtexec_options.py and run it"
         )
     return table[max(older)]

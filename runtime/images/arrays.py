@@ -80,15 +80,15 @@ def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:
     Raises:
         ImageError: a path does not exist, or a folder holds no image.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     for folder in folders:
         if not (folder.is_file() or folder.is_dir()):
             raise ImageError(f"{folder}: no such file or folder")
         inside = [folder] if folder.is_file() else images_in(folder)
         if not inside:
             raise ImageError(f"{folder}: no image in it ({', '.join(sorted(EXTENSIONS))})")
-        found += inside
-    return found
+        images += inside
+    return images
 
 
 def images_in(folder: Path) -> list[Path]:

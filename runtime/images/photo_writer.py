@@ -92,8 +92,8 @@ class PhotoWriter:
         self._path = Path(path)
         suffix = self._path.suffix.lower()
         if suffix not in _FORMATS:
-            known = ", ".join(_FORMATS)
-            raise ImageError(f"{path}: cannot write {suffix!r}; one of {known} can be")
+            suffixes = ", ".join(_FORMATS)
+            raise ImageError(f"{path}: cannot write {suffix!r}; one of {suffixes} can be")
         self._format = _FORMATS[suffix]
         height, width = like.height * upscale, like.width * upscale
         channels = (1 if like.is_grey else 3) + like.has_alpha

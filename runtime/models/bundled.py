@@ -52,7 +52,7 @@ def companion_files(model: str | os.PathLike[str]) -> list[Path]:
     path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
     models = [variant_path(path, variant) for variant in VARIANTS]
     more = [report_path(path), *(p.with_name(f"{p.name}.json") for p in models)]
-    return [path, *(found for found in (*models[1:], *more) if found.exists())]
+    return [path, *(companion for companion in (*models[1:], *more) if companion.exists())]
 
 
 def bundled_path(model: str | os.PathLike[str]) -> Path:

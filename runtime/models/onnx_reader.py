@@ -218,7 +218,7 @@ def _walk(model: Message) -> Iterator[tuple[str, Message]]:
         kind, message = waiting.pop()
         yield kind, message
         for number, inner in _INNER[kind].items():
-            waiting += [(inner, found) for found in message.messages(number)]
+            waiting += [(inner, inside) for inside in message.messages(number)]
 
 
 def _entries(message: Message, number: int) -> list[tuple[str, str]]:
@@ -232,14 +232,14 @@ def _spec(path: Path, role: str, value: Message) -> TensorSpec:
     tensor = kind and kind.message(1)
     shape = tensor and tensor.message(2)
     if tensor is None or shape is None:
-        found = "no tensor" if tensor is None else "a tensor without a shape"
+        problem = "no tensor" if tensor is None else "a tensor without a shape"
         raise EngineError(
-            f"{path}: the {role} {name} is {found}, expected a tensor of known rank; "
+            f"{path}: the {role} {name} is {problem}, expected a tensor of known rank; "
             "give it its type and shape in the model"
         )
     number = tensor.integer(1)
-    known = _ELEMENT_TYPES.split()
-    element = known[number] if 0 <= number < len(known) else f"of the unknown type {number}"
+    types = _ELEMENT_TYPES.split()
+    element = types[number] if 0 <= number < len(types) else f"of the unknown type {number}"
     if element not in _SUPPORTED:
         raise EngineError(
             f"{path}: the {role} {name} is {element}, expected one of {', '.join(_SUPPORTED)}; "

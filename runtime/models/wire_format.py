@@ -49,16 +49,16 @@ class Message:
 
     def integer(self, number: int) -> int:
         """A signed number of 64 bits, 0 where there is none."""
-        found = self._fields.get(number, [0])
-        if len(found) > 1 or not isinstance(found[0], int):
+        values = self._fields.get(number, [0])
+        if len(values) > 1 or not isinstance(values[0], int):
             raise ValueError(f"field {number} is not a single number")
-        value = found[0] & (1 << 64) - 1
+        value = values[0] & (1 << 64) - 1
         return value - (1 << 64) if value >> 63 else value
 
     def _parts(self, number: int) -> list[memoryview]:
-        found = self._fields.get(number, [])
-        parts = [value for value in found if isinstance(value, memoryview)]
-        if len(parts) < len(found):
+        values = self._fields.get(number, [])
+        parts = [value for value in values if isinstance(value, memoryview)]
+        if len(parts) < len(values):
             raise ValueError(f"field {number} is a number, expected bytes")
         return parts
 

@@ -53,11 +53,11 @@ class OnnxRuntimeSession(Session):
         ort = require("onnxruntime", "cpu")
         ort.disable_telemetry_events()
         wanted = [p if isinstance(p, str) else p[0] for p in providers]
-        known = ort.get_available_providers()
-        if missing := sorted(set(wanted).difference(known)):
+        available = ort.get_available_providers()
+        if missing := sorted(set(wanted).difference(available)):
             raise SessionError(
-                f"this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(known)}. For "
-                "CUDA and TensorRT: pip install 'adadm-deploy[gpu]' in place of [cpu]"
+                f"this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}. "
+                "For CUDA and TensorRT: pip install 'adadm-deploy[gpu]' in place of [cpu]"
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

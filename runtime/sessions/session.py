@@ -141,8 +141,8 @@ class Session(ABC):
         for name, array in feed.items():
             spec = expected[name]
             fits = len(array.shape) == len(spec.shape) and all(
-                not isinstance(wanted, int) or wanted == found
-                for found, wanted in zip(array.shape, spec.shape, strict=True)
+                not isinstance(wanted, int) or wanted == length
+                for length, wanted in zip(array.shape, spec.shape, strict=True)
             )
             if array.dtype != spec.dtype or not fits:
                 raise SessionError(

@@ -67,22 +67,24 @@ def find_jobs(
     """
     inside = output.resolve()
     jobs = []
-    for given in inputs:
-        if not given.is_dir():
+    for source in inputs:
+        if not source.is_dir():
             is_file = len(inputs) == 1 and _names_a_file(output, suffix)
-            jobs.append(Job(given, output if is_file else _target(output, given.name, suffix)))
+            jobs.append(Job(source, output if is_file else _target(output, source.name, suffix)))
             continue
         found = [
             path
-            for path in images_in(given)
+            for path in images_in(source)
             if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(given).parts)
+            and not any(part.startswith(".") for part in path.relative_to(source).parts)
             # results of an earlier run, where they lie inside the folder
-            and (inside == given.resolve() or inside not in path.resolve().parents)
+            and (inside == source.resolve() or inside not in path.resolve().parents)
         ]
         if not found:
-            raise ImageError(f"{given}: no image in it ({', '.join(sorted(EXTENSIONS))})")
-        jobs += [Job(path, _target(output, str(path.relative_to(given)), suffix)) for path in found]
+            raise ImageError(f"{source}: no image in it ({', '.join(sorted(EXTENSIONS))})")
+        jobs += [
+            Job(path, _target(output, str(path.relative_to(source)), suffix)) for path in found
+        ]
     sources = [*(job.source for job in jobs), *reads]
     clash = find_clash(sources, [job.target for job in jobs])
     if clash is not None:

@@ -67,8 +67,8 @@ def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[P
     if os.path.isdir(source) and not _is_video(output):
         find_jobs([Path(source)], Path(output), suffix, reads)
     elif not _is_video(output):  # frames are named by their number
-        there = Path(output).glob(f"*{suffix}")
-        writes += [path for path in there if re.fullmatch(r"\d{6,}", path.stem)]
+        existing = Path(output).glob(f"*{suffix}")
+        writes += [path for path in existing if re.fullmatch(r"\d{6,}", path.stem)]
     # Of a pipeline, the names that it may make, such as frame%03d.png, are there already.
     check_outputs([*_files_in(source), *reads], list(dict.fromkeys(writes)))
 
@@ -84,10 +84,10 @@ def _files_in(source: str) -> list[Path]:
         return []
     names = [source]
     if " ! " in source:
-        found = re.findall(r"""\b(?:location|uri)\s*=\s*("[^"]*"|'[^']*'|\S+)""", source)
+        places = re.findall(r"""\b(?:location|uri)\s*=\s*("[^"]*"|'[^']*'|\S+)""", source)
         names = [
             unquote(name.split(":", 1)[1]) if name.startswith("file:") else name
-            for name in (name.strip("\"'") for name in found)
+            for name in (name.strip("\"'") for name in places)
         ]
     elif not os.path.exists(source):
         names += [name for name in re.split(r"[:|]", source) if name]

@@ -181,13 +181,13 @@ def make_plan(
 
 def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
     """What two models take both."""
-    pairs = ((one, other) for one in first for other in second)
+    pairs = ((left, right) for left in first for right in second)
     shared = [
         SizeRange(
-            (max(one.least[0], other.least[0]), max(one.least[1], other.least[1])),
-            (min(one.most[0], other.most[0]), min(one.most[1], other.most[1])),
+            (max(left.least[0], right.least[0]), max(left.least[1], right.least[1])),
+            (min(left.most[0], right.most[0]), min(left.most[1], right.most[1])),
         )
-        for one, other in pairs
+        for left, right in pairs
     ]
     return [taken for taken in shared if taken.holds(taken.most)]
 

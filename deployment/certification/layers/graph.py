@@ -60,13 +60,13 @@ class LayerGraph:
         image = self._image()
         modulated = {modulator.result for modulator in self._modulators}
         inner = {node for modulator in self._modulators for node in modulator.inner}
-        found = {}
+        layers = {}
         for node in self._graph:
             value, kind = node.outputs[0], node.op_type
             if value is image:
-                found["sr"] = _IMAGE, value
+                layers["sr"] = _IMAGE, value
             elif value in modulated:
-                found[str(value.name)] = MODULATOR, value
+                layers[str(value.name)] = MODULATOR, value
             elif (
                 kind in _LAYERS
                 and node not in inner
@@ -76,19 +76,19 @@ class LayerGraph:
                 and isinstance(value.shape[1], int)
                 and (kind != _ADD or [reader.op_type for reader in value.consumers()] != [_ADD])
             ):
-                found[str(value.name)] = kind, value
-        return found
+                layers[str(value.name)] = kind, value
+        return layers
 
     @functools.cached_property
     def blocks(self) -> dict[str, int]:
         """To which modulator a layer belongs: what computes its residual, and itself."""
-        found: dict[str, int] = {}
+        blocks: dict[str, int] = {}
         for index, modulator in enumerate(self._modulators):
             own = _upstream([modulator.residual, modulator.result], {modulator.trunk}.__contains__)
             for value in own:
                 if value is not modulator.trunk and value in self._names:
-                    found.setdefault(self._names[value], index)
-        return found
+                    blocks.setdefault(self._names[value], index)
+        return blocks
 
     @functools.cached_property
     def makers(self) -> set[str]:
