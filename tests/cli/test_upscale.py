@@ -349,11 +349,10 @@ def test_stopping_leaves_whole_files_and_nothing_else(
 # The command
 
 
-def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
+def test_the_command_runs_from_anywhere(tmp_path: Path) -> None:
     save(tmp_path / "in dir" / "ä 写.png", picture())
-    script = ROOT / "runtime" / "upscale.py"
     result = subprocess.run(
-        [sys.executable, script, "in dir", "-o", "out", "--backend", "cpu"],
+        [COMMAND, "upscale", "in dir", "-o", "out", "--backend", "cpu"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -394,20 +393,6 @@ def test_usage_errors_exit_2(arguments: str, capsys: pytest.CaptureFixture[str])
         run("adadm upscale", upscale.main, arguments.split())
     assert stop.value.code == 2
     assert "adadm upscale: error: " in capsys.readouterr().err
-
-
-def test_a_missing_extra_is_named_by_the_script_too(tmp_path: Path) -> None:
-    code = (
-        "import runpy, sys; sys.modules['pyvips'] = None; "
-        "sys.argv = ['upscale.py', 'a.png', '-o', 'out']; "
-        f"runpy.run_path({str(ROOT / 'runtime' / 'upscale.py')!r}, run_name='__main__')"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1
-    install = "pip install 'adadm-deploy[photos]'"
-    assert result.stderr == (
-        f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
-    )
 
 
 def test_the_folder_one_is_in_is_a_folder_too(
