@@ -395,6 +395,15 @@ def test_usage_errors_exit_2(arguments: str, capsys: pytest.CaptureFixture[str])
     assert "adadm upscale: error: " in capsys.readouterr().err
 
 
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pyvips", None)
+        assert adadm("a.png", "-o", "out") == 1
+    install = "pip install 'adadm-deploy[photos]'"
+    said = f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
+    assert capsys.readouterr().err == said
+
+
 def test_the_folder_one_is_in_is_a_folder_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
