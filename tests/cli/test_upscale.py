@@ -395,13 +395,17 @@ def test_usage_errors_exit_2(arguments: str, capsys: pytest.CaptureFixture[str])
     assert "adadm upscale: error: " in capsys.readouterr().err
 
 
-def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "pyvips", None)
-        assert adadm("a.png", "-o", "out") == 1
+def test_a_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['pyvips'] = None; from adadm.runtime.cli import main; "
+        "main(['upscale', 'a.png', '-o', 'out'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
     install = "pip install 'adadm-deploy[photos]'"
-    said = f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
-    assert capsys.readouterr().err == said
+    assert result.stderr == (
+        f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
+    )
 
 
 def test_the_folder_one_is_in_is_a_folder_too(
