@@ -398,7 +398,7 @@ def test_usage_errors_exit_2(arguments: str, capsys: pytest.CaptureFixture[str])
 def test_a_missing_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['pyvips'] = None; from adadm.runtime.cli import main; "
-        "main(['upscale', 'a.png', '-o', 'out'])"
+        "sys.exit(main(['upscale', 'a.png', '-o', 'out']))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
