@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ def test_the_demo_draws_a_comparison(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run("demo.py", demo.main, ["--upscale", "4", "-o", str(tmp_path)]) == 0
     output = capsys.readouterr().out
     assert "parity: largest error" in output
-    gains = [float(line.split()[-2]) for line in output.splitlines() if "│ +" in line]
+    row = r"^ +\w+ +[\d.]+ +[\d.]+ +([+-][\d.]+) *$"
+    gains = [float(gain) for gain in re.findall(row, output, re.M)]
     assert len(gains) == 4
     assert min(gains) > 0.3
 
