@@ -17,7 +17,8 @@ from adadm.deployment.inspection.structure import Structure, read_structure
 from adadm.export.checkpoint import Hyperparameter
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
-from adadm.runtime.errors import CalibrationError
+from adadm.runtime.errors import CalibrationError, EngineError
+from adadm.runtime.json_format import Source, convert
 from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
@@ -131,7 +132,8 @@ def _inspected(
         model, decisions = source.model, fold_batch_norm(source.model.clone())
     else:
         model = ir.load(path)
-        decisions = [Decision.from_json(row) for row in metadata.batch_normalizations or ()]
+        rows = metadata.batch_normalizations or []
+        decisions = convert(rows, list[Decision], Source(path, EngineError, "export it again"))
     hyperparameters = metadata.hyperparameters or {}
     return InspectedFile(
         path=path,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -29,10 +28,6 @@ class Decision:
     node: str
     result: str | None = key("form")
     reason: str = ""
-
-    @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> Decision:
-        return cls(row["node"], row["form"], row["reason"])
 
 
 class FoldingPass(ir.passes.InPlacePass):
