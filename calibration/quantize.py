@@ -20,7 +20,7 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
-from adadm.export.arguments import add_network_options, network_options
+from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime.arguments import Paths, add_target, decibels, positive, size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
@@ -131,11 +131,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     geometry.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--io", choices=("float32", "uint8"), default="float32")
-    parser.add_argument(
-        "--stats",
-        choices=("internal", "external"),
-        default="internal",
-        help="external: lower the models for tiles that share the statistics too",
+    add_stats(
+        parser,
+        "lower the models for tiles that share the statistics too",
     )
     parser.add_argument(
         "--sensitivity",

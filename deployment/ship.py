@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.deployment.shipping.run import ShipOptions, ShipResult, ShipRun, made_before
-from adadm.export.arguments import add_network_options, network_options
+from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths, add_target, decibels, positive
 from adadm.runtime.errors import ParityError
@@ -166,11 +166,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="how many, chosen by their content: two thirds to calibrate, the rest to certify; "
         "default: %(default)s",
     )
-    parser.add_argument(
-        "--stats",
-        choices=("internal", "external"),
-        default="internal",
-        help="external: the models for tiles too",
+    add_stats(
+        parser,
+        "the models for tiles too",
     )
     parser.add_argument(
         "--no-wheels",

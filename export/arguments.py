@@ -26,6 +26,20 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
 
 
+def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
+    """Add `--stats`: of the whole image inside the model, or given to models for tiles.
+
+    Args:
+        external: what the verb does then.
+    """
+    parser.add_argument(
+        "--stats",
+        choices=("internal", "external"),
+        default="internal",
+        help=f"external: {external}",
+    )
+
+
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What these were given, as `load_checkpoint` takes it by keyword."""
     values = {name: getattr(arguments, name) for name in ("arch", *_undetectable())}

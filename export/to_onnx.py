@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from adadm.export.arguments import add_network_options, network_options
+from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
@@ -177,11 +177,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
     parser.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
-    parser.add_argument(
-        "--stats",
-        choices=("internal", "external"),
-        default="internal",
-        help="external: write two more models, NAME.tile.onnx and NAME.moments.onnx, so that an "
+    add_stats(
+        parser,
+        "write two more models, NAME.tile.onnx and NAME.moments.onnx, so that an "
         "image can be run in tiles that share the statistics of the modulators; default: internal",
     )
     parser.add_argument(
