@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a network on a folder of photographs: L1, Adam, random crops, flips and rotations.
+"""Train a network on photographs and drawn pictures: L1, Adam, random crops, turned and mirrored.
 
     python scripts/train.py --images PHOTOS --validation MORE_PHOTOS --upscale 2 -o x2.safetensors
 
@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import io
 import math
-import random
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,158 +21,114 @@ import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TimeElapsedColumn,
     TimeRemainingColumn,
     track,
 )
-from torch import nn
 
 from adadm.export.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
 from adadm.export.networks import ARCHITECTURES, Network
+from adadm.export.proof.drawn_pictures import draw_at_random, drawn_pictures
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
-from adadm.runtime.errors import CheckpointError, ImageError
-from adadm.runtime.files import written_whole
+from adadm.runtime.errors import CheckpointError
 from adadm.runtime.images.arrays import (
     ImageArray,
     batch_from_image,
-    crop_to_multiple,
     enlarge,
     find_images,
     image_from_batch,
     read_image,
-    reduce,
 )
-from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.images.metrics import psnr_y, resemblance
+from training.crops import Crops, Pair, make_pair
+from training.state import Training, resume_of
+from training.step import Phase, Step
 
 console = Console(stderr=True)
-_STATEFUL = ("network", "optimizer", "schedule")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A photograph and its reduction, uint8 (H, W, 3)."""
-
-    lr: ImageArray
-    hr: ImageArray
-
-
-@dataclass(frozen=True)
-class Training:
-    """What changes from step to step, and the settings that must not."""
-
-    settings: dict[str, float | str]
-    network: Network
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
-
-    def save(self, path: Path, step: int) -> None:
-        """Write all that is needed to go on after so many steps."""
-        states = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-        randomness = (random.getstate(), torch.get_rng_state())
-        content = io.BytesIO()
-        torch.save(
-            {"step": step, "settings": self.settings, "random": randomness, **states}, content
-        )
-        with written_whole(path) as partial:
-            partial.write_bytes(content.getvalue())
-
-    def restore(self, path: Path) -> int:
-        """Go on from what was saved; returns the number of steps that were done.
-
-        Raises:
-            CheckpointError: it is of a run with other settings.
-        """
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        for name, value in self.settings.items():
-            if (before := saved["settings"].get(name)) != value:
-                raise CheckpointError(
-                    f"{path} is of a run with {name} {before}, not {value}; "
-                    "finish that one, or remove the file"
-                )
-        for name in _STATEFUL:
-            getattr(self, name).load_state_dict(saved[name])
-        state, torch_state = saved["random"]
-        random.setstate((state[0], tuple(state[1]), state[2]))
-        torch.set_rng_state(torch_state)
-        console.log(f"going on from step {saved['step']} of {path}")
-        return int(saved["step"])
+_COURSE = (
+    *("arch", "steps", "seconds", "batch", "patch", "learning_rate", "warmup", "clip", "half"),
+    *("drawn", "drawn_pictures", "freeze_norm"),
+)
+_REPORT_EVERY = 50
 
 
 def main(argv: list[str]) -> None:
     """Run the training that the command line describes."""
     arguments = _parse(argv)
-    random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     device = torch.device(arguments.device)
     network = _build(arguments).to(device)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), lr=arguments.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _learning_rate_factor(step, arguments.warmup, arguments.steps)
+    crops = _crops(arguments, network, device)
+    validation = _load_pairs(find_images(arguments.validation), network.upscale, "validation")
+    step = Step(
+        network,
+        crops,
+        batch=arguments.batch,
+        clip=arguments.clip,
+        compiled=arguments.compile,
+        device=device,
     )
     resume = resume_of(arguments.output)
-    course = ("arch", "steps", "batch", "patch", "learning_rate", "warmup", "clip", "half")
-    settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in course}}
+    settings = {**network.hyperparameters, **{name: getattr(arguments, name) for name in _COURSE}}
     settings["training_seed"] = arguments.seed
     resume.parent.mkdir(parents=True, exist_ok=True)
-    training = Training(settings, network, optimizer, schedule)
-    first = training.restore(resume) if resume.exists() else 0
-
-    pairs = _load_pairs(find_images(arguments.images), network.upscale, "reading training images")
-    patch: int = arguments.patch
-    pairs = [pair for pair in pairs if min(pair.lr.shape[:2]) >= patch]
-    if not pairs:
-        raise ImageError(
-            f"no image is as large as {patch}x{patch} after reduction; use a smaller --patch"
-        )
-    held_out = find_images(arguments.validation)
-    validation = _load_pairs(held_out, network.upscale, "reading validation")
-    features = torch.compile(network.features) if arguments.compile else network.features
-    half_until = round(arguments.steps * arguments.half)
-    baseline = np.mean(
-        [psnr_y(enlarge(p.lr, network.upscale), p.hr, network.upscale) for p in validation]
-    )
-
-    losses: list[float] = []
-    last_save = time.monotonic()
-    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[note]}"
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, *times, console=console) as progress:
-        task = progress.add_task("training", total=arguments.steps, completed=first, note="")
-        for step in range(first, arguments.steps):
-            network.train()
-            lr, hr = _batch(pairs, arguments.batch, patch, network, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=step < half_until):
-                trunk = features(lr)
-            loss = nn.functional.l1_loss(network.reconstruct(trunk.float()), hr)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), arguments.clip)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item() * 255 / network.rgb_range)
-            done = step + 1
-            progress.update(task, completed=done, note=f"L1 {np.mean(losses[-100:]):.3f}")
-            if done % arguments.validate_every == 0 or done == arguments.steps:
-                score = _validate(network, validation, device)
-                console.log(
-                    f"step {done}: L1 {np.mean(losses[-500:]):.4f} levels, {score:.3f} dB, "
-                    f"{score - baseline:+.3f} dB over bicubic"
-                )
-            if time.monotonic() - last_save > arguments.save_every_s:
-                training.save(resume, done)
-                last_save = time.monotonic()
-    save_checkpoint(arguments.output, network, {"training": {**settings, "images": len(pairs)}})
+    training = Training(settings, network, step.optimizer, torch.Generator())
+    training.generator.manual_seed(arguments.seed)
+    if resume.exists():
+        training.restore(resume)
+        console.log(f"going on from step {training.step} of {resume}")
+    _train(training, step, arguments, validation)
+    save_checkpoint(arguments.output, network, {"training": {**settings, "images": crops.pictures}})
     resume.unlink(missing_ok=True)
     print(f"wrote {arguments.output}")
 
 
-def resume_of(output: Path) -> Path:
-    """Where a run keeps what it needs to go on."""
-    return output.with_suffix(".resume")
+def _train(
+    training: Training, step: Step, arguments: argparse.Namespace, validation: list[Pair]
+) -> None:
+    """Go through the course, from where it stands to its end."""
+    network = training.network
+    began = last_save = time.monotonic()
+    before_s = training.elapsed_s
+    columns = "{task.description}", BarColumn(), "{task.percentage:>5.1f} %", "{task.fields[note]}"
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    with Progress(*columns, *times, console=console) as progress:
+        task = progress.add_task("training", total=1.0, note="")
+        while (share := _share(training, arguments)) < 1:
+            step.learning_rate.fill_(_learning_rate(share, training.step, arguments))
+            phase = Phase(share < arguments.half, frozen=share >= 1 - arguments.freeze_norm)
+            step(step.crops.choose(arguments.batch, training.generator), phase)
+            training.step += 1
+            training.elapsed_s = before_s + time.monotonic() - began
+            if training.step % _REPORT_EVERY == 0:
+                mean = step.loss.item() / _REPORT_EVERY * 255 / network.rgb_range
+                step.loss.zero_()
+                rate = f"{training.step} steps, {training.step / training.elapsed_s:.1f}/s"
+                progress.update(task, completed=share, note=f"{rate}, L1 {mean:.3f}")
+            ended = _share(training, arguments) >= 1
+            if training.step % arguments.validate_every == 0 or ended:
+                console.log(f"step {training.step}: {_validate(network, validation)}")
+            if time.monotonic() - last_save > arguments.save_every_s:
+                training.save(resume_of(arguments.output))
+                last_save = time.monotonic()
+
+
+def _share(training: Training, arguments: argparse.Namespace) -> float:
+    """How much of the course is done, by steps or by time."""
+    if arguments.seconds is None:
+        return training.step / int(arguments.steps)
+    seconds: float = arguments.seconds
+    return training.elapsed_s / seconds
+
+
+def _learning_rate(share: float, step: int, arguments: argparse.Namespace) -> float:
+    """A linear warm-up, and half a cosine down to a thousandth."""
+    warm: float = min(1.0, (step + 1) / arguments.warmup)
+    cosine = 1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * share))
+    return float(arguments.learning_rate) * warm * cosine
 
 
 def _build(arguments: argparse.Namespace) -> Network:
@@ -202,51 +155,70 @@ def _build(arguments: argparse.Namespace) -> Network:
     return network
 
 
+def _crops(arguments: argparse.Namespace, network: Network, device: torch.device) -> Crops:
+    """The crops of the photographs and of pictures that are drawn for this run."""
+    upscale = network.upscale
+    photographs = _load_pairs(find_images(arguments.images), upscale, "photographs")
+    rng = np.random.default_rng(arguments.seed)
+    count = arguments.drawn_pictures if arguments.drawn else 0
+    drawn = []
+    for index in track(range(count), description="drawing", console=console, disable=not count):
+        # Half are drawn large and lose by reduction; half are as fine as a network will be fed.
+        side, scale = (2 * arguments.patch, upscale) if index % 2 else (4 * arguments.patch, 1)
+        picture = draw_at_random(side, rng).repeat(scale, axis=0).repeat(scale, axis=1)
+        drawn.append(make_pair(picture, upscale))
+    return Crops(
+        photographs,
+        drawn,
+        drawn_share=arguments.drawn,
+        patch=arguments.patch,
+        rgb_range=network.rgb_range,
+        device=device,
+    )
+
+
 def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
-    pairs = []
-    for path in track(paths, description=what, console=console):
-        hr = crop_to_multiple(read_image(path), upscale)
-        pairs.append(Pair(reduce(hr, upscale), hr))
-    return pairs
+    return [
+        make_pair(read_image(path), upscale)
+        for path in track(paths, description=f"reading {what}", console=console)
+    ]
 
 
-def _batch(
-    pairs: list[Pair], size: int, patch: int, network: Network, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random crops, weighted by image area, each turned and mirrored at random."""
-    areas = [pair.lr.shape[0] * pair.lr.shape[1] for pair in pairs]
-    batches: dict[int, list[np.ndarray]] = {1: [], network.upscale: []}
-    for pair in random.choices(pairs, weights=areas, k=size):
-        top = random.randint(0, pair.lr.shape[0] - patch)
-        left = random.randint(0, pair.lr.shape[1] - patch)
-        turns, mirror = random.randrange(4), random.random() < 0.5
-        for (factor, crops), image in zip(batches.items(), (pair.lr, pair.hr), strict=True):
-            rows = slice(top * factor, (top + patch) * factor)
-            columns = slice(left * factor, (left + patch) * factor)
-            crop = np.rot90(image[rows, columns], turns)
-            crops.append(batch_from_image(crop[:, ::-1] if mirror else crop, network.rgb_range))
-    lr, hr = (torch.from_numpy(np.concatenate(crops)).to(device) for crops in batches.values())
-    return lr.contiguous(memory_format=torch.channels_last), hr
+def _validate(network: Network, photographs: list[Pair]) -> str:
+    """Photographs as papers judge them; drawn pictures by how far they are from their input."""
+    upscale = network.upscale
+    results = [_enlarge(network, pair.lr) for pair in photographs]
+    score, bicubic = (
+        np.mean(
+            [psnr_y(sr, pair.hr, upscale) for sr, pair in zip(images, photographs, strict=True)]
+        )
+        for images in (results, [enlarge(pair.lr, upscale) for pair in photographs])
+    )
+    said = f"{score:.3f} dB, {score - bicubic:+.3f} dB over bicubic"
+    for unseen in (False, True):
+        margins = {
+            name: _margin(_enlarge(network, lr), enlarge(lr, upscale), lr)
+            for name, lr in drawn_pictures(unseen=unseen).items()
+        }
+        worst = min(margins, key=margins.__getitem__)
+        below = sum(margin < -1 for margin in margins.values())
+        said += f"; {below} of {len(margins)} {'unseen' if unseen else 'drawn'} fail, "
+        said += f"{worst} {margins[worst]:+.1f} dB"
+    return said
+
+
+def _margin(sr: ImageArray, bicubic: ImageArray, lr: ImageArray) -> float:
+    """By how many dB a result is nearer its input than bicubic's, as far as one can see that."""
+    found, expected = (min(40.0, resemblance(image, lr)) for image in (sr, bicubic))
+    return found - expected
 
 
 @torch.inference_mode()
-def _validate(network: Network, pairs: list[Pair], device: torch.device) -> float:
-    """Mean PSNR-Y (dB) over whole images."""
+def _enlarge(network: Network, lr: ImageArray) -> ImageArray:
     network.eval()
-    scores = []
-    for pair in pairs:
-        lr = torch.from_numpy(batch_from_image(pair.lr, network.rgb_range)).to(device)
-        sr = image_from_batch(network(lr).cpu().numpy(), network.rgb_range)
-        scores.append(psnr_y(sr, pair.hr, shave=network.upscale))
-    return float(np.mean(scores))
-
-
-def _learning_rate_factor(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to a thousandth."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return 1e-3 + (1 - 1e-3) * 0.5 * (1 + math.cos(math.pi * done))
+    device = next(network.parameters()).device
+    batch = torch.from_numpy(batch_from_image(lr, network.rgb_range)).to(device)
+    return image_from_batch(np.nan_to_num(network(batch).cpu().numpy()), network.rgb_range)
 
 
 def _hyperparameter(text: str) -> tuple[str, float]:
@@ -289,14 +261,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--start-from", type=paths.read, help="a checkpoint whose fitting tensors are used"
     )
-    parser.add_argument("--steps", type=int, default=10_000)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, default=10_000)
+    length.add_argument("--seconds", type=float, help="how long to train, in place of --steps")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=48, help="crop size at low resolution, px")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=200, help="steps")
     parser.add_argument("--clip", type=float, default=10.0, help="largest gradient norm")
     parser.add_argument(
-        "--half", type=float, default=0.0, help="share of the steps whose trunk runs in bfloat16"
+        "--half", type=float, default=0.0, help="share of the run whose trunk runs in bfloat16"
+    )
+    parser.add_argument(
+        "--drawn", type=float, default=0.0, help="share of drawn pictures among the crops"
+    )
+    parser.add_argument("--drawn-pictures", type=int, default=1500, help="how many are drawn")
+    parser.add_argument(
+        "--freeze-norm",
+        type=float,
+        default=0.0,
+        help="share of the run, its end, whose batch normalization is that of deployment",
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("--validate-every", type=int, default=500, help="steps")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images.arrays import ImageArray
+from adadm.runtime.images.arrays import ImageArray, reduce
 
 # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr and the super-resolution literature use it.
 _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])
@@ -38,3 +38,8 @@ def psnr_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
     """PSNR in dB on the Y channel without a border of `shave` pixels, as papers report it."""
     inner = (slice(shave, -shave or None),) * 2
     return psnr(luma(found)[inner], luma(expected)[inner])
+
+
+def resemblance(sr: ImageArray, lr: ImageArray) -> float:
+    """PSNR in dB of a result (f*H, f*W, 3), reduced again, against its input (H, W, 3)."""
+    return psnr(reduce(sr, sr.shape[0] // lr.shape[0]), lr)

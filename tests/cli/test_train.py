@@ -10,12 +10,21 @@ import torch
 from _support.scripts import load_script
 from adadm.export import load_checkpoint
 from adadm.runtime.cli import run as run_verb
-from adadm.runtime.images.arrays import write_image
+from adadm.runtime.images.arrays import (
+    batch_from_image,
+    image_from_batch,
+    read_image,
+    reduce,
+    write_image,
+)
+from adadm.runtime.images.metrics import psnr_y
+from training.crops import Crops
 
 train = load_script("train")
 RCAN = "_support.custom_networks:RCANLike"
 SMALL = ["--set", "blocks=1", "features=4"]
 COURSE = ["--patch", "8", "--batch", "2", "--warmup", "2"]
+DRAWN = ["--drawn", "0.5", "--drawn-pictures", "4", "--freeze-norm", "0.5"]
 
 
 @pytest.fixture
@@ -37,9 +46,9 @@ def run(photographs: Path, output: Path, *more: str) -> int:
 def test_an_interrupted_run_ends_like_one_that_was_not(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(photographs, tmp_path / "whole.safetensors") == 0
+    assert run(photographs, tmp_path / "whole.safetensors", *DRAWN) == 0
 
-    original, calls = train._batch, 0
+    original, calls = Crops.cut, 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -48,13 +57,13 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(train, "_batch", interrupted)
+    monkeypatch.setattr(Crops, "cut", interrupted)
     parts = tmp_path / "parts.safetensors"
-    assert run(photographs, parts, "--save-every-s", "0") == 1
+    assert run(photographs, parts, "--save-every-s", "0", *DRAWN) == 1
     assert not parts.exists()
     assert parts.with_suffix(".resume").exists()
-    monkeypatch.setattr(train, "_batch", original)
-    assert run(photographs, parts, "--save-every-s", "0") == 0
+    monkeypatch.setattr(Crops, "cut", original)
+    assert run(photographs, parts, "--save-every-s", "0", *DRAWN) == 0
     assert not parts.with_suffix(".resume").exists()
 
     whole, resumed = (
@@ -71,10 +80,12 @@ def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path
     assert run(photographs, output, "--steps", "60", "--learning-rate", "0.01") == 0
     trained = load_checkpoint(output)
     assert trained.guesses == {}
-    pairs = train._load_pairs([photographs / "1.png"], 2, "reading")
+    hr = read_image(photographs / "1.png")
+    lr = torch.from_numpy(batch_from_image(reduce(hr, 2), 255))
     fresh = train.ARCHITECTURES["edsr"](upscale=2, blocks=1, features=4)
     before, after = (
-        train._validate(network, pairs, torch.device("cpu")) for network in (fresh, trained.network)
+        psnr_y(image_from_batch(network.eval()(lr).detach().numpy(), 255), hr, 2)
+        for network in (fresh, trained.network)
     )
     assert after > before + 5
 
