@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def write_bundle(
     if patch is not None:
         (folder / "model.factors.patch").write_bytes(patch)
     manifest = BundleManifest(
-        adadm="0.1.0",
+        adadm=version("adadm-deploy"),
         source_sha256="0" * 64,
         target_name=target,
         precision="float32",
