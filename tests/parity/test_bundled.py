@@ -41,9 +41,9 @@ def model_path(upscale: int) -> Path:
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
-    """All but what export measures, which differs a little each time."""
-    measured = ("adadm.memory", "adadm.halo_errors")
-    return {entry.key: entry.value for entry in model.metadata_props if entry.key not in measured}
+    """All but who wrote it, and what export measures, which differs a little each time."""
+    free = ("adadm.version", "adadm.memory", "adadm.halo_errors")
+    return {entry.key: entry.value for entry in model.metadata_props if entry.key not in free}
 
 
 @functools.cache
