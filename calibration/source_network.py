@@ -48,7 +48,11 @@ class SourceNetwork:
 
 
 def load_source_network(
-    path: str | os.PathLike[str], arch: str = "auto", **given: float | None
+    path: str | os.PathLike[str],
+    arch: str = "auto",
+    *,
+    free_sizes: bool = True,
+    **given: float | None,
 ) -> SourceNetwork:
     """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
 
@@ -56,6 +60,7 @@ def load_source_network(
 
     Args:
         arch, given: of a checkpoint, as `load_checkpoint` takes them.
+        free_sizes: of a checkpoint, as `trace` takes it.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
@@ -67,25 +72,30 @@ def load_source_network(
     if path.suffix != ".onnx":
         checkpoint = load_checkpoint(path, arch, **given)
         network, metadata = checkpoint.network, checkpoint.metadata
-        return SourceNetwork(trace(network), metadata, network, None, checkpoint.sha256)
+        model = trace(network, free_sizes=free_sizes)
+        return SourceNetwork(model, metadata, network, _static(model), checkpoint.sha256)
     refuse_checkpoint_options(path, arch, given)
     proto = _read(path)
-    model: ir.Model = ir.from_proto(proto)
+    model = ir.from_proto(proto)
     noted = ModelMetadata.from_props(model.metadata_props, path)
     _check_form(path, model, noted)
     check_file(proto, model.opset_imports[""])
     model.metadata_props.clear()
     needed = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
-    sizes = model.graph.inputs[0].shape
-    assert sizes is not None  # the checker saw it
-    fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
     return SourceNetwork(
         model=model,
         metadata=NetworkMetadata(**{name: getattr(noted, name) for name in needed}),
         network=None,
-        static=(fixed[0], fixed[1], fixed[2]) if fixed else None,
+        static=_static(model),
         sha256=sha256_of(path),
     )
+
+
+def _static(model: ir.Model) -> Shape | None:
+    sizes = model.graph.inputs[0].shape
+    assert sizes is not None  # torch.onnx writes it, and the checker looks for it
+    fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
+    return (fixed[0], fixed[1], fixed[2]) if fixed else None
 
 
 def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, float | None]) -> None:

@@ -30,9 +30,11 @@ def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write what was asked for."""
     arguments = _parse(argv)
     is_model = arguments.source.suffix == ".onnx"
-    with Bar("reading the network" if is_model else "tracing the network"):
-        inspected = read_inspected_file(arguments.source, **network_options(arguments))
     images: list[Path] | None = arguments.images
+    with Bar("reading the network" if is_model else "tracing the network"):
+        inspected = read_inspected_file(
+            arguments.source, free_sizes=bool(images), **network_options(arguments)
+        )
     inspection = _on_images(inspected, images) if images else inspect_weights(inspected)
     print_inspection(inspection, Console(highlight=False))
     for path in _write(inspection, arguments.output, arguments.json):

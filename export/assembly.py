@@ -8,7 +8,6 @@ from importlib.metadata import version
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
-import onnxsim
 
 from adadm.export.graph.channel_maps import note_channel_maps
 from adadm.export.graph.checker import check_file
@@ -26,6 +25,7 @@ from adadm.export.passes import (
 )
 from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
+from adadm.runtime.errors import require
 from adadm.runtime.json_format import as_json
 from adadm.runtime.models.metadata import NetworkMetadata
 
@@ -111,6 +111,7 @@ def _finished(model: ir.Model, upscale: int, options: Options) -> onnx.ModelProt
 
 def _simplified(model: ir.Model) -> onnx.ModelProto:
     """Onnxsim's result, without the notes that it leaves in the metadata."""
+    onnxsim = require("onnxsim", "export")  # takes long to import, which not every verb needs
     common.ShapeInferencePass()(model)
     proto = ir.to_proto(model)
     simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True)

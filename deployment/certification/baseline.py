@@ -84,7 +84,7 @@ def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Base
             blocks=_blocks(names),
             metadata=model.metadata.network,
         )
-    source = load_source_network(path, arch, **given)
+    source = load_source_network(path, arch, free_sizes=True, **given)
     network = source.network
     assert network is not None  # it is no ONNX file
     options = replace(DEFAULTS, factors=True)

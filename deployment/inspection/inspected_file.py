@@ -65,12 +65,13 @@ class InspectedFile:
 
 
 def read_inspected_file(
-    path: Path, arch: str = "auto", **undetectable: float | None
+    path: Path, arch: str = "auto", *, free_sizes: bool = True, **undetectable: float | None
 ) -> InspectedFile:
     """Read a file.
 
     Args:
         arch, undetectable: of a checkpoint, as `load_checkpoint` takes them.
+        free_sizes: of a checkpoint, as `trace` takes it; what runs on photographs needs them.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
@@ -92,7 +93,7 @@ def read_inspected_file(
         refuse_checkpoint_options(path, arch, undetectable)
         inspected = _exported(path)
     else:
-        source = load_source_network(path, arch, **undetectable)
+        source = load_source_network(path, arch, free_sizes=free_sizes, **undetectable)
         inspected = _inspected(path, source.sha256, source.metadata, source)
     if not inspected.structure.blocks:
         raise CalibrationError(

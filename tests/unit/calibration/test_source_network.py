@@ -114,6 +114,14 @@ def test_flags_reach_the_checkpoint(checkpoint: Path) -> None:
         load_source_network(checkpoint, "rdn")
 
 
+def test_a_checkpoint_with_fixed_sizes(checkpoint: Path) -> None:
+    source = load_source_network(checkpoint, free_sizes=False)
+    assert source.static is not None
+    batch, height, width = source.static
+    assert source.model.graph.inputs[0].shape == ir.Shape([batch, 3, height, width])
+    assert source.model.graph.outputs[0].shape == ir.Shape([batch, 3, 2 * height, 2 * width])
+
+
 def test_fixed_sizes_are_kept(export: Callable[[Options], Path]) -> None:
     source = load_source_network(export(replace(UNFOLDED, static=(2, 24, 30))))
     assert source.static == (2, 24, 30)

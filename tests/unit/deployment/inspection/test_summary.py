@@ -32,6 +32,7 @@ from adadm.deployment.inspection.findings import (
 )
 from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.structure import block_of, read_structure
+from adadm.deployment.inspection.summary import inspect_weights
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint, network_class
 from adadm.export.networks import EDSR, Network
@@ -60,7 +61,7 @@ def in_float64(tensor: torch.Tensor | None) -> Array:
 
 
 def read(path: Path, arch: str = "auto", **given: float) -> InspectedFile:
-    return read_inspected_file(path, arch, **given)
+    return read_inspected_file(path, arch, free_sizes=True, **given)
 
 
 def read_network(
@@ -93,6 +94,16 @@ def test_blocks_have_the_parameters_of_their_modules(architecture: str, tmp_path
     norms = {name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
     assert {found.name for found in subject.structure.normalizations} == norms
     assert subject.structure.elsewhere == ()
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_a_graph_of_fixed_sizes_shows_the_same(architecture: str, tmp_path: Path) -> None:
+    free = read_network(small(architecture, seed=5), tmp_path, architecture)
+    fixed = read_inspected_file(free.path, architecture, free_sizes=False)
+    assert free.source is not None and free.source.static is None
+    assert fixed.source is not None and fixed.source.static is not None
+    shown, expected = (inspect_weights(inspected).as_json() for inspected in (fixed, free))
+    assert shown == expected and shown["batch_normalizations"]
 
 
 @pytest.mark.parametrize("architecture", SMALL)
@@ -455,4 +466,4 @@ def test_what_cannot_be_read_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     path = make(tmp_path)
     with pytest.raises(error, match=match):
-        read_inspected_file(path, arch, **given)
+        read(path, arch, **given)
