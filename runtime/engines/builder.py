@@ -187,7 +187,7 @@ def _manifest(
             "workspace_bytes": settings.workspace_bytes,
         },
         activation_bytes=activation_bytes or None,
-        metadata=model.metadata.to_props(),
+        metadata=replace(model.metadata, channel_maps=None).to_props(),  # which only graphs need
         ledger=ledger_beside(model.path, recipe.quantization),
     )
 

@@ -45,7 +45,7 @@ class Manifest:
         profiles: shapes by input name, one optimization profile an entry.
         flags: whatever else chose the engine, such as `workspace_bytes`.
         activation_bytes: device memory of a context, one number a profile.
-        metadata: of the ONNX file; a plan has none.
+        metadata: of the ONNX file, but for its channel maps; a plan has none.
         ledger: of the quality that the lowering cost, where it was measured.
         sha256: the digest of all the rest, as a file has it; empty until it is written.
     """

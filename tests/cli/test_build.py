@@ -57,6 +57,7 @@ def test_builds_the_bundled_models_for(gpu: str, tmp_path: Path) -> None:
         assert manifest.model_sha256 == sha256_of(model)
         assert manifest.compute_capabilities == (gpu,)
         assert manifest.metadata["adadm.upscale"] == "2"
+        assert "adadm.channel_maps" not in manifest.metadata
         assert manifest.profiles[0]["lr"] == Profile(
             (1, 3, 48, 60), (1, 3, 64, 80), (1, 3, 80, 100)
         )
