@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     _print(verification)
     if arguments.json is not None:
         json_format.write(arguments.json, verification.report)
-    if not verification.passed:
+    if not verification.report.passed:
         raise ParityError(_why(verification))
 
 
@@ -89,6 +89,7 @@ def _recipe(bundle: Bundle, variant: str) -> Recipe:
 
 
 def _print(found: Verification) -> None:
+    report = found.report
     table = Table("reference", "form", "output", "dB", "asked", "largest error", "at the border")
     for outcome in found.outcomes:
         reference = outcome.reference
@@ -98,11 +99,11 @@ def _print(found: Verification) -> None:
             cells = (reference.name, reference.variant, name, found_db, asked_db, largest, border)
             table.add_row(*map(Text, cells), style="red" if outcome.failures else None)
     Console(highlight=False).print(table)
-    if (latency := found.latency) is not None:
+    if (latency := report.latency) is not None:
         print(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
         if latency.kernels_ms is not None:
             print(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
-    print(f"{'passed' if found.passed else 'FAILED'} on {found.backend}: {found.reason}")
+    print(f"{'passed' if report.passed else 'FAILED'} on {report.backend}: {report.reason}")
 
 
 def _cells(comparison: Comparison | None) -> tuple[str, str, str]:
@@ -122,14 +123,14 @@ def _line(times: Times) -> str:
 
 def _why(found: Verification) -> str:
     """One line a reason."""
-    reasons = [f"{name} is missing or not as it was shipped" for name in found.changed_files]
+    reasons = [f"{name} is missing or not as it was shipped" for name in found.report.changed_files]
     for outcome in found.outcomes:
         title = f"{outcome.reference.name}, {outcome.reference.variant}"
         reasons += [f"{title}: {failure}" for failure in outcome.failures]
-    if found.diagnosis is not None:
-        reasons.append(f"diagnosis: {found.diagnosis}")
+    if found.report.diagnosis is not None:
+        reasons.append(f"diagnosis: {found.report.diagnosis}")
     listed = "\n".join(f"  {reason}" for reason in reasons)
-    return f"{found.bundle.folder} does not pass on {found.backend}:\n{listed}"
+    return f"{found.bundle.folder} does not pass on {found.report.backend}:\n{listed}"
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

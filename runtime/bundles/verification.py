@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,18 +63,12 @@ class VerificationReport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verification(VerificationReport):
-    """All that `verify` found."""
+class Verification:
+    """All that `verify` found: what is written, and of what."""
 
-    reason: str
+    report: VerificationReport
     bundle: Bundle
     outcomes: tuple[CaseResult, ...]
-
-    @property
-    def report(self) -> VerificationReport:
-        """What is written of it."""
-        names = (part.name for part in fields(VerificationReport))
-        return VerificationReport(**{name: getattr(self, name) for name in names})
 
 
 def verify(
@@ -115,7 +109,7 @@ def verify(
     wrong = [o.reference for o in outcomes if o.failures and o.comparisons]
     whole = next((reference for reference in wrong if reference.variant == "whole"), None)
     named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
-    return Verification(
+    report = VerificationReport(
         passed=not changed and not any(outcome.failures for outcome in outcomes),
         adadm=bundle.adadm,
         target=bundle.target_name,
@@ -129,9 +123,8 @@ def verify(
         latency=next((outcome.latency for outcome in outcomes if outcome.latency), None),
         device=as_json(device),
         sha256={name: bundle.digest(name) for name in named},
-        bundle=bundle,
-        outcomes=tuple(outcomes),
     )
+    return Verification(report=report, bundle=bundle, outcomes=tuple(outcomes))
 
 
 def _choose(bundle: Bundle) -> tuple[Backend, str]:

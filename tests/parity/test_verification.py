@@ -66,9 +66,9 @@ def _verified(folder: Path) -> Verification:
 
 def _diagnosis(folder: Path) -> str:
     found = _verified(folder)
-    assert not found.passed
-    assert found.diagnosis is not None
-    return found.diagnosis
+    assert not found.report.passed
+    assert found.report.diagnosis is not None
+    return found.report.diagnosis
 
 
 def _alter_tensor(folder: Path, name: str, by: float) -> None:
@@ -91,8 +91,8 @@ def _factors(model: bytes) -> list[float]:
 
 def test_the_model_with_hidden_factors_passes(folder: Path) -> None:
     found = _verified(folder)
-    assert found.passed
-    assert found.diagnosis is None
+    assert found.report.passed
+    assert found.report.diagnosis is None
     assert [list(outcome.comparisons) for outcome in found.outcomes] == [["sr"], ["sr"]]
     assert (folder / "model.factors.patch").stat().st_size < 100 * BLOCKS
 
@@ -119,14 +119,14 @@ def test_the_first_block_that_differs_is_named(
     off = [abs(a - b) / most for a, b, most in zip(found, expected, largest, strict=True)]
     assert max(off[:block], default=0) == 0
     assert off[block] > FACTOR_TOLERANCE
-    result = _verified(folder)
-    assert result.changed_files == (() if signed else ("model.onnx",))
-    assert result.diagnosis is not None
-    assert result.diagnosis.startswith(
+    report = _verified(folder).report
+    assert report.changed_files == (() if signed else ("model.onnx",))
+    assert report.diagnosis is not None
+    assert report.diagnosis.startswith(
         f"block {block}: factor {found[block]:.4g}, expected {expected[block]:.4g} "
         f"({off[block]:.2%} off, 0.40% allowed)"
     )
-    assert result.diagnosis.endswith(where)
+    assert report.diagnosis.endswith(where)
 
 
 def _largest_factors(folder: Path) -> list[float]:
@@ -184,8 +184,8 @@ def test_a_diagnosis_that_fails_hides_nothing(
     damage(folder)
     found = _verified(folder)
     assert found.outcomes[0].comparisons["sr"] is not None
-    assert found.diagnosis is not None
-    assert re.match(f"it could not be localized: .*{message}", found.diagnosis)
+    assert found.report.diagnosis is not None
+    assert re.match(f"it could not be localized: .*{message}", found.report.diagnosis)
 
 
 def test_factors_of_several_images_in_uint8(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_factors_of_several_images_in_uint8(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = {"noise": {"lr": rng.integers(0, 256, (2, 24, 32, 3), dtype=np.uint8)}}
     folder = write_bundle(tmp_path / "bundle", {"whole": model}, patch, {"whole": images})
-    assert _verified(folder).passed
+    assert _verified(folder).report.passed
     _alter_tensor(folder, "body.0.conv2.weight", by=30)
     assert _diagnosis(folder).startswith("block 1: factor")
 
@@ -247,14 +247,14 @@ def test_without_a_gpu_the_model_is_run_and_that_is_said(folder: Path) -> None:
     _write_plan(folder)
     command.main([str(folder), "--record"])
     found = verify(Bundle.open(folder), "auto", 0.01)
-    assert found.passed
-    assert found.backend == "cpu"
-    assert re.match("the engine cannot run here: .*(CUDA|cuda)", found.reason)
+    assert found.report.passed
+    assert found.report.backend == "cpu"
+    assert re.match("the engine cannot run here: .*(CUDA|cuda)", found.report.reason or "")
     assert found.report.sha256["model.engine"]
     asked = verify(Bundle.open(folder), "engine", 0.01)
-    assert not asked.passed
+    assert not asked.report.passed
     assert all(re.search("CUDA|cuda", outcome.failures[0]) for outcome in asked.outcomes)
-    assert asked.diagnosis is None
+    assert asked.report.diagnosis is None
 
 
 @pytest.mark.skipif(_gpu() is not None, reason="of a machine without a GPU")

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -56,9 +55,9 @@ def _alter_weights(model: Path, value: bytes = b"A") -> None:
 def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
     progress = Mock(spec=Progress)
     found = verify(Bundle.open(folder), "auto", 0.01, progress=progress)
-    assert found.passed
-    assert found.backend == "cpu"
-    assert found.reason.endswith("model.engine is not there, which build.sh makes")
+    assert found.report.passed
+    assert found.report.backend == "cpu"
+    assert str(found.report.reason).endswith("model.engine is not there, which build.sh makes")
     ran = [
         (outcome.reference.name, outcome.reference.variant, *outcome.comparisons)
         for outcome in found.outcomes
@@ -69,11 +68,11 @@ def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
         ("waves", "tile", "sr"),
         ("waves", "moments", "moments"),
     ]
-    assert found.diagnosis is None
+    assert found.report.diagnosis is None
     progress.phase.assert_any_call("running other, whole")
-    assert found.latency is not None
-    assert (found.latency.reference, found.latency.kernels_ms) == ("waves", None)
-    times = found.latency.end_to_end_ms
+    assert found.report.latency is not None
+    assert (found.report.latency.reference, found.report.latency.kernels_ms) == ("waves", None)
+    times = found.report.latency.end_to_end_ms
     assert times.count >= 1
     assert 0 < times.min <= times.median <= times.p90 <= times.p99 <= times.max
     assert times.min <= times.mean <= times.max
@@ -96,7 +95,7 @@ def test_what_goes_back_to_the_host(folder: Path) -> None:
     content = json.loads(json_format.text(found.report))
     assert (content["format"], content["passed"], content["backend"]) == (1, True, "cpu")
     assert (content["target"], content["precision"]) == ("tensorrt-rtx", "float32")
-    assert content["reason"] == found.reason
+    assert content["reason"] == found.report.reason
     files = ("MANIFEST.json", *(f"{name}.onnx" for name in MODELS))
     digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     engines = dict.fromkeys(f"{name}.engine" for name in MODELS)
@@ -112,17 +111,17 @@ def test_what_goes_back_to_the_host(folder: Path) -> None:
 def test_altered_weights_fail_and_the_rest_is_compared(folder: Path) -> None:
     _alter_weights(folder / "model.onnx")
     found = _verified(folder)
-    assert not found.passed
-    assert found.changed_files == ("model.onnx",)
+    assert not found.report.passed
+    assert found.report.changed_files == ("model.onnx",)
     failed = [bool(outcome.failures) for outcome in found.outcomes]
     assert failed == [True, True, False, False]
     comparison = found.outcomes[0].comparisons["sr"]
     assert comparison is not None and comparison.psnr_db < ASKED_DB
     assert f"dB; asked {ASKED_DB} dB" in found.outcomes[0].failures[0]
-    assert found.diagnosis == "it cannot be localized: the model has no modulators"
+    assert found.report.diagnosis == "it cannot be localized: the model has no modulators"
     sign(folder)  # so that digests tell nothing
     found = _verified(folder)
-    assert (found.passed, found.changed_files) == (False, ())
+    assert (found.report.passed, found.report.changed_files) == (False, ())
 
 
 def test_nan_is_a_failure_and_no_exception(folder: Path) -> None:
@@ -166,7 +165,7 @@ def test_damage_fails_what_it_concerns(
 ) -> None:
     damage(folder / name)
     found = _verified(folder)
-    assert found.changed_files == (name,)
+    assert found.report.changed_files == (name,)
     wrong = [outcome for outcome in found.outcomes if outcome.failures]
     assert [f"{o.reference.name} {o.reference.variant}" for o in wrong] == failed
     assert all(outcome.comparisons == {} for outcome in wrong)
@@ -178,20 +177,24 @@ def test_a_file_that_is_not_run_fails_too(folder: Path) -> None:
     sign(folder)
     (folder / "README.md").write_text("hallo")
     found = _verified(folder)
-    assert found.changed_files == ("README.md",)
+    assert found.report.changed_files == ("README.md",)
     assert not any(outcome.failures for outcome in found.outcomes)
-    assert not found.passed
+    assert not found.report.passed
 
 
 def test_without_a_whole_engine_nothing_else_is_run(folder: Path) -> None:
     found = verify(Bundle.open(folder), "engine", 0.01)
-    assert (found.passed, found.backend, found.reason) == (False, "engine", "asked for")
+    assert (found.report.passed, found.report.backend, found.report.reason) == (
+        False,
+        "engine",
+        "asked for",
+    )
     assert len(found.outcomes) == 4
     assert all("engine cannot be read: No such file" in o.failures[0] for o in found.outcomes)
     (folder / "model.engine").write_bytes(b"plan")
     found = _verified(folder)
-    assert (found.passed, found.backend) == (False, "engine")
-    assert "has no manifest model.engine.json beside it" in found.reason
+    assert (found.report.passed, found.report.backend) == (False, "engine")
+    assert "has no manifest model.engine.json beside it" in str(found.report.reason)
 
 
 def _compare(
@@ -312,6 +315,6 @@ def test_the_error_has_every_reason(folder: Path) -> None:
 def test_a_result_without_a_run_has_no_latency(folder: Path) -> None:
     (folder / "reference" / "whole.waves.npz").unlink()
     found = _verified(folder)
-    assert found.latency is None
+    assert found.report.latency is None
     assert json.loads(json_format.text(found.report))["latency"] is None
-    assert not replace(found, changed_files=()).passed
+    assert not found.report.passed
