@@ -25,12 +25,10 @@ class Step:
     Attributes:
         made_from: all that the outputs depend on.
         outputs: the digest of each file by its name in the folder of the record.
-        result: what it returned; records of the version before have it.
     """
 
     made_from: Mapping[str, Any]
     outputs: Mapping[str, str]
-    result: Any = None
 
     @property
     def stays_inside(self) -> bool:

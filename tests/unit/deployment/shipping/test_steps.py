@@ -60,13 +60,6 @@ def test_it_is_done_again_once_it_is_forgotten(making: Making) -> None:
     assert making.times == 2
 
 
-def test_records_of_the_version_before_are_read(making: Making) -> None:
-    """They had what the step returned, too."""
-    run(making)
-    edit(making.folder, {}, result={"passed": True})
-    assert run(making) == 1
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
