@@ -33,19 +33,13 @@ class Assignment:
 
     Attributes:
         int8: in the order of the network; empty if nothing was found to fit into the budget.
-        spared: the others.
-        share: of the multiply-adds, in INT8.
         measured: the loss; zero if nothing is in INT8.
-        predicted_db: the loss by the model before it was measured; None where none was asked.
         evaluations: how many losses the search asked for, remembered ones included.
         sensitivities: the most sensitive first; empty if all convolutions fit at once.
     """
 
     int8: tuple[str, ...]
-    spared: tuple[str, ...]
-    share: float
     measured: Loss
-    predicted_db: float | None
     evaluations: int
     sensitivities: tuple[Sensitivity, ...]
 
@@ -76,7 +70,6 @@ def search(
         progress.advance(turn, most_evaluations, text)
 
     sensitivities: list[Sensitivity] = []
-    predicted_db: dict[Names, float] = {}
     progress.phase(_PHASE)
     evaluate(state.everything, 0)
     if not state.fits(state.everything):
@@ -89,17 +82,13 @@ def search(
             proposal = state.propose(model, caution=(misses / most_evaluations) ** 2)
             if proposal is None:
                 break
-            predicted_db[proposal] = _decibels(_sum(model, proposal))
             evaluate(proposal, turn)
             misses = 0 if state.fits(proposal) else misses + 1
 
     best = state.best()
     return Assignment(
         int8=tuple(name for name in state.work if name in best),
-        spared=tuple(name for name in state.work if name not in best),
-        share=_sum(state.work, best) / _sum(state.work, state.everything),
         measured=state.known[best],
-        predicted_db=predicted_db.get(best),
         evaluations=len(state.known) - 1,
         sensitivities=tuple(sensitivities),
     )
@@ -227,7 +216,3 @@ def _sum(values: Mapping[str, float], names: Iterable[str]) -> float:
 
 def _power(db: float) -> float:
     return math.expm1(max(db, 0.0) * math.log(10) / 10)
-
-
-def _decibels(power: float) -> float:
-    return math.log1p(power) * 10 / math.log(10)

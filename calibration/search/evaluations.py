@@ -150,9 +150,6 @@ class Evaluations:
             on where it was. Choose its name by all that losses depend on: the model, the
             photographs, the ranges. One that cannot be understood is replaced, with a warning.
 
-    Attributes:
-        measured: how many were measured by this object, not remembered.
-
     Raises:
         OSError: the store cannot be written.
     """
@@ -161,7 +158,6 @@ class Evaluations:
         self, measure: Callable[[frozenset[str]], Loss], store: Path | None = None
     ) -> None:
         self._measure, self._store = measure, store
-        self.measured = 0
         self._known = _load(store) if store and store.exists() else {}
 
     def __call__(self, int8: Iterable[str]) -> Loss:
@@ -169,7 +165,6 @@ class Evaluations:
         assignment = frozenset(int8)
         if assignment not in self._known:
             self._known[assignment] = self._measure(assignment)
-            self.measured += 1
             self._save()
         return self._known[assignment]
 

@@ -53,14 +53,13 @@ def test_the_most_sensitive_comes_first() -> None:
 
 
 def test_spared_measures_all_others() -> None:
-    progress, evaluations = Mock(spec=Progress), Evaluations(measure)
-    results = measure_sensitivity(evaluations, NETWORK, spared=True, progress=progress)
+    progress = Mock(spec=Progress)
+    results = measure_sensitivity(Evaluations(measure), NETWORK, spared=True, progress=progress)
     steps = [step.args for step in progress.advance.call_args_list]
     assert results[0].spared == measure(frozenset({"head", "tail"}))
     assert [step[:2] for step in steps] == [(done, 6) for done in range(1, 7)]
     assert steps[0][2] == "head alone: 0.0200 dB"
     assert steps[1][2] == "all but head: 0.6000 dB"
-    assert evaluations.measured == 6
 
 
 @pytest.mark.parametrize("spared", [True, False])
