@@ -10,45 +10,20 @@ certified = certify(baseline, candidate, images, originals=True, given={}, at=at
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from adadm.runtime.public_names import import_on_first_use
 
 if TYPE_CHECKING:
-    from adadm.deployment.bundling.make_bundle import make_bundle
-    from adadm.deployment.certification.baseline import Baseline, load_baseline
-    from adadm.deployment.certification.candidate import Candidate, load_candidate
-    from adadm.deployment.certification.certificate import Certificate, read_certificate
-    from adadm.deployment.certification.certify import certify
-    from adadm.deployment.shipping.run import ShipOptions, ShipRun
+    from adadm.deployment.bundling.make_bundle import make_bundle as make_bundle
+    from adadm.deployment.certification.baseline import Baseline as Baseline
+    from adadm.deployment.certification.baseline import load_baseline as load_baseline
+    from adadm.deployment.certification.candidate import Candidate as Candidate
+    from adadm.deployment.certification.candidate import load_candidate as load_candidate
+    from adadm.deployment.certification.certificate import Certificate as Certificate
+    from adadm.deployment.certification.certificate import read_certificate as read_certificate
+    from adadm.deployment.certification.certify import certify as certify
+    from adadm.deployment.shipping.run import ShipOptions as ShipOptions
+    from adadm.deployment.shipping.run import ShipRun as ShipRun
 
-__all__ = [
-    "Baseline",
-    "Candidate",
-    "Certificate",
-    "ShipOptions",
-    "ShipRun",
-    "certify",
-    "load_baseline",
-    "load_candidate",
-    "make_bundle",
-    "read_certificate",
-]
-_HOMES = {
-    "Baseline": "certification.baseline",
-    "Candidate": "certification.candidate",
-    "Certificate": "certification.certificate",
-    "ShipOptions": "shipping.run",
-    "ShipRun": "shipping.run",
-    "certify": "certification.certify",
-    "load_baseline": "certification.baseline",
-    "load_candidate": "certification.candidate",
-    "make_bundle": "bundling.make_bundle",
-    "read_certificate": "certification.certificate",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: each verb has extras of its own."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__all__, __getattr__ = import_on_first_use(__name__, __file__)

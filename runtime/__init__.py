@@ -8,51 +8,23 @@ with Upscaler("x2") as upscaler:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from adadm.runtime.public_names import import_on_first_use
 from adadm.runtime.telemetry import switch_off_telemetry
 
 if TYPE_CHECKING:
-    from adadm.runtime.backends import BACKENDS, open_session
-    from adadm.runtime.bundles.bundle import Bundle
-    from adadm.runtime.errors import AdadmError
-    from adadm.runtime.models.metadata import ModelMetadata
-    from adadm.runtime.progress import Progress
-    from adadm.runtime.sessions.session import Session
-    from adadm.runtime.targets import TARGETS, Target
-    from adadm.runtime.upscaling.upscaler import Upscaler
+    from adadm.runtime.backends import BACKENDS as BACKENDS
+    from adadm.runtime.backends import open_session as open_session
+    from adadm.runtime.bundles.bundle import Bundle as Bundle
+    from adadm.runtime.errors import AdadmError as AdadmError
+    from adadm.runtime.models.metadata import ModelMetadata as ModelMetadata
+    from adadm.runtime.progress import Progress as Progress
+    from adadm.runtime.sessions.session import Session as Session
+    from adadm.runtime.targets import TARGETS as TARGETS
+    from adadm.runtime.targets import Target as Target
+    from adadm.runtime.upscaling.upscaler import Upscaler as Upscaler
 
-__all__ = [
-    "BACKENDS",
-    "TARGETS",
-    "AdadmError",
-    "Bundle",
-    "ModelMetadata",
-    "Progress",
-    "Session",
-    "Target",
-    "Upscaler",
-    "open_session",
-]
-_HOMES = {
-    "BACKENDS": "backends",
-    "TARGETS": "targets",
-    "AdadmError": "errors",
-    "Bundle": "bundles.bundle",
-    "ModelMetadata": "models.metadata",
-    "Progress": "progress",
-    "Session": "sessions.session",
-    "Target": "targets",
-    "Upscaler": "upscaling.upscaler",
-    "open_session": "backends",
-}
+__all__, __getattr__ = import_on_first_use(__name__, __file__)
 
 switch_off_telemetry()  # here, since whatever is imported of adadm comes by here first
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: `adadm --help` needs nothing of it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
