@@ -42,11 +42,11 @@ def main(argv: list[str]) -> None:
             f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
             "it without --static, or give the checkpoint"
         )
-    given = {field.name: getattr(arguments, field.name) for field in fields(LoweringOptions)}
-    given |= {"target": TARGETS[arguments.target], "static": static}
+    options = {field.name: getattr(arguments, field.name) for field in fields(LoweringOptions)}
+    options |= {"target": TARGETS[arguments.target], "static": static}
     if arguments.budget_db is None:
-        given["budget_db"] = BUDGETS_DB[arguments.precision]
-    request = LoweringOptions(**given)
+        options["budget_db"] = BUDGETS_DB[arguments.precision]
+    request = LoweringOptions(**options)
     tile = static[1:] if static else arguments.tile and (arguments.tile, arguments.tile)
     images = CalibrationImages.of(
         arguments.images,

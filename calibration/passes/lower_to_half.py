@@ -127,17 +127,17 @@ class _Lowering:
 
     def _is_single(self, node: ir.Node) -> bool:
         """Whether a node computes in float32; its inputs have their types already."""
-        data = [v for v in node.inputs if _is_float(v) and not _is_constant(v)]
+        floats = [v for v in node.inputs if _is_float(v) and not _is_constant(v)]
         if any(not fixed and value in self._wide for value, fixed in self._ports(node)):
             return True
         if any(v is not None and v.dtype in _EIGHT_BITS for v in node.inputs):
             return False
         attends = node.domain == DOMAIN and node.op_type == ATTENTION_ROUND
-        if attends or all(value in self._apart for value in data):
+        if attends or all(value in self._apart for value in floats):
             self._apart.update(node.outputs)
             return True
         if node.op_type in MOVES:
-            return all(value.dtype == _SINGLE for value in data)
+            return all(value.dtype == _SINGLE for value in floats)
         name = node.op_type
         is_reduction = name.startswith(("Reduce", "GlobalAverage"))
         return not node.domain and (is_reduction or name.endswith("Normalization"))

@@ -232,15 +232,15 @@ class _Pair:
         return errors, tuple(left_out)
 
     def _difference(self, name: str, image: ImageArray, expected: Batch) -> Levels:
-        found = self.lowered(self._batch(image))
-        if found.shape != expected.shape:
+        lowered = self.lowered(self._batch(image))
+        if lowered.shape != expected.shape:
             raise CalibrationError(
-                f"{name}: the lowered output is {found.shape}, the reference's {expected.shape}"
+                f"{name}: the lowered output is {lowered.shape}, the reference's {expected.shape}"
             )
-        for which, sr in (("float32 reference", expected), ("lowered model", found)):
+        for which, sr in (("float32 reference", expected), ("lowered model", lowered)):
             if not np.isfinite(sr).all():
                 raise CalibrationError(f"{name}: the output of the {which} is not finite")
-        return shown_levels(found, self.rgb_range) - shown_levels(expected, self.rgb_range)
+        return shown_levels(lowered, self.rgb_range) - shown_levels(expected, self.rgb_range)
 
     def _batch(self, image: ImageArray) -> Batch:
         return batch_from_image(image, self.rgb_range)

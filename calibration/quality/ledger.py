@@ -115,23 +115,23 @@ def measure(
                 tally.psnr_y_db.append(_psnr_y_db(output, photograph, stage, rgb_range, upscale))
             tally.add(output, outputs[0])
         on_outputs(photograph, outputs)
-    results: list[StageResult] = []
+    measured: list[StageResult] = []
     for stage, tally in zip(stages, tallies, strict=True):
         db = math.fsum(tally.psnr_y_db) / photographs if originals else math.nan
         mean_square = tally.squares / tally.values
-        factor_error, factor_block = (results and tally.worst_factor) or (None, None)
-        results.append(
+        factor_error, factor_block = (measured and tally.worst_factor) or (None, None)
+        measured.append(
             StageResult(
                 name=stage.name,
                 psnr_y_db=db,
-                lost_db=results[-1].psnr_y_db - db if results else None,
-                parity_db=_parity_db(mean_square, rgb_range) if results else None,
+                lost_db=measured[-1].psnr_y_db - db if measured else None,
+                parity_db=_parity_db(mean_square, rgb_range) if measured else None,
                 largest_error=tally.largest_error * 255 / rgb_range,
                 factor_error=factor_error,
                 factor_block=factor_block,
             )
         )
-    return Ledger(photographs, tuple(results))
+    return Ledger(photographs, tuple(measured))
 
 
 def print_ledger(ledger: Ledger, console: Console) -> None:
@@ -159,17 +159,17 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
         ("gate", "figure", "allowed", "worst on", ""),
         left=("gate", "worst on", ""),
     )
-    for result in ledger.gates:
-        gate = result.gate
+    for verdict in ledger.gates:
+        gate = verdict.gate
         table.add_row(
             gate.name,
-            f"{result.figure:.2f} {gate.unit}",
+            f"{verdict.figure:.2f} {gate.unit}",
             f"{gate.threshold:g}",
-            escape(result.where),
-            "passed" if result.passed else "[bold red]FAILED[/bold red]",
+            escape(verdict.where),
+            "passed" if verdict.passed else "[bold red]FAILED[/bold red]",
         )
     console.print(table)
-    if left_out := sorted({name for result in ledger.gates for name in result.left_out}):
+    if left_out := sorted({name for verdict in ledger.gates for name in verdict.left_out}):
         console.print(f"left out, float32 itself diverges there: {', '.join(left_out)}")
 
 

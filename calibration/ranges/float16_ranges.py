@@ -54,15 +54,18 @@ def trunk_exponent(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) 
 
 def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> set[str]:
     """The values that must stay float32; for a factor, what its modulator returns."""
-    results = _results_by_factor(graph)
+    returned_with = _results_by_factor(graph)
     computed = {value.name for node in graph for value in node.outputs}
     wide = {name for name, tensor in statistics.items() if not tensor.peak <= LARGEST_SAFE}
-    return {results.get(name, name) for name in wide} & computed
+    return {returned_with.get(name, name) for name in wide} & computed
 
 
 def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
     """What each modulator returns, by the name of its factor."""
-    return {f"{FACTOR}{i}": str(n.outputs[0].name) for i, n in enumerate(modulators(graph))}
+    return {
+        f"{FACTOR}{index}": str(modulator.outputs[0].name)
+        for index, modulator in enumerate(modulators(graph))
+    }
 
 
 def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> list[HalfRange]:
@@ -71,7 +74,7 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
     Left out is what only moves the values of another.
     """
     wide = wide_values(graph, statistics)
-    results = _results_by_factor(graph)
+    returned_with = _results_by_factor(graph)
     moved = {value.name for node in graph if node.op_type in MOVES for value in node.outputs}
     ranges = [
         HalfRange(
@@ -79,12 +82,12 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
             peak=tensor.peak,
             below_overflow=_LARGEST / tensor.peak if tensor.peak else math.inf,
             above_underflow=tensor.rms / _SMALLEST_NORMAL,
-            wide=results.get(name, name) in wide,
+            wide=returned_with.get(name, name) in wide,
         )
         for name, tensor in statistics.items()
         if name not in moved
     ]
-    return sorted(ranges, key=lambda found: (found.below_overflow, found.name))
+    return sorted(ranges, key=lambda half_range: (half_range.below_overflow, half_range.name))
 
 
 def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
@@ -92,13 +95,13 @@ def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
     headers = ("tensor", "largest", "below overflow", "rms above underflow", "")
     title = "Where float16 ends (65504, 6.1e-5)"
     table = make_table(title, headers, left=("",), fold=("tensor",))
-    low = sorted(ranges, key=lambda found: found.above_underflow)[:_PRINTED]
-    for found in dict.fromkeys([*ranges[:_PRINTED], *low]):
+    low = sorted(ranges, key=lambda half_range: half_range.above_underflow)[:_PRINTED]
+    for half_range in dict.fromkeys([*ranges[:_PRINTED], *low]):
         table.add_row(
-            found.name,
-            f"{found.peak:.4g}",
-            f"{found.below_overflow:.3g} times",
-            f"{found.above_underflow:.3g} times",
-            "stays float32" if found.wide else "",
+            half_range.name,
+            f"{half_range.peak:.4g}",
+            f"{half_range.below_overflow:.3g} times",
+            f"{half_range.above_underflow:.3g} times",
+            "stays float32" if half_range.wide else "",
         )
     console.print(table)

@@ -178,8 +178,8 @@ def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             graph.outputs.append(node.outputs[0])
         graph.extend(nodes)
-    result: onnx.ModelProto = ir.to_proto(observed)
-    return result
+    proto: onnx.ModelProto = ir.to_proto(observed)
+    return proto
 
 
 def _read(file: Path | None, key: str) -> _State | None:

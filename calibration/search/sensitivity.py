@@ -58,18 +58,18 @@ def measure_sensitivity(
     everything = frozenset(convolution.name for convolution in convolutions)
     total = len(convolutions) * (1 + spared)
     progress.phase(f"measuring each convolution alone in INT8{', and alone spared' * spared}")
-    results: list[Sensitivity] = []
+    sensitivities: list[Sensitivity] = []
     for convolution in convolutions:
         name = convolution.name
         alone = evaluations({name})
-        done = len(results) * (1 + spared) + 1
+        done = len(sensitivities) * (1 + spared) + 1
         progress.advance(done, total, f"{name} alone: {alone.judged_db:.4f} dB")
         others = None
         if spared:
             others = evaluations(everything - {name})
             progress.advance(done + 1, total, f"all but {name}: {others.judged_db:.4f} dB")
-        results.append(Sensitivity(convolution, alone, others))
-    return sorted(results, key=lambda result: -result.alone.noise_db)
+        sensitivities.append(Sensitivity(convolution, alone, others))
+    return sorted(sensitivities, key=lambda sensitivity: -sensitivity.alone.noise_db)
 
 
 def print_sensitivities(

@@ -62,8 +62,8 @@ def quantize_constants_in_graph(model: ir.Model) -> None:
         quantize = ir.node(
             "QuantizeLinear", [constant, *node.inputs[1:]], node.attributes, name=name
         )
-        result = quantize.outputs[0]
-        result.name, result.dtype, result.shape = name, levels.dtype, levels.shape
+        quantized = quantize.outputs[0]
+        quantized.name, quantized.dtype, quantized.shape = name, levels.dtype, levels.shape
         model.graph.insert_before(node, quantize)
-        node.replace_input_with(0, result)
+        node.replace_input_with(0, quantized)
     common.RemoveUnusedNodesPass()(model)

@@ -27,11 +27,11 @@ def crop(name: str, planted: int = 2, original: bool = True) -> Crop:
     """Noise, and the model's output off by `planted` levels, up or down, in a quarter of it."""
     rng = np.random.default_rng(planted)
     reference: ImageArray = rng.integers(40, 200, (48, 32, 3)).astype(np.uint8)
-    found = reference.copy()
-    found[:24:2, :16] += np.uint8(planted)
-    found[1:24:2, :16] -= np.uint8(planted)
+    output = reference.copy()
+    output[:24:2, :16] += np.uint8(planted)
+    output[1:24:2, :16] -= np.uint8(planted)
     before = (reference // 2) if original else None
-    return Crop(name, 7, 120, f"largest error: {planted} levels", before, reference, found)
+    return Crop(name, 7, 120, f"largest error: {planted} levels", before, reference, output)
 
 
 def certificate_of(content: dict[str, Any]) -> ModelCertificate | DeviceCertificate:
@@ -233,7 +233,7 @@ def _reference(name: str, outputs: dict[str, Any], *failures: str) -> dict[str, 
 def _device() -> dict[str, Any]:
     """A `DeviceInfo` of a Jetson."""
     gpu = Gpu(name="Orin", compute_capability="SM87", cuda_of_driver="12.6")
-    info = DeviceInfo(
+    device = DeviceInfo(
         board="NVIDIA Jetson Orin Nano",
         l4t="36.4.3",
         os="Ubuntu 22.04.5 LTS",
@@ -245,5 +245,5 @@ def _device() -> dict[str, Any]:
         clocks_mhz=Clocks(cpu={"cpu0": 1728.0, "cpu1": 729.6}),
         power_mode="MAXN_SUPER",
     )
-    content: dict[str, Any] = as_json(info)
+    content: dict[str, Any] = as_json(device)
     return content

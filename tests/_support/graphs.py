@@ -29,21 +29,21 @@ def from_text(
     opset: int = 19,
 ) -> ir.Model:
     """A model from statements, with the constants that they read; a node has its result's name."""
-    model = parser.parse_model(
+    proto = parser.parse_model(
         f"""<ir_version: 9, opset_import: ["" : {opset}, "adadm" : 1]>
         tested ({inputs}) => ({outputs}) {{ {body} }}"""
     )
-    used = {name for node in model.graph.node for name in node.input}
-    for node in model.graph.node:
+    used = {name for node in proto.graph.node for name in node.input}
+    for node in proto.graph.node:
         node.name = node.output[0]
-    model.graph.initializer.extend(
+    proto.graph.initializer.extend(
         numpy_helper.from_array(np.asarray(values), name)
         for name, values in (constants or {}).items()
         if name in used
     )
-    made: ir.Model = ir.from_proto(model)
-    update_functions(made)
-    return made
+    model: ir.Model = ir.from_proto(proto)
+    update_functions(model)
+    return model
 
 
 def operator(
@@ -58,8 +58,8 @@ def operator(
         ", ".join(f"{kind} {value}" for value, kind in values.items())
         for values in (inputs, outputs)
     )
-    given = ", ".join(f"{key} = {value}" for key, value in attributes.items())
-    call = f"{name} <{given}>" if given else name
+    settings = ", ".join(f"{key} = {value}" for key, value in attributes.items())
+    call = f"{name} <{settings}>" if settings else name
     body = f"{', '.join(outputs)} = adadm.{call} ({', '.join(inputs)})"
     proto: onnx.ModelProto = ir.to_proto(from_text(body, reads, returns, opset=opset))
     onnx.checker.check_model(proto, full_check=True)
@@ -99,9 +99,9 @@ def graph(body: str, outputs: str = "y") -> ir.Model:
     }
     declared = ", ".join(f"double[N,{CHANNELS},H,W] {name}" for name in outputs.split())
     inputs = f"double[N,{CHANNELS},H,W] x, double[N,{CHANNELS},H,W] r"
-    made = from_text(body, inputs, declared, constants)
-    common.ShapeInferencePass()(made)
-    return made
+    model = from_text(body, inputs, declared, constants)
+    common.ShapeInferencePass()(model)
+    return model
 
 
 def apply(folding: FoldingPass, model: ir.Model) -> tuple[Counter[str], list[Decision]]:
@@ -112,8 +112,8 @@ def apply(folding: FoldingPass, model: ir.Model) -> tuple[Counter[str], list[Dec
     folding(model)
     decisions = list(folding.decisions.values())
     update_functions(model)
-    for found, expected in zip(run_double(model, feed), before, strict=True):
-        assert relative_error(found, expected) <= TOLERANCES["float64"]
+    for after, expected in zip(run_double(model, feed), before, strict=True):
+        assert relative_error(after, expected) <= TOLERANCES["float64"]
     counts = Counter(node.op_type for node in model.graph)
     assert not folding(model).modified
     return counts, decisions

@@ -38,7 +38,7 @@ def lowered_x2(
         precision, TARGETS[target], 0.02, io, "external", cache=folder / "cache"
     )
     lowering = Lowering.of(source, images, request)
-    int8 = [found.name for found in lowering.convolutions] if precision == "int8" else []
+    int8 = [c.name for c in lowering.convolutions] if precision == "int8" else []
     output = folder / f"x2.{precision}.{target}.{io}.onnx"
     noted = {
         "precision": precision,

@@ -30,7 +30,7 @@ def run_both(
     outputs = session.run({"lr": lr})
     codes = {name: outputs[value] for name, value in codes_of.items()}
     expected, _, rounds = run_with_codes(network, lr, codes)
-    assert all(result.largest_gap <= TOLERANCES["float32"] for result in rounds), rounds
+    assert all(hashing.largest_gap <= TOLERANCES["float32"] for hashing in rounds), rounds
     return outputs["sr"], expected
 
 
@@ -52,7 +52,7 @@ def assert_parity(
     border_px: int = 8,
 ) -> Comparison:
     """Names, shapes, data types, finiteness, and the largest error; prints where it is."""
-    result = compare(name, found, expected, border_px)
-    allowed = TOLERANCES[tolerance] * result.peak
-    assert result.largest_error <= allowed, f"{result}; allowed {allowed:.3g} ({tolerance})"
-    return result
+    comparison = compare(name, found, expected, border_px)
+    allowed = TOLERANCES[tolerance] * comparison.peak
+    assert comparison.largest_error <= allowed, f"{comparison}; allowed {allowed:.3g} ({tolerance})"
+    return comparison

@@ -21,14 +21,14 @@ def tail_graph(
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     nodes: list[Any] = []
     initializers: list[Any] = []
-    value = "features"
+    previous = "features"
     layers = [m for m in tail.modules() if not list(m.children())]
     for index, layer in enumerate(layers):
         output = "sr" if index == len(layers) - 1 else f"v{index}"
         name = f"layer{index}"
         if isinstance(layer, nn.Conv2d):
             assert layer.bias is not None
-            inputs = [value, f"{name}.weight", f"{name}.bias"]
+            inputs = [previous, f"{name}.weight", f"{name}.bias"]
             for key, tensor in zip(inputs[1:], (layer.weight, layer.bias), strict=True):
                 values = tensor.detach().numpy().astype(dtype)
                 initializers.append(numpy_helper.from_array(values, key))
@@ -44,12 +44,12 @@ def tail_graph(
             block = layer.upscale_factor
             nodes.append(
                 helper.make_node(
-                    "DepthToSpace", [value], [output], name, blocksize=block, mode="CRD"
+                    "DepthToSpace", [previous], [output], name, blocksize=block, mode="CRD"
                 )
             )
         else:
-            nodes.append(helper.make_node(type(layer).__name__, [value], [output], name))
-        value = output
+            nodes.append(helper.make_node(type(layer).__name__, [previous], [output], name))
+        previous = output
     graph = helper.make_graph(
         nodes,
         "tail",
@@ -75,22 +75,22 @@ def run_tail(model: ir.Model, features: Array) -> Array:
         first, *rest = (values[str(value and value.name)] for value in node.inputs)
         if node.op_type == "Conv":
             padding = int(node.attributes["pads"].as_ints()[0])
-            result = nn.functional.conv2d(first, rest[0], rest[1], padding=padding)
+            output = nn.functional.conv2d(first, rest[0], rest[1], padding=padding)
         elif node.op_type == "DepthToSpace":
             block = int(node.attributes["blocksize"].as_int())
             batch, channels, height, width = first.shape
             if node.attributes["mode"].as_string() == "DCR":
                 split = first.reshape(batch, block**2, channels // block**2, height, width)
                 first = split.transpose(1, 2).reshape(first.shape)
-            result = nn.functional.pixel_shuffle(first, block)
+            output = nn.functional.pixel_shuffle(first, block)
         elif node.op_type == "Slice":
-            result = first
+            output = first
             for start, end, axis in zip(*(bound.tolist() for bound in rest), strict=True):
-                result = result[(slice(None),) * axis + (slice(start, end),)]
+                output = output[(slice(None),) * axis + (slice(start, end),)]
         else:
             assert node.op_type == "Concat"
-            result = torch.cat([first, *rest], dim=int(node.attributes["axis"].as_int()))
-        values[str(node.outputs[0].name)] = result
+            output = torch.cat([first, *rest], dim=int(node.attributes["axis"].as_int()))
+        values[str(node.outputs[0].name)] = output
     sr: Array = values[str(model.graph.outputs[0].name)].numpy()
     return sr
 

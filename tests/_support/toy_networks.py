@@ -56,11 +56,11 @@ def plant_offset(network: Network, block: int, offset: float = 2000.0) -> None:
     What it reads gets a large mean, which its bias takes off again. No factor by channel undoes
     that, since levels are symmetric about 0; no border is touched, since only the middle tap reads.
     """
-    found = blocks_of(network)[block]
-    assert found.conv2.bias is not None
+    changed = blocks_of(network)[block]
+    assert changed.conv2.bias is not None
     with torch.no_grad():
-        found.norm2.get_parameter("bias").add_(offset)
-        found.conv2.bias.sub_(offset * found.conv2.weight.sum(dim=(1, 2, 3)))
+        changed.norm2.get_parameter("bias").add_(offset)
+        changed.conv2.bias.sub_(offset * changed.conv2.weight.sum(dim=(1, 2, 3)))
 
 
 def plant_large_trunk(network: Network, times: float) -> None:
@@ -91,11 +91,11 @@ def plant_shift(norm: nn.Module, channels: int | slice, times: float) -> None:
 
 def plant_large_branch(network: Network, block: int, times: float) -> None:
     """Make large gammas of what lies inside one block; the network computes the same."""
-    found = blocks_of(network)[block]
+    changed = blocks_of(network)[block]
     with torch.no_grad():
         for name in ("weight", "bias"):
-            found.norm2.get_parameter(name).mul_(times)
-        found.conv2.weight.div_(times)
+            changed.norm2.get_parameter(name).mul_(times)
+        changed.conv2.weight.div_(times)
 
 
 def write_checkpoint(path: Path, network: Network) -> Path:
