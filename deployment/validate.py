@@ -178,7 +178,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--thresholds",
         type=paths.read,
         metavar="FILE",
-        help="limits by name, JSON, of docs/validation.md",
+        help="limits by name, JSON, of docs/explanation/validation.md",
     )
     parser.add_argument(
         "--backend",

@@ -49,10 +49,10 @@ def choose_ranges(
 
     A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`, so that all nearly fill the one
     scale of the tensor, at little cost to the weights, which have a scale an output channel. The
-    scale holds the largest magnitude, so that nothing is cut off: docs/quantization.md has the
-    comparison. Left out are the strips at the border of a collapsed tail, convolutions whose
-    parameters are not constant or have no two sides, and those that read or return a value in
-    `wide`.
+    scale holds the largest magnitude, so that nothing is cut off (compared in
+    docs/explanation/quantization.md). Left out are the strips at the border of a collapsed tail,
+    convolutions whose parameters are not constant or have no two sides, and those that read or
+    return a value in `wide`.
 
     The idea of moving range between activations and weights: Xiao et al., "SmoothQuant", 2023.
     """

@@ -18,7 +18,7 @@ in float32 when a tool turns the rest of the graph into half precision (where a 
 still overflows, in the last cast). The variance takes two
 passes; the mean takes two steps, plane by plane, and the sum of squares three, one axis after the
 other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, which was off by
-5e-4 on 64x270x480 (docs/numerics.md). Three guards make the factor finite in float32:
+5e-4 on 64x270x480 (docs/explanation/numerics.md). Three guards make the factor finite in float32:
 
 - std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.

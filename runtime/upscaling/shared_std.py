@@ -14,7 +14,7 @@ all tiles, `M` for one over the mosaics, both from the std that is given to the 
     shared = found * M(shared) / M(given), solved by repetition
 
 The image is exact where `F(shared) = shared`; the mosaics only lead there, 20 to 100 times as
-fast (docs/tiling.md).
+fast (docs/explanation/tiling.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every study does: its figures kept as JSON in docs/, a page and pictures drawn from them."""
+"""What every study does: keep its figures as JSON, and draw a page and pictures from them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ if TYPE_CHECKING:  # a measured process imports this file, and must not hold mat
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = ROOT / "export" / "checkpoints"
+RESULTS = ROOT / "docs" / "results"
 PICTURES = ROOT / "docs" / "images"
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """The figures of `docs/<name>.json`; none where that file is missing."""
-    path = ROOT / "docs" / f"{name}.json"
+    """The figures of `docs/results/<name>.json`; none where that file is missing."""
+    path = RESULTS / f"{name}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:
-    """Keep figures as `docs/<name>.json`."""
-    with written_whole(ROOT / "docs" / f"{name}.json") as partial:
+    """Keep figures as `docs/results/<name>.json`."""
+    with written_whole(RESULTS / f"{name}.json") as partial:
         partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def write_page(name: str, text: str) -> None:
-    """Write `docs/<name>.md` and print where it is."""
-    path = ROOT / "docs" / f"{name}.md"
+    """Write `docs/results/<name>.md` and print where it is."""
+    path = RESULTS / f"{name}.md"
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"wrote {path}")

@@ -510,7 +510,7 @@ def test_every_finding_is_documented_and_its_options_exist(
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         known += capsys.readouterr().out
-    documented = (ROOT / "docs" / "inspect.md").read_text()
+    documented = (ROOT / "docs" / "guide" / "inspect.md").read_text()
     assert all(f"| {rule.name} |" in documented for rule in RULES)
     flags = {flag for rule in RULES for flag in re.findall(r"--[a-z][a-z-]+", rule.advice)}
     assert len(flags) >= 8

@@ -92,7 +92,7 @@ def test_builds_the_models_for_tiles_of_one_size(fold: Literal["exact", "off"]) 
 
 
 def test_the_collapsed_tail_takes_a_fraction_of_the_memory() -> None:
-    """Of the tail alone; docs/performance.md has whole networks."""
+    """Of the tail alone; docs/results/performance.md has whole networks."""
     shape = (1, 64, 270, 480)
     original = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)
     collapsed = tail_graph(random_tail(0, linear_tail(4, 64)), 64, np.float32)

@@ -1,4 +1,4 @@
-"""docs/study.md, from what was measured."""
+"""docs/results/deviation.md, from what was measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(results: Mapping[str, Any]) -> str:
         "# The deviation of residual features, measured",
         "",
         "Written by `scripts/studies/deviation/study.py`; every figure comes from",
-        "`docs/study.json`.",
+        "[its JSON](deviation.json).",
         "",
         "AdaDM's paper says: normalization shrinks the deviation of residual features, which",
         "costs a super-resolution network quality; a factor predicted from the deviation restores",
@@ -62,7 +62,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "## Deviation",
         "",
-        "![Standard deviations by block](images/study_deviation.svg)",
+        "![Standard deviations by block](../images/study_deviation.svg)",
         "",
         "Mean over four photographs; the band is the range over the seeds. Left what enters each",
         "residual block, in the middle what its first convolution reads (after the normalization,",
@@ -70,7 +70,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         _deviations(twins),
         "",
-        "![What a middle block adds](images/study_edges.webp)",
+        "![What a middle block adds](../images/study_edges.webp)",
         "",
         f"What block {course['blocks'] // 2} adds to the trunk, seed {results['seeds'][0]}: the",
         "mean magnitude over its channels, each less its own mean. Each map is drawn to its own",
@@ -78,7 +78,7 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "## What the modulators learned",
         "",
-        "![w and b by block](images/study_modulators.svg)",
+        "![w and b by block](../images/study_modulators.svg)",
         "",
         *_modulators(twins["adadm"]),
     ]
@@ -135,5 +135,5 @@ def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         f"w is {min(w):.3f} to {max(w):.3f}, {statistics.mean(w):.3f} on average, b {min(b):+.3f}",
         f"to {max(b):+.3f}; before training the factor is the deviation itself (w 1, b 0). It",
         f"multiplies the residual by {min(factors):.1f} to {max(factors):.1f}. What that means for",
-        "a deployment, `adadm inspect` says of any checkpoint ([inspect](inspect.md)).",
+        "a deployment, `adadm inspect` says of any checkpoint ([inspect](../guide/inspect.md)).",
     ]

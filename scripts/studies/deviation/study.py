@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train three twins of one network and look at their deviations; write docs/study.md.
+"""Train three twins of one network and look at their deviations; write docs/results/deviation.md.
 
     python scripts/studies/deviation/study.py --images PHOTOS --validation MORE \
         --sets Set5 Set14 B100 --work DIR
@@ -50,16 +50,16 @@ def main(argv: list[str]) -> None:
     """Train what is missing, measure, then write page and pictures."""
     arguments = _parse(argv)
     if arguments.draw:
-        results = pages.read_results("study")
+        results = pages.read_results("deviation")
     else:
         results, maps = _measured(arguments, Console(stderr=True))
-        pages.write_results("study", results)
+        pages.write_results("deviation", results)
         draw.edge_maps(
             photographs((EDGES_OF,))[EDGES_OF], maps, pages.PICTURES / "study_edges.webp"
         )
     draw.deviations(results["twins"], pages.PICTURES / "study_deviation.svg")
     draw.modulators(results["twins"]["adadm"], pages.PICTURES / "study_modulators.svg")
-    pages.write_page("study", page(results))
+    pages.write_page("deviation", page(results))
 
 
 def _measured(arguments: argparse.Namespace, console: Console) -> tuple[dict[str, Any], Any]:

@@ -1,4 +1,4 @@
-"""docs/performance.md, from what was measured."""
+"""docs/results/performance.md, from what was measured."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def _method(results: Results) -> str:
         bf16 = ""
     return f"""# Performance
 
-Written by `scripts/studies/performance/study.py`; every figure comes from `docs/performance.json`.
+Written by `scripts/studies/performance/study.py`; every figure comes from
+[its JSON](performance.json).
 
 Measured on {machine["date"]}: {machine["cpu"]}, {machine["cores"]} cores
 ({", ".join(machine["instructions"])}), {machine["memory_bytes"] / 2**30:.0f} GiB, Python
@@ -81,7 +82,7 @@ def _targets(results: Results, cases: Mapping[str, Case]) -> str:
 
 
 def _peers(results: Results, cases: Mapping[str, Case]) -> str:
-    text = "## Latency and memory\n\n![Latency of every peer](images/performance_peers.svg)"
+    text = "## Latency and memory\n\n![Latency of every peer](../images/performance_peers.svg)"
     for key, case in cases.items():
         text += f"\n\n{_heading(case)}\n\n{_peer_table(results[key]['peers'], CPU_PEERS)}"
     return text
@@ -136,7 +137,7 @@ def _sizes(points: Sequence[Results], case: Case) -> str:
     return (
         f"## Against the number of pixels\n\n{case.title}. At the two largest the peers ran one "
         "after the other, twice each: together they would not fit into the memory.\n\n"
-        "![Latency and memory against pixels](images/performance_sizes.svg)\n\n"
+        "![Latency and memory against pixels](../images/performance_sizes.svg)\n\n"
         f"{table(head, rows, numbers=True)}{note if any('-' in row for row in rows) else ''}"
     )
 
@@ -144,7 +145,7 @@ def _sizes(points: Sequence[Results], case: Case) -> str:
 def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
     text = (
         "## Where the time goes\n\nONNX Runtime's own profile; *reordering* is between its blocked "
-        "layout and the plain one.\n\n![Time by kind of node](images/performance_nodes.svg)"
+        "layout and the plain one.\n\n![Time by kind of node](../images/performance_nodes.svg)"
     )
     for key, case in cases.items():
         naive, ours = (results[key]["profile"][form] for form in ("naive", "ours"))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measure the toolkit against its peers; write docs/performance.md and its plots.
+"""Measure the toolkit against its peers; write docs/results/performance.md and its plots.
 
-Every figure of that page comes from docs/performance.json, which this script measures, part by part
+Every figure of that page comes from the JSON beside it, which this script measures, part by part
 (an hour on 2 cores), and can take up again with --resume. --draw only writes page and plots anew.
 """
 

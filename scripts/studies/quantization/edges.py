@@ -1,4 +1,4 @@
-"""The picture of docs/quantization_figures.md: an edge from black to white, as methods show it."""
+"""The picture of docs/results/quantization.md: an edge from black to white, as methods show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/quantization_figures.md, from what was measured."""
+"""docs/results/quantization.md, from what was measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PARTS = {
     ),
 }
 
-_PICTURE = "![An edge from black to white, by method](images/quantization_edges.svg)"
+_PICTURE = "![An edge from black to white, by method](../images/quantization_edges.svg)"
 
 
 def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
@@ -59,7 +59,8 @@ def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
         "# Ways to quantize, measured",
         "",
         "Written by `scripts/studies/quantization/study.py`; every figure comes from",
-        "`docs/quantization_figures.json`. What they mean: [quantization](quantization.md).",
+        "[its JSON](quantization.json). What they mean:",
+        "[quantization](../explanation/quantization.md).",
         "",
         f"The bundled networks, calibrated on {photographs} photographs, whole, where nothing else",
         "is said. INT8 are all convolutions but those that read the image and, of factor 2, the",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare ways to quantize the bundled networks; write docs/quantization_figures.md.
+"""Compare ways to quantize the bundled networks; write docs/results/quantization.md.
 
     python scripts/studies/quantization/study.py --calibration PHOTOS --sets Set5 Set14 B100 Kodak24
 
@@ -29,7 +29,7 @@ from studies.quantization import edges, methods, quantizers
 from studies.quantization.networks import GATED, NETWORKS, Judge, Net, load
 from studies.quantization.report import page
 
-PAGE = "quantization_figures"
+PAGE = "quantization"
 PHOTOGRAPHS = 16
 COUNTS, TILES = (1, 2, 4, 8, 32), (32, 64, 128)
 DEPLOYED = ("EDSR 8 x 48, x2", "EDSR 8 x 48, x4")

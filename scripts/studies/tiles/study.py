@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure tiles against the whole image; write docs/tiling_figures.md and its picture.
+"""Measure tiles against the whole image; write docs/results/tiles.md and its picture.
 
 On scikit-image's photographs, with the bundled models and a network of the published size, all as
 16 bit images, so that differences far below a grey level show.
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     results: dict[str, list[dict[str, Any]]] = {}
     if arguments.draw:
-        results = pages.read_results("tiling_figures")
+        results = pages.read_results("tiles")
     else:
         photos = {n: p.astype(np.uint16) * LEVELS for n, p in photographs(PHOTOGRAPHS).items()}
         for upscale in (2, 4):
@@ -75,9 +75,9 @@ def main(argv: list[str]) -> None:
             crop = photos["coffee"][:side, :side]
             with _published_model(console) as model:
                 results[PUBLISHED] = _measured(model, {f"coffee {side}x{side}": crop}, console)
-        pages.write_results("tiling_figures", results)
+        pages.write_results("tiles", results)
     _draw(pages.PICTURES / "tiling_seams.webp")
-    pages.write_page("tiling_figures", _page(results))
+    pages.write_page("tiles", _page(results))
 
 
 def _measured(
@@ -181,7 +181,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
         "# Tiles against the whole image, measured",
         "",
         "Written by `scripts/studies/tiles/study.py`; every figure comes from",
-        "`docs/tiling_figures.json`.",
+        "[its JSON](tiles.json).",
         f"Tiles of {TILE_PX} px, net of the overlap, on 16 bit images; differences in grey levels",
         "of 255. *Seam* is the root mean square step of the error from one pixel to the next",
         "across the cuts, *elsewhere* the same between all other pixels.",
@@ -206,7 +206,7 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "With one pass each tile has factors of its own, and so an error of its own, with an edge.",
         "",
-        "![Whole image, tiles with one pass, with two; differences](images/tiling_seams.webp)",
+        "![Whole image, tiles with one pass, with two; differences](../images/tiling_seams.webp)",
         "",
     ]
     return "\n".join(lines)

@@ -118,8 +118,8 @@ def figures(svg: str) -> list[str]:
 
 
 def test_page_and_plots_are_those_of_the_measured_figures(tmp_path: Path) -> None:
-    results = json.loads((ROOT / "docs" / "performance.json").read_text())
-    page = (ROOT / "docs" / "performance.md").read_text()
+    results = json.loads((ROOT / "docs" / "results" / "performance.json").read_text())
+    page = (ROOT / "docs" / "results" / "performance.md").read_text()
     assert report.page(results, CASES) == page
     draw.draw(results, CASES, tmp_path)
     drawn = sorted(path.name for path in tmp_path.iterdir())

@@ -224,8 +224,8 @@ def test_integer_biases_are_counted() -> None:
 
 
 def test_page_and_picture_are_those_of_the_measured_figures(tmp_path: Path) -> None:
-    results = json.loads((ROOT / "docs" / "quantization_figures.json").read_text())
-    page = (ROOT / "docs" / "quantization_figures.md").read_text()
+    results = json.loads((ROOT / "docs" / "results" / "quantization.json").read_text())
+    page = (ROOT / "docs" / "results" / "quantization.md").read_text()
     assert report.page(results, networks.NETWORKS) == page
     edges.draw(results[edges.PICTURED]["edges"], tmp_path / "edges.svg")
     drawn, committed = (
