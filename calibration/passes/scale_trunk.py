@@ -55,8 +55,8 @@ class ScaleTrunk(ir.passes.InPlacePass):
     reads what is scaled, directly or through Concat, takes `1 / k` into the weights of its input
     channels. A BatchNormalization that reads it takes `k mean`, `k**2 variance`, `k**2 epsilon`.
     A modulator takes `k center` and `k delta`; with `std(k x) = k std(x)`, its factor is to be
-    `k` times what it was, so that its bias becomes `b + (1 - w) ln k`. Where the residual `r` is
-    scaled, `ln k` is taken from the bias again.
+    `k` times what it was, so that its bias becomes `b + (1 - w) ln k`, its limit `k` times what it
+    was. Where the residual `r` is scaled, `ln k` is taken from the bias again.
 
     Exact when: always, but for the rounding of a modulator's bias to float32. The other parameters
     keep their digits, since `k` is a power of two.
@@ -240,6 +240,9 @@ class _Region:
         weight, bias = (node.attributes[name].as_float() for name in ("weight", "bias"))
         times = (1 - weight) * trunk - residual
         node.attributes["bias"] = ir.AttrFloat32("bias", bias + times * math.log(self.factor))
+        if trunk and "limit" in node.attributes:
+            limit = node.attributes["limit"].as_float() * self.factor
+            node.attributes["limit"] = ir.AttrFloat32("limit", limit)
         for index in range(2, len(node.inputs)) if trunk else ():
             self._scale_constant(node, index, self.factor)
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from adadm.export.operators import DOMAIN, DOMAIN_VERSION
-from adadm.export.operators.modulator import MODULATE
+from adadm.export.operators.modulator import signature
 from adadm.runtime.errors import CheckpointError
 
 
@@ -34,7 +34,12 @@ class Modulator(nn.Conv2d):
     (C, H, W) of each image, unbiased. Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for
     Image Super-Resolution", 2021, section 3.
 
-    Under `torch.onnx.export` it becomes one `AdaDMModulate` node.
+    Under `torch.onnx.export` it becomes one node, `AdaDMModulate` or `AdaDMModulateLimited`.
+
+    Attributes:
+        limit: the largest std that the factor sees, a number of float32; None, as published, for
+            any. Above the std of training a network without limits may run away
+            (docs/contrast.md).
     """
 
     def __init__(self) -> None:
@@ -42,16 +47,21 @@ class Modulator(nn.Conv2d):
         assert self.bias is not None  # nn.Conv2d types it as optional
         nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
+        self.limit: float | None = None
         self._constants: dict[str, Any] | None = None
 
     def freeze(self) -> None:
         """Remember `w` and `b` as numbers: inside an export the parameters have no values."""
         assert self.bias is not None
         self._constants = {"weight": self.weight.item(), "bias": self.bias.item()}
+        if self.limit is not None:
+            self._constants["limit"] = self.limit
 
     def factor(self, x: torch.Tensor) -> torch.Tensor:
         """The modulation factor (N, 1, 1, 1) that the trunk `x` (N, C, H, W) calls for."""
         std = x.std(dim=(1, 2, 3), keepdim=True)
+        if self.limit is not None:
+            std = std.clamp(max=self.limit)
         return torch.exp(super().forward(torch.log(std)))
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -60,7 +70,7 @@ class Modulator(nn.Conv2d):
             if self._constants is None:
                 raise RuntimeError("call freeze() before torch.onnx.export")
             return torch.onnx.ops.symbolic(
-                f"{DOMAIN}::{MODULATE.name}",
+                f"{DOMAIN}::{signature(limited=self.limit is not None).name}",
                 (x, residual),
                 attrs=self._constants,
                 dtype=x.dtype,

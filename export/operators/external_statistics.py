@@ -5,11 +5,13 @@ let a model take the std of each trunk as an input, and return what a tile adds 
 
     AdaDMModulateExternal(x, r, std; weight, bias)               -> y = x + r * factor
     AdaDMModulateShiftedExternal(x, r, delta, std; weight, bias) -> y = x + delta + r * factor
+    AdaDMModulateExternalLimited, AdaDMModulateShiftedExternalLimited: with a third attribute, limit
     AdaDMMoments(x, inside)                                      -> moments of x
     AdaDMMomentsShifted(x, center, inside)                       -> moments of x - center
     AdaDMStandardDeviation(moments, known)                       -> std
 
-    factor  = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0
+    factor  = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, of
+              min(std, limit) in place of std
     moments = (count, mean, sum of squared deviations from that mean), over all channels of the
               pixels that are inside
     std     = known where known > 0, else sqrt(squares / (count - 1)) of the moments
@@ -32,28 +34,35 @@ import onnx_ir as ir
 
 from adadm.export.operators.domain import function_from_text, reduction
 from adadm.export.operators.modulator import (
+    SIGNATURES,
+    Signature,
     amplification,
     deviation,
     standard_deviation,
     sum_of_squares,
 )
 
-MODULATE_EXTERNAL = "AdaDMModulateExternal"
-MODULATE_SHIFTED_EXTERNAL = "AdaDMModulateShiftedExternal"
 MOMENTS = "AdaDMMoments"
 MOMENTS_SHIFTED = "AdaDMMomentsShifted"
 STANDARD_DEVIATION = "AdaDMStandardDeviation"
 
 
-def _modulate(opset: int, *, shifted: bool) -> ir.Function:
-    name = MODULATE_SHIFTED_EXTERNAL if shifted else MODULATE_EXTERNAL
+def external_name(signature: Signature) -> str:
+    """The operator that has the std of a modulator as an input."""
+    return f"AdaDMModulate{'Shifted' * signature.shifted}External{'Limited' * signature.limited}"
+
+
+def _modulate(signature: Signature, opset: int) -> ir.Function:
+    shifted = signature.shifted
     body = f"""
-            {amplification("factor")}
+            {amplification("factor", limited=signature.limited)}
             modulated = Mul (r, factor)
             {"moved = Add (x, delta)" if shifted else ""}
             y = Add ({"moved" if shifted else "x"}, modulated)"""
     inputs = "x, r, delta, std" if shifted else "x, r, std"
-    return function_from_text(f"{name} <weight, bias> ({inputs}) => (y)", body, opset)
+    attributes = ", ".join(signature.attributes)
+    text = f"{external_name(signature)} <{attributes}> ({inputs}) => (y)"
+    return function_from_text(text, body, opset)
 
 
 def _moments(opset: int, *, shifted: bool) -> ir.Function:
@@ -102,8 +111,7 @@ def _standard_deviation(opset: int) -> ir.Function:
 
 
 FUNCTIONS: dict[str, Callable[[int], ir.Function]] = {
-    MODULATE_EXTERNAL: functools.partial(_modulate, shifted=False),
-    MODULATE_SHIFTED_EXTERNAL: functools.partial(_modulate, shifted=True),
+    **{external_name(each): functools.partial(_modulate, each) for each in SIGNATURES.values()},
     MOMENTS: functools.partial(_moments, shifted=False),
     MOMENTS_SHIFTED: functools.partial(_moments, shifted=True),
     STANDARD_DEVIATION: _standard_deviation,

@@ -5,11 +5,13 @@ The node is `AdaDMModulate` in the domain `adadm`.
     AdaDMModulate(x, r; weight, bias)                        -> y = x + r * factor
     AdaDMModulateShifted(x, r, center, delta; weight, bias)  -> y = x + delta + r * factor
 
-and the same two with the suffix `WithFactor`, which return (y, factor).
+the same two with the suffix `Limited` and a third attribute, and each of the four with the suffix
+`WithFactor`, which returns (y, factor).
 
     std    = sqrt(sum((u - mean(u))^2) / (n - 1)), over the n = C*H*W elements of one image,
              u = x, or x - center when shifted
-    factor = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0
+    factor = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, of
+             min(std, limit) in place of std
 
 x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The attributes are floats.
 
@@ -24,6 +26,11 @@ other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, w
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
 - The exponent is capped at 80, where exp is 5.5e34 and float32 ends at 3.4e38.
 
+The limit. In evaluation mode batch normalization is affine, so that r grows with x, and with a
+factor that grows with x too a block amplifies contrast more the more there is: above that of its
+training, a network runs away (docs/contrast.md). A limit stops it, and costs the bits
+of no image that stays below it.
+
 The body keeps to what the parsers of TensorRT 8.5 and later read as it is meant: they ignore
 Shape's `start`, and reduce floats only. CastLike, which they lack, exists in no inlined file
 (`passes.InlineFunctions`).
@@ -34,6 +41,8 @@ Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -50,38 +59,50 @@ CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLine
 
 @dataclass(frozen=True)
 class Signature:
-    """One operator: its name, inputs and outputs."""
+    """One operator: its name, inputs, outputs and attributes."""
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    attributes: tuple[str, ...] = ("weight", "bias")
 
     @property
     def shifted(self) -> bool:
         return "center" in self.inputs
 
     @property
+    def limited(self) -> bool:
+        return "limit" in self.attributes
+
+    @property
     def as_shifted(self) -> Signature:
         """The operator that reads a shifted trunk."""
-        if self.shifted:
-            return self
-        return MODULATE_SHIFTED.with_factor if "factor" in self.outputs else MODULATE_SHIFTED
+        return signature(shifted=True, limited=self.limited, factor="factor" in self.outputs)
 
     @property
     def with_factor(self) -> Signature:
         """The operator that returns the factor too."""
-        if "factor" in self.outputs:
-            return self
-        return Signature(f"{self.name}WithFactor", self.inputs, (*self.outputs, "factor"))
+        return signature(shifted=self.shifted, limited=self.limited, factor=True)
 
 
-MODULATE = Signature("AdaDMModulate", ("x", "r"), ("y",))
-MODULATE_SHIFTED = Signature("AdaDMModulateShifted", ("x", "r", "center", "delta"), ("y",))
+def signature(*, shifted: bool = False, limited: bool = False, factor: bool = False) -> Signature:
+    """The operator that has what is asked for."""
+    name = "AdaDMModulate" + "Shifted" * shifted + "Limited" * limited + "WithFactor" * factor
+    return Signature(
+        name,
+        ("x", "r", *(("center", "delta") if shifted else ())),
+        ("y", *(("factor",) if factor else ())),
+        ("weight", "bias", *(("limit",) if limited else ())),
+    )
+
+
+MODULATE = signature()
+MODULATE_SHIFTED = signature(shifted=True)
 
 SIGNATURES = {
-    signature.name: signature
-    for base in (MODULATE, MODULATE_SHIFTED)
-    for signature in (base, base.with_factor)
+    operator.name: operator
+    for shifted, limited, factor in itertools.product((False, True), repeat=3)
+    for operator in (signature(shifted=shifted, limited=limited, factor=factor),)
 }
 
 
@@ -104,6 +125,7 @@ class InlinedModulator:
         factor: what the residual is multiplied by.
         result: called as the modulator was.
         weight, bias: of the exponent.
+        limit: of the std that the factor sees; infinite where there is none.
         inner: the nodes that compute the result from trunk and residual.
     """
 
@@ -113,6 +135,7 @@ class InlinedModulator:
     result: ir.Value
     weight: float
     bias: float
+    limit: float
     inner: frozenset[ir.Node]
 
 
@@ -121,7 +144,8 @@ def find_inlined(graph: ir.Graph) -> list[InlinedModulator]:
 
     Pattern: `trunk (+ delta) + residual * exp(min(weight * ln(...) + bias, 80))` of a std that
     depends on the trunk alone, in any types, whatever the values are called. What a simplifier
-    takes away may be missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0.
+    takes away may be missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0; and
+    so may the limit.
     """
     return [modulator for node in graph if node.op_type == "Add" for modulator in _ended_by(node)]
 
@@ -136,13 +160,18 @@ def _ended_by(add: ir.Node) -> Iterator[InlinedModulator]:
                 continue
             bounded, _ = _split_number(exponential.inputs[0], "Min", LARGEST_EXPONENT)
             scaled, bias = _split_number(bounded, "Add", 0.0)
-            logarithm, weight = _split_number(scaled, "Mul", 1.0)
+            unscaled, weight = _split_number(scaled, "Mul", 1.0)
+            logarithm = _behind(unscaled, "Log")
+            safe = _behind(logarithm.inputs[0], "Where") if logarithm else None
+            std = safe.inputs[1] if safe else logarithm.inputs[0] if logarithm else None
+            _, limit = _split_number(std, "Min", math.inf)
             shift = _behind(moved, "Add")
             trunks = [unconverted(v) for v in (moved, *(shift.inputs if shift else ())) if v]
-            for trunk in trunks if _behind(logarithm, "Log") else ():
+            for trunk in trunks if logarithm else ():
                 ends = trunk, unconverted(residual)
                 if inner := _between(ends, add):
-                    yield InlinedModulator(*ends, factor, add.outputs[0], weight, bias, inner)
+                    numbers = weight, bias, limit
+                    yield InlinedModulator(*ends, factor, add.outputs[0], *numbers, inner)
                     return
 
 
@@ -210,12 +239,13 @@ def modulator_function(signature: Signature, opset: int) -> ir.Function:
             {deviation(opset, shifted=signature.shifted)}
             {sum_of_squares("squares", "deviation", opset)}
             {standard_deviation()}
-            {amplification(factor)}
+            {amplification(factor, limited=signature.limited)}
             modulated = Mul (r, {factor})
             {shift}
             y = Add ({trunk}, modulated)"""
     inputs, outputs = ", ".join(signature.inputs), ", ".join(signature.outputs)
-    text = f"{signature.name} <weight, bias> ({inputs}) => ({outputs})"
+    attributes = ", ".join(signature.attributes)
+    text = f"{signature.name} <{attributes}> ({inputs}) => ({outputs})"
     return function_from_text(text, body, opset)
 
 
@@ -259,8 +289,11 @@ def standard_deviation() -> str:
             std = Sqrt (variance)"""
 
 
-def amplification(factor: str) -> str:
+def amplification(factor: str, *, limited: bool) -> str:
     """Statements for the factor, in the type of `r`, from `std` and the attributes."""
+    limit = """
+            limit_value = Constant <value_float: float = @limit> ()
+            limited_std = Min (std, limit_value)"""
     return f"""
             weight_value = Constant <value_float: float = @weight> ()
             bias_value = Constant <value_float: float = @bias> ()
@@ -268,8 +301,8 @@ def amplification(factor: str) -> str:
             one = Constant <value_float = 1.0> ()
             largest_exponent = Constant <value_float = {LARGEST_EXPONENT}.0> ()
 
-            varies = Greater (std, zero)
-            safe_std = Where (varies, std, one)
+            varies = Greater (std, zero){limit if limited else ""}
+            safe_std = Where (varies, {"limited_std" if limited else "std"}, one)
             log_std = Log (safe_std)
             scaled = Mul (log_std, weight_value)
             exponent = Add (scaled, bias_value)

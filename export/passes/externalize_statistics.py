@@ -17,11 +17,10 @@ from adadm.export.graph.rewriting import (
 )
 from adadm.export.operators import DOMAIN, update_functions
 from adadm.export.operators.external_statistics import (
-    MODULATE_EXTERNAL,
-    MODULATE_SHIFTED_EXTERNAL,
     MOMENTS,
     MOMENTS_SHIFTED,
     STANDARD_DEVIATION,
+    external_name,
 )
 from adadm.export.operators.modulator import SIGNATURES, modulators
 
@@ -81,10 +80,10 @@ def _moments_of(modulator: ir.Node) -> ir.Value | None:
 
 def _externalize(modulator: ir.Node, std: ir.Value) -> None:
     trunk, residual, *shift = modulator.inputs
-    shifted = SIGNATURES[modulator.op_type].shifted
-    inputs = [trunk, residual, shift[1], std] if shifted else [trunk, residual, std]
+    signature = SIGNATURES[modulator.op_type]
+    inputs = [trunk, residual, shift[1], std] if signature.shifted else [trunk, residual, std]
     node = ir.node(
-        MODULATE_SHIFTED_EXTERNAL if shifted else MODULATE_EXTERNAL,
+        external_name(signature),
         inputs,
         modulator.attributes,
         domain=DOMAIN,

@@ -7,6 +7,7 @@ formulas are those of the bodies in the file (`adadm.export.operators`).
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ LARGEST_BUCKETS = 128
 SMALLEST_NORM = 5e-5
 
 
-def _modulate(node: Any, *, shifted: bool, with_factor: bool) -> list[Any]:
+def _modulate(node: Any, *, shifted: bool, limited: bool, with_factor: bool) -> list[Any]:
     """The modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
@@ -31,17 +32,17 @@ def _modulate(node: Any, *, shifted: bool, with_factor: bool) -> list[Any]:
     # dequantization, and the count comes out wrong.
     count = ops.reduce_prod(ops.convert(sizes, "f32"), np.array([0]))
     squares = _sum(ops, ops.squared_difference(wide, origin))
-    factor = _factor(ops, node, r, _std(ops, squares, count))
+    factor = _factor(ops, node, r, _std(ops, squares, count), limited=limited)
     trunk = ops.add(x, node.get_input(3)) if shifted else x
     y = ops.add(trunk, ops.multiply(r, factor))
     return [y.output(0), factor.output(0)] if with_factor else [y.output(0)]
 
 
-def _modulate_external(node: Any, *, shifted: bool) -> list[Any]:
+def _modulate_external(node: Any, *, shifted: bool, limited: bool) -> list[Any]:
     """The modulator whose std is its last input."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
-    factor = _factor(ops, node, r, node.get_input(3 if shifted else 2))
+    factor = _factor(ops, node, r, node.get_input(3 if shifted else 2), limited=limited)
     trunk = ops.add(x, node.get_input(2)) if shifted else x
     return [ops.add(trunk, ops.multiply(r, factor)).output(0)]
 
@@ -93,10 +94,12 @@ def _std(ops: Any, squares: Any, count: Any) -> Any:
     return ops.sqrt(ops.divide(squares, degrees))
 
 
-def _factor(ops: Any, node: Any, r: Any, std: Any) -> Any:
+def _factor(ops: Any, node: Any, r: Any, std: Any, *, limited: bool) -> Any:
     """`exp(min(weight * ln(std) + bias, 80))` where the std is positive, else 0; the type of r."""
     weight, bias = (np.float32(node.get_attribute(name)) for name in ("weight", "bias"))
     varies = ops.greater(std, np.float32(0))
+    if limited:
+        std = ops.minimum(std, np.float32(node.get_attribute("limit")))
     logarithm = ops.log(ops.select(varies, std, np.float32(1)))
     exponent = ops.add(ops.multiply(logarithm, weight), bias)
     amplification = ops.exp(ops.minimum(exponent, np.float32(LARGEST_EXPONENT)))
@@ -192,12 +195,18 @@ def _operators() -> Any:
 
 
 CONVERTERS: dict[str, Callable[[Any], list[Any]]] = {
-    "AdaDMModulate": functools.partial(_modulate, shifted=False, with_factor=False),
-    "AdaDMModulateWithFactor": functools.partial(_modulate, shifted=False, with_factor=True),
-    "AdaDMModulateShifted": functools.partial(_modulate, shifted=True, with_factor=False),
-    "AdaDMModulateShiftedWithFactor": functools.partial(_modulate, shifted=True, with_factor=True),
-    "AdaDMModulateExternal": functools.partial(_modulate_external, shifted=False),
-    "AdaDMModulateShiftedExternal": functools.partial(_modulate_external, shifted=True),
+    **{
+        f"AdaDMModulate{'Shifted' * shifted}{'Limited' * limited}{'WithFactor' * with_factor}": (
+            functools.partial(_modulate, shifted=shifted, limited=limited, with_factor=with_factor)
+        )
+        for shifted, limited, with_factor in itertools.product((False, True), repeat=3)
+    },
+    **{
+        f"AdaDMModulate{'Shifted' * shifted}External{'Limited' * limited}": functools.partial(
+            _modulate_external, shifted=shifted, limited=limited
+        )
+        for shifted, limited in itertools.product((False, True), repeat=2)
+    },
     "AdaDMMoments": functools.partial(_moments, shifted=False),
     "AdaDMMomentsShifted": functools.partial(_moments, shifted=True),
     "AdaDMStandardDeviation": _standard_deviation,

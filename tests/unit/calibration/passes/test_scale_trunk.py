@@ -20,11 +20,13 @@ LAST = f"y = {PAD} (u, W3, B)"
 BRANCH = f"c = {PAD} (t, V3, B) z = Relu (c) s = Add (z, E) o = {PAD} (s, W3, B)"
 
 
-def modulate(result: str, trunk: str, residual: str, weight: float = 1) -> str:
+def modulate(
+    result: str, trunk: str, residual: str, weight: float = 1, limit: float | None = None
+) -> str:
     """With the weight 1, no bias has to be rounded to float32."""
-    return (
-        f"{result} = adadm.AdaDMModulate <weight = {weight:.2f}, bias = 0.1> ({trunk}, {residual})"
-    )
+    name, limited = ("", "") if limit is None else ("Limited", f", limit = {limit:.2f}")
+    numbers = f"weight = {weight:.2f}, bias = 0.1{limited}"
+    return f"{result} = adadm.AdaDMModulate{name} <{numbers}> ({trunk}, {residual})"
 
 
 def scaled(
@@ -58,6 +60,9 @@ def trunks_of(body: str, exponent: int) -> list[npt.NDArray[Any]]:
     "body",
     [
         f"{HEAD} {BRANCH} {modulate('u', 't', 'o')} {LAST}",
+        # a limit that is reached, and one that is not
+        f"{HEAD} {BRANCH} {modulate('v', 't', 'o', limit=1.5)} "
+        f"{modulate('u', 'v', 'r', limit=8e5)} {LAST}",
         # two blocks, a shifted trunk, a constant on the trunk
         f"{HEAD} {BRANCH} m = adadm.AdaDMModulateShifted <weight = 1.0, bias = 0.1> (t, o, E, E) "
         f"v = Add (E, m) {modulate('u', 'v', 'o')} {LAST}",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from adadm.export.operators.modulator import (
     Signature,
     find_inlined,
     modulator_function,
+    signature,
 )
 from adadm.export.passes import InlineFunctions
 from adadm.runtime.errors import ExportError
@@ -26,10 +28,16 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[Any]
 OPSETS = (17, 18, 19, 20)
+LIMIT = 15.0
 
 
 def model_of(
-    signature: Signature, opset: int, weight: float, bias: float, dtype: str = "float"
+    signature: Signature,
+    opset: int,
+    weight: float,
+    bias: float,
+    dtype: str = "float",
+    limit: float = 20.0,
 ) -> onnx.ModelProto:
     """A model of one modulator and nothing else."""
     kinds = {
@@ -40,7 +48,9 @@ def model_of(
     inputs, outputs = (
         {name: kinds[name] for name in names} for names in (signature.inputs, signature.outputs)
     )
-    return operator(signature.name, inputs, outputs, opset, weight=weight, bias=bias)
+    numbers = {"weight": weight, "bias": bias, "limit": limit}
+    attributes = {name: numbers[name] for name in signature.attributes}
+    return operator(signature.name, inputs, outputs, opset, **attributes)
 
 
 def modulate(x: Array, r: Array, weight: float, bias: float, opset: int = 19) -> Array:
@@ -51,32 +61,56 @@ def modulate(x: Array, r: Array, weight: float, bias: float, opset: int = 19) ->
 @pytest.mark.parametrize("opset", OPSETS)
 @pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES.keys())
 def test_every_signature_agrees_with_the_formula(signature: Signature, opset: int) -> None:
+    """With one image below the limit, and one above it."""
     rng = np.random.default_rng(opset)
     x, r = rng.normal(3, 20, (2, 2, 5, 4, 7)).astype(np.float32)
+    x[0] *= np.float32(0.5)
     center, delta = rng.normal(0, 30, (2, 1, 5, 1, 1)).astype(np.float32)
     weight, bias = np.float32(0.87), np.float32(-0.3)
     feed = {"x": x + center if signature.shifted else x, "r": r, "center": center, "delta": delta}
-    model = model_of(signature, opset, float(weight), float(bias))
+    model = model_of(signature, opset, float(weight), float(bias), limit=LIMIT)
     session = OnnxRuntimeSession(model.SerializeToString())
     results = session.run({name: feed[name] for name in signature.inputs})
 
     std = x.astype(np.float64).reshape(2, -1).std(axis=1, ddof=1).reshape(2, 1, 1, 1)
-    factor = np.exp(float(weight) * np.log(std) + float(bias))
+    assert std[0] < LIMIT < std[1]
+    seen = np.minimum(std, LIMIT) if signature.limited else std
+    factor = np.exp(float(weight) * np.log(seen) + float(bias))
     expected = x + (center + delta) * signature.shifted + r * factor
     np.testing.assert_allclose(results["y"], expected, rtol=0, atol=2e-4)
     if "factor" in signature.outputs:
         np.testing.assert_allclose(results["factor"], factor, rtol=2e-6)
 
 
-def test_agrees_with_the_published_module() -> None:
+@pytest.mark.parametrize("limit", [None, LIMIT])
+@pytest.mark.parametrize("weight", [-0.6, 0.9])
+def test_agrees_with_the_module(weight: float, limit: float | None) -> None:
     module = Modulator()
-    module.weight.data.fill_(-0.6)
+    module.weight.data.fill_(weight)
     assert module.bias is not None
     module.bias.data.fill_(0.4)
-    x, r = torch.randn(2, 3, 6, 5, 9) * 40
+    module.limit = limit
+    x, r = torch.randn(2, 3, 6, 5, 9) * torch.tensor([5, 20, 40]).reshape(3, 1, 1, 1)
     expected = module(x, r).detach().numpy()
-    weight, bias = module.weight.item(), module.bias.item()
-    np.testing.assert_allclose(modulate(x.numpy(), r.numpy(), weight, bias), expected, atol=1e-5)
+    numbers = module.weight.item(), module.bias.item()
+    model = model_of(signature(limited=limit is not None), 19, *numbers, limit=limit or 0.0)
+    session = OnnxRuntimeSession(model.SerializeToString())
+    result = session.run({"x": x.numpy(), "r": r.numpy()})["y"]
+    np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_below_its_limit_a_modulator_computes_the_same_bits(shifted: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, r, center, delta = rng.normal(0, 9, (4, 2, 5, 8, 7)).astype(np.float32)
+    feed = {"x": x, "r": r, "center": center[:1, :, :1, :1], "delta": delta[:1, :, :1, :1]}
+    results = []
+    for limited in (False, True):
+        of = signature(shifted=shifted, limited=limited)
+        session = OnnxRuntimeSession(model_of(of, 19, 0.93, 0.1, limit=12.0).SerializeToString())
+        results.append(session.run({name: feed[name] for name in of.inputs})["y"])
+    unlimited, limited_result = results
+    np.testing.assert_array_equal(limited_result, unlimited)
 
 
 @pytest.mark.parametrize("weight", [0.9, 0.0, -0.9])
@@ -157,6 +191,7 @@ def test_inlined_bodies_are_found(
     names = [value.name for value in (found.trunk, found.residual, found.result)]
     assert names == ["x", "r", "y"]
     assert [found.weight, found.bias] == pytest.approx([weight, bias])
+    assert found.limit == (20.0 if signature.limited else math.inf)
     assert found.inner == set(model.graph)
     if "factor" in signature.outputs:
         assert found.factor.name == "factor"
