@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.graph.checker import check_file
+from adadm.export.limits import Limit
 from adadm.export.networks import Network
 from adadm.export.operators.modulator import modulators
 from adadm.export.options import DEFAULTS, OPSETS
@@ -52,6 +53,7 @@ def load_source_network(
     arch: str = "auto",
     *,
     free_sizes: bool = True,
+    limit: Limit | None = None,
     **given: float | None,
 ) -> SourceNetwork:
     """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
@@ -59,7 +61,7 @@ def load_source_network(
     Both give the same graph once it is folded and its tail is collapsed.
 
     Args:
-        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+        arch, limit, given: of a checkpoint, as `load_checkpoint` takes them.
         free_sizes: of a checkpoint, as `trace` takes it.
 
     Raises:
@@ -70,18 +72,18 @@ def load_source_network(
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        checkpoint = load_checkpoint(path, arch, **given)
+        checkpoint = load_checkpoint(path, arch, limit=limit, **given)
         network, metadata = checkpoint.network, checkpoint.metadata
         model = trace(network, free_sizes=free_sizes)
         return SourceNetwork(model, metadata, network, _static(model), checkpoint.sha256)
-    refuse_checkpoint_options(path, arch, given)
+    refuse_checkpoint_options(path, arch, {"limit": limit, **given})
     proto = _read(path)
     model = ir.from_proto(proto)
     noted = ModelMetadata.from_props(model.metadata_props, path)
     _check_form(path, model, noted)
     check_file(proto, model.opset_imports[""])
     model.metadata_props.clear()
-    needed = (*_IDENTITY, *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
+    needed = (*_IDENTITY, "limits", *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
     return SourceNetwork(
         model=model,
         metadata=NetworkMetadata(**{name: getattr(noted, name) for name in needed}),
@@ -98,7 +100,7 @@ def _static(model: ir.Model) -> Shape | None:
     return (fixed[0], fixed[1], fixed[2]) if fixed else None
 
 
-def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, float | None]) -> None:
+def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, Limit | None]) -> None:
     """Refuse what can be said of a checkpoint only, of a file that says it itself.
 
     Raises:

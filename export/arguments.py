@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from typing import Any
 
+from adadm.export.limits import FACTOR, Limit
 from adadm.export.networks import ARCHITECTURES
 
 
@@ -17,6 +19,14 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help=f"of a checkpoint: {', '.join(ARCHITECTURES)}, or package.module:factory for a "
         "network of your own; default: auto, recognised from the tensors",
+    )
+    parser.add_argument(
+        "--limit",
+        type=_limit,
+        metavar="auto|off|FACTOR",
+        help="of a checkpoint: let the factors follow the deviation of a trunk up to FACTOR times "
+        f"that of training, so that high contrast cannot run away; auto: the file's, or {FACTOR}; "
+        "default: off",
     )
     group = parser.add_argument_group(
         "what no tensor shows", "overrules the file's metadata and the values in brackets"
@@ -42,7 +52,7 @@ def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What these were given, as `load_checkpoint` takes it by keyword."""
-    values = {name: getattr(arguments, name) for name in ("arch", *_undetectable())}
+    values = {name: getattr(arguments, name) for name in ("arch", "limit", *_undetectable())}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -54,6 +64,20 @@ def _undetectable() -> dict[str, list[str]]:
             shown = "none" if isinstance(value, type) else f"{value:g}"
             published.setdefault(name, []).append(f"{network.architecture} {shown}")
     return published
+
+
+def _limit(text: str) -> Limit:
+    if text == "auto":
+        return "auto"
+    if text == "off":
+        return "off"
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = 0.0
+    if not 0 < factor < math.inf:
+        raise argparse.ArgumentTypeError(f"expected auto, off or a positive number, got {text!r}")
+    return factor
 
 
 def _architecture(text: str) -> str:

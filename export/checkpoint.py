@@ -18,6 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
+from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
 from adadm.export.state_dict import METADATA_KEY, read_state_dict, some_names
@@ -74,6 +75,7 @@ class Checkpoint:
                 for name, parameter in sorted(self.hyperparameters.items())
             },
             checkpoint_sha256=self.sha256,
+            limits=limits_of(self.network) or None,
         )
 
     @property
@@ -83,7 +85,11 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], arch: str = "auto", **overrides: float | None
+    path: str | os.PathLike[str],
+    arch: str = "auto",
+    *,
+    limit: Limit | None = None,
+    **overrides: float | None,
 ) -> Checkpoint:
     """Read a checkpoint and build its network.
 
@@ -91,6 +97,9 @@ def load_checkpoint(
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
             `package.module:factory` for a network of one's own.
+        limit: of the deviation that the factors of modulators follow, as a multiple of that of
+            training; `auto`: the limits that the file has, or the usual multiple; `off`, or None:
+            no limit.
         **overrides: hyper-parameters that the tensors do not show (`template` and `choices` of the
             network); they overrule the file, and None is unset.
 
@@ -106,16 +115,19 @@ def load_checkpoint(
     network.root.load_state_dict(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
     )
-    return Checkpoint(network.float().eval(), hyperparameters, path, sha256_of(path))
+    network = network.float().eval()
+    set_limits(network, "off" if limit is None else limit, metadata.get("limits", {}))
+    return Checkpoint(network, hyperparameters, path, sha256_of(path))
 
 
 def save_checkpoint(
     path: str | os.PathLike[str], network: Network, notes: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a network as safetensors, its architecture and hyper-parameters in the metadata."""
+    """Write a network as safetensors; architecture, hyper-parameters and limits as metadata."""
     description = {
         "architecture": network.architecture,
         "hyperparameters": network.hyperparameters,
+        **({"limits": limits} if (limits := limits_of(network)) else {}),
         **(notes or {}),
     }
     state = {k: v.contiguous().cpu() for k, v in network.root.state_dict().items()}

@@ -13,6 +13,7 @@ from adadm.calibration.quality.ledger import Stage
 from adadm.calibration.source_network import load_source_network
 from adadm.deployment.certification.running import evaluated, precision_of, run_graph, split_outputs
 from adadm.export.assembly import assemble
+from adadm.export.limits import Limit
 from adadm.export.networks.blocks import Modulator
 from adadm.export.operators.modulator import modulators
 from adadm.export.options import DEFAULTS
@@ -48,11 +49,13 @@ class Baseline:
     metadata: NetworkMetadata
 
 
-def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Baseline:
+def load_baseline(
+    path: Path, arch: str = "auto", *, limit: Limit | None = None, **given: float | None
+) -> Baseline:
     """Load a checkpoint into PyTorch, or an ONNX model into ONNX Runtime.
 
     Args:
-        arch, given: of a checkpoint, as `load_checkpoint` takes them.
+        arch, limit, given: of a checkpoint, as `load_checkpoint` takes them.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
@@ -84,7 +87,7 @@ def load_baseline(path: Path, arch: str = "auto", **given: float | None) -> Base
             blocks=_blocks(names),
             metadata=model.metadata.network,
         )
-    source = load_source_network(path, arch, free_sizes=True, **given)
+    source = load_source_network(path, arch, free_sizes=True, limit=limit, **given)
     network = source.network
     assert network is not None  # it is no ONNX file
     options = replace(DEFAULTS, factors=True)

@@ -15,6 +15,7 @@ from adadm.calibration.source_network import (
 )
 from adadm.deployment.inspection.structure import Structure, read_structure
 from adadm.export.checkpoint import Hyperparameter
+from adadm.export.limits import Limit
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
 from adadm.runtime.errors import CalibrationError, EngineError
@@ -65,12 +66,17 @@ class InspectedFile:
 
 
 def read_inspected_file(
-    path: Path, arch: str = "auto", *, free_sizes: bool = True, **undetectable: float | None
+    path: Path,
+    arch: str = "auto",
+    *,
+    free_sizes: bool = True,
+    limit: Limit | None = None,
+    **undetectable: float | None,
 ) -> InspectedFile:
     """Read a file.
 
     Args:
-        arch, undetectable: of a checkpoint, as `load_checkpoint` takes them.
+        arch, limit, undetectable: of a checkpoint, as `load_checkpoint` takes them.
         free_sizes: of a checkpoint, as `trace` takes it; what runs on photographs needs them.
 
     Raises:
@@ -90,10 +96,10 @@ def read_inspected_file(
             f"({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export or adadm quantize"
         )
     if path.suffix == ".onnx":
-        refuse_checkpoint_options(path, arch, undetectable)
+        refuse_checkpoint_options(path, arch, {"limit": limit, **undetectable})
         inspected = _exported(path)
     else:
-        source = load_source_network(path, arch, free_sizes=free_sizes, **undetectable)
+        source = load_source_network(path, arch, free_sizes=free_sizes, limit=limit, **undetectable)
         inspected = _inspected(path, source.sha256, source.metadata, source)
     if not inspected.structure.blocks:
         raise CalibrationError(

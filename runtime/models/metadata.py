@@ -47,6 +47,8 @@ class ModelMetadata:
         smallest_area: the least H*W of an input, px. Readers take 1 where it is absent.
         hyperparameters: by name the `value`, and the `source` that `export.checkpoint` has it from.
         checkpoint_sha256: of the checkpoint's file, in hexadecimal.
+        limits: by the name of each modulator, the std of its trunk, as the network was trained, up
+            to which its factor follows it. Absent where there are none.
         stats: `internal` of a model for whole images; of the two for tiles `external` (reads the
             std of each trunk) and `moments` (returns what they are computed from).
         memory: by backend, fixed bytes and bytes for each pixel of `lr`. By `adadm export`, which
@@ -77,6 +79,7 @@ class ModelMetadata:
     smallest_area: int | None = None
     hyperparameters: dict[str, dict[str, Any]] | None = None
     checkpoint_sha256: str | None = None
+    limits: dict[str, float] | None = None
     stats: str | None = None
     memory: dict[str, tuple[int, int]] | None = None
     halo_errors: list[tuple[int, float]] | None = None

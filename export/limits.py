@@ -1,0 +1,122 @@
+"""Limits of the modulators: how far a factor follows the deviation of its trunk.
+
+`factor = exp(w * ln(min(std, limit)) + b)`. In evaluation mode batch normalization is affine, so
+that the residual grows with the trunk; with a factor that grows too, each block amplifies contrast
+the more the more there is of it, and above that of training the network runs away. A limit is a
+multiple of the deviation that the trunk had in training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from adadm.export.graph.channels import pooled_variance
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import Modulator
+from adadm.export.proof.cases import photograph_batches, photograph_side
+from adadm.runtime.errors import CheckpointError
+
+Limit = float | Literal["auto", "off"]
+"""A multiple of the deviation of training; `auto`: that of the file, or `FACTOR`; `off`: none."""
+
+FACTOR = 1.5
+"""No photograph of 163 reaches it, and no drawn picture runs away with it."""
+
+
+def set_limits(network: Network, limit: Limit, recorded: Mapping[str, float]) -> None:
+    """Give each modulator of a network its limit.
+
+    Args:
+        recorded: the limits that the network's file has, by the names of the modulators.
+
+    Raises:
+        CheckpointError: the factor is not a positive number, or the recorded limits are not those
+            of the network's modulators.
+    """
+    if limit == "off":
+        return
+    limits = recorded
+    if limit != "auto" or not recorded:
+        factor = FACTOR if limit == "auto" else limit
+        if not 0 < factor < math.inf:
+            raise CheckpointError(f"expected a limit greater than 0, got {factor:g}")
+        limits = {name: factor * std for name, std in deviations_of_training(network).items()}
+    modulators = named_modulators(network)
+    if limits.keys() != modulators.keys() or not all(
+        0 < each < math.inf for each in limits.values()
+    ):
+        raise CheckpointError(
+            "expected a limit greater than 0 for each modulator in the file's metadata, got "
+            f"{dict(limits)}; load it with limit='off' or a factor"
+        )
+    for name, module in modulators.items():
+        module.limit = float(np.float32(limits[name]))
+
+
+def named_modulators(network: Network) -> dict[str, Modulator]:
+    """The modulators of a network by module name, in the order of definition."""
+    return {n: m for n, m in network.root.named_modules() if isinstance(m, Modulator)}
+
+
+def limits_of(network: Network) -> dict[str, float]:
+    """The limits of those modulators that have one."""
+    limits = {name: module.limit for name, module in named_modulators(network).items()}
+    return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def deviations_of_training(network: Network) -> dict[str, float]:
+    """The std of the trunk at each modulator, by its name, as far as can be told afterwards.
+
+    Where batch normalization reads the trunk, its running statistics tell it; elsewhere it is
+    measured, the mean over photographs.
+    """
+    side = network.smallest_side * 2 + 7
+    read = _read_by_modules(network, torch.zeros(1, 3, side, side))
+    normalized = [
+        (value, module)
+        for module, value in read.items()
+        if isinstance(module, nn.BatchNorm2d) and module.running_var is not None
+    ]
+    deviations = {}
+    for name, modulator in named_modulators(network).items():
+        norms = [norm for value, norm in normalized if value is read.get(modulator)]
+        if norms:
+            mean, variance = (
+                getattr(norms[0], f"running_{kind}").double().numpy() for kind in ("mean", "var")
+            )
+            deviations[name] = math.sqrt(pooled_variance(mean, variance))
+    if deviations.keys() == named_modulators(network).keys():
+        return deviations
+    return {**_measured(network), **deviations}
+
+
+def _measured(network: Network) -> dict[str, float]:
+    """The mean std of the trunk at each modulator over the photographs of scikit-image."""
+    stds: dict[str, list[float]] = {name: [] for name in named_modulators(network)}
+    for lr in photograph_batches(network, photograph_side(network)).values():
+        read = _read_by_modules(network, torch.from_numpy(lr))
+        for name, modulator in named_modulators(network).items():
+            stds[name].append(read[modulator].std().item())
+    return {name: float(np.mean(values)) for name, values in stds.items()}
+
+
+def _read_by_modules(network: Network, lr: torch.Tensor) -> dict[nn.Module, torch.Tensor]:
+    """What each normalization and each modulator reads first when the network runs."""
+    read: dict[nn.Module, torch.Tensor] = {}
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        read[module] = inputs[0]
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for module in network.modules():
+            if isinstance(module, (nn.BatchNorm2d, Modulator)):
+                hooks.enter_context(module.register_forward_pre_hook(note))
+        network(lr)
+    return read

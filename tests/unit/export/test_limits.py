@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+from _support.networks import random_network
+from _support.parity import assert_parity
+from _support.scripts import ROOT
+from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
+from adadm.export.limits import FACTOR, deviations_of_training, limits_of, named_modulators
+from adadm.export.networks import Network
+from adadm.export.networks.blocks import ResidualBlock
+from adadm.export.operators.modulator import modulators
+from adadm.export.proof.drawn_pictures import drawn_pictures
+from adadm.export.proof.pytorch import run_network
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.errors import CheckpointError
+from adadm.runtime.images.arrays import batch_from_image, enlarge, image_from_batch, reduce
+from adadm.runtime.images.metrics import resemblance
+from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+
+
+def saved(folder: Path, network: Network) -> Path:
+    save_checkpoint(folder / "network.safetensors", network)
+    return folder / "network.safetensors"
+
+
+@pytest.mark.parametrize("architecture", ["edsr", "rdn", "nlsn"])
+def test_the_running_statistics_tell_the_deviation_of_training(architecture: str) -> None:
+    """They are the plain average over the steps here, so the trunks of those steps tell it too."""
+    network = random_network(architecture, 2)
+    values: dict[str, list[torch.Tensor]] = {name: [] for name in named_modulators(network)}
+    for name, modulator in named_modulators(network).items():
+        modulator.register_forward_pre_hook(
+            lambda _, inputs, name=name: values[name].append(inputs[0].detach())
+        )
+    torch.manual_seed(3)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+    network.train()
+    with torch.no_grad():
+        for _ in range(4):
+            network(torch.rand(2, 3, 24, 24) * network.rgb_range)
+    measured = {name: torch.cat(trunks).std().item() for name, trunks in values.items()}
+    assert deviations_of_training(network.eval()) == pytest.approx(measured, rel=0.02)
+
+
+def test_without_batch_normalization_photographs_tell_it() -> None:
+    network = random_network("edsr", 2, blocks=2, features=12, norm_groups=3)
+    told = deviations_of_training(network)
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    assert list(told) == ["body.0.phi", "body.1.phi"]
+    assert len(blocks) == 2
+    assert all(0 < std < math.inf for std in told.values())
+    assert told["body.0.phi"] != told["body.1.phi"]
+
+
+@pytest.mark.parametrize("upscale", [2, 4])
+def test_a_limit_holds_what_would_run_away(upscale: int) -> None:
+    path = ROOT / "export" / "checkpoints" / f"edsr_adadm_x{upscale}.safetensors"
+    free, limited = (load_checkpoint(path, limit=limit).network for limit in ("off", "auto"))
+    assert limits_of(free) == {}
+    photograph = batch_from_image(reduce(photographs(("chelsea",))["chelsea"][:240, :240], 4), 255)
+    np.testing.assert_array_equal(run_network(limited, photograph), run_network(free, photograph))
+    bars = drawn_pictures()["bars_12"]
+    bicubic, away, held = (
+        resemblance(image, bars)
+        for image in (
+            enlarge(bars, upscale),
+            *(
+                image_from_batch(run_network(network, batch_from_image(bars, 255)), 255)
+                for network in (free, limited)
+            ),
+        )
+    )
+    assert away < bicubic - 10
+    assert held > bicubic
+
+
+@pytest.mark.parametrize("architecture", ["edsr", "rdn"])
+def test_exports_have_the_limits_of_their_network(architecture: str, tmp_path: Path) -> None:
+    path = saved(tmp_path, random_network(architecture, 2))
+    checkpoint = load_checkpoint(path, limit=0.3)
+    model = export_onnx(checkpoint, Options(stats="external")).model
+    limits = limits_of(checkpoint.network)
+    nodes = list(modulators(ir.from_proto(model).graph))
+    assert [node.op_type for node in nodes] == ["AdaDMModulateShiftedLimited"] * len(limits)
+    assert [node.attributes["limit"].as_float() for node in nodes] == list(limits.values())
+    noted = ModelMetadata.from_props({prop.key: prop.value for prop in model.metadata_props})
+    assert noted.limits == pytest.approx(limits)
+    lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 19, 23)).astype(np.float32)
+    unlimited = run_network(load_checkpoint(path).network, lr)
+    expected = run_network(checkpoint.network, lr)
+    assert np.abs(expected - unlimited).max() > 1
+    assert_parity(
+        OnnxRuntimeSession(model.SerializeToString()).run({"lr": lr})["sr"], expected, "float32"
+    )
+
+
+def test_a_checkpoint_carries_its_limits(tmp_path: Path) -> None:
+    path = saved(tmp_path, random_network("edsr", 2))
+    usual = limits_of(load_checkpoint(path, limit="auto").network)
+    assert usual == limits_of(load_checkpoint(path, limit=FACTOR).network)
+    again = saved(tmp_path, load_checkpoint(path, limit=3.0).network)
+    carried = limits_of(load_checkpoint(again, limit="auto").network)
+    assert carried == pytest.approx({name: 2 * limit for name, limit in usual.items()})
+    assert limits_of(load_checkpoint(again, limit="off").network) == {}
+    assert limits_of(load_checkpoint(again, limit=FACTOR).network) == usual
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"body.0.phi": 3.0}, {f"body.{n}.phi": -1.0 for n in range(3)}, {"elsewhere": 2.0}],
+    ids=["some", "negative", "of another"],
+)
+def test_limits_that_do_not_fit_are_refused(limits: dict[str, Any], tmp_path: Path) -> None:
+    network = random_network("edsr", 2)
+    description = {"architecture": "edsr", "hyperparameters": network.hyperparameters}
+    metadata = {"adadm": json.dumps({**description, "limits": limits})}
+    path = tmp_path / "network.safetensors"
+    path.write_bytes(safetensors.torch.save(network.state_dict(), metadata))
+    with pytest.raises(CheckpointError, match="expected a limit greater than 0 for each"):
+        load_checkpoint(path, limit="auto")
+    assert limits_of(load_checkpoint(path, limit=2.0).network)
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
+def test_factors_that_bound_nothing_are_refused(limit: float, tmp_path: Path) -> None:
+    path = saved(tmp_path, random_network("edsr", 2))
+    with pytest.raises(CheckpointError, match="expected a limit greater than 0, got"):
+        load_checkpoint(path, limit=limit)
