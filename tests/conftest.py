@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 import adadm.runtime  # noqa: F401 - before a test imports ONNX Runtime, which would call home
+from _support.waiting import FOREVER_S
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,8 +42,10 @@ def _why_no_gpu() -> str | None:
 def no_thread_stays() -> Iterator[None]:
     yield
     ours = ("read ahead", "photo enc", "finish", "capture", "sink")
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith(ours)]
+    for thread in threading.enumerate():
+        if thread.name.startswith(ours):
+            thread.join(FOREVER_S)
+            assert not thread.is_alive(), thread.name
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from onnx import numpy_helper
 
 from _support.exports import exported
 from _support.refused import int32_bias
+from _support.waiting import finish, started
 from adadm.export import Options
 from adadm.runtime import build_engine
 from adadm.runtime.cli import run
@@ -211,33 +210,37 @@ def test_two_builds_at_once(tmp_path: Path) -> None:
     engine = tmp_path / "out" / "x2.engine"
     command = [str(COMMAND), "build", str(MODELS / "edsr_adadm_x2.onnx"), "-o", str(engine)]
     command += ["--target", "tensorrt-rtx", "--compute-capability", "SM89"]
-    both = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate(timeout=120)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert sorted("wrote" in text for text in said) == [False, True], said
+    with started(command) as first, started(command) as second:
+        both = [finish(process) for process in (first, second)]
+    assert [code for code, _, _ in both] == [0, 0], both
+    assert sorted("wrote" in text for _, text, _ in both) == [False, True], both
     read_engine(engine)
     assert sorted(p.name for p in engine.parent.iterdir()) == ["x2.engine", "x2.engine.json"]
 
 
+# A build that tells the steps of TensorRT.
+TELLING = """
+import sys
+from adadm.runtime import cli
+from adadm.runtime.progress import Bar
+Bar.advance = lambda self, done, total, note: print(note, flush=True)
+sys.exit(cli.main(["build", *sys.argv[1:]]))
+"""
+
+
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    """Many profiles for every GPU: a build of half a minute."""
+    """Many profiles for every GPU: it is stopped long before the end."""
     engine = tmp_path / "out" / "x4.engine"
-    command = [str(COMMAND), "build", str(MODELS / "edsr_adadm_x4.onnx"), "-o", str(engine)]
-    command += ["--target", "tensorrt-rtx"]
+    command = [sys.executable, "-c", TELLING, str(MODELS / "edsr_adadm_x4.onnx")]
+    command += ["-o", str(engine), "--target", "tensorrt-rtx"]
     for side in range(64, 124):
         command += ["--opt", f"1x{side}x{side}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not engine.parent.exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "adadm build: stopped" in said
+    with started(command) as process:
+        assert process.stdout is not None and process.stdout.readline().strip()
+        process.send_signal(signal.SIGINT)
+        code, _, errors = finish(process)
+    assert code == 1
+    assert "adadm build: stopped" in errors
     assert list(engine.parent.iterdir()) == []
 
 

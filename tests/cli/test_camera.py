@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import re
 import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +21,7 @@ from PIL import Image
 from _support.exports import exported
 from _support.file_size_limit import files_at_most
 from _support.pictures import files
+from _support.waiting import finish, started, wait_until
 from adadm.export import Options
 from adadm.runtime import Upscaler, camera
 from adadm.runtime.cli import run
@@ -325,18 +324,11 @@ def test_a_signal_ends_a_live_source_and_completes_the_video(
     target = tmp_path / "out" / "a.avi"
     target.parent.mkdir()
     options = ["--model", str(model), "--backend", "cpu", "-o", str(target)]
-    with subprocess.Popen(
-        [sys.executable, str(SCRIPT), address, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        while not any(path.stat().st_size for path in target.parent.iterdir()):
-            assert process.poll() is None
-            time.sleep(0.02)
+    with started([sys.executable, str(SCRIPT), address, *options]) as process:
+        wait_until(lambda: any(path.stat().st_size for path in target.parent.iterdir()), process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=20)
-    assert process.returncode == 0, err
+        code, out, err = finish(process)
+    assert code == 0, err
     found = re.match(r"(\d+) frames, \d+ dropped", out)
     assert found
     assert files(target.parent) == ["a.avi"]

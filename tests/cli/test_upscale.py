@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from scipy import ndimage
 from _support.exports import exported_tiles
 from _support.file_size_limit import files_at_most
 from _support.pictures import bomb_png, files, noise, smooth
+from _support.waiting import finish, started
 from adadm.export import Options
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
@@ -300,11 +300,16 @@ def test_a_model_of_ones_own_in_tiles(tmp_path: Path) -> None:
 
 # Stopping
 
-SPOOLING = (
-    "import sys; from adadm.runtime import cli; from adadm.runtime.images import photo_reader; "
-    "photo_reader._MOST_IN_MEMORY_BYTES = 0; "
-    "sys.exit(cli.main(['upscale', *sys.argv[1:]]))"
-)
+# Pixels in a temporary file, as of a large photograph; and it tells the windows that are done.
+SPOOLING = """
+import sys
+from adadm.runtime import cli
+from adadm.runtime.images import photo_reader
+from adadm.runtime.progress import Bar
+photo_reader._MOST_IN_MEMORY_BYTES = 0
+Bar.advance = lambda self, done, total, note="": print(done, total, flush=True)
+sys.exit(cli.main(["upscale", *sys.argv[1:]]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -313,7 +318,6 @@ SPOOLING = (
 def test_stopping_leaves_whole_files_and_nothing_else(
     tmp_path: Path, number: signal.Signals, passes: int
 ) -> None:
-    """With pixels in a temporary file, as of a large photograph."""
     first = picture(30, 40)  # no larger than one tile
     save(tmp_path / "in" / "a.png", first)
     save(tmp_path / "in" / "b.png", picture(1000, 1000))
@@ -321,26 +325,18 @@ def test_stopping_leaves_whole_files_and_nothing_else(
     out, temporary = tmp_path / "out", tmp_path / "temporary"
     temporary.mkdir()
     options = ["--tile", "16", "--passes", str(passes), "--backend", "cpu"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SPOOLING, tmp_path / "in", "-o", out, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )
-    try:
-        while not list(out.glob(".b*")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.02)
-        time.sleep(0.5)  # of many that its 3969 windows take
+    command = [sys.executable, "-c", SPOOLING, str(tmp_path / "in"), "-o", str(out), *options]
+    with started(command, {**os.environ, "TMPDIR": str(temporary)}) as process:
+        assert process.stdout is not None
+        windows = (tuple(map(int, line.split())) for line in process.stdout)
+        assert next(done for done, total in windows if total > 1000 and done > 20)
+        assert list(out.glob(".b*"))
         process.send_signal(number)
-        output, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 1
+        code, output, errors = finish(process)
+    assert code == 1
     assert errors.splitlines()[-1] == "adadm upscale: stopped"
     assert "Traceback" not in errors
-    assert output == ""
+    assert "failed" not in output
     assert files(out) == ["a.png"]
     np.testing.assert_array_equal(pixels(out / "a.png"), expected(first))
     assert [name for name in files(temporary) if name != ".ses"] == []  # ONNX Runtime's session

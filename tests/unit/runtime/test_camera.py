@@ -13,7 +13,7 @@ import pytest
 
 from _support.pictures import noise
 from _support.repeating_session import RepeatingSession, doubled
-from _support.threads import FOREVER_S
+from _support.waiting import FOREVER_S
 from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import ImageArray, write_image

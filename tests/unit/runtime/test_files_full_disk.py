@@ -16,7 +16,7 @@ import pyvips
 
 from _support.file_size_limit import files_at_most
 from _support.pictures import open_files
-from _support.threads import within_time
+from _support.waiting import within_time
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, write_image

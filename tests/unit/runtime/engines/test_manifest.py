@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from contextlib import AbstractContextManager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from unittest.mock import Mock
 import pytest
 
 from _support.file_size_limit import files_at_most
+from _support.waiting import finish, started, wait_until
 from adadm.runtime.engines.manifest import (
     Manifest,
     check_runs_here,
@@ -269,7 +270,7 @@ def test_where_no_more_can_be_written_nothing_changes(
     assert read_engine(engine) == (PLAN, MANIFEST)
 
 
-def run(script: str, engine: Path) -> subprocess.Popen[str]:
+def run(script: str, engine: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """A process of its own; with what this module has imported and defined."""
     start = f"""
 import os, runpy, sys
@@ -277,10 +278,7 @@ sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 globals().update(runpy.run_path({__file__!r}))
 engine = Path({str(engine)!r})
 """
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        [sys.executable, "-c", start + script], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    )
+    return started([sys.executable, "-c", start + script])
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -300,9 +298,9 @@ def crash_at_the_second(event, arguments):
 sys.addaudithook(crash_at_the_second)
 write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
 """
-    process = run(script, engine)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 9, err
+    with run(script, engine) as process:
+        code, _, err = finish(process)
+    assert code == 9, err
     assert read_manifest(engine).target == "tensorrt10"  # it was between the two
     for trust in (False, True):
         with pytest.raises(EngineError, match="is damaged, or" if old else "cannot be read: No"):
@@ -315,7 +313,6 @@ write_engine(engine, b"new", replace(manifest_of(b"new"), target="tensorrt10"))
 # The lock
 
 HOLD = """
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored below a shell's &
 progress = Mock(message=lambda text: print("waits", flush=True))
 with locked(engine, progress=progress):
     print("holds", flush=True)
@@ -324,8 +321,8 @@ print("done", flush=True)
 """
 
 
-def finish(process: subprocess.Popen[str]) -> None:
-    assert process.communicate("\n", timeout=60) == ("done\n", "")
+def let_go(process: subprocess.Popen[str]) -> None:
+    assert finish(process) == (0, "done\n", "")  # at the end of its stdin
 
 
 def said(process: subprocess.Popen[str]) -> str:
@@ -334,10 +331,8 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def wait_until_it_is_blocked(process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 30
-    while not re.search(rf"-> FLOCK .* {process.pid} ", Path("/proc/locks").read_text()):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.01)
+    waits = re.compile(rf"-> FLOCK .* {process.pid} ")
+    wait_until(lambda: waits.search(Path("/proc/locks").read_text()), process)
 
 
 def test_the_second_of_two_builds_waits_for_the_first(tmp_path: Path) -> None:
@@ -347,9 +342,9 @@ def test_the_second_of_two_builds_waits_for_the_first(tmp_path: Path) -> None:
         with run(HOLD, folder / "b.engine") as second:
             assert said(second) == "waits"
             wait_until_it_is_blocked(second)
-            finish(first)
+            let_go(first)
             assert said(second) == "holds"
-            finish(second)
+            let_go(second)
     assert names(folder) == []
 
 
@@ -361,13 +356,13 @@ def test_a_wait_can_be_interrupted_and_leaves_the_lock_alone(tmp_path: Path) -> 
             assert said(waiting) == "waits"
             wait_until_it_is_blocked(waiting)
             waiting.send_signal(signal.SIGINT)
-            out, err = waiting.communicate(timeout=60)
+            _, out, err = finish(waiting)
             assert not out and err.rstrip().endswith("KeyboardInterrupt")
         with run(HOLD, engine) as third:
             assert said(third) == "waits"  # still
             holding.kill()  # a process that is gone holds nothing
             assert said(third) == "holds"
-            finish(third)
+            let_go(third)
     assert names(tmp_path) == []
 
 

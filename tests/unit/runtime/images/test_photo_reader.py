@@ -23,7 +23,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from _support.file_size_limit import files_at_most
 from _support.pictures import bomb_png, open_files, smooth
-from _support.threads import within_time
+from _support.waiting import within_time
 from adadm.runtime.errors import ImageError, MissingDependencyError
 from adadm.runtime.images import photo_reader as photos
 from adadm.runtime.images import photo_writer, vips
@@ -627,7 +627,7 @@ def test_rows_may_lie_in_memory_in_any_order(
 def printed_by(program: str, *arguments: Path) -> list[str]:
     """The lines that a process of its own prints, which must print no error."""
     command = [sys.executable, "-c", OPENS + program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.splitlines()
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from _support.pictures import files, noise
 from _support.repeating_session import RepeatingSession, doubled
-from _support.threads import FOREVER_S, within_time
+from _support.waiting import FOREVER_S, within_time
 from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
@@ -181,7 +181,6 @@ def test_a_mistake_of_ours_ends_all_but_leaves_whole_files(
         upscale(jobs, tile=7)
     assert files(tmp_path / "out") == ["0.png", "1.png"]
     check(jobs[1], 1)
-    time.sleep(0.3)  # the reader looks for its end ten times a second
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])
