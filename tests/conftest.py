@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 import adadm.runtime  # noqa: F401 - before a test imports ONNX Runtime, which would call home
+from _support.slow import changed_files, imported, is_due
 from _support.waiting import FOREVER_S
+
+for name, examples in (("quick", 15), ("thorough", 100)):
+    hypothesis.settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too")
+    parser.addoption(
+        "--slow-share",
+        metavar="PART/PARTS",
+        help="run the slow tests that are due alone: of what the last commits changed, and a part",
+    )
     parser.addoption("--require-gpu", action="store_true", help="fail where a GPU is missing")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    is_slow = config.getoption("--slow") or config.getoption("--slow-share")
+    hypothesis.settings.load_profile("thorough" if is_slow else "quick")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
+    if share := config.getoption("--slow-share"):
+        _keep_due(config, items, share)
+    elif not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
@@ -28,6 +52,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if on_gpu and not config.getoption("--require-gpu") and (reason := _why_no_gpu()):
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _keep_due(config: pytest.Config, items: list[pytest.Item], share: str) -> None:
+    changed, read = changed_files(config.rootpath), functools.cache(imported)
+    due: list[pytest.Item] = []
+    rest: list[pytest.Item] = []
+    for item in items:
+        is_slow = "slow" in item.keywords
+        runs = is_slow and is_due(item.nodeid, read(item.path), changed, share)
+        (due if runs else rest).append(item)
+    items[:] = due
+    config.hook.pytest_deselected(items=rest)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.collect()
+    gc.freeze()  # what was imported is not looked through again and again
 
 
 def _why_no_gpu() -> str | None:

@@ -1,14 +1,18 @@
-"""Traced networks, made once: tracing takes seconds, folding does not."""
+"""Traced networks, kept: tracing takes seconds, folding does not."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import torch
+from onnx import numpy_helper
 
+from _support.kept import kept
 from _support.networks import random_network
 from adadm.export import Checkpoint, Options
 from adadm.export.assembly import assemble, bake_image_io
@@ -19,10 +23,39 @@ from adadm.export.tile_models import TileModels
 from adadm.export.tracing import trace
 
 
+def kept_trace(make_network: Callable[[], Network], *key: object) -> tuple[Network, bytes]:
+    """A network that is made, and its graph as a file."""
+
+    def make(folder: Path) -> None:
+        network = make_network()
+        onnx.save(ir.to_proto(trace(network)), folder / "traced.onnx")
+        torch.save(network, folder / "network.pt")
+
+    folder = kept(make, *key)
+    network: Network = torch.load(folder / "network.pt", weights_only=False)
+    return network, (folder / "traced.onnx").read_bytes()
+
+
+def trace_like(network: Network) -> ir.Model:
+    """What `trace` returns, from the graph of such a network with other weights."""
+    size = sorted(network.hyperparameters.items())
+    _, content = kept_trace(lambda: network, "like", network.architecture, size)
+    model = onnx.load_from_string(content)
+    weights = network.root.state_dict()
+    for tensor in model.graph.initializer:
+        if tensor.name in weights:
+            values = weights[tensor.name].numpy()
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if f"{node.name}.{attribute.name}" in weights:  # of a modulator
+                attribute.f = weights[f"{node.name}.{attribute.name}"].item()
+    return ir.from_proto(model)
+
+
 @functools.cache
 def _traced(architecture: str, upscale: int) -> tuple[Network, bytes]:
-    network = random_network(architecture, upscale)
-    return network, ir.to_proto(trace(network)).SerializeToString()
+    return kept_trace(lambda: random_network(architecture, upscale), architecture, upscale)
 
 
 def traced(architecture: str, upscale: int) -> tuple[Network, ir.Model]:

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from _support.exports import trace_like
 from _support.networks import random_edsr
-from adadm.calibration.source_network import load_source_network
 from adadm.export import Options, save_checkpoint
 from adadm.export.assembly import assemble
+from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import ResidualBlock
 from adadm.export.proof.sample_photographs import photographs
@@ -101,8 +102,8 @@ def plant_large_branch(network: Network, block: int, times: float) -> None:
 def write_checkpoint(path: Path, network: Network) -> Path:
     """A checkpoint, and beside it the same as `adadm export --fold off` has it."""
     save_checkpoint(path, network)
-    source = load_source_network(path)
-    unfolded = assemble(source.model.clone(), source.metadata, Options(fold="off"))
+    metadata = load_checkpoint(path).metadata
+    unfolded = assemble(trace_like(network), metadata, Options(fold="off"))
     onnx.save(unfolded.model, path.with_suffix(".onnx"))
     return path
 

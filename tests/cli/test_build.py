@@ -15,6 +15,7 @@ from onnx import numpy_helper
 
 from _support.exports import exported
 from _support.refused import int32_bias
+from _support.slow import slow_unless
 from _support.waiting import finish, started
 from adadm.export import Options
 from adadm.runtime import build_engine
@@ -45,7 +46,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("gpu", ["SM86", "SM89", "SM120"])
+@pytest.mark.parametrize("gpu", slow_unless(lambda gpu: gpu == "SM89", ["SM86", "SM89", "SM120"]))
 def test_builds_the_bundled_models_for(gpu: str, tmp_path: Path) -> None:
     for form in ("", ".tile", ".moments"):
         model = MODELS / f"edsr_adadm_x2{form}.onnx"

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 
 from _support.file_size_limit import files_at_most
 from _support.lowered import lowered_x2
+from _support.slow import slow_unless
 from adadm.deployment import bundle
 from adadm.runtime.cli import run
 from adadm.runtime.engines import trtexec
@@ -39,22 +40,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bundles")
 
 
-lowered = functools.cache(lowered_x2)
-
-
-def model_for(folder: Path, target: str, precision: str) -> Path:
+def model_for(target: str, precision: str) -> Path:
     """Targets of one form read one file."""
     if precision == "float32":
         return FLOAT32
-    form = OLD if TARGETS[target].typing == "weak" else NEW
-    return lowered(folder, form, "int8" if precision == "int8" else "fp16")
+    form = OLD if TARGETS[target].typing == "weak" else "tensorrt10"
+    return lowered_x2(form, "int8" if precision == "int8" else "fp16")
 
 
 @functools.cache
 def made(folder: Path, target: str, precision: str) -> Path:
     """A bundle, made once; what alters it takes a copy."""
     output = folder / f"ein bündel {target} {precision}"
-    assert adadm(model_for(folder, target, precision), output, target) == 0
+    assert adadm(model_for(target, precision), output, target) == 0
     return output
 
 
@@ -103,10 +101,17 @@ def as_trtexec_writes(bundled: Path) -> None:
         path.write_text("[\n  " + "\n, ".join(listed) + "\n]\n")
 
 
+LOWERED = [(target, precision) for target in JETSONS for precision in ("fp16", "int8")]
+
+
+def is_usual(target: str, precision: str) -> bool:
+    """Of the two kinds of forms, one each; test_images_in_and_out has INT8."""
+    return target in (OLD, NEW) and precision == "fp16"
+
+
 @pytest.mark.parametrize(
     ("target", "precision"),
-    [(target, precision) for target in JETSONS for precision in ("fp16", "int8")]
-    + [(OLD, "float32"), (NEW, "float32")],
+    slow_unless(is_usual, [*LOWERED, (OLD, "float32"), (NEW, "float32")]),
 )
 def test_a_bundle_verifies_itself(
     target: str, precision: str, copied: Copied, tmp_path: Path
@@ -160,8 +165,7 @@ def test_one_altered_weight_fails(
         assert report["diagnosis"].startswith("block 4: factor"), report["diagnosis"]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("target", JETSONS)
+@pytest.mark.parametrize(("target", "precision"), slow_unless(is_usual, LOWERED))
 def test_what_the_script_would_do(target: str, precision: str, folder: Path) -> None:
     bundled = made(folder, target, precision)
     shellcheck = Path(sys.executable).with_name("shellcheck")
@@ -180,7 +184,7 @@ def test_what_the_script_would_do(target: str, precision: str, folder: Path) -> 
 
 def test_a_device_that_is_another_builds_nothing(copied: Copied) -> None:
     """Before trtexec runs for minutes."""
-    bundled = copied(NEW, "float32")
+    bundled = copied(NEW, "fp16")
     assert "TensorRT" in refused(build(bundled), bundled)
 
 
@@ -198,7 +202,7 @@ def test_trtexec_gets_no_model_that_is_not_as_shipped(
 
 
 def test_the_log_of_trtexec_is_kept(copied: Copied) -> None:
-    bundled = copied(OLD, "int8")
+    bundled = copied(OLD, "fp16")
     result = build(bundled, trtexec="echo 'Error: out of memory'; exit 1")
     assert result.returncode == 1
     assert "out of memory" in result.stderr and "model.engine.log" in result.stderr
@@ -264,7 +268,7 @@ def test_the_script_for_old_pythons_is_one() -> None:
 
 
 def test_raw_files_are_the_references(folder: Path) -> None:
-    bundled = made(folder, NEW, "float32")
+    bundled = made(folder, NEW, "fp16")
     sizes = set()
     for reference in manifest(bundled)["references"]:
         arrays = np.load(bundled / reference["file"])
@@ -279,11 +283,11 @@ def test_raw_files_are_the_references(folder: Path) -> None:
 def test_images_in_and_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = lowered_x2(folder, NEW, "int8", "uint8")
+    model = lowered_x2(NEW, "int8", "uint8")
     bundled = tmp_path / "bundle"
     assert adadm(model, bundled, NEW) == 0
     assert python(bundled / "verify.py").returncode == 0
-    old = lowered_x2(folder, OLD, "fp16", "uint8")
+    old = lowered_x2(OLD, "fp16", "uint8")
     assert adadm(old, tmp_path / "old", OLD) == 1
     assert "--io float32" in capsys.readouterr().err
 
@@ -291,7 +295,7 @@ def test_images_in_and_out(
 def test_a_model_for_another_form(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert adadm(model_for(folder, OLD, "fp16"), tmp_path / "bundle", NEW) == 1
+    assert adadm(model_for(OLD, "fp16"), tmp_path / "bundle", NEW) == 1
     assert f"adadm quantize --target {NEW}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -345,8 +349,8 @@ def test_a_bad_model(
 
 
 def test_twice_the_same(folder: Path, tmp_path: Path) -> None:
-    assert adadm(model_for(folder, NEW, "int8"), tmp_path / "again") == 0
-    assert manifest(tmp_path / "again") == manifest(made(folder, NEW, "int8"))
+    assert adadm(model_for(NEW, "fp16"), tmp_path / "again") == 0
+    assert manifest(tmp_path / "again") == manifest(made(folder, NEW, "fp16"))
 
 
 def with_wheels(folder: Path, target: str) -> Path:

@@ -78,8 +78,13 @@ TWICE = [
 SAID = ("is read, and writing it would destroy it", "would replace a source", "no regular file")
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("made") / "bundle", {"whole": bundled()})
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in. Nothing in it is what it says: that is never looked at."""
     monkeypatch.chdir(tmp_path)
     for name in ("photos", "also", "shipped/models"):
@@ -92,7 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     os.link("both.html", "both.json")
     for name in ("photos", "also"):
         Image.new("RGB", (30, 20), "teal").save(f"{name}/a.png")
-    write_bundle(tmp_path / "bundle", {"whole": bundled()})
+    shutil.copytree(bundle, "bundle")
     Path("bundle/model.engine.json").write_text("a manifest")
     return tmp_path
 

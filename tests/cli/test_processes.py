@@ -23,6 +23,7 @@ from _support.exports import exported
 from _support.network_watch import NetworkWatch
 from _support.networks import random_edsr
 from _support.scripts import ROOT
+from _support.slow import slow_unless
 from adadm.deployment.bundling.wheels import _pip
 from adadm.export import Options, save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
@@ -92,11 +93,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name",
-    # which does in one process what others do in theirs, for a minute
-    [pytest.param(n, marks=pytest.mark.slow) if n == "ship" else n for n in COMMANDS],
-)
+EVERY_VERB = """
+import contextlib
+from adadm.runtime import camera, cli
+with contextlib.suppress(SystemExit):
+    camera.main(["--help"])
+for verb in cli.VERBS:
+    with contextlib.suppress(SystemExit):
+        cli.main([verb, "--help"])
+"""
+COMMANDS["the imports of every verb"] = (sys.executable, "-P", "-c", EVERY_VERB)
+QUICK = ("the imports of every verb", "export", "upscale", "verify.py")
+
+
+@pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith(QUICK), COMMANDS))
 def test_a_verb_asks_no_network_and_runs_no_file_of_a_folder(
     name: str, folder: Path, tmp_path: Path
 ) -> None:

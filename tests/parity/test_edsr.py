@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Literal
 
@@ -11,14 +12,19 @@ from onnx import TensorProto
 
 from _support.exports import exported
 from _support.parity import assert_parity, photograph_like
+from _support.slow import slow_unless
 from adadm.export import Options
 from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
+FORMS = list(itertools.product(("function", "inline"), (17, 18, 19, 20), ("exact", "off")))
+USUAL = [("function", opset, "exact") for opset in (17, 18, 19, 20)]
+USUAL += [("inline", 17, "off"), ("inline", 20, "exact")]
 
-@pytest.mark.parametrize("fold", ["exact", "off"])
-@pytest.mark.parametrize("opset", [17, 18, 19, 20])
-@pytest.mark.parametrize("modulator", ["function", "inline"])
+
+@pytest.mark.parametrize(
+    ("modulator", "opset", "fold"), slow_unless(lambda *form: form in USUAL, FORMS)
+)
 def test_every_form_agrees_with_pytorch(
     modulator: Literal["function", "inline"], opset: int, fold: Literal["exact", "off"]
 ) -> None:

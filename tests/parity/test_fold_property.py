@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 
 from _support.double_precision import relative_error, run_double
 from _support.parity import TOLERANCES
@@ -48,7 +48,6 @@ def assert_folds_exactly(model: ir.Model) -> ir.Model:
     return folded
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(stacks())
 def test_folded_equals_unfolded(model: ir.Model) -> None:
     # Of a constant trunk the std is the last bit's rounding, 0 or 1e-17, and a power of it may be

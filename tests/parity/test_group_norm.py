@@ -11,6 +11,7 @@ import torch
 from _support.networks import make_non_neutral, random_network
 from _support.parity import assert_parity, photograph_like, run_both
 from _support.profiles import built
+from _support.slow import slow_unless
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
 from adadm.runtime.engines.tensorrt_api import Profile
@@ -24,8 +25,13 @@ SIZES: dict[str, dict[str, float]] = {
 NORMS = {"edsr": 4, "nlsn": 2, "rdn": 2}
 
 
-@pytest.mark.parametrize(("groups", "opset"), [(1, 19), (4, 17)])
-@pytest.mark.parametrize("architecture", SIZES)
+@pytest.mark.parametrize(
+    ("architecture", "groups", "opset"),
+    slow_unless(
+        lambda *form: form in [("edsr", 1, 19), ("rdn", 4, 17)],
+        [(name, groups, opset) for name in SIZES for groups, opset in ((1, 19), (4, 17))],
+    ),
+)
 def test_published_networks(architecture: str, groups: int, opset: int, tmp_path: Path) -> None:
     network = random_network(architecture, 2, 0, norm_groups=groups, **SIZES[architecture])
     save_checkpoint(tmp_path / "trained.safetensors", network)

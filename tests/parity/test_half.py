@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 from importlib import resources
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from _support.exports import exported, exported_tiles
 from _support.networks import make_non_neutral, random_edsr
 from _support.parity import photograph_like
 from _support.profiles import tile_profile
+from _support.slow import slow_unless
 from adadm.calibration.passes import LowerToHalf, QuantizeConvolutions, ScaleTrunk
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.export import Options, collapse_tail, fold_batch_norm
@@ -78,19 +80,25 @@ def build(model: onnx.ModelProto, profile: dict[str, Profile] | None = None) -> 
     ).plan
 
 
-forms = pytest.mark.parametrize("form", [lambda model: model, inlined], ids=["function", "inline"])
+def unchanged(model: onnx.ModelProto) -> onnx.ModelProto:
+    return model
+
+
+BUILT = [
+    *(("edsr", 2, Options(opset=opset)) for opset in (17, 19)),
+    *(("edsr", 2, Options(static=(1, 40, 56), opset=opset)) for opset in (17, 19)),
+    ("rdn", 3, Options()),
+    ("nlsn", 2, Options()),
+]
 
 
 @pytest.mark.parametrize(
-    ("architecture", "upscale", "options"),
-    [
-        *(("edsr", 2, Options(opset=opset)) for opset in (17, 19)),
-        *(("edsr", 2, Options(static=(1, 40, 56), opset=opset)) for opset in (17, 19)),
-        ("rdn", 3, Options()),
-        ("nlsn", 2, Options()),
-    ],
+    ("architecture", "upscale", "options", "form"),
+    slow_unless(
+        lambda *case: case in [(*BUILT[2], inlined), (*BUILT[5], unchanged)],
+        [(*case, form) for case in BUILT for form in (unchanged, inlined)],
+    ),
 )
-@forms
 def test_builds(architecture: str, upscale: int, options: Options, form: Form) -> None:
     _, model, _ = exported(architecture, upscale, options)
     build(form(lowered(model)), None if options.static else DYNAMIC)
@@ -138,8 +146,13 @@ def test_images_in_and_out(lower_first: bool) -> None:
     build(half)
 
 
-@forms
-@pytest.mark.parametrize("architecture", ["edsr", "nlsn"])
+@pytest.mark.parametrize(
+    ("architecture", "form"),
+    slow_unless(
+        lambda *case: case in [("edsr", inlined), ("nlsn", unchanged)],
+        itertools.product(("edsr", "nlsn"), (unchanged, inlined)),
+    ),
+)
 def test_models_for_tiles(architecture: str, form: Form) -> None:
     network, _, tiles = exported_tiles(architecture, 2, Options())
     batch, height, width = SIZE
@@ -239,7 +252,7 @@ def test_quantized_convolutions_stay_quantized() -> None:
     build(half, DYNAMIC)
 
 
-@pytest.mark.parametrize("upscale", [2, 4])
+@pytest.mark.parametrize("upscale", slow_unless(lambda upscale: upscale == 4, [2, 4]))
 def test_the_bundled_models_lose_no_quality(upscale: int) -> None:
     name = f"edsr_adadm_x{upscale}.onnx"
     model = onnx.load_from_string((resources.files("adadm.runtime.models") / name).read_bytes())

@@ -15,6 +15,7 @@ from _support.exports import exported
 from _support.networks import CUSTOM, PUBLISHED, SMALL, random_network
 from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both
 from _support.profiles import DYNAMIC, built
+from _support.slow import slow_unless
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
 from adadm.export.networks import Network
 from adadm.export.networks.sparse_attention import SparseAttention
@@ -22,9 +23,11 @@ from adadm.export.tracing import trace
 
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 
+NETWORKS = [(name, upscale) for name in SMALL for upscale in (2, 3, 4)] + list(CUSTOM.items())
+EACH_ONCE = [("edsr", 3), ("rdn", 4), ("nlsn", 2), *CUSTOM.items()]
+
 every_network = pytest.mark.parametrize(
-    ("architecture", "upscale"),
-    [(name, upscale) for name in SMALL for upscale in (2, 3, 4)] + list(CUSTOM.items()),
+    ("architecture", "upscale"), slow_unless(lambda *network: network in EACH_ONCE, NETWORKS)
 )
 
 
@@ -71,8 +74,13 @@ def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
     assert_folded_exactly(network, [s for s in sizes if s[0] * s[1] >= network.smallest_area])
 
 
-@every_network
-@pytest.mark.parametrize("modulator", ["function", "inline"])
+@pytest.mark.parametrize(
+    ("architecture", "upscale", "modulator"),
+    slow_unless(
+        lambda *form: form in [(*EACH_ONCE[1], "inline"), (*EACH_ONCE[-1], "function")],
+        [(*network, modulator) for network in NETWORKS for modulator in ("function", "inline")],
+    ),
+)
 def test_tensorrt_builds(
     architecture: str, upscale: int, modulator: Literal["function", "inline"]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import statistics
 import time
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from _support.profiles import DYNAMIC, built, tile_profile
+from _support.slow import slow_unless
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
@@ -28,7 +30,7 @@ from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[2]
-UPSCALES = (2, 4)
+UPSCALES = slow_unless(lambda upscale: upscale == 2, (2, 4))
 SIDE = 192
 TAIL = "tail.0.0.collapsed"
 
@@ -120,7 +122,9 @@ def int8_for(folder: Path, of: str, stats: Any = "internal") -> Lowered:
     return Lowered(lowering, report["int8"]["convolutions"])
 
 
-@pytest.mark.parametrize("of", ["tensorrt10", "jetson-orin-jp51"])
+@pytest.mark.parametrize(
+    "of", slow_unless(lambda of: of == "tensorrt10", ["tensorrt10", "jetson-orin-jp51"])
+)
 def test_int8_in_half_precision_keeps_its_quality(folder: Path, of: str) -> None:
     made = int8_for(folder, of)
     trunk = [c.name for c in made.lowering.convolutions if c.name.startswith("body")]
@@ -140,8 +144,13 @@ def test_half_precision_loses_nothing(folder: Path, upscale: int) -> None:
     assert all(gate["passed"] for gate in report["gates"])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("of", ["tensorrt10", "jetson-orin-jp51"])
+@pytest.mark.parametrize(
+    ("of", "variant"),
+    slow_unless(
+        lambda *form: form == ("tensorrt10", "whole"),
+        itertools.product(("tensorrt10", "jetson-orin-jp51"), VARIANTS),
+    ),
+)
 def test_tensorrt_builds_int8(folder: Path, of: str, variant: Variant) -> None:
     """Strongly typed, and the form for 8.x, of which TensorRT for RTX knows no weak typing."""
     made = int8_for(folder, of, "internal" if variant == "whole" else "external")
@@ -193,7 +202,7 @@ def _has_vnni() -> bool:
 @pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not _has_vnni(), reason="the CPU multiplies no INT8 at once (VNNI)")
-@pytest.mark.parametrize("upscale", UPSCALES)
+@pytest.mark.parametrize("upscale", [2, 4])
 def test_int8_is_faster_on_openvino(folder: Path, upscale: int) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     output, _ = lowered(folder, upscale, "int8")

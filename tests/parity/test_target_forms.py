@@ -5,6 +5,7 @@ TensorRT for RTX is strongly typed, so what it builds of a weak form is the floa
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto
 
 from _support.exports import exported
 from _support.profiles import built
+from _support.slow import slow_unless
 from adadm.calibration.passes import QuantizeConvolutions
 from adadm.calibration.target_forms.target_model import TargetModel, in_target_form
 from adadm.export import Options
@@ -35,8 +37,7 @@ LEAST_DB = {"fp16": 65, "int8": 50}
 42 dB, in the residuals of two of six convolutions."""
 
 Precision = Literal["fp16", "int8"]
-forms = pytest.mark.parametrize("name", ["jetson-orin-jp62", "jetson-orin-jp51"])
-precisions = pytest.mark.parametrize("precision", ["fp16", "int8"])
+STRONG, WEAK = "jetson-orin-jp62", "jetson-orin-jp51"
 
 
 def photograph() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -71,9 +72,13 @@ def lowered(
     return proto, in_target_form(model, TARGETS[name], half=True, rgb_range=255, io=io)
 
 
-@pytest.mark.parametrize("io", ["float32", "uint8"])
-@precisions
-@forms
+@pytest.mark.parametrize(
+    ("name", "precision", "io"),
+    slow_unless(
+        lambda *form: form in [(STRONG, "int8", "float32"), (WEAK, "int8", "uint8")],
+        itertools.product((STRONG, WEAK), ("fp16", "int8"), ("float32", "uint8")),
+    ),
+)
 def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]) -> None:
     _, form = lowered(name, precision, io)
     kinds = [node.op_type for node in form.model.graph.node]
@@ -86,8 +91,8 @@ def test_builds(name: str, precision: Precision, io: Literal["float32", "uint8"]
     assert built(form.model, {"lr": Profile(*SHAPES[io])}).plan
 
 
-@precisions
-@forms
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("name", [STRONG, WEAK])
 def test_is_near_float32_on_a_photograph(name: str, precision: Precision) -> None:
     model, form = lowered(name, precision, "uint8")
     expected, found = run(model), run(form.evaluated)

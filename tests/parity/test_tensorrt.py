@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from importlib import resources
 from typing import Literal
 
@@ -14,6 +15,7 @@ from onnx import numpy_helper
 from _support.exports import exported, exported_tiles
 from _support.profiles import DYNAMIC, built, tile_profile
 from _support.refused import int32_bias
+from _support.slow import slow_unless
 from _support.tails import random_tail, tail_graph
 from adadm.export import Options, collapse_tail
 from adadm.export.assembly import bake_image_io
@@ -24,10 +26,16 @@ from adadm.runtime.errors import EngineError
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 
-@pytest.mark.parametrize("fold", ["exact", "off"])
-@pytest.mark.parametrize("static", [None, (1, 40, 56)], ids=["dynamic", "static"])
-@pytest.mark.parametrize("opset", [17, 19])
-@pytest.mark.parametrize("modulator", ["function", "inline"])
+FORMS = list(
+    itertools.product(("function", "inline"), (17, 19), (None, (1, 40, 56)), ("exact", "off"))
+)
+EACH_VALUE_ONCE = [FORMS[4], FORMS[-5]]
+
+
+@pytest.mark.parametrize(
+    ("modulator", "opset", "static", "fold"),
+    slow_unless(lambda *form: form in EACH_VALUE_ONCE, FORMS),
+)
 def test_builds(
     modulator: Literal["function", "inline"],
     opset: int,
@@ -41,7 +49,7 @@ def test_builds(
     assert len(engine.plan) > weights / 2
 
 
-@pytest.mark.parametrize("upscale", [2, 4])
+@pytest.mark.parametrize("upscale", slow_unless(lambda upscale: upscale == 2, [2, 4]))
 def test_builds_the_bundled_models(upscale: int) -> None:
     for form in ("", ".tile", ".moments"):
         name = f"edsr_adadm_x{upscale}{form}.onnx"
@@ -49,14 +57,19 @@ def test_builds_the_bundled_models(upscale: int) -> None:
         assert len(built(model, tile_profile(model) if form else DYNAMIC).plan) > 1e6
 
 
-@pytest.mark.parametrize("upscale", [3, 4])
+@pytest.mark.parametrize("upscale", slow_unless(lambda upscale: upscale == 3, [3, 4]))
 def test_builds_every_factor_for_several_gpus(upscale: int) -> None:
     _, model, _ = exported("edsr", upscale, Options())
     assert built(model, DYNAMIC, Settings(("SM86", "SM120"))).plan
 
 
-@pytest.mark.parametrize("opset", [17, 19])
-@pytest.mark.parametrize("architecture", ["edsr", "nlsn"])  # rgb_range 255 and 1
+@pytest.mark.parametrize(
+    ("architecture", "opset"),  # rgb_range 255 and 1
+    slow_unless(
+        lambda *form: form in [("edsr", 17), ("nlsn", 19)],
+        itertools.product(("edsr", "nlsn"), (17, 19)),
+    ),
+)
 def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
     _, model, _ = exported(architecture, 2, Options(io="uint8", opset=opset, static=(1, 40, 56)))
     nodes = [node.op_type for node in model.graph.node]
@@ -64,9 +77,13 @@ def test_builds_images_in_and_out(architecture: str, opset: int) -> None:
     assert built(model, None).plan
 
 
-@pytest.mark.parametrize("io", ["float32", "uint8"])
-@pytest.mark.parametrize("opset", [17, 19])
-@pytest.mark.parametrize("modulator", ["function", "inline"])
+@pytest.mark.parametrize(
+    ("modulator", "opset", "io"),
+    slow_unless(
+        lambda *form: form in [("function", 19, "float32"), ("inline", 17, "uint8")],
+        itertools.product(("function", "inline"), (17, 19), ("float32", "uint8")),
+    ),
+)
 def test_builds_the_models_for_tiles(
     modulator: Literal["function", "inline"], opset: int, io: Literal["float32", "uint8"]
 ) -> None:
@@ -84,7 +101,7 @@ def test_builds_the_models_for_tiles(
         assert len(engine.plan) > weights / 2
 
 
-@pytest.mark.parametrize("fold", ["exact", "off"])
+@pytest.mark.parametrize("fold", slow_unless(lambda fold: fold == "exact", ["exact", "off"]))
 def test_builds_the_models_for_tiles_of_one_size(fold: Literal["exact", "off"]) -> None:
     _, _, tiles = exported_tiles("edsr", 2, Options(static=(1, 40, 56), fold=fold))
     for model in (tiles.tile, tiles.moments):

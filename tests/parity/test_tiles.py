@@ -19,6 +19,7 @@ from _support.exports import exported_tiles
 from _support.networks import CUSTOM
 from _support.parity import TOLERANCES, assert_parity, photograph_like
 from _support.profiles import built, tile_profile
+from _support.slow import slow_unless
 from adadm.export import Options
 from adadm.export.assembly import bake_image_io
 from adadm.export.networks import Network
@@ -57,7 +58,17 @@ def described(value: Any) -> str:
     return f"{value.modulator}-{value.opset}-{value.fold}"
 
 
-every_case = pytest.mark.parametrize(("architecture", "upscale", "options"), CASES, ids=described)
+EDSR_ALONE = [("edsr", 2, OTHER)]
+"""Of the forms but the default, what every run needs: the rest differs by architecture alone."""
+
+
+def is_usual(architecture: str, upscale: int, options: Options) -> bool:
+    return options == DEFAULT or (architecture, upscale, options) in EDSR_ALONE
+
+
+every_case = pytest.mark.parametrize(
+    ("architecture", "upscale", "options"), slow_unless(is_usual, CASES), ids=described
+)
 bounded = pytest.mark.parametrize(
     ("architecture", "upscale"),
     [network for network, reach in NETWORKS.items() if reach is not None],
@@ -175,8 +186,11 @@ def test_a_tile_that_is_given_the_std_is_the_image_of_pytorch(
     assert np.abs(other - expected).max() > 5 * TOLERANCES["float32"] * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("options", [DEFAULT, OTHER], ids=described)
-@pytest.mark.parametrize(("architecture", "upscale"), NETWORKS, ids=described)
+@pytest.mark.parametrize(
+    ("architecture", "upscale", "options"),
+    slow_unless(is_usual, CASES[: 2 * len(NETWORKS)]),
+    ids=described,
+)
 def test_each_file_says_what_it_is(architecture: str, upscale: int, options: Options) -> None:
     _, whole, tiles = forms(architecture, upscale, options)
     notes = [metadata_of(model) for model in (whole, tiles.tile, tiles.moments)]
@@ -194,10 +208,13 @@ def test_each_file_says_what_it_is(architecture: str, upscale: int, options: Opt
         assert bool(model.functions) == (options.modulator == "function")
 
 
-@pytest.mark.parametrize("options", [DEFAULT, OTHER], ids=described)
-@pytest.mark.parametrize(("architecture", "upscale"), NETWORKS, ids=described)
+@pytest.mark.parametrize(
+    ("architecture", "upscale", "options"),
+    slow_unless(lambda *case: case == ("nlsn", 2, DEFAULT), CASES[: 2 * len(NETWORKS)]),
+    ids=described,
+)
 def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> None:
-    """tests/parity/test_tensorrt.py has every form of one of them."""
+    """tests/parity/test_tensorrt.py has every form of EDSR."""
     network, _, tiles = forms(architecture, upscale, options)
     for model in (tiles.tile, tiles.moments):
         assert built(model, tile_profile(model, max(16, network.smallest_side))).plan

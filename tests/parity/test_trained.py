@@ -10,6 +10,7 @@ import pytest
 
 from _support.parity import assert_parity, run_both
 from _support.profiles import built
+from _support.slow import slow_unless
 from adadm.export import Export, export_onnx, load_checkpoint
 from adadm.export.proof.pytorch import run_network
 from adadm.export.proof.sample_photographs import photographs
@@ -23,7 +24,9 @@ LARGEST_BYTES = 4e6
 LEAST_GAIN_DB = 0.5
 LEAST_FREE_DB = 60.0
 
-each = pytest.mark.parametrize("architecture", ["rdn", "nlsn"])
+each = pytest.mark.parametrize(
+    "architecture", slow_unless(lambda architecture: architecture == "rdn", ["rdn", "nlsn"])
+)
 
 
 @functools.cache
@@ -53,6 +56,7 @@ def test_photographs_agree_with_pytorch(architecture: str) -> None:
         assert_parity(found, expected, "float32", name)
 
 
+@pytest.mark.slow
 def test_free_running_nlsn_agrees_with_pytorch() -> None:
     """Each with its own hash codes, from the same rotations."""
     export = exported("nlsn")
@@ -69,7 +73,8 @@ def test_free_running_nlsn_agrees_with_pytorch() -> None:
     assert min(case.free_psnr_db for case in export.hashing) >= LEAST_FREE_DB
 
 
-@each
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["rdn", "nlsn"])
 def test_tensorrt_builds(architecture: str) -> None:
     profile = {"lr": Profile((1, 3, 16, 16), (1, 3, 64, 64), (1, 3, 256, 256))}
     assert built(exported(architecture).model, profile).plan

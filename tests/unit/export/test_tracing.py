@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import onnx_ir as ir
 import pytest
 
-from _support.exports import exported, traced
+from _support.exports import exported, trace_like, traced
+from _support.networks import random_network
 from adadm.export import Options
 from adadm.export.graph.checker import check_file
 from adadm.export.networks import EDSR, NLSN
 from adadm.export.options import check_options
+from adadm.export.tracing import trace
 from adadm.runtime.errors import ExportError
 
 
@@ -49,3 +52,11 @@ def test_options_that_cannot_be_are_refused() -> None:
     with pytest.raises(ExportError, match="7x20 has 140 px, nlsn needs at least 144, such as 12x"):
         check_options(Options(static=(1, 7, 20)), NLSN(2, 1, 4))
     check_options(Options(static=(1, 8, 18)), NLSN(2, 1, 4))
+
+
+def test_weights_are_in_the_constants_of_a_graph_alone() -> None:
+    """So that tests may trace a network once, and put in the weights of others."""
+    trace_like(random_network("edsr", 2, seed=1))
+    network = random_network("edsr", 2, seed=2)
+    expected, found = (ir.to_proto(make(network)) for make in (trace, trace_like))
+    assert found.SerializeToString() == expected.SerializeToString()

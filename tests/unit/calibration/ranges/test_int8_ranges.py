@@ -7,7 +7,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -63,7 +63,6 @@ def run(graph: ir.Model, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.
     return found.astype(np.float32)
 
 
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4]), st.floats(0.1, 4.0))
 def test_every_channel_nearly_fills_the_scale_and_none_is_cut(
     seed: int, group: int, unevenness: float

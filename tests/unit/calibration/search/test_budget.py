@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adadm.calibration.search.budget import Assignment, search
@@ -97,7 +97,6 @@ def found(
     return assignment
 
 
-@settings(deadline=None, max_examples=100)
 @given(
     st.lists(
         st.tuples(st.integers(1, 10**9), st.floats(1e-4, 3.0)),
@@ -115,7 +114,6 @@ def test_uncorrelated_errors_are_solved(instance: list[tuple[int, float]], share
     assert share_of(assignment, convolutions) >= 0.95 * best
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.randoms(use_true_random=False), st.floats(0.1, 0.9))
 def test_anything_measured_keeps_within_the_budget(random: object, share: float) -> None:
     """Losses without any order: never over the budget, never less than the best convolution."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import parser
 
@@ -105,7 +105,6 @@ def chains(draw: st.DrawFn) -> list[tuple[str, int, int]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
 @given(chains(), st.integers(0, 2**32 - 1))
 def test_random_graphs_equal_numpy_in_half_precision(
     chain: list[tuple[str, int, int]], seed: int

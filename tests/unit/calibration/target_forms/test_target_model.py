@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper, parser
 
@@ -206,7 +206,6 @@ def test_an_operator_that_changed_is_refused_by_name() -> None:
         formed(ir.from_proto(parser.parse_model(text)), OLD, half=False)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.floats(-40, 20).map(lambda exponent: np.float32(2.0**exponent)),
     st.floats(-14, 14).map(lambda exponent: np.float16(2.0**exponent)),

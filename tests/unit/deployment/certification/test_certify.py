@@ -197,9 +197,9 @@ def test_a_model_of_another_tool_is_held_to_the_reference(truth: Baseline, tmp_p
     assert fault.passed and "compared without channel maps" in fault.where
 
 
-def test_models_for_tiles_are_a_stage(tmp_path: Path) -> None:
+def test_models_for_tiles_are_a_stage() -> None:
     truth = load_baseline(CHECKPOINT)
-    model = load_candidate(lowered_x2(tmp_path, "tensorrt10", "fp16"), truth, "cpu")
+    model = load_candidate(lowered_x2("tensorrt10", "fp16"), truth, "cpu")
     assert [stage.name for stage in model.stages] == ["FP16", "tile models"]
     assert [path.name.split(".")[-2] for path in model.companions] == ["tile", "moments"]
     whole, tiles = (stage.run(lr_of())[0] for stage in model.stages)

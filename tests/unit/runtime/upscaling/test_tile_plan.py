@@ -225,7 +225,7 @@ RANGES = [
 def test_windows_are_in_a_range_wherever_that_can_be(ranges: list[SizeRange], overlap: int) -> None:
     lengths = (1, 7, 8, 16, 23, 24, 25, 30, 32, 39, 40, 41, 49, 50, 51, 64, 65, 97, 128, 301)
     tiles: list[Tile] = ["auto", "off", 1, 8, 16, 17, 24, 40]
-    for size in itertools.product(lengths, lengths):
+    for size in itertools.product(lengths, lengths[::3]):
         for tile in tiles:
             try:
                 plan = make_plan(size, tile, overlap, None, sizes=ranges)

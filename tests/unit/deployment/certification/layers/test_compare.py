@@ -16,12 +16,10 @@ import onnx_ir.passes.common as common
 import pytest
 from onnx import numpy_helper
 
-from _support.lowered import lowered_x2
-from _support.scripts import ROOT
+from _support.lowered import images_x2, lowered_x2, source_x2
 from adadm.calibration.lowering import Lowering, LoweringOptions, Precision
 from adadm.calibration.passes import ScaleTrunk
-from adadm.calibration.quality.photographs import CalibrationImages
-from adadm.calibration.source_network import SourceNetwork, load_source_network
+from adadm.calibration.source_network import SourceNetwork
 from adadm.calibration.target_forms.target_model import deploy
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.layers.divergence import first_divergence
@@ -77,9 +75,8 @@ class Bench:
         return assemble(self.source.model.clone(), self.source.metadata, options).model
 
     def lowering(self, model: ir.Model, precision: Precision, target: str) -> Lowering:
-        images = CalibrationImages.of([self.folder / "images"], self.source.metadata.upscale)
         request = LoweringOptions(precision, TARGETS[target], 0.02)
-        return Lowering.of(dataclasses.replace(self.source, model=model), images, request)
+        return Lowering.of(dataclasses.replace(self.source, model=model), images_x2(), request)
 
     def damaged(self, precision: str, *edits: Edit) -> onnx.ModelProto:
         model = onnx.ModelProto()
@@ -92,8 +89,8 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     folder = tmp_path_factory.mktemp("lowered")
-    source = load_source_network(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
-    models = {p: onnx.load(lowered_x2(folder, TARGET[p], p)) for p in ("int8", "fp16")}
+    source = source_x2()
+    models = {p: onnx.load(lowered_x2(TARGET[p], p)) for p in ("int8", "fp16")}
     photos = photographs(("coffee", "chelsea")).values()
     feeds = [batch_from_image(np.ascontiguousarray(p[40:136:2, 60:172:2]), 255.0) for p in photos]
     made = Bench(folder, source, onnx.ModelProto(), feeds, models)
