@@ -9,6 +9,7 @@ test: install
 
 test-all: install
 	scripts/test --slow
+	scripts/test-runtime 3.10 3.12 3.13
 
 check: install
 	scripts/check

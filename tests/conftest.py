@@ -42,28 +42,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if share := config.getoption("--slow-share"):
-        _keep_due(config, items, share)
-    elif not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+    if not config.getoption("--slow"):
+        _leave_out_slow(config, items)
     on_gpu = [item for item in items if "gpu" in item.keywords]
     if on_gpu and not config.getoption("--require-gpu") and (reason := _why_no_gpu()):
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _keep_due(config: pytest.Config, items: list[pytest.Item], share: str) -> None:
-    changed, read = changed_files(config.rootpath), functools.cache(imported)
-    due: list[pytest.Item] = []
-    rest: list[pytest.Item] = []
-    for item in items:
-        is_slow = "slow" in item.keywords
-        runs = is_slow and is_due(item.nodeid, read(item.path), changed, share)
-        (due if runs else rest).append(item)
-    items[:] = due
-    config.hook.pytest_deselected(items=rest)
+def _leave_out_slow(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All that are slow, or with a share all that is not due."""
+    share = config.getoption("--slow-share")
+    changed = changed_files(config.rootpath) if share else ()
+    read = functools.cache(imported)
+
+    def runs(item: pytest.Item) -> bool:
+        if not share:
+            return "slow" not in item.keywords
+        return "slow" in item.keywords and is_due(item.nodeid, read(item.path), changed, share)
+
+    left_out = [item for item in items if not runs(item)]
+    items[:] = [item for item in items if runs(item)]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

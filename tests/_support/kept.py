@@ -7,7 +7,8 @@ import functools
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,12 +29,14 @@ def kept(make: Callable[[Path], object], *key: object) -> Path:
     """
     name = _digest(f"{make.__module__}.{make.__qualname__} {key!r}".encode())
     folder = _made_of_these_sources() / name
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+    with _alone(folder):
         if not folder.exists():
             partial = Path(tempfile.mkdtemp(dir=folder.parent))
-            make(partial)
-            partial.rename(folder)
+            try:
+                make(partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -46,10 +49,19 @@ def _made_of_these_sources() -> Path:
                 content += [str(path), _digest(path.read_bytes())]
     folder = _KEPT / _digest("\n".join(content).encode())
     folder.mkdir(parents=True, exist_ok=True)
-    folder.touch()
-    for old in sorted(_KEPT.iterdir(), key=lambda path: path.stat().st_mtime)[:-_MOST_VERSIONS]:
-        shutil.rmtree(old, ignore_errors=True)
+    with _alone(_KEPT):
+        folder.touch()
+        for old in sorted(_KEPT.iterdir(), key=lambda path: path.stat().st_mtime)[:-_MOST_VERSIONS]:
+            shutil.rmtree(old)
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other worker is in the block for a folder."""
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _digest(content: bytes) -> str:

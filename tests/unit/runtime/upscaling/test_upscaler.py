@@ -16,6 +16,7 @@ import pytest
 
 from _support.pictures import scene
 from _support.repeating_session import RepeatingSession, doubled
+from _support.slow import slow_unless
 from adadm.runtime import Upscaler
 from adadm.runtime.backends import open_session
 from adadm.runtime.errors import ImageError, SessionError, TilingError
@@ -70,7 +71,7 @@ def test_the_whole_image_is_the_models_own_output(model: str, upscale: int) -> N
     assert np.corrcoef(middles.ravel(), image.ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("model", ["x2", "x4"])
+@pytest.mark.parametrize("model", slow_unless(lambda model: model == "x2", ["x2", "x4"]))
 def test_tiles_are_as_good_as_the_whole_image(model: str) -> None:
     """At the default overlap; the exactness that the documentation promises."""
     whole = upscaled(model, "off")
