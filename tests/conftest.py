@@ -71,6 +71,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()  # what was imported is not looked through again and again
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # libraries complain of what is left at the end
+
+
 def _why_no_gpu() -> str | None:
     """Why the tests on a GPU cannot run, if they cannot."""
     tool = shutil.which("nvidia-smi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -26,20 +27,21 @@ from adadm.export.tracing import trace
 def kept_trace(make_network: Callable[[], Network], *key: object) -> tuple[Network, bytes]:
     """A network that is made, and its graph as a file."""
 
+    network = make_network()
+
     def make(folder: Path) -> None:
-        network = make_network()
         onnx.save(ir.to_proto(trace(network)), folder / "traced.onnx")
-        torch.save(network, folder / "network.pt")
+        torch.save(network.state_dict(), folder / "weights.pt")
 
     folder = kept(make, *key)
-    network: Network = torch.load(folder / "network.pt", weights_only=False)
+    network.load_state_dict(torch.load(folder / "weights.pt"))  # not near them, but equal
     return network, (folder / "traced.onnx").read_bytes()
 
 
 def trace_like(network: Network) -> ir.Model:
     """What `trace` returns, from the graph of such a network with other weights."""
     size = sorted(network.hyperparameters.items())
-    _, content = kept_trace(lambda: network, "like", network.architecture, size)
+    _, content = kept_trace(lambda: copy.deepcopy(network), "like", network.architecture, size)
     model = onnx.load_from_string(content)
     weights = network.root.state_dict()
     for tensor in model.graph.initializer:

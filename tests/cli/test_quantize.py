@@ -245,20 +245,21 @@ def test_the_budget_is_kept_and_something_is_spared_only_where_it_must(finished:
 
 
 def test_the_same_again_from_other_paths_is_the_same_file(
-    finished: Finished, project: Project, tmp_path: Path
+    bench: Bench, project: Project, tmp_path: Path
 ) -> None:
     """Its own cache, the photographs one by one, copied, in another order and twice."""
+    first = bench.finish(precision="fp16").output
     copied = [Path(shutil.copy(path, tmp_path / path.name)) for path in project.images.iterdir()]
     images = sorted(copied, reverse=True) + copied[:1]
-    output = tmp_path / "out" / "x2.onnx"
-    assert quantize(project.checkpoint, images, output) == 0
-    for path in finished.output.parent.iterdir():
+    output = tmp_path / "again" / "x2.onnx"
+    assert quantize(project.unfolded, images, output, precision="fp16", cache=tmp_path) == 0
+    for path in first.parent.iterdir():
         assert (output.parent / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_all_is_measured_on_request(bench: Bench) -> None:
     """Also where the budget does not ask for it."""
-    report = bench.finish("--sensitivity", "--budget-db", "1").report
+    report = bench.finish("--sensitivity", "--budget-db", "1", "--target", "cpu").report
     assert report["int8"]["spared"] == [] and report["int8"]["share_of_multiply_adds"] == 1
     assert len(report["sensitivities"]) == len(report["int8"]["convolutions"]) == 7
     assert all(s["spared"]["noise_db"] > 0 for s in report["sensitivities"])
@@ -366,10 +367,11 @@ def test_float16(bench: Bench, expected: tuple[Array, Array], name: str) -> None
 
 
 def test_images_in_and_out(bench: Bench) -> None:
-    plain = bench.finish("--target", "cpu")
+    options = ("--target", "cpu", "--budget-db", "1")
+    plain = bench.finish(*options)
     report, image = plain.report, read_image(bench.project.images / "coffee.png")
     sr = run(plain.model, batch_from_image(image, 255))
-    baked = bench.finish("--target", "cpu", "--io", "uint8")
+    baked = bench.finish(*options, "--io", "uint8")
     assert baked.metadata["adadm.io"] == "uint8"
     assert baked.report == report
     found = run(baked.model, image[None])
@@ -419,7 +421,8 @@ def test_tiles_that_share_their_statistics(bench: Bench, tmp_path: Path) -> None
 
 
 def test_tile_forms_of_an_old_target_with_images(bench: Bench) -> None:
-    bench.finish("--target", "jetson-orin-jp51", "--stats", "external", "--io", "uint8")
+    options = ("--stats", "external", "--io", "uint8", "--budget-db", "1")
+    bench.finish("--target", "jetson-orin-jp51", *options)
     for form in ("x2", "x2.tile", "x2.moments"):
         model = Finished(bench.output.with_name(f"{form}.onnx"), "").model
         assert not model.functions and model.opset_import[0].version == 17
