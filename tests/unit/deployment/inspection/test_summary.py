@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,23 +68,32 @@ def read_network(
     return read(folder / "network.safetensors", arch, **given)
 
 
-def small(architecture: str, seed: int) -> Network:
-    return random_network(architecture, 4 if architecture.endswith("RRDBLike") else 2, seed)
-
-
 # What is read
 
 
-@pytest.mark.parametrize("architecture", SMALL)
-def test_blocks_have_the_parameters_of_their_modules(architecture: str, tmp_path: Path) -> None:
-    """And normalizations are the affine maps: gammas of both signs and tiny ones."""
-    network = small(architecture, seed=4)
+@dataclass(frozen=True)
+class Small:
+    """A network, with gammas of both signs and tiny ones, and what is read of its checkpoint."""
+
+    architecture: str
+    modules: dict[str, nn.Module]
+    subject: InspectedFile
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    name: str = request.param
+    network = random_network(name, CUSTOM.get(name, 2), seed=4)
     modules = dict(network.root.named_modules())
     tiny = next(module for module in modules.values() if isinstance(module, nn.BatchNorm2d))
     with torch.no_grad():
         tiny.weight[2], tiny.weight[5] = 1e-3, 0
         tiny.bias[5] = 0.5
-    subject = read_network(network, tmp_path, architecture)
+    return Small(name, modules, read_network(network, tmp_path_factory.mktemp("small"), name))
+
+
+def test_blocks_have_the_parameters_of_their_modules(small: Small) -> None:
+    modules, subject = small.modules, small.subject
     expected = {
         name.rpartition(".")[0]: (in_float64(module.weight).item(), in_float64(module.bias).item())
         for name, module in modules.items()
@@ -94,6 +104,10 @@ def test_blocks_have_the_parameters_of_their_modules(architecture: str, tmp_path
     norms = {name for name, module in modules.items() if isinstance(module, nn.BatchNorm2d)}
     assert {found.name for found in subject.structure.normalizations} == norms
     assert subject.structure.elsewhere == ()
+
+
+def test_normalizations_are_the_affine_maps_of_their_modules(small: Small) -> None:
+    modules, subject = small.modules, small.subject
     near_zero = 0
     for norm in subject.structure.normalizations:
         module = modules[norm.name]
@@ -118,10 +132,9 @@ def test_blocks_have_the_parameters_of_their_modules(architecture: str, tmp_path
     assert near_zero == 2
 
 
-@pytest.mark.parametrize("architecture", SMALL)
-def test_a_graph_of_fixed_sizes_shows_the_same(architecture: str, tmp_path: Path) -> None:
-    free = read_network(small(architecture, seed=5), tmp_path, architecture)
-    fixed = read_inspected_file(free.path, architecture, free_sizes=False)
+def test_a_graph_of_fixed_sizes_shows_the_same(small: Small) -> None:
+    free = small.subject
+    fixed = read_inspected_file(free.path, small.architecture, free_sizes=False)
     assert free.source is not None and free.source.static is None
     assert fixed.source is not None and fixed.source.static is not None
     shown, expected = (inspect_weights(inspected).as_json() for inspected in (fixed, free))
