@@ -1,5 +1,5 @@
 # Each target sets up .venv by itself; a second run installs nothing.
-.PHONY: demo test test-all check install
+.PHONY: demo test test-all check docs install
 
 demo: install
 	.venv/bin/python scripts/demo.py
@@ -13,6 +13,9 @@ test-all: install
 
 check: install
 	scripts/check
+
+docs: install
+	scripts/docs
 
 install:
 	@scripts/install
