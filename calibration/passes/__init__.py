@@ -1,4 +1,4 @@
-"""Passes on onnx-ir that lower a graph's precision; each class docstring is its specification."""
+"""Passes on onnx-ir that lower the precision of a graph; class docstrings are specifications."""
 
 from __future__ import annotations
 

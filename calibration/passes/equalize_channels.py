@@ -1,4 +1,4 @@
-"""Channels of a convolution's input brought to one range, so that one scale fits them all."""
+"""Equalize the channels of a convolution's input, so that one scale fits all of them."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ Array = npt.NDArray[np.float64]
 
 
 class EqualizeChannels(ir.passes.InPlacePass):
-    """Multiplies what a convolution reads by a positive factor a channel, and takes it back.
+    """Multiply the input channels of a convolution by positive factors, and divide its weights.
 
     Pattern: `x -> Conv`, by the convolution's name.
 
     Algebra: `W * x = (W / d) * (d x)`, input channels of `W` divided. Where `x` is
-    `Conv -> Relu (-> Add a constant)` and nothing else reads it, `d` goes into the rows and the
-    bias of that convolution and into the constant, since `d relu(z) = relu(d z)` for `d > 0`, and
-    costs nothing; otherwise a Mul stands before the convolution, which engines merge with the
+    `Conv -> Relu (-> Add a constant)` without other readers, `d` is folded into the rows and the
+    bias of that convolution and into the constant, since `d relu(z) = relu(d z)` for `d > 0`. This
+    costs nothing. Otherwise a Mul is placed before the convolution, which engines merge with the
     quantizer after it.
 
     Exact when: always. The zeros of the padding stay zeros.
 
-    Left alone when: no factors are given for it.
+    Left alone when: no factors are given for the convolution.
 
     Args:
-        factors: by name of the convolution, (C,), each above 0.
+        factors: factors (C,) by name of the convolution, each above 0.
     """
 
     def __init__(self, factors: Mapping[str, Array]) -> None:
@@ -69,7 +69,7 @@ class EqualizeChannels(ir.passes.InPlacePass):
 
 
 def _scale_before(value: ir.Value, factor: Array) -> bool:
-    """Let what computes a value return it scaled, where that is a convolution and a ReLU."""
+    """Scale a value inside the convolution and ReLU that compute it; False if others do."""
     add = produced_by(value, "Add")
     shift = None
     if add is not None and sole_consumer(value):

@@ -1,4 +1,4 @@
-"""A float32 graph in half precision, with every type written down."""
+"""Lower a float32 graph to half precision, with explicit types."""
 
 from __future__ import annotations
 
@@ -18,54 +18,54 @@ from adadm.runtime.errors import ExportError
 MOVES = frozenset(
     ("Concat", "DepthToSpace", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose")
 )
-"""Operators whose result is made of values that they read: there is nothing to round."""
+"""Operators that only move values: their results need no rounding."""
 
 _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 _EIGHT_BITS = (ir.DataType.UINT8, ir.DataType.INT8)
 _ANY_TYPE = ("Cast", "Shape", "Size")
-"""Operators that read every type: no Cast is put before them."""
+"""Operators that accept every type: no Cast is placed before them."""
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 _FIRST_INFINITE = 65520.0
-"""Rounded to even, this is the power of two that float16 does not have."""
+"""Smallest magnitude that rounds (to even) to 65536, beyond the largest float16."""
 _FLOAT32_PARAMETERS = frozenset(
     ("bias", "center", "chosen", "inside", "known", "moments", "rotations", "scale", "std")
 )
-"""What the operators of `adadm` read and return in float32, whatever the type of the others."""
+"""Float32 inputs and outputs of the `adadm` operators, whatever the type of the others."""
 
 
 class LowerToHalf(ir.passes.InPlacePass):
-    """Lowers a float32 graph to float16, with a Cast wherever the type changes.
+    """Lower a float32 graph to float16, with a Cast wherever the type changes.
 
-    Pattern: any graph in which the operators of `adadm` are nodes still: before they are inlined,
+    Pattern: any graph in which the operators of `adadm` are still nodes: before they are inlined,
     and before `BakeImageIO`, which then converts images in float32. Inputs and outputs of the graph
     keep their types.
 
-    Algebra: a node computes in float32 if it reads or writes a value that is to stay float32, and
-    in float16 otherwise. Between two nodes in float32 nothing is rounded. To stay float32 are,
-    besides those in `wide`:
+    Algebra: a node computes in float32 if it reads or writes a value that must stay float32, and
+    in float16 otherwise. Nothing is rounded between two float32 nodes. Besides the values in
+    `wide`, these stay float32:
 
-    - what an operator has in float32 by definition: `std`, `center`, `inside` and `moments` of the
-      modulators, `scales` of Resize;
-    - what is made from integers of more than 8 bits, and what is computed from such values and
+    - inputs and outputs that are float32 by definition: `std`, `center`, `inside` and `moments` of
+      the modulators, `scales` of Resize;
+    - values converted from integers of more than 8 bits, and values computed from those and
       constants alone: sizes;
-    - statistics: all of an attention round, and how the rounds are weighed; reductions;
+    - statistics: all of an attention round, and the weighting of the rounds; reductions;
       normalizations, BatchNormalization too, whose variance and epsilon are small.
 
-    Nodes that only move values (`MOVES`) have the type of what they read. Quantized values stay
-    what they are, their scales have the type of the data. Function bodies follow their inputs; the
+    Nodes that only move values (`MOVES`) have the type of their input. Quantized values keep their
+    type; their scales have the type of the data. Function bodies follow their inputs; the
     statistics of a modulator are float32 by its own casts.
 
-    Left alone when: the graph has float16 values already.
+    Left alone when: the graph already has float16 values.
 
     Args:
         wide: names of values that stay float32.
 
     Attributes:
         subnormal: for each constant that has some, the share of its nonzero values below 2**-14,
-            where float16 loses digits; of the last call.
+            where float16 loses digits; set by the last call.
 
     Raises:
-        ExportError: a constant overflows in float16, or a name in `wide` is no float32 value.
+        ExportError: a constant overflows in float16, or a name in `wide` is not a float32 value.
     """
 
     def __init__(self, wide: Collection[str] = ()) -> None:
@@ -90,7 +90,7 @@ class LowerToHalf(ir.passes.InPlacePass):
 
 
 class _Lowering:
-    """One run of the pass: the types that values get, and the Casts and constants made for them."""
+    """One run of the pass: the new types of values, and the Casts and constants made for them."""
 
     def __init__(self, model: ir.Model, wide: Collection[str]) -> None:
         self.model, self.graph = model, model.graph
@@ -114,7 +114,7 @@ class _Lowering:
                     node.replace_input_with(index, self._as(value, wanted, node))
             for value, fixed in ports[len(node.inputs) :]:
                 if _is_float(value) and not (single or fixed):
-                    value.type = ir.TensorType(_HALF)  # that of a clone may be the same object
+                    value.type = ir.TensorType(_HALF)  # clones may share the type object
                     if node.op_type == "Cast":
                         node.attributes["to"] = ir.AttrInt64("to", _HALF.value)
         for index, value in enumerate(self.graph.outputs):
@@ -126,7 +126,7 @@ class _Lowering:
                 self.graph.outputs[index] = cast.outputs[0]
 
     def _is_single(self, node: ir.Node) -> bool:
-        """Whether a node computes in float32; its inputs have their types already."""
+        """True if a node computes in float32; its inputs have their types already."""
         floats = [v for v in node.inputs if _is_float(v) and not _is_constant(v)]
         if any(not fixed and value in self._wide for value, fixed in self._ports(node)):
             return True
@@ -143,9 +143,9 @@ class _Lowering:
         return not node.domain and (is_reduction or name.endswith("Normalization"))
 
     def _ports(self, node: ir.Node) -> Iterator[tuple[ir.Value | None, bool]]:
-        """What a node reads, then what it returns; each with whether that is float32 by definition.
+        """Inputs, then outputs of a node, each with True if it is float32 by definition.
 
-        Values may repeat: an optimizer lets equal constants be one.
+        Values may repeat, since optimizers merge equal constants.
         """
         function = self.model.functions.get(node.op_identifier())
         if function is not None:
@@ -165,7 +165,7 @@ class _Lowering:
                 yield value, formal[min(index, len(formal) - 1)].type_str not in halves
 
     def _as(self, value: ir.Value, wanted: ir.DataType, reader: ir.Node) -> ir.Value:
-        """The value in another type, by a Cast before its first reader, or as a new constant."""
+        """Convert a value to a type, by a Cast before its first reader or as a new constant."""
         if value.dtype == wanted:
             return value
         if (value, wanted) not in self._typed:
@@ -183,8 +183,8 @@ class _Lowering:
         finite = np.abs(exact[np.isfinite(exact) & (exact != 0)])
         if finite.size and finite.max() >= _FIRST_INFINITE:
             raise ExportError(
-                f"{constant.name} has values up to {finite.max():.3g}, float16 ends at 65504; "
-                "name what the node that reads it returns in `wide`"
+                f"{constant.name} has values up to {finite.max():.3g}; limit of float16: 65504. "
+                "Add the output of the node that reads it to `wide`"
             )
         if share := float((finite < _SMALLEST_NORMAL).mean()) if finite.size else 0.0:
             self.subnormal[str(constant.name)] = share

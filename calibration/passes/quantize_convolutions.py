@@ -1,4 +1,4 @@
-"""Q/DQ pairs at the inputs of convolutions, and nowhere else."""
+"""Insert Q/DQ pairs at the inputs of convolutions, and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from adadm.export.graph.rewriting import (
 Array = npt.NDArray[np.float64]
 
 LARGEST_LEVEL = 127
-"""Symmetric: -128 is not used, so that negation is exact."""
+"""Largest INT8 level. The range is symmetric, without -128, so that negation is exact."""
 
 _SMALLEST_SCALE = float(np.finfo(np.float16).smallest_normal)
 
 
 def half_scale(largest: Array) -> Array:
-    """The least scale that holds a magnitude, of those that are exact in float16 too.
+    """Smallest scale that holds a magnitude and is exact in float16.
 
-    So a graph in float16 and one in float32 have the same levels. Not below 2**-14: hardware may
-    take what is smaller in float16 for 0.
+    A float16 and a float32 graph then have the same levels. At least 2**-14: hardware may flush
+    smaller float16 numbers to 0.
     """
     wanted = np.maximum(largest / LARGEST_LEVEL, _SMALLEST_SCALE)
     scale = wanted.astype(np.float16)
@@ -40,22 +40,22 @@ def half_scale(largest: Array) -> Array:
 
 
 class QuantizeConvolutions(ir.passes.InPlacePass):
-    """Gives convolutions INT8 inputs and weights, explicitly, and float32 results.
+    """Give convolutions explicit INT8 inputs and weights, and float32 results.
 
     Pattern: `x -> Conv`, by the convolution's name, with constant weights.
 
     Algebra: `x` becomes `DequantizeLinear(QuantizeLinear(x, s, 0), s, 0)`, one scale a tensor; the
     weights `DequantizeLinear(q, s_m, 0)`, symmetric, one scale an output channel, `q` rounded
-    to nearest. Zero points are explicit and 0. The bias stays float32, and takes what the rounding
-    of the weights moves the mean of the result by: `sum (W - s_m q) mean(x)`. Nothing stands on the
-    trunk, the modulators, an Add, or what a convolution returns. Convolutions that read one value
+    to nearest. Zero points are explicit and 0. The bias stays float32, and compensates the shift of
+    the mean that rounding the weights causes: `sum (W - s_m q) mean(x)`. No pair is placed on the
+    trunk, the modulators, an Add, or the result of a convolution. Convolutions that read one value
     at one scale share the pair.
 
-    Left alone when: no scale is given for it.
+    Left alone when: no scale is given for the convolution.
 
     Args:
-        scales: of the input, by name of the convolution.
-        means: of the input, by name of the convolution, (C,).
+        scales: scale of the input, by name of the convolution.
+        means: mean (C,) of the input, by name of the convolution.
     """
 
     def __init__(self, scales: Mapping[str, float], means: Mapping[str, Array]) -> None:

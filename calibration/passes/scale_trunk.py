@@ -1,4 +1,4 @@
-"""The trunk of an AdaDM network times a power of two: another range, the same function."""
+"""Scale the trunk of an AdaDM network by a power of two: another range, the same function."""
 
 from __future__ import annotations
 
@@ -45,33 +45,33 @@ _logger = logging.getLogger(__name__)
 
 
 class ScaleTrunk(ir.passes.InPlacePass):
-    """Multiplies the trunk by `k = 2**exponent`, with everything that is tied to it.
+    """Multiply the trunk by `k = 2**exponent`, and adapt everything that depends on it.
 
-    Pattern: what modulators read and return, and from there on both operands and the result of an
-    Add, what a ReLU or a Slice reads and returns, one operand and the result of a Mul, the values
-    and the result of an attention round; up to the convolutions and normalizations around.
+    Pattern: inputs and results of modulators, and from there on both operands and the result of an
+    Add, input and result of a ReLU or a Slice, one operand and the result of a Mul, the values and
+    the result of an attention round; up to the surrounding convolutions and normalizations.
 
-    Algebra: a convolution whose result is scaled takes `k` into its rows and its bias; one that
-    reads what is scaled, directly or through Concat, takes `1 / k` into the weights of its input
-    channels. A BatchNormalization that reads it takes `k mean`, `k**2 variance`, `k**2 epsilon`.
-    A modulator takes `k center` and `k delta`; with `std(k x) = k std(x)`, its factor is to be
-    `k` times what it was, so that its bias becomes `b + (1 - w) ln k`, its limit `k` times what it
-    was. Where the residual `r` is scaled, `ln k` is taken from the bias again.
+    Algebra: a convolution with a scaled result absorbs `k` in its rows and its bias. A convolution
+    that reads scaled values, directly or through Concat, absorbs `1 / k` in the weights of these
+    input channels. A BatchNormalization that reads them takes `k mean`, `k**2 variance`,
+    `k**2 epsilon`. A modulator takes `k center` and `k delta`; since `std(k x) = k std(x)` and its
+    factor must become `k` times as large, its bias becomes `b + (1 - w) ln k`, and its limit is
+    multiplied by `k`. If the residual `r` is scaled, `ln k` is subtracted from the bias.
 
-    Exact when: always, but for the rounding of a modulator's bias to float32. The other parameters
-    keep their digits, since `k` is a power of two.
+    Exact when: always, except for the rounding of a modulator's bias to float32. The other
+    parameters keep their digits, since `k` is a power of two.
 
-    Left alone when: something else computes or reads what is to be scaled; a parameter is not
+    Left alone when: another operator computes or reads a value to be scaled; a parameter is not
     constant; the factor of a modulator is an output of the graph.
 
     Args:
-        exponent: of two, negative to make the trunk smaller.
-        values: names of values to begin with in place of the trunk, such as what lies between the
+        exponent: exponent of two, negative to make the trunk smaller.
+        values: names of values to start from in place of the trunk, such as a value between the
             convolutions of a residual branch.
 
     Attributes:
-        decision: what the last call did, or why not.
-        factor_scales: by which the factor of each modulator was multiplied, in graph order.
+        decision: result of the last call, or the reason why the graph was left alone.
+        factor_scales: multiplier of each modulator's factor, in graph order.
     """
 
     form = "scaled"
@@ -94,7 +94,7 @@ class ScaleTrunk(ir.passes.InPlacePass):
         self.factor_scales = [region.factor_scale(node) for node in modulators(model.graph)]
         for edit in edits:
             edit()
-        # Convolutions that shared their weights, as the strips of a collapsed tail, got copies.
+        # Convolutions that shared weights, like the strips of a collapsed tail, now have copies.
         common.DeduplicateInitializersPass(size_limit=sys.maxsize)(model)
         self.decision = Decision(name, self.form)
         return ir.passes.PassResult(model, modified=True)
@@ -116,7 +116,7 @@ class _Region:
     """The values that are scaled together.
 
     Raises:
-        NotFoldable: they cannot be; nothing has been changed.
+        NotFoldable: a value cannot be scaled; nothing has been changed.
     """
 
     def __init__(self, seeds: Iterable[ir.Value], factor: float) -> None:
@@ -127,7 +127,7 @@ class _Region:
             self._choose_factor(product)
 
     def edits(self) -> Iterator[Edit]:
-        """What scales all that computes and reads the values."""
+        """Edits of all nodes that compute or read the values."""
         touched: dict[ir.Node, None] = {}
         for value in self.values:
             producer = producer_of(value)
@@ -170,7 +170,7 @@ class _Region:
                 waiting += self._results(value, reader, index)
 
     def _sources(self, value: ir.Value) -> Sequence[ir.Value]:
-        """What must be scaled for `value` to be, of what its node reads."""
+        """Inputs of the node of `value` that must be scaled so that `value` is."""
         node = value.producer()
         if is_op(node, "Conv"):
             bias_of(node)
@@ -182,14 +182,14 @@ class _Region:
         if is_op(node, "Add"):
             return _present(node.inputs)
         if is_op(node, "Mul"):
-            return ()  # one of its operands, see _choose_factor()
+            return ()  # _choose_factor() picks one of its operands
         if node is not None and _attends(node) and value.index() == 0:
             return _present(node.inputs[1:2])
         origin = f"{node.op_type} {label(node)}" if node is not None else f"{value.name}, an input"
         raise NotFoldable(f"it comes from {origin}, which cannot be scaled")
 
     def _results(self, value: ir.Value, reader: ir.Node, index: int) -> Sequence[ir.Value]:
-        """What is scaled when `value` is, of what a reader returns."""
+        """Results of a reader that are scaled if `value` is."""
         if is_modulator(reader):
             _check(reader)
             return reader.outputs[:1] if index == 0 else ()
@@ -204,7 +204,7 @@ class _Region:
         return ()
 
     def _undecided_product(self) -> ir.Node | None:
-        """A product that is scaled, and of which no operand is yet."""
+        """A scaled product without a scaled operand yet."""
         for value in self.values:
             node = value.producer()
             if is_op(node, "Mul"):
@@ -231,7 +231,7 @@ class _Region:
         return Affine(np.full(channels, self.factor), np.zeros(channels))
 
     def factor_scale(self, modulator: ir.Node) -> float:
-        """By which the factor of a modulator is multiplied, so that its result is."""
+        """Multiplier of a modulator's factor that makes its result scaled."""
         trunk, residual = (value in self.values for value in modulator.inputs[:2])
         return self.factor ** (trunk - residual)
 
@@ -272,7 +272,7 @@ def _channels(value: ir.Value) -> int:
 
 
 def _check(modulator: ir.Node) -> None:
-    """Refuse a modulator whose parameters or results are not the pass's to change."""
+    """Refuse a modulator whose parameters or results the pass must not change."""
     check_shift_of(modulator)
     if len(modulator.outputs) > 1:
         raise NotFoldable(f"the factor of {label(modulator)} is an output")
