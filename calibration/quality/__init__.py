@@ -1,1 +1,1 @@
-"""Photographs, drawn inputs, artefact gates, and the ledger of what each stage costs."""
+"""Photographs, drawn inputs, artefact gates, and the ledger of the cost of each stage."""

@@ -1,7 +1,7 @@
-"""Images that are drawn, since artefacts hide in texture and show on what is smooth, flat or sharp.
+"""Drawn test images: artefacts hide in texture, and show on smooth, flat or sharp content.
 
-They are greys and the colours of skin, sky, leaves and bricks, since networks diverge on saturated
-colours already in float32.
+The images are grey or have the colours of skin, sky, leaves and bricks, since networks diverge on
+saturated colours already in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RAMPS = {
     "ramp of a sky": ((60, 110, 190), (170, 200, 230), 0),
     "ramp of skin": ((90, 50, 35), (235, 190, 165), 0),
 }
-"""From which colour to which, and along which axis of the image."""
+"""First colour, last colour, and the axis of the image along which they change."""
 
 _FLATS = {
     **{f"grey {level}": (level, level, level) for level in (0, 32, 64, 128, 192, 255)},
@@ -33,7 +33,7 @@ _FLATS = {
 
 
 def drawn_size(smallest_area: int) -> tuple[int, int]:
-    """H and W to draw at, larger where a network asks for more px in all."""
+    """H and W of drawn images, px; larger for a network that requires a larger area."""
     height, width = _USUAL_PX
     enlarged = max(1, math.ceil(math.sqrt(smallest_area / (height * width))))
     return height * enlarged, width * enlarged
@@ -45,7 +45,7 @@ def drawn_inputs(height: int, width: int) -> dict[str, ImageArray]:
 
 
 def ramps(height: int, width: int) -> dict[str, ImageArray]:
-    """Smooth slopes, on which bands show."""
+    """Smooth ramps (H, W, 3), on which banding shows."""
     drawn = {}
     for name, (first, last, axis) in RAMPS.items():
         share = np.linspace(0, 1, (height, width)[axis])
@@ -55,12 +55,12 @@ def ramps(height: int, width: int) -> dict[str, ImageArray]:
 
 
 def flats(height: int, width: int) -> dict[str, ImageArray]:
-    """One colour each, on which a tint and patterns show."""
+    """Images (H, W, 3) of one colour each, on which tints and patterns show."""
     return {name: np.full((height, width, 3), rgb, np.uint8) for name, rgb in _FLATS.items()}
 
 
 def edges(height: int, width: int) -> dict[str, ImageArray]:
-    """Steps, at which a model rings."""
+    """Step edges (H, W, 3), at which ringing shows."""
     y, x = np.mgrid[:height, :width]
     drawn = {
         "vertical edge": 255 * (x >= width // 2),

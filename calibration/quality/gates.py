@@ -1,9 +1,9 @@
-"""What PSNR does not see: artefacts that a lowered model adds, each held to what an eye could see.
+"""Limits of visible artefacts that a lowered model adds and PSNR does not show.
 
-A gate is one number: how far a lowered model is from its float32 reference, in grey levels of 255
-as they are shown, so clipped to black and white, before rounding. The photographs are the first of
-the calibration's, the other inputs are drawn; a case where the reference itself is far from its
-input is left out, and named.
+A gate is one number: the difference between a lowered model and its float32 reference, in grey
+levels of 255 as displayed: clipped to black and white, before rounding. The photographs are the
+first of the calibration's; the other inputs are drawn. A case where the reference itself is far
+from its input is left out, and named.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Levels = npt.NDArray[np.float64]
 
 
 class Gate(NamedTuple):
-    """A figure that may be at most `threshold`."""
+    """A figure with an upper limit, `threshold`, and a remedy."""
 
     name: str
     unit: str
@@ -38,45 +38,45 @@ BORDER = Gate(
     "border",
     "dB",
     3.0,
-    "a convolution pads with what is not its zero, or ranges are cut that borders need",
+    "a convolution pads with a value other than its zero, or ranges are too small for borders",
 )
-"""Power of the error within 4 px of the input from an edge, against that further inside, after 1/12
-is added to each: the power of rounding to 8 bits, below which no error shows. 3 dB is twice the
-power; where padding is right, borders are no harder than the rest."""
+"""Ratio of the power of the error within 4 px of the input from an edge to that further inside.
+1/12 is added to both: the power of rounding to 8 bits, below which no error shows. 3 dB is twice
+the power; with correct padding, borders are no harder than the rest."""
 
 SHIFT = Gate("mean shift", "levels", 0.5, "a bias or a zero point is off; correct the biases")
-"""Largest mean error of a colour channel over one photograph: 0.5 moves every other pixel by one
-level, a tint of the whole image. A rounding to nearest has a mean of 0."""
+"""Largest mean error of a colour channel over one photograph. 0.5 moves every other pixel by one
+level, a tint of the whole image. Rounding to nearest has a mean of 0."""
 
 BANDING = Gate("banding", "levels", 4.0, "keep the last convolutions in higher precision")
 """Largest variation of the error, averaged along the bands, within 8 px of the input on a smooth
-ramp. 4 levels are the bands of a 6 bit display, plain to see; those of 7 bits pass."""
+ramp. 4 levels are the clearly visible bands of a 6-bit display; those of 7 bits pass."""
 
 FLAT_LEVEL = Gate("flat level", "levels", 5.0, "widen the ranges to hold flat black and white")
-"""Largest error on a flat image, border included: two patches side by side are told apart from
-some 2 % of white, 5 levels, on."""
+"""Largest error on a flat image, border included. Two patches side by side become distinguishable
+at some 2 % of white, 5 levels."""
 
 FLAT_STRUCTURE = Gate("flat structure", "levels", 1.5, "keep the tail in higher precision")
-"""Largest standard deviation of the error inside a flat image, where nothing masks a pattern: 1.5
-spans from one shown level to the fourth."""
+"""Largest standard deviation of the error inside a flat image, where nothing masks a pattern. 1.5
+spans four displayed levels."""
 
 RINGING = Gate("ringing", "levels", 10.0, "widen the ranges to hold hard edges")
-"""Largest error at a step from black to white and on a checkerboard: a contour masks what is some
-4 % of its height."""
+"""Largest error at a step from black to white and on a checkerboard. A contour masks errors up to
+some 4 % of its height."""
 
 GATES = (BORDER, SHIFT, BANDING, FLAT_LEVEL, FLAT_STRUCTURE, RINGING)
 
 _BORDER_PX, _BAND_PX = 4, 8
 _ROUNDING_POWER = 1 / 12
-_DIVERGED_LEVELS = 16.0  # of the reference from its input, on average
+_DIVERGED_LEVELS = 16.0  # mean difference of the reference from its input
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """One gate's figure.
+    """Figure of one gate.
 
     Attributes:
-        where: the worst case.
+        where: name of the worst case.
         left_out: cases on which the reference itself diverges.
     """
 
@@ -87,11 +87,11 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure is within the threshold."""
+        """True if the figure is within the threshold."""
         return self.figure <= self.gate.threshold
 
     def as_json(self) -> dict[str, Any]:
-        """With the verdict, without the remedy."""
+        """The result with its verdict, without the remedy."""
         name, unit, threshold, _ = self.gate
         return {
             "gate": name,
@@ -106,7 +106,7 @@ class GateResult:
     def __str__(self) -> str:
         gate = self.gate
         return (
-            f"{gate.name} is {self.figure:.2f} {gate.unit} ({self.where}), allowed are "
+            f"{gate.name} is {self.figure:.2f} {gate.unit} ({self.where}); limit "
             f"{gate.threshold:g}: {gate.remedy}"
         )
 
@@ -115,13 +115,13 @@ def check_gates(results: Iterable[GateResult]) -> None:
     """Refuse a lowered model that fails a gate.
 
     Raises:
-        CalibrationError: names each failed gate, its figure, what is allowed, and a remedy.
+        CalibrationError: a gate fails; the message has its figure, limit and remedy.
     """
     if failed := [result for result in results if not result.passed]:
         listed = "".join(f"\n  {result}" for result in failed)
         raise CalibrationError(
-            "the lowered model has artefacts that show; give photographs like those that it will "
-            f"see, or keep more of it in higher precision:{listed}"
+            "the lowered model has visible artefacts; calibrate on photographs like those that it "
+            f"will process, or keep more layers in higher precision:{listed}"
         )
 
 
@@ -138,12 +138,12 @@ def measure_gates(
 
     Args:
         reference, lowered: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
-        size: height and width of the drawn inputs, at least `SMALLEST_SIDE_PX` each; that of the
-            model where it is fixed.
+        size: height and width of the drawn inputs, at least `SMALLEST_SIDE_PX` each; the model's
+            own if fixed.
 
     Raises:
-        CalibrationError: the outputs' shapes differ; the lowered output is not finite where the
-            reference is, or the reference's is not for a photograph.
+        CalibrationError: the outputs differ in shape; the lowered output is not finite where the
+            reference is; or the reference's output of a photograph is not finite.
     """
     pair = _Pair(reference, lowered, rgb_range)
     edge = upscale * _BORDER_PX
@@ -172,7 +172,7 @@ def measure_gates(
 def _on_photographs(
     pair: _Pair, photographs: Iterable[Photograph], inside: tuple[Any, ...]
 ) -> list[GateResult]:
-    power = np.zeros((2, 2))  # border, inside: sum of squares, how many
+    power = np.zeros((2, 2))  # border, inside: sum of squares, number of values
     shifts = []
     for photograph in photographs:
         error = pair.error(photograph.name, photograph.lr)
@@ -199,9 +199,10 @@ def _worst(
 
 
 def _banding(error: Levels, axis: int, upscale: int) -> float:
-    """`error` (3, H, W) on a ramp that runs along `axis` of the image.
+    """Banding of `error` (3, H, W) on a ramp along `axis` of the image.
 
-    Averaged over each pixel of the input first: what repeats from pixel to pixel is a pattern.
+    The error is averaged over each input pixel first, since a pattern that repeats from pixel to
+    pixel is not banding.
     """
     profile = error.mean(axis=2 - axis).reshape(3, -1, upscale).mean(axis=2)
     windows = np.lib.stride_tricks.sliding_window_view(profile, _BAND_PX, axis=1)
@@ -217,11 +218,11 @@ class _Pair:
     rgb_range: float
 
     def error(self, name: str, image: ImageArray) -> Levels:
-        """What the lowered model shows minus what the reference shows, (3, H, W)."""
+        """Displayed levels of the lowered model minus those of the reference, (3, H, W)."""
         return self._difference(name, image, self.reference(self._batch(image)))
 
     def errors(self, images: dict[str, ImageArray]) -> tuple[dict[str, Levels], tuple[str, ...]]:
-        """The same by name, and the names of those where the reference itself diverges."""
+        """Errors by name, and the names of the images on which the reference itself diverges."""
         errors, left_out = {}, []
         for name, image in images.items():
             expected = self.reference(self._batch(image))
@@ -235,7 +236,8 @@ class _Pair:
         lowered = self.lowered(self._batch(image))
         if lowered.shape != expected.shape:
             raise CalibrationError(
-                f"{name}: the lowered output is {lowered.shape}, the reference's {expected.shape}"
+                f"{name}: expected an output {expected.shape} as of the reference, got "
+                f"{lowered.shape} of the lowered model"
             )
         for which, sr in (("float32 reference", expected), ("lowered model", lowered)):
             if not np.isfinite(sr).all():
@@ -247,13 +249,13 @@ class _Pair:
 
 
 def diverges(sr: Batch, image: ImageArray, rgb_range: float) -> bool:
-    """Whether an output (1, 3, r*H, r*W) is far from its drawn input (H, W, 3), or not finite."""
+    """True if an output (1, 3, r*H, r*W) is not finite, or far from its drawn input (H, W, 3)."""
     upscale = sr.shape[-1] // image.shape[1]
     enlarged = image.repeat(upscale, axis=0).repeat(upscale, axis=1).transpose(2, 0, 1)
     return not np.abs(shown_levels(sr, rgb_range) - enlarged).mean() <= _DIVERGED_LEVELS
 
 
 def shown_levels(sr: Batch, rgb_range: float) -> Levels:
-    """An output (1, 3, H, W) in 0..255, clipped to black and white, not rounded: (3, H, W)."""
+    """Convert an output (1, 3, H, W) to 0..255, clipped and not rounded, (3, H, W)."""
     levels: Levels = np.clip(sr[0].astype(np.float64) * (255 / rgb_range), 0, 255)
     return levels

@@ -1,4 +1,4 @@
-"""The drift ledger: what each stage on the way to a lowered model costs."""
+"""The drift ledger: the cost of each stage on the way to a lowered model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.tables import make_table
 
 Output = tuple[Batch, list[Batch]]
-"""`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in order where they are known."""
+"""`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in graph order, if known."""
 
 OnOutputs = Callable[[Photograph, Sequence[Output]], object]
 
@@ -31,7 +31,7 @@ class Stage:
     """A form of a model.
 
     Attributes:
-        run: of a batch (1, 3, H, W).
+        run: maps a batch (1, 3, H, W) to its output.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage shows over all photographs; the first stage is the reference.
+    """Figures of a stage over all photographs; the first stage is the reference.
 
     Attributes:
-        psnr_y_db: mean PSNR-Y against the originals, of 8-bit images; NaN without originals.
-        lost_db: of it, to the stage before; None for the first.
+        psnr_y_db: mean PSNR-Y of 8-bit images against the originals; NaN without originals.
+        lost_db: PSNR-Y lost to the previous stage; None for the first.
         parity_db: PSNR of the float outputs against the reference's, peak rgb_range; infinite
-            when equal, None for the first.
-        largest_error: against the reference's output, grey levels of 255.
+            if equal, None for the first.
+        largest_error: largest error against the reference's output, grey levels of 255.
         factor_error: largest relative error of a modulation factor against the reference's; None
-            where either is not known.
+            if either is unknown.
         factor_block: index of the block with that factor.
     """
 
@@ -71,7 +71,7 @@ class Ledger:
     gates: tuple[GateResult, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The same for the same run: six digits; null for what is infinite."""
+        """The ledger with six digits, and null for infinite figures; equal for equal runs."""
         content = {
             "photographs": self.photographs,
             "stages": self.stages,
@@ -91,16 +91,16 @@ def measure(
     originals: bool = True,
     progress: Progress = SILENT,
 ) -> Ledger:
-    """Run each photograph through all stages; no more than one photograph's outputs are held.
+    """Run each photograph through all stages, holding the outputs of one photograph at a time.
 
     Args:
         stages: the first is the reference.
-        on_outputs: called with each photograph and what all stages made of it.
-        originals: whether photographs have them; else PSNR-Y is NaN.
+        on_outputs: called with each photograph and the outputs of all stages.
+        originals: True if photographs have originals; otherwise PSNR-Y is NaN.
 
     Raises:
         CalibrationError: an output is not finite, or equals the original; or the stages differ in
-            shape or in how many factors they return.
+            shape or in the number of factors.
     """
     tallies = [_Tally() for _ in stages]
     photographs = len(images)
@@ -156,7 +156,7 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
         return
     table = make_table(
         "Artefacts that the lowered model adds",
-        ("gate", "figure", "allowed", "worst on", ""),
+        ("gate", "figure", "limit", "worst on", ""),
         left=("gate", "worst on", ""),
     )
     for verdict in ledger.gates:
@@ -170,7 +170,7 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
         )
     console.print(table)
     if left_out := sorted({name for verdict in ledger.gates for name in verdict.left_out}):
-        console.print(f"left out, float32 itself diverges there: {', '.join(left_out)}")
+        console.print(f"left out, as float32 itself diverges on them: {', '.join(left_out)}")
 
 
 def _psnr_y_db(
@@ -179,8 +179,8 @@ def _psnr_y_db(
     psnr_y_db = psnr_y(image_from_batch(found[0], rgb_range), photograph.hr, shave=upscale)
     if math.isinf(psnr_y_db):
         raise CalibrationError(
-            f"{photograph.name}: {stage.name} reproduces it without an error, so that no "
-            "loss can be told in dB; leave this photograph out"
+            f"{photograph.name}: {stage.name} reproduces the original exactly, so that the loss "
+            "in dB is undefined; leave this photograph out"
         )
     return psnr_y_db
 
@@ -211,8 +211,8 @@ def _check(where: str, found: Output, reference: Output) -> None:
         factors and expected_factors and len(factors) != len(expected_factors)
     ):
         raise CalibrationError(
-            f"{where}: an output of {sr.shape} with {len(factors)} factors, expected "
-            f"{expected.shape} with {len(expected_factors)}"
+            f"{where}: expected an output {expected.shape} with {len(expected_factors)} factors, "
+            f"got {sr.shape} with {len(factors)}"
         )
     if not all(np.isfinite(array).all() for array in (sr, *factors)):
         raise CalibrationError(f"{where}: the output or a modulation factor is not finite")
@@ -223,5 +223,5 @@ def _parity_db(mean_square: float, peak: float) -> float:
 
 
 def relative_error(factor: float, expected: float) -> float:
-    """Of a modulation factor, which may be 0."""
+    """Relative error of a modulation factor; defined for an expected factor of 0 too."""
     return abs(factor - expected) / max(abs(expected), float(np.finfo(np.float32).tiny))

@@ -1,8 +1,8 @@
-"""The photographs that a model is calibrated and measured on.
+"""Photographs for calibrating and measuring a model.
 
-They are originals: each is reduced bicubically, as in the training of the network. A model sees
-them in the geometry in which it is deployed, whole or as windows of one size, because the
-modulators take their statistics over the whole input: those of crops differ.
+Photographs are originals: each is reduced bicubically, as in the training of the network. A model
+reads them in the geometry of its deployment, whole or as windows of one size. The modulators take
+their statistics over the whole input, so that those of crops differ.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.progress import SILENT, Progress
 
 SMALLEST_SIDE_PX = 16
-"""Of an input: a border of 4 px on each side leaves as much inside, and its std means something."""
+"""Smallest side of an input: 8 px remain inside borders of 4 px, enough for a meaningful std."""
 
 _UNUSABLE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One original and what a network reads of it.
+    """One original and its reduced image, which a network reads.
 
     Attributes:
-        name: of the file, without its folder.
-        sha256: of the file's bytes.
-        hr: the original (upscale * H, upscale * W, 3), uint8.
-        lr: reduced (H, W, 3), uint8.
+        name: file name without its folder.
+        sha256: digest of the file's bytes.
+        hr: original (upscale * H, upscale * W, 3), uint8.
+        lr: reduced image (H, W, 3), uint8.
     """
 
     name: str
@@ -48,17 +48,17 @@ class Photograph:
 
 @dataclass(frozen=True)
 class CalibrationImages:
-    """Chosen photographs, made by `of`; decoded anew at each iteration, no more than one is held.
+    """Chosen photographs, made by `of`; decoded one at a time, anew at each iteration.
 
     Attributes:
-        files: what was chosen, by SHA-256 of its content.
-        upscale: by which originals are reduced, cropped to a multiple of it first.
-        tile: height and width in px of the input: the middle of each reduced photograph, and
-            what belongs to it of the original; None for whole photographs.
-        smallest_area: the least H*W that the network takes, px.
-        found: how many different files there were.
+        files: chosen files, by SHA-256 of their content.
+        upscale: divisor of the size of originals, which are first cropped to a multiple of it.
+        tile: height and width of the input, px: cut from the middle of each reduced photograph,
+            with the matching part of the original; None for whole photographs.
+        smallest_area: smallest H*W that the network accepts, px.
+        found: number of different files found.
         sizes: H and W of each input, px.
-        paths: where they were looked for, as given.
+        paths: files and folders to search, as given.
     """
 
     files: Mapping[str, Path]
@@ -80,24 +80,24 @@ class CalibrationImages:
         smallest_area: int = 1,
         progress: Progress = SILENT,
     ) -> CalibrationImages:
-        """A choice that depends on the contents of photographs alone; decodes each once.
+        """Choose photographs by their content alone, decoding each once.
 
-        Of all files, each content counted once, the first `count` usable ones in the order of
-        their SHA-256: neither names nor the order of `paths` matter. One that is unreadable or too
-        small gives way to the next.
+        The choice is the first `count` usable files in the order of their SHA-256, equal contents
+        counted once. Neither names nor the order of `paths` matter. An unreadable or too small
+        file is replaced by the next.
 
         Args:
             paths: image files, and folders that are searched recursively.
-            progress: told each file that gave way, with its path and the reason.
+            progress: receives a message with path and reason for each file left out.
 
         Raises:
             ImageError: a path does not exist, or a folder holds no image.
             CalibrationError: no file is usable, more than a tenth of those tried are not, or a
-                tile is smaller than a network takes or than `SMALLEST_SIDE_PX`.
+                tile is smaller than the network accepts or than `SMALLEST_SIDE_PX`.
         """
         none_yet = cls({}, upscale, tile, smallest_area)
         if tile and (reason := none_yet._too_small(*tile)):
-            raise CalibrationError(f"a tile is {reason}")
+            raise CalibrationError(f"the tile is {reason}")
         if not paths:
             raise CalibrationError("no photographs were given; name files or folders of originals")
         candidates: dict[str, Path] = {}
@@ -121,8 +121,8 @@ class CalibrationImages:
         if not chosen or len(unusable) > _UNUSABLE_SHARE * tried:
             listed = "".join(f"\n  {message}" for message in unusable)
             raise CalibrationError(
-                f"{len(unusable)} of {tried} photographs are unusable, at most a tenth may "
-                f"be; remove them or give others:{listed}"
+                f"{len(unusable)} of {tried} photographs are unusable; limit a tenth. Remove "
+                f"them or give others:{listed}"
             )
         return replace(
             none_yet, files=chosen, found=len(candidates), sizes=sizes, paths=tuple(paths)
@@ -152,14 +152,14 @@ class CalibrationImages:
         hr = read_image(path)
         height, width = (side // self.upscale for side in hr.shape[:2])
         if reason := self._too_small(height, width):
-            raise ImageError(f"{path}: reduced it is {reason}")
+            raise ImageError(f"{path}: the reduced image is {reason}")
         hr = crop_to_multiple(hr, self.upscale)
         lr = reduce(hr, self.upscale)
         if self.tile:
             rows, columns = self.tile
             if rows > height or columns > width:
                 raise ImageError(
-                    f"{path}: reduced it is {width}x{height} px, smaller than a tile of "
+                    f"{path}: the reduced image is {width}x{height} px, smaller than a tile of "
                     f"{columns}x{rows} px"
                 )
             top, left = (height - rows) // 2, (width - columns) // 2
@@ -173,13 +173,13 @@ class CalibrationImages:
         if min(height, width) >= SMALLEST_SIDE_PX and height * width >= self.smallest_area:
             return None
         return (
-            f"{width}x{height} px, needed are sides of {SMALLEST_SIDE_PX} px or more and "
-            f"{self.smallest_area} px or more in all"
+            f"{width}x{height} px; required: sides of at least {SMALLEST_SIDE_PX} px and an area "
+            f"of at least {self.smallest_area} px"
         )
 
 
 def _content(path: Path) -> str:
-    """SHA-256 of a file; of what cannot be opened the path, for it to be tried and named."""
+    """SHA-256 of a file; the path of one that cannot be opened, so that it is tried and named."""
     try:
         return sha256_of(path)
     except OSError:

@@ -239,7 +239,7 @@ def test_a_fault_of_flat_images_fails_one_gate(lowered: Run, gate: str, figure: 
 
 def test_a_failure_names_gate_figure_threshold_and_remedy() -> None:
     with pytest.raises(
-        CalibrationError, match=r"mean shift is 0\.\d\d levels \(blue of .*allowed are 0\.5: a bias"
+        CalibrationError, match=r"mean shift is 0\.\d\d levels \(blue of .*limit 0\.5: a bias"
     ):
         check_gates(gates_of(tint).values())
 
@@ -262,7 +262,7 @@ def test_what_is_not_finite_fails_at_once(value: float) -> None:
 
 
 def test_other_shapes_are_refused() -> None:
-    with pytest.raises(CalibrationError, match=r"lowered output is \(1, 3, 73, 95\)"):
+    with pytest.raises(CalibrationError, match=r"got \(1, 3, 73, 95\) of the lowered model"):
         gates_of(lambda lr: lr)
 
 

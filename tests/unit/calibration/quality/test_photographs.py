@@ -111,17 +111,17 @@ def test_more_than_a_tenth_is_an_error_that_lists_them(folder: Path) -> None:
     listed = r"2 of 12 photographs are unusable(.|\n)*(cut|small)\.png(.|\n)*(cut|small)\.png"
     with pytest.raises(CalibrationError, match=listed):
         CalibrationImages.of([folder], upscale=2)
-    with pytest.raises(CalibrationError, match=r"small\.png: reduced it is 15x35 px, needed are"):
+    with pytest.raises(CalibrationError, match=r"small\.png: .* 15x35 px; required"):
         CalibrationImages.of([folder], upscale=2)
 
 
 def test_too_small_for_the_network_or_for_a_tile(folder: Path) -> None:
     assert len(CalibrationImages.of([folder], upscale=2, smallest_area=35 * 45)) == 10
-    with pytest.raises(CalibrationError, match=r"45x35 px, needed .* and 1576 px or more in all"):
+    with pytest.raises(CalibrationError, match=r"45x35 px; required: .* area of at least 1576 px"):
         CalibrationImages.of([folder], upscale=2, smallest_area=35 * 45 + 1)
     with pytest.raises(CalibrationError, match="45x35 px, smaller than a tile of 30x36 px"):
         CalibrationImages.of([folder], upscale=2, tile=(36, 30))
-    with pytest.raises(CalibrationError, match="a tile is 40x15 px, needed are sides of 16 px"):
+    with pytest.raises(CalibrationError, match="tile is 40x15 px; required: sides of at least 16"):
         CalibrationImages.of([folder], upscale=2, tile=(15, 40))
 
 
