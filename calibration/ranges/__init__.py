@@ -1,1 +1,1 @@
-"""Ranges of tensors, for INT8 and for float16."""
+"""Tensor ranges for INT8 and for float16."""

@@ -1,4 +1,4 @@
-"""What float16 does to the ranges of a graph, and what is done where they do not fit."""
+"""Float16 ranges of a graph: overflow, underflow, and the values that must stay float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)
 _MARGIN = 4.0
 
 LARGEST_SAFE = _LARGEST / _MARGIN
-"""A tensor whose magnitude on the calibration images is above may overflow on others."""
+"""Largest magnitude on the calibration images at which a tensor is safe on others too."""
 
 _WANTED_PEAK = 2.0**10
 _PRINTED = 5
@@ -28,13 +28,13 @@ _PRINTED = 5
 
 @dataclass(frozen=True)
 class HalfRange:
-    """How far a tensor is from where float16 ends.
+    """Distance of a tensor from both ends of float16.
 
     Attributes:
         peak: largest magnitude.
-        below_overflow: how many times larger it could be.
-        above_underflow: its root mean square in units of 2**-14, below which digits are lost.
-        wide: whether it stays float32.
+        below_overflow: 65504 divided by `peak`.
+        above_underflow: root mean square in units of 2**-14, below which digits are lost.
+        wide: True if the tensor stays float32.
     """
 
     name: str
@@ -45,7 +45,7 @@ class HalfRange:
 
 
 def trunk_exponent(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> int:
-    """By which power of two the trunk is to be multiplied to be far from overflow; 0 if it is."""
+    """Exponent of two that moves the trunk far from overflow; 0 if it is far already."""
     trunk = [value for node in modulators(graph) for value in (node.inputs[0], node.outputs[0])]
     peaks = [statistics[str(v.name)].peak for v in trunk if v is not None]
     peak = max(peaks, default=0.0)
@@ -53,7 +53,7 @@ def trunk_exponent(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) 
 
 
 def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> set[str]:
-    """The values that must stay float32; for a factor, what its modulator returns."""
+    """Names of values that must stay float32; a factor is named by its modulator's result."""
     returned_with = _results_by_factor(graph)
     computed = {value.name for node in graph for value in node.outputs}
     wide = {name for name, tensor in statistics.items() if not tensor.peak <= LARGEST_SAFE}
@@ -61,7 +61,7 @@ def wide_values(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
 
 
 def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
-    """What each modulator returns, by the name of its factor."""
+    """Result of each modulator, by the name of its factor."""
     return {
         f"{FACTOR}{index}": str(modulator.outputs[0].name)
         for index, modulator in enumerate(modulators(graph))
@@ -69,9 +69,9 @@ def _results_by_factor(graph: ir.Graph) -> dict[str, str]:
 
 
 def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> list[HalfRange]:
-    """Each tensor's distance from overflow and underflow, the nearest to overflow first.
+    """Distance of each tensor from overflow and underflow, the nearest to overflow first.
 
-    Left out is what only moves the values of another.
+    Tensors that only move the values of another are left out.
     """
     wide = wide_values(graph, statistics)
     returned_with = _results_by_factor(graph)
@@ -91,7 +91,7 @@ def half_ranges(graph: ir.Graph, statistics: Mapping[str, TensorStatistics]) -> 
 
 
 def print_half_ranges(ranges: list[HalfRange], console: Console) -> None:
-    """The tensors nearest to overflow, and nearest to underflow."""
+    """Print the tensors nearest to overflow and to underflow."""
     headers = ("tensor", "largest", "below overflow", "rms above underflow", "")
     title = "Where float16 ends (65504, 6.1e-5)"
     table = make_table(title, headers, left=("",), fold=("tensor",))

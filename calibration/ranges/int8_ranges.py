@@ -1,4 +1,4 @@
-"""Which INT8 ranges the convolutions of a graph get, from what its tensors hold."""
+"""Choose INT8 ranges of convolutions from the statistics of their tensors."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Array = npt.NDArray[np.float64]
 
 COUNTED_AT = (1, 3, 270, 480)
 _SHARE_OF_ACTIVATIONS = 0.9
-"""How much of the unevenness of its channels an input gives up; the weights take the rest."""
+"""Share of the unevenness of channels that moves from an input to the weights, 0..1."""
 _TYPICAL_WEIGHT = 0.5
 _IMAGE_RANK = 4
 
 
 @dataclass(frozen=True)
 class ConvolutionRange:
-    """How the input of one convolution is quantized.
+    """Quantization of the input of one convolution.
 
     Attributes:
-        equalizer: what each channel is multiplied by first, (C,), above 0.
-        scale: of the product, for the whole tensor.
-        mean: of the product, (C,).
+        equalizer: factor of each channel before quantization, (C,), above 0.
+        scale: INT8 scale of the product, one for the whole tensor.
+        mean: mean of the product, (C,).
     """
 
     equalizer: Array
@@ -45,13 +45,13 @@ class ConvolutionRange:
 def choose_ranges(
     graph: ir.Graph, statistics: Mapping[str, TensorStatistics], wide: Collection[str] = ()
 ) -> dict[str, ConvolutionRange]:
-    """A range for each convolution that can be INT8, by name.
+    """Ranges of all convolutions that can be INT8, by name.
 
-    A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`, so that all nearly fill the one
-    scale of the tensor, at little cost to the weights, which have a scale an output channel. The
-    scale holds the largest magnitude, so that nothing is cut off (compared in
-    docs/explanation/quantization.md). Left out are the strips at the border of a collapsed tail,
-    convolutions whose parameters are not constant or have no two sides, and those that read or
+    A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`. All channels then nearly fill
+    the one scale of the tensor, at little cost to the weights, which have one scale an output
+    channel. The scale holds the largest magnitude, so that nothing is clipped (compared in
+    docs/explanation/quantization.md). Left out are the border strips of a collapsed tail,
+    convolutions whose parameters are not constant or not two-dimensional, and those that read or
     return a value in `wide`.
 
     The idea of moving range between activations and weights: Xiao et al., "SmoothQuant", 2023.
@@ -86,10 +86,10 @@ def _equalizer(weight: Array, largest: Array, groups: int) -> Array:
     factor = np.ones(largest.size)
     share = _SHARE_OF_ACTIVATIONS
     factor[alive] = by_channel[alive] ** (1 - share) / largest[alive] ** share
-    factor[~alive] = factor[alive].min()  # nothing is read there, or nothing comes of it
+    factor[~alive] = factor[alive].min()  # channels with zero inputs or zero weights
     divided = magnitude / np.repeat(factor.reshape(groups, -1), len(weight) // groups, axis=0)
     rows = divided.max(axis=1)
-    factor *= np.median(rows[rows > 0]) / _TYPICAL_WEIGHT  # far from where float16 ends
+    factor *= np.median(rows[rows > 0]) / _TYPICAL_WEIGHT  # far from both ends of float16
     return factor
 
 
@@ -106,7 +106,7 @@ def quantize_convolutions(
 
 
 def multiply_adds(model: ir.Model) -> dict[str, int]:
-    """Of each convolution but the strips at the border, by name, for one input of 480x270 px."""
+    """Multiply-adds of each convolution by name, for one 480x270 px input; no border strips."""
     counted = model.clone()
     for node in counted.graph:
         for value in node.outputs:

@@ -1,4 +1,4 @@
-"""What the tensors of a float32 graph hold, over the calibration images; cached as JSON."""
+"""Statistics of the tensors of a float32 graph over the calibration images; cached as JSON."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 Array = npt.NDArray[np.float64]
 
 METHOD = "largest magnitude by channel, of photographs and drawn inputs; mean of photographs; 1"
-"""What the figures are, and the version of how they are computed: part of the cache's key."""
+"""Definition of the figures and version of their computation: part of the cache key."""
 
 FACTOR = "factor_"
-"""With the index of a modulator, in graph order, the name of its factor among the statistics."""
+"""Prefix of the statistics of modulation factors; the modulator's index in graph order follows."""
 
 _LARGEST, _MEAN, _SQUARE = "largest", "mean", "square"
 _IMAGE_RANK = 4
@@ -41,11 +41,11 @@ _IMAGE_RANK = 4
 
 @dataclass(frozen=True)
 class TensorStatistics:
-    """One value of the graph, by channel (C,); one entry for what is no (N, C, H, W).
+    """Statistics of one value by channel, (C,); (1,) for a value that is not (N, C, H, W).
 
     Attributes:
-        largest: magnitude, over photographs and drawn inputs.
-        mean: over the photographs.
+        largest: largest magnitude over photographs and drawn inputs.
+        mean: mean over the photographs.
         square: mean square over the photographs.
     """
 
@@ -55,12 +55,12 @@ class TensorStatistics:
 
     @property
     def peak(self) -> float:
-        """The largest magnitude of all."""
+        """Largest magnitude over all channels."""
         return float(self.largest.max())
 
     @property
     def rms(self) -> float:
-        """Root of the mean square."""
+        """Root mean square over all channels."""
         return math.sqrt(self.square.mean())
 
 
@@ -73,17 +73,17 @@ def collect(
     *,
     progress: Progress = SILENT,
 ) -> dict[str, TensorStatistics]:
-    """Statistics of each float value of a graph, and of each modulator's factor.
+    """Collect statistics of each float value of a graph, and of each modulator's factor.
 
     The graph runs on ONNX Runtime with a few reductions beside each value.
 
     Args:
-        model: float32, (N, 3, H, W) in and out, its modulators nodes; opset 18 or later.
-        drawn_size: height and width of the drawn inputs (`gates.drawn_inputs`), which reach what
+        model: float32, (N, 3, H, W) in and out, modulators as nodes; opset 18 or later.
+        drawn_size: height and width of the drawn inputs (`drawn_inputs`), which contain what
             photographs seldom do: flat black and white, and edges between them.
-        cache: a folder for JSON files, named after the content of model, images and method. A file
-            is written anew after each image, and the next call goes on from there.
-        progress: told the inputs that are done.
+        cache: folder of JSON files, named by the digest of model, images and method. A file is
+            rewritten after each image; the next call resumes from it.
+        progress: receives the number of finished inputs.
 
     Raises:
         CalibrationError: the model's output of a photograph is not finite.
@@ -109,8 +109,8 @@ def collect(
                 outputs = {}
             elif not np.isfinite(sr).all():
                 raise CalibrationError(
-                    f"{name}: the float32 model's own output is not finite: it diverges, or its "
-                    "hyper-parameters are not those of its training"
+                    f"{name}: the output of the float32 model is not finite: the network diverges, "
+                    "or its hyper-parameters are not those of its training"
                 )
             state.add(outputs, is_drawn=is_drawn)
             if file is not None:
@@ -121,7 +121,7 @@ def collect(
 
 @dataclass
 class _State:
-    """Sums over the inputs that are done, in JSON's own types."""
+    """Sums over the finished inputs, in JSON's own types."""
 
     method: str
     key: str
@@ -151,14 +151,14 @@ class _State:
 
 
 def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that returns `NAME::largest`, `NAME::mean`, `NAME::square` of each value too."""
+    """Add outputs `NAME::largest`, `NAME::mean`, `NAME::square` for each value."""
     observed: ir.Model = ir.from_proto(model)
     ExposeFactors()(observed)
     common.ShapeInferencePass()(observed)
     graph = observed.graph
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     axes = new_initializer(graph, "all_but_channels", np.array([0, 2, 3]), ir.DataType.INT64)
-    del graph.outputs[1:]  # the factors are among the values
+    del graph.outputs[1:]  # factors are measured as values
     for value in values:
         if value.dtype != ir.DataType.FLOAT:
             continue
@@ -183,7 +183,7 @@ def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _read(file: Path | None, key: str) -> _State | None:
-    """What an earlier run left; None where it left nothing, or nothing that can be used."""
+    """Read the state of an earlier run; None if there is none, or it cannot be used."""
     if file is None or not file.is_file():
         return None
     with suppress(CalibrationError):

@@ -138,5 +138,5 @@ def test_a_network_that_diverges_is_named(
         if initializer.name.endswith("head.0.bias"):
             nothing = np.full(initializer.dims, np.nan, np.float32)
             initializer.raw_data = nothing.tobytes()
-    with pytest.raises(CalibrationError, match=r"\.png: the float32 model's own output is not"):
+    with pytest.raises(CalibrationError, match=r"\.png: the output of the float32 model is not"):
         collect(broken, images, 255, DRAWN_PX)
