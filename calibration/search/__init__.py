@@ -1,1 +1,1 @@
-"""Which convolutions are INT8, under a budget."""
+"""Search for the convolutions to run in INT8 within a budget."""

@@ -1,9 +1,10 @@
-"""Which convolutions may be INT8 under a budget: the most multiply-adds that a loss in dB allows.
+"""Find the convolutions with the most multiply-adds that can be INT8 within a limit in dB.
 
-All assignments are too many to measure. So each convolution is measured alone, and the powers of
-their errors, 10^(dB/10) - 1, are added: of errors that are uncorrelated this is exact, in dB only
-nearly. Under such a model the best assignment is a knapsack. It is measured; where the model was
-wrong, it is corrected, and the next best is measured. Only what was measured is ever returned.
+There are too many assignments to measure all. So each convolution is measured alone, and the
+powers of the errors, 10^(dB/10) - 1, are added: exact for uncorrelated errors, in dB only nearly.
+With this model the best assignment is a knapsack problem. Its solution is measured. If the model
+was wrong, it is corrected, and the next best assignment is measured. Only measured assignments are
+returned.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from adadm.calibration.search.sensitivity import Convolution, Sensitivity, measu
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.progress import SILENT, Progress
 
-_STEPS = 1 << 16  # of all multiply-adds, in which the knapsack counts
-_ROUNDS = 100  # of corrections, after which they agree with each other, if they can
-_TOLERANCE = 1 + 1e-9  # of sums that were taken in another order
+_STEPS = 1 << 16  # resolution of the knapsack: steps in the sum of all multiply-adds
+_ROUNDS = 100  # corrections until they agree with each other, if they can
+_TOLERANCE = 1 + 1e-9  # relative difference of sums taken in another order
 _PHASE = "searching which convolutions can be INT8"
 
 Names = frozenset[str]
@@ -29,12 +30,12 @@ Names = frozenset[str]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The best that was found.
+    """The best assignment found.
 
     Attributes:
-        int8: in the order of the network; empty if nothing was found to fit into the budget.
-        measured: the loss; zero if nothing is in INT8.
-        evaluations: how many losses the search asked for, remembered ones included.
+        int8: convolutions in network order; empty if none fits the budget.
+        measured: measured loss; zero if nothing is in INT8.
+        evaluations: number of losses that the search used, stored ones included.
         sensitivities: the most sensitive first; empty if all convolutions fit at once.
     """
 
@@ -54,10 +55,11 @@ def search(
 ) -> Assignment:
     """Find the assignment with the most multiply-adds in INT8 whose loss is within the budget.
 
-    The verdict is `Loss.judged_db` as measured. All at once come first, then each alone, then at
-    most `most_evaluations` proposals, each of more multiply-adds than the best so far. The search
-    ends sooner where the corrected model has nothing left to propose. After misses in a row it aims
-    lower, the more they are, and corrects the model in two ways in turn.
+    An assignment is judged by its measured `Loss.judged_db`. First all convolutions together are
+    measured, then each alone, then at most `most_evaluations` proposals, each with more
+    multiply-adds than the best so far. The search ends early if the corrected model has nothing
+    left to propose. After misses in a row it aims lower, the more of them the lower, and corrects
+    the model in two ways in turn.
 
     Raises:
         CalibrationError: there is no convolution, two have one name, or the budget is negative.
@@ -95,20 +97,20 @@ def search(
 
 
 class _Search:
-    """What is known, and what to measure next.
+    """State of the search: measured losses, and the model that proposes the next measurement.
 
     Attributes:
         work: multiply-adds by name.
-        known: losses by assignment, in order; that of nothing in INT8 is zero.
-        alone: power of the noise of each convolution; those of infinite noise are never proposed.
+        known: losses by assignment, in order; zero for the empty one.
+        alone: noise power of each convolution; those with infinite noise are never proposed.
     """
 
     def __init__(self, convolutions: Sequence[Convolution], budget_db: float) -> None:
         self.work = {convolution.name: convolution.multiply_adds for convolution in convolutions}
         if not convolutions or len(self.work) < len(convolutions):
-            raise CalibrationError("expected convolutions, each with a name of its own")
+            raise CalibrationError("expected at least one convolution, each with a unique name")
         if not budget_db >= 0:
-            raise CalibrationError(f"the budget is {budget_db} dB, expected 0 or more")
+            raise CalibrationError(f"expected a budget of 0 dB or more, got {budget_db} dB")
         self._budget_db = budget_db
         self.everything: Names = frozenset(self.work)
         self.known: dict[Names, Loss] = {frozenset(): Loss(0.0, 0.0)}
@@ -118,14 +120,14 @@ class _Search:
         return self.known[names].judged_db <= self._budget_db
 
     def best(self) -> Names:
-        """Of those that fit, the one with the most multiply-adds, then with the least loss."""
+        """The fitting assignment with the most multiply-adds, then with the least loss."""
         return max(
             filter(self.fits, self.known),
             key=lambda names: (_sum(self.work, names), -self.known[names].judged_db),
         )
 
     def learn(self, sensitivities: Iterable[Sensitivity]) -> None:
-        """Start the model from each convolution alone."""
+        """Initialize the model with the noise of each convolution alone."""
         for sensitivity in sensitivities:
             name = sensitivity.convolution.name
             self.known[frozenset({name})] = sensitivity.alone
@@ -133,15 +135,16 @@ class _Search:
                 self.alone[name] = _power(sensitivity.alone.noise_db)
 
     def fitted(self, *, bounds: bool) -> dict[str, float]:
-        """Powers that add up to what was measured of each assignment, by iterative scaling.
+        """Fit powers whose sums equal the measured power of each assignment, by iterative scaling.
 
-        The members of one assignment after the other are multiplied by the ratio of what was
-        measured to their sum. So blame falls on those that do not go together. But where errors
-        add up to less than their sum, all that a bad assignment leaves out would seem cheap.
+        For one assignment after the other, the powers of its members are multiplied by the ratio
+        of the measured power to their sum. This raises the powers of convolutions that do not go
+        together. But if errors add up to less than their sum, all convolutions outside a bad
+        assignment would seem cheap.
 
         Args:
-            bounds: take an assignment that does not fit for a lower bound of the sum of its
-                members, after the first round; right where errors add up to less.
+            bounds: after the first round, treat an assignment that does not fit as a lower bound
+                of the sum of its members; correct if errors add up to less.
         """
         costs = dict(self.alone)
         for turn in range(_ROUNDS):
@@ -158,13 +161,13 @@ class _Search:
         return costs
 
     def propose(self, model: Mapping[str, float], caution: float) -> Names | None:
-        """An assignment that was not measured, of more multiply-adds than the best.
+        """Propose an unmeasured assignment with more multiply-adds than the best; None at the end.
 
-        The best of the model; else the best so far with one more, which by itself would fit into
-        the rest of the budget.
+        The optimum of the model comes first; then the best so far with one more convolution, whose
+        own noise would fit into the rest of the budget.
 
         Args:
-            caution: the share of this rest that is not aimed at.
+            caution: share of this rest to leave unused, 0..1.
         """
         best = self.best()
         used, budget = _power(self.known[best].judged_db), _power(self._budget_db)
@@ -185,9 +188,9 @@ class _Search:
 
 
 def _knapsack(costs: Mapping[str, float], work: Mapping[str, int], limit: float) -> Iterator[Names]:
-    """Assignments whose costs add up to the limit or less, from the most work down.
+    """Yield assignments whose costs add up to the limit or less, from the most work down.
 
-    Of each amount of work the cheapest, by dynamic programming: exact, but for work being counted
+    For each amount of work the cheapest, by dynamic programming: exact, except that work is counted
     in steps.
     """
     total = sum(work.values())
@@ -210,7 +213,7 @@ def _knapsack(costs: Mapping[str, float], work: Mapping[str, int], limit: float)
 
 
 def _sum(values: Mapping[str, float], names: Iterable[str]) -> float:
-    """Over names in any order, those without a value left out."""
+    """Sum of the values of names, independent of their order; names without a value are skipped."""
     return math.fsum(values[name] for name in names if name in values)
 
 

@@ -1,8 +1,9 @@
-"""What an assignment of convolutions to INT8 costs, measured, and remembered on disk.
+"""Measured losses of assignments of convolutions to INT8, stored on disk.
 
-Two figures, since neither will do alone. What is lost against the originals is what a user asks
-for, but chance moves it by some thousandths of a dB, below zero too. The power of the error that
-lowering adds is never negative, does not depend on such luck, and nearly adds up over convolutions.
+A loss has two figures, since neither suffices alone. The PSNR-Y loss against the originals is what
+a user wants to know, but chance moves it by some thousandths of a dB, below zero too. The power of
+the error that lowering adds is never negative, hardly depends on chance, and nearly adds up over
+convolutions.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loss:
-    """What lowering costs, on Y, as means over photographs; both infinite for a broken model.
+    """Loss by lowering, on Y, as means over photographs; both infinite for a broken model.
 
     Attributes:
         lost_db: PSNR-Y of 8-bit images against the originals, float32's minus the lowered model's;
-            below zero by luck.
+            may be negative by chance.
         noise_db: 10 log10(1 + mse(lowered, float32) / mse(float32, original)), before rounding:
-            what is lost if the error that lowering adds is uncorrelated with float32's own.
+            the loss if the error of lowering is uncorrelated with that of float32.
     """
 
     lost_db: Figure
@@ -44,21 +45,21 @@ class Loss:
 
     @property
     def judged_db(self) -> float:
-        """The larger of the two.
+        """The larger of both losses.
 
-        Where less is lost than the noise costs, the error happens to point towards these
-        originals. It will not towards others, which lose what the noise costs; where more is lost,
-        the error is systematic, and that carries over.
+        If `lost_db` is smaller, the error happens to point towards these originals. Other
+        originals will lose `noise_db`. If `lost_db` is larger, the error is systematic, and applies
+        to other originals too.
         """
         return max(self.lost_db, self.noise_db)
 
 
 @dataclass(frozen=True)
 class LossMeter:
-    """Measures lowered models against one float32 reference; made by `of`.
+    """Loss measurement of lowered models against one float32 reference; made by `of`.
 
     Attributes:
-        cases: all photographs, with 8 bytes for each pixel of the reference's outputs.
+        cases: all photographs, with 8 bytes of memory for each pixel of the reference's outputs.
     """
 
     cases: Sequence[_Case]
@@ -75,9 +76,9 @@ class LossMeter:
             reference: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
 
         Raises:
-            CalibrationError: there is no photograph; on one the reference is not finite, or leaves
-                no error, so that no loss can be told in dB.
-            ImageError: an output has not the size of the original.
+            CalibrationError: there is no photograph; or the reference's output of one is not
+                finite, or equals the original, so that the loss in dB is undefined.
+            ImageError: an output differs from the original in size.
         """
         cases: list[_Case] = []
         meter = cls(cases, rgb_range, upscale)
@@ -89,16 +90,18 @@ class LossMeter:
             error = _mean_square(shown, meter._inner(luma(photograph.hr)))
             if not error or math.isinf(psnr_y_db):
                 raise CalibrationError(
-                    f"{photograph.name}: float32 reproduces it without an error, so that no loss "
-                    "can be told in dB; leave this photograph out"
+                    f"{photograph.name}: float32 reproduces the original exactly, so that the loss "
+                    "in dB is undefined; leave this photograph out"
                 )
             cases.append(_Case(photograph, psnr_y_db, shown, error))
         if not cases:
-            raise CalibrationError("a loss cannot be measured without photographs")
+            raise CalibrationError(
+                "expected at least one photograph to measure a loss on, got none"
+            )
         return meter
 
     def loss_of(self, lowered: Run) -> Loss:
-        """Run a lowered model on each photograph; infinite where an output is not finite."""
+        """Run a lowered model on each photograph; loss infinite if an output is not finite."""
         lost, noise = [], []
         for case in self.cases:
             sr = lowered(batch_from_image(case.photograph.lr, self.rgb_range))
@@ -113,7 +116,7 @@ class LossMeter:
         return psnr_y(image_from_batch(sr, self.rgb_range), photograph.hr, self.upscale)
 
     def _shown(self, sr: Batch) -> npt.NDArray[np.float64]:
-        """Y inside the border that PSNR-Y leaves out, clipped to black and white, not rounded."""
+        """Y without the border that PSNR-Y leaves out, clipped to black and white, not rounded."""
         return self._inner(luma(shown_levels(sr, self.rgb_range).transpose(1, 2, 0)))
 
     def _inner(self, plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -122,7 +125,7 @@ class LossMeter:
 
 @dataclass(frozen=True)
 class _Case:
-    """A photograph, and what the reference makes of it."""
+    """A photograph with the reference's figures."""
 
     photograph: Photograph
     psnr_y_db: float
@@ -142,13 +145,13 @@ class _Row(Loss):
 
 
 class Evaluations:
-    """Losses by assignment; each is measured once.
+    """Losses by assignment, each measured once.
 
     Args:
-        measure: the loss with exactly these convolutions in INT8.
-        store: a JSON file, written whole after each measurement, so that an interrupted search goes
-            on where it was. Choose its name by all that losses depend on: the model, the
-            photographs, the ranges. One that cannot be understood is replaced, with a warning.
+        measure: returns the loss with exactly these convolutions in INT8.
+        store: JSON file, written whole after each measurement, so that an interrupted search
+            resumes. Its name must depend on everything that losses depend on: the model, the
+            photographs, the ranges. An unreadable store is replaced, with a warning.
 
     Raises:
         OSError: the store cannot be written.
@@ -184,6 +187,6 @@ def _load(store: Path) -> dict[frozenset[str], Loss]:
     try:
         rows = read(tuple[_Row, ...], store, error=CalibrationError)
     except CalibrationError as error:
-        _logger.warning("%s holds no evaluations and is started anew (%s)", store, error)
+        _logger.warning("%s cannot be read as evaluations and is replaced (%s)", store, error)
         return {}
     return {frozenset(row.int8): Loss(row.lost_db, row.noise_db) for row in rows}

@@ -1,4 +1,4 @@
-"""How much each convolution alone costs in INT8: measured, ranked, printed and drawn."""
+"""Measure, rank, print and draw the loss of each single convolution in INT8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Convolution:
     """A node that may become INT8.
 
     Attributes:
-        multiply_adds: at some size of the input, the same for all convolutions; positive.
+        multiply_adds: number at an input size common to all convolutions; positive.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Convolution:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What one convolution costs.
+    """Loss of one convolution in INT8.
 
     Attributes:
-        alone: the loss with it alone in INT8.
-        spared: the loss with all others in INT8; None where that was not measured.
+        alone: loss with this convolution alone in INT8.
+        spared: loss with all others in INT8; None if not measured.
     """
 
     convolution: Convolution
@@ -50,10 +50,10 @@ def measure_sensitivity(
     spared: bool = False,
     progress: Progress = SILENT,
 ) -> list[Sensitivity]:
-    """Evaluate each convolution alone, and if asked also all others without it.
+    """Evaluate each convolution alone, and with `spared` also all others without it.
 
     Returns:
-        The most sensitive first: by `alone.noise_db`, which luck does not move.
+        The most sensitive first, by `alone.noise_db`, which hardly depends on chance.
     """
     everything = frozenset(convolution.name for convolution in convolutions)
     total = len(convolutions) * (1 + spared)
@@ -84,7 +84,7 @@ def print_sensitivities(
     with_others = any(sensitivity.spared for sensitivity in sensitivities)
     if with_others:
         headers += ["all others: noise", "lost"]
-    title = "What each convolution costs in INT8, dB of PSNR-Y"
+    title = "Loss of each convolution in INT8, dB of PSNR-Y"
     table = make_table(title, [*headers, ""], left=("",), fold=("convolution",))
     table.columns[0].min_width = 18
     for sensitivity, share in zip(sensitivities, _shares(sensitivities), strict=True):
@@ -126,7 +126,7 @@ def draw_sensitivities(
             noise_axis.text(width, place, f" {noise:.2g}", va="center")
         noise_axis.set_xscale("log")
         noise_axis.set_xlim(lowest, highest * 2)
-        noise_axis.set_xlabel("dB that its noise costs when it alone is INT8")
+        noise_axis.set_xlabel("noise of this convolution alone in INT8, dB")
         noise_axis.set_yticks(range(len(names)), names)
         noise_axis.set_ylim(len(names) - 0.5, -0.5)
         work_axis.barh(range(len(names)), [100 * s for s in _shares(sensitivities)], color=colors)

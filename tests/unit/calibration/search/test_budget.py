@@ -274,9 +274,9 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, stopped_after: int) -> No
 @pytest.mark.parametrize(
     ("convolutions", "budget_db", "message"),
     [
-        ([], 0.1, "a name of its own"),
-        ([Convolution("a", 1), Convolution("a", 2)], 0.1, "a name of its own"),
-        (network(1), -0.1, r"-0\.1 dB, expected 0 or more"),
+        ([], 0.1, "each with a unique name"),
+        ([Convolution("a", 1), Convolution("a", 2)], 0.1, "each with a unique name"),
+        (network(1), -0.1, r"0 dB or more, got -0\.1 dB"),
         (network(1), math.nan, "nan dB"),
     ],
 )

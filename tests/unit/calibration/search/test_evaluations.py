@@ -141,9 +141,11 @@ def test_references_that_cannot_be_compared_with() -> None:
     with pytest.raises(CalibrationError, match=r"a\.png: the float32 output is not finite"):
         meter(enlarging(math.nan))
     for exact in (enlarging(), enlarging(0.1)):  # the second after rounding
-        with pytest.raises(CalibrationError, match=r"a\.png: float32 reproduces it"):
+        with pytest.raises(
+            CalibrationError, match=r"a\.png: float32 reproduces the original exactly"
+        ):
             meter(exact)
-    with pytest.raises(CalibrationError, match="without photographs"):
+    with pytest.raises(CalibrationError, match="expected at least one photograph"):
         meter(enlarging(2), [])
     with pytest.raises(ImageError, match="shapes"):
         meter(lambda lr: lr)
@@ -205,6 +207,6 @@ def test_a_store_that_is_none_is_started_anew(
     store.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         evaluations = Evaluations(lambda _: Loss(0, 0.5), store)
-    assert "store.json holds no evaluations" in caplog.text
+    assert "store.json cannot be read as evaluations" in caplog.text
     assert evaluations(A) == Loss(0, 0.5)
     assert Evaluations(never, store)(A) == Loss(0, 0.5)
