@@ -1,1 +1,1 @@
-"""A model in the form that a target reads."""
+"""Conversion of a model to the form that a target reads."""

@@ -1,7 +1,7 @@
-"""What a half-precision graph computes, on a runtime that has no half precision.
+"""Emulate half precision on a runtime that does not compute in it.
 
-ONNX Runtime's CPU kernels compute float16 in float32 and leave the rounding out between nodes:
-50000 * 4 / 4 comes back as 50000, where hardware that computes in half precision returns infinity.
+ONNX Runtime's CPU kernels compute float16 in float32 and skip the rounding between nodes:
+50000 * 4 / 4 gives 50000, where hardware that computes in half precision returns infinity.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def rounded_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A float32 graph that rounds to half precision whatever is float16 in a typed graph.
+    """Convert a typed graph to float32 with explicit rounding of all its float16 values.
 
     Functions are inlined first, so that tensors in their bodies count too. Each node computes in
-    float32 what it reads, as kernels for half precision accumulate, and a pair of Casts, which
-    ONNX Runtime keeps at every level of optimization, rounds its result; from 65520 on it is
-    infinite. A ReLU is part of the convolution before it, as it is in every engine: rounding before
-    it and after it is the same. What is float32 in the typed graph is left alone. Inputs and
-    outputs of the graph become float32.
+    float32, as kernels for half precision accumulate. A pair of Casts, which ONNX Runtime keeps at
+    every optimization level, rounds its result; from 65520 on it is infinite. A ReLU is part of the
+    convolution before it, as in every engine: rounding before or after it is the same. Float32
+    values of the typed graph are not rounded. Inputs and outputs of the graph become float32.
     """
     typed: ir.Model = ir.from_proto(model)
     common.InlinePass()(typed)
@@ -57,7 +56,7 @@ def _goes_into_relu(value: ir.Value) -> bool:
 
 
 def _round(graph: ir.Graph, value: ir.Value) -> None:
-    """Let all readers of a float32 value, and the graph, have it rounded to half precision."""
+    """Round a float32 value to half precision for all its readers and as graph output."""
     node = producer_of(value)
     nodes = []
     rounded = value

@@ -1,4 +1,4 @@
-"""A model in the form that a target reads, and in the form in which its quality is seen."""
+"""A model in the form that a target reads, and in the form that its quality is measured in."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.targets import Target
 
 _OPSET_OF_HALF_SCALES = 19
-"""The first in which QuantizeLinear and DequantizeLinear take scales in float16."""
+"""First opset in which QuantizeLinear and DequantizeLinear accept float16 scales."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,16 @@ class TargetModel:
     """A model for one target.
 
     Attributes:
-        model: what is written, and what an engine is built from.
-        evaluated: what it computes, on a runtime without half precision: float32 inside, and what
-            a device rounds to half precision rounded. For weak typing that is all that is not
-            pinned, the most that a builder may choose.
-        float32_layers: nodes of `model` that must stay float32 where the builder chooses, in graph
-            order. Empty but for weak typing in half precision.
-        factors_patch: appended to the serialized model, it makes outputs of its modulation factors
-            `factor_0`, `factor_1`, ..., because protobuf merges the fields of concatenated
-            messages: an output costs kernels and memory. `deploy` alone makes it; empty without
-            modulators.
+        model: the model to write, and to build an engine from.
+        evaluated: the same computation for a runtime without half precision: in float32, with the
+            device's rounding to half precision. With weak typing all layers that are not pinned are
+            rounded, the most that a builder may choose.
+        float32_layers: nodes of `model` that the builder must keep in float32, in graph order.
+            Empty except for weak typing in half precision.
+        factors_patch: bytes that, appended to the serialized model, make its modulation factors
+            outputs `factor_0`, `factor_1`, ..., since protobuf merges the fields of concatenated
+            messages. `model` itself lacks them: an output costs kernels and memory. Set only by
+            `deploy`; empty without modulators.
     """
 
     model: onnx.ModelProto
@@ -53,7 +53,7 @@ class TargetModel:
 
     @property
     def with_factors(self) -> bytes:
-        """The serialized model that returns its factors too."""
+        """Serialized model that also returns its factors."""
         serialized: bytes = self.model.SerializeToString()
         return serialized + self.factors_patch
 
@@ -67,19 +67,19 @@ def in_target_form(
     wide: Collection[str] = (),
     io: Literal["float32", "uint8"] = "float32",
 ) -> TargetModel:
-    """Bring a finished float32 graph, which is left as it is, into the form of a target.
+    """Convert a finished float32 graph to the form of a target; the graph itself is not changed.
 
     Args:
-        model: in function form, with Q/DQ in float32 or without.
-        half: lower what is not quantized to float16.
-        rgb_range: the value of white.
-        wide: values that stay float32, as `LowerToHalf` takes them.
-        io: of the model that is written; `evaluated` has the inputs and outputs of the graph.
+        model: graph with functions, with or without Q/DQ in float32.
+        half: lower values that are not quantized to float16.
+        rgb_range: value of white.
+        wide: values that stay float32, as in `LowerToHalf`.
+        io: image type of the written model; `evaluated` has the inputs and outputs of the graph.
 
     Raises:
-        CalibrationError: the target does not compute in half precision.
+        CalibrationError: `half`, and the target does not compute in half precision.
         ExportError: the graph cannot be lowered, an operator changed between its opset and that of
-            the target, or a check of the file fails.
+            the target, or the ONNX checker refuses the model.
     """
     typed = model.clone()
     if half:
@@ -92,7 +92,7 @@ def in_target_form(
     if not target.int8_constants:
         quantize_constants_in_graph(written)
     graphs = [written] if written is typed or not half else [written, typed]
-    for graph in graphs:  # which differ in their types, and get equal names
+    for graph in graphs:  # they differ only in types, so that new nodes get equal names
         if not target.functions:
             _inline(graph)
         if io == "uint8":
@@ -107,7 +107,7 @@ def check_half(target: Target) -> None:
     """Refuse to lower to float16 for a target that does not compute in it.
 
     Raises:
-        CalibrationError: it does not.
+        CalibrationError: the target does not compute in half precision.
     """
     if not target.computes_half:
         raise CalibrationError(
@@ -117,11 +117,11 @@ def check_half(target: Target) -> None:
 
 
 def deploy(path: Path, target: Target) -> TargetModel:
-    """Bring an exported or a lowered model into the form of a target, where it has another.
+    """Convert an exported or a lowered model to the form of a target, if it has another.
 
     Raises:
-        ExportError: an operator changed between its opset and that of the target, or a check of
-            the file fails.
+        ExportError: an operator changed between its opset and that of the target, or the ONNX
+            checker refuses the model.
     """
     model: ir.Model = ir.load(path)
     ExposeFactors()(model)
@@ -150,7 +150,7 @@ def _inline(model: ir.Model) -> None:
 
 
 def _name_factors(model: ir.Model) -> None:
-    """Make outputs of the factors of an inlined graph, named as those of modulators are."""
+    """Make the factors of an inlined graph outputs, with the names of a modulator's factors."""
     for index, value in enumerate(m.factor for m in find_inlined(model.graph)):
         value.name = f"factor_{index}"
         if not value.is_graph_output():

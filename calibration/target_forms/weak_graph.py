@@ -1,6 +1,6 @@
-"""What a graph must be for TensorRT 8.x: float32 written down, with a list of what must stay it.
+"""Graphs for TensorRT 8.x: float32 types, with a list of the layers that must stay float32.
 
-How the builder is told is in `adadm.runtime.engines.weak_typing`.
+`adadm.runtime.engines.weak_typing` passes the list to the builder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from adadm.runtime.models.metadata import ModelMetadata
 
 
 def pin_float32_layers(written: ir.Model, typed: ir.Model) -> tuple[str, ...]:
-    """Note in the metadata which nodes are float32 in the same graph with types, in graph order."""
+    """Record in the metadata the nodes, in graph order, that are float32 in the typed graph."""
     common.ShapeInferencePass()(typed)
     float32 = {
         node.name for node in typed.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT
@@ -25,7 +25,7 @@ def pin_float32_layers(written: ir.Model, typed: ir.Model) -> tuple[str, ...]:
 
 
 def typed_as_pinned(model: ir.Model) -> ir.Model:
-    """The same graph in float16, but for what is pinned; as it is where nothing is."""
+    """Lower a graph to float16 except for its pinned layers; unchanged if none is pinned."""
     pinned = ModelMetadata.from_props(model.metadata_props).float32_layers
     if not pinned:
         return model
@@ -43,10 +43,10 @@ def typed_as_pinned(model: ir.Model) -> ir.Model:
 
 
 def quantize_constants_in_graph(model: ir.Model) -> None:
-    """Let float32 constants through QuantizeLinear take the place of INT8 ones.
+    """Replace INT8 constants by float32 constants with a QuantizeLinear.
 
-    Exact when: the scales are positive. `q * scale` in float32 is off by 2**-24 of it, so that
-    divided by `scale` it rounds to the same `q`.
+    Exact when: the scales are positive. `q * scale` in float32 has a relative error of 2**-24, so
+    that divided by `scale` it rounds to the same `q`.
     """
     for node in list(model.graph):
         levels = node.inputs[0] if node.op_type == "DequantizeLinear" else None
