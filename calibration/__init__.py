@@ -1,4 +1,4 @@
-"""A network in lower precision, with what that costs measured, and under a budget.
+"""Lower a network to FP16 or INT8, measure the loss, and keep it within a budget.
 
 from adadm.calibration import (
     CalibrationImages, LoweringOptions, load_source_network, lower_network

@@ -1,4 +1,4 @@
-"""Matplotlib as every picture here uses it."""
+"""The Matplotlib style that all figures share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from adadm.runtime.errors import require
 
 @contextmanager
 def drawing_style(more: Mapping[str, Any] = MappingProxyType({})) -> Iterator[None]:
-    """The same bytes for the same figures, whatever a `matplotlibrc` says.
+    """Apply a fixed style, so that equal figures give equal bytes whatever `matplotlibrc` says.
 
-    One in the working folder could run LaTeX.
+    A `matplotlibrc` in the working folder could also run LaTeX.
 
     Args:
-        more: settings of matplotlib by name.
+        more: further settings of matplotlib by name.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""A network in float32 with what its tensors hold, and how it is lowered for a target."""
+"""The float32 graphs and tensor statistics of a network, and their lowering for a target."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ from adadm.runtime.targets import Target
 Precision = Literal["fp16", "int8"]
 
 BUDGETS_DB: Mapping[Precision, float] = {"fp16": 0.005, "int8": 0.02}
-"""What may be lost where nothing else is asked, dB of PSNR-Y."""
+"""Default limits of the PSNR-Y loss, dB."""
 
 _OPSET = 19
 
 
 @dataclass(frozen=True)
 class LoweringOptions:
-    """What is asked for.
+    """Options of `lower_network`.
 
     Attributes:
-        budget_db: PSNR-Y that may be lost to float32, mean over the photographs.
-        io, stats, static: as `export.Options` has them.
-        sensitivity: measure each convolution, alone in INT8 and alone spared, in any case.
-        cache: a folder for what an interrupted run goes on from.
+        budget_db: limit of the PSNR-Y loss against float32, mean over the photographs.
+        io, stats, static: as in `export.Options`.
+        sensitivity: always measure each convolution, alone in INT8 and alone spared.
+        cache: folder of results from which an interrupted run resumes.
     """
 
     precision: Precision
@@ -75,11 +75,12 @@ class Lowering:
     """The float32 graphs of a network, and the same graphs in lower precision; made by `of`.
 
     Attributes:
-        images: at the size at which the model will run.
+        images: photographs at the size at which the model will run.
         variants: float32 graphs: `whole`, and with external statistics `tile` and `moments`.
-        statistics: of the tensors of `whole`.
-        exponent: of two, by which the trunk is multiplied so that float16 holds it.
-        factor_scales: what became of each modulation factor by that, in graph order; empty without.
+        statistics: tensor statistics of `whole`.
+        exponent: the trunk is multiplied by 2**exponent, so that float16 holds it.
+        factor_scales: multiplier of each modulation factor that results from `exponent`, in graph
+            order; empty if the trunk is not scaled.
     """
 
     source: SourceNetwork
@@ -102,18 +103,18 @@ class Lowering:
         """Fold a network, observe its tensors, and scale its trunk where float16 would overflow.
 
         Args:
-            images: at the size at which the model will run.
+            images: photographs at the size at which the model will run.
 
         Raises:
-            ExportError: the graph cannot have the form that is asked for.
+            ExportError: the graph cannot have the requested form.
             CalibrationError: the float32 network diverges on a photograph.
         """
         if request.precision == "fp16":
             check_half(request.target)
         if request.static and request.static[0] > 1:
             raise CalibrationError(
-                f"a model for {request.static[0]} images at a time cannot be lowered, since "
-                "photographs are measured one by one; fix N to 1, or export without --static"
+                f"cannot lower a model with a batch size of {request.static[0]}: photographs are "
+                "measured one by one; fix N to 1, or export without --static"
             )
 
         plain = cls(source, images, request)._observed(source.model, progress)
@@ -128,7 +129,7 @@ class Lowering:
         return replace(observed, exponent=exponent, factor_scales=factor_scales)
 
     def _observed(self, model: ir.Model, progress: Progress) -> Lowering:
-        """The same with the graphs of a model, and what the tensors of `whole` hold."""
+        """Copy with the graphs of a model and the tensor statistics of its `whole` graph."""
         progress.phase("folding and collapsing")
         assembled = assemble(model.clone(), self.source.metadata, self._options)
         protos: dict[Variant, onnx.ModelProto] = {"whole": assembled.model}
@@ -154,7 +155,7 @@ class Lowering:
 
     @cached_property
     def ranges(self) -> list[HalfRange]:
-        """Of each tensor in float16, the nearest to overflow first; empty without float16."""
+        """Range of each float16 tensor, the nearest to overflow first; empty without float16."""
         return half_ranges(self.whole.graph, self.statistics) if self._half else []
 
     @cached_property
@@ -164,7 +165,7 @@ class Lowering:
 
     @property
     def convolutions(self) -> list[Convolution]:
-        """Those that can be INT8, in the order of the network."""
+        """Convolutions that can be INT8, in network order."""
         return [Convolution(name, self.work[name]) for name in self._int8_ranges]
 
     @property
@@ -174,17 +175,17 @@ class Lowering:
 
     @property
     def reference(self) -> onnx.ModelProto:
-        """The same as a file: what every loss is measured against."""
+        """The float32 graph as a file: the reference of every loss."""
         proto: onnx.ModelProto = ir.to_proto(self.whole)
         return proto
 
     def share(self, names: Collection[str]) -> float:
-        """Of all multiply-adds, what these convolutions take."""
+        """Fraction of all multiply-adds that these convolutions perform, 0..1."""
         return sum(self.work[name] for name in names) / sum(self.work.values())
 
     @property
     def key(self) -> str:
-        """Of all that a loss depends on, but the assignment."""
+        """Digest of everything that a loss depends on, except the assignment."""
         content = self.lowered("whole", list(self._int8_ranges)).evaluated
         digest = hashlib.sha256(f"{version('adadm-deploy')} {self.images.digest}".encode())
         for model in (self.reference, content):
@@ -194,10 +195,10 @@ class Lowering:
     def lowered(
         self, variant: Variant, int8: Collection[str], *, factors: bool = False
     ) -> TargetModel:
-        """A variant for the target, with these convolutions in INT8.
+        """Lower a variant for the target, with these convolutions in INT8.
 
         Args:
-            factors: return the modulation factors too.
+            factors: also return the modulation factors.
         """
         model = self.variants[variant].clone()
         if factors:
@@ -216,7 +217,7 @@ class Lowering:
         )
 
     def float32(self, **changed: Any) -> onnx.ModelProto:
-        """The network in another form, such as with its tail as it is (`export.Options`)."""
+        """Assemble the network in another form of `export.Options`, such as `tail="original"`."""
         options = replace(self._options, stats="internal", **changed)
         return assemble(self.source.model.clone(), self.source.metadata, options).model
 

@@ -1,4 +1,4 @@
-"""From a network in float32 to a lowered model whose loss is measured and within its budget."""
+"""Lower a float32 network to a model whose measured loss is within its budget."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _SEARCHES = 3
 
 
 def plot_path(output: Path) -> Path:
-    """Where the plot of a model's sensitivities is."""
+    """Path of the plot of a model's sensitivities."""
     return output.with_suffix(".sensitivity.svg")
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """Lowered models, and what is known of them.
+    """Lowered models with their measurements.
 
     Attributes:
         models: `whole`, and with `stats="external"` also `tile` and `moments`.
         assignment: which convolutions are INT8; None for FP16.
-        sensitivities: the most sensitive first; empty where none had to be measured.
-        ledger: what each stage costs over all photographs, and the artefact gates.
+        sensitivities: the most sensitive first; empty if none had to be measured.
+        ledger: cost of each stage over all photographs, and the artefact gates.
     """
 
     models: dict[Variant, onnx.ModelProto]
@@ -62,12 +62,12 @@ class Quantized:
 
     @property
     def lost_db(self) -> float:
-        """PSNR-Y that the last stage lost to float32 on ONNX Runtime."""
+        """PSNR-Y loss of the last stage against float32 on ONNX Runtime, dB."""
         return _lost_db(self.ledger)
 
     @property
     def spared(self) -> tuple[str, ...]:
-        """The convolutions that are not INT8: by the search, or because float16 does not do."""
+        """Convolutions that are not INT8: by the search, or outside the range of float16."""
         int8 = self.assignment.int8 if self.assignment else ()
         return tuple(name for name in self.lowering.work if name not in int8)
 
@@ -95,7 +95,7 @@ class Quantized:
         return written
 
     def as_json(self) -> dict[str, Any]:
-        """The report, for `json_format.text`: the same for the same run."""
+        """The report, for `json_format.text`; equal for equal runs."""
         lowering, assignment = self.lowering, self.assignment
         request, source = lowering.request, lowering.source
         report = {
@@ -133,16 +133,16 @@ def lower_network(
     *,
     progress: Progress = SILENT,
 ) -> Quantized:
-    """Lower a network, and measure what that costs.
+    """Lower a network, and measure the loss.
 
     Args:
-        images: at the size at which the model will run.
+        images: photographs at the size at which the model will run.
 
     Returns:
-        Models whose loss is within the budget; whether they have artefacts, `check` tells.
+        Models whose loss is within the budget; `check` refuses those with artefacts.
 
     Raises:
-        CalibrationError: the budget cannot be kept, or the network diverges in float32 already.
+        CalibrationError: the budget cannot be met, or the network diverges in float32 already.
         ExportError: the graph cannot have the form that the target needs.
     """
     lowering = Lowering.of(source, images, request, progress=progress)
@@ -163,8 +163,8 @@ def lower_network(
         ledger = ledger_of(())
         if not _lost_db(ledger) <= request.budget_db:
             raise CalibrationError(
-                f"float16 loses {_lost_db(ledger):.4f} dB, the budget is {request.budget_db:g} dB; "
-                "raise --budget-db, or deploy the float32 export"
+                f"float16 loses {_lost_db(ledger):.4f} dB PSNR-Y; budget {request.budget_db:g} dB. "
+                "Raise --budget-db, or deploy the float32 export"
             )
     else:
         assignment, sensitivities, ledger = _search(lowering, ledger_of, progress)
@@ -189,10 +189,10 @@ def lower_network(
 def _search(
     lowering: Lowering, ledger_of: Callable[[tuple[str, ...]], Ledger], progress: Progress
 ) -> tuple[Assignment, tuple[Sensitivity, ...], Ledger]:
-    """The assignment with the most work in INT8 whose loss over all photographs fits.
+    """Find the assignment with the most work in INT8 whose loss over all photographs fits.
 
-    The search measures on the first photographs. Where all of them together lose more, it searches
-    again under a smaller budget.
+    The search measures on the first photographs. If the loss over all photographs exceeds the
+    budget, it searches again with a smaller one.
     """
     request, evaluations = lowering.request, _evaluations(lowering)
     sensitivities: list[Sensitivity] = []
@@ -202,7 +202,7 @@ def _search(
         )
     if not lowering.convolutions:
         raise CalibrationError(
-            "no convolution can be INT8: each reads or returns what float16 does not hold. Choose "
+            "no convolution can be INT8: each reads or returns values beyond float16. Choose "
             "--precision fp16, or deploy the float32 export"
         )
     tightened_db, lost_db = request.budget_db, 0.0
@@ -221,8 +221,8 @@ def _search(
             "choose --precision fp16"
         )
     raise CalibrationError(
-        f"INT8 loses {lost_db:.4f} dB over all {len(lowering.images)} photographs, the budget is "
-        f"{request.budget_db:g} dB; raise --budget-db, or choose --precision fp16"
+        f"INT8 loses {lost_db:.4f} dB PSNR-Y over all {len(lowering.images)} photographs; budget "
+        f"{request.budget_db:g} dB. Raise --budget-db, or choose --precision fp16"
     )
 
 
@@ -230,7 +230,7 @@ def _evaluations(lowering: Lowering) -> Evaluations:
     source = lowering.source
 
     @functools.cache
-    def meter() -> LossMeter:  # a search that remembers everything runs nothing
+    def meter() -> LossMeter:  # not made if every loss is in the store
         return LossMeter.of(
             run_of_model(lowering.reference),
             itertools.islice(lowering.images, _SEARCH_PHOTOGRAPHS),
@@ -253,7 +253,7 @@ def _lost_db(ledger: Ledger) -> float:
 
 
 def _note(quantized: Quantized) -> None:
-    """Write into the metadata what a runtime and a reader want to know of the lowering."""
+    """Write the lowering's parameters and measurements into the metadata."""
     lowering = quantized.lowering
     noted = {
         "budget_db": lowering.request.budget_db,

@@ -1,8 +1,8 @@
-"""Lower a network to FP16 or INT8, with the quality that it costs measured and under a budget.
+"""Lower a network to FP16 or INT8, measure the loss of quality, and keep it within a budget.
 
 Reads a checkpoint, or an export of it with --fold off. Ranges come from
-photographs; what is lost is measured on them in dB, each stage by itself, and a model that loses
-more than the budget, or adds artefacts that show, is not written.
+photographs. The loss of each stage is measured on them in dB. A model is not written if it loses
+more than the budget, or adds visible artefacts.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _PHOTOGRAPHS = 32
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, lower, print what it costs, and write."""
+    """Parse the command line, lower the network, print the loss, and write the models."""
     arguments = _parse(argv)
     bar = Bar()
     source = load_source_network(arguments.source, **network_options(arguments))
     static = source.static or arguments.static
     if arguments.static not in (None, static) or (source.static and arguments.tile):
         raise CalibrationError(
-            f"{arguments.source} takes inputs of {'x'.join(map(str, static or ()))} alone; export "
+            f"{arguments.source} takes only inputs of {'x'.join(map(str, static or ()))}; export "
             "it without --static, or give the checkpoint"
         )
     options = {field.name: getattr(arguments, field.name) for field in fields(LoweringOptions)}
@@ -85,7 +85,7 @@ def _print(quantized: Quantized, console: Console) -> None:
         )
     print_ledger(quantized.ledger, console)
     say(
-        f"lost to float32: {quantized.lost_db:+.4f} dB PSNR-Y, the budget is "
+        f"PSNR-Y lost to float32: {quantized.lost_db:+.4f} dB; budget "
         f"{lowering.request.budget_db:g} dB"
     )
 
@@ -113,45 +113,45 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--budget-db",
         type=decibels,
         metavar="D",
-        help=f"PSNR-Y that may be lost to float32; default: {defaults}",
+        help=f"limit of the PSNR-Y loss against float32, dB; default: {defaults}",
     )
     parser.add_argument(
         "--photographs",
         type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
-        help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
+        help=f"number of photographs, chosen by their content; default: {_PHOTOGRAPHS}",
     )
     geometry = parser.add_mutually_exclusive_group()
     geometry.add_argument(
         "--tile",
         type=positive,
         metavar="PX",
-        help="the model will run on tiles of PX px that share no statistic; default: whole images",
+        help="calibrate for tiles of PX px with separate statistics; default: whole images",
     )
     geometry.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
     parser.add_argument("--io", choices=("float32", "uint8"), default="float32")
     add_stats(
         parser,
-        "lower the models for tiles that share the statistics too",
+        "also lower the models for tiles that share their statistics",
     )
     parser.add_argument(
         "--sensitivity",
         action="store_true",
-        help="measure each convolution, also where the budget does not ask for it",
+        help="measure each convolution even if the budget does not require it",
     )
     parser.add_argument(
         "--cache",
         type=paths.written,
         default=cache_folder(),
         metavar="DIR",
-        help="where ranges and losses are kept, named after the content that they come from; "
+        help="folder for measured ranges and losses, named by the digest of their inputs; "
         "default: %(default)s",
     )
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.sensitivity and arguments.precision == "fp16":
-        parser.error("--sensitivity is what convolutions cost in INT8; give --precision int8")
+        parser.error("--sensitivity measures convolutions in INT8; give --precision int8")
     for_tiles = [variant_path(arguments.output, variant) for variant in FOR_TILES]
     more = [report_path(arguments.output), plot_path(arguments.output)]
     paths.check(writes=more + (for_tiles if arguments.stats == "external" else []))

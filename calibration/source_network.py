@@ -1,4 +1,4 @@
-"""What is lowered: a network as it was trained, from its checkpoint or from an export of it."""
+"""The network to lower, as trained: read from its checkpoint or from an unfolded export."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from adadm.runtime.models.onnx_reader import checked_onnx
 
 _IDENTITY = (*NETWORK, "hyperparameters", "checkpoint_sha256")
 _OF_A_COLLAPSED_TAIL = ("tail", "receptive_field")
-"""What cannot be found in a graph again, once its tail is collapsed."""
+"""Metadata that cannot be recovered from a graph with a collapsed tail."""
 
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """A network before any fold, as `assemble` takes it.
+    """A network before any fold, for `assemble`.
 
     Attributes:
         model: `lr` float32 (N, 3, H, W) to `sr` float32, batch normalization kept, each modulator
             a node.
-        metadata: what `Checkpoint.metadata` says; of a collapsed tail, that too.
-        network: None where the source is an ONNX file.
-        static: N, H and W where the file fixes them.
-        sha256: of the file.
+        metadata: `Checkpoint.metadata`, and that of a collapsed tail.
+        network: None if the source is an ONNX file.
+        static: N, H and W if the file fixes them.
+        sha256: digest of the file.
     """
 
     model: ir.Model
@@ -58,16 +58,16 @@ def load_source_network(
 ) -> SourceNetwork:
     """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
 
-    Both give the same graph once it is folded and its tail is collapsed.
+    Both give the same graph after folding and collapsing the tail.
 
     Args:
-        arch, limit, given: of a checkpoint, as `load_checkpoint` takes them.
-        free_sizes: of a checkpoint, as `trace` takes it.
+        arch, limit, given: for a checkpoint, as in `load_checkpoint`.
+        free_sizes: for a checkpoint, as in `trace`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
         EngineError: the ONNX file cannot be read.
-        CalibrationError: it has another form.
+        CalibrationError: the ONNX file has another form.
         ExportError: torch.onnx cannot export the network, or the ONNX checker refuses the file.
     """
     path = Path(path)
@@ -101,16 +101,16 @@ def _static(model: ir.Model) -> Shape | None:
 
 
 def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, Limit | None]) -> None:
-    """Refuse what can be said of a checkpoint only, of a file that says it itself.
+    """Refuse hyper-parameters of a checkpoint for a file that records its own.
 
     Raises:
-        CalibrationError: something was given.
+        CalibrationError: a hyper-parameter was given.
     """
     flags = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
     if flags := ["--arch"] * (arch != "auto") + flags:
         raise CalibrationError(
-            f"{path} says itself what its network is; {', '.join(flags)} can be given with a "
-            "checkpoint only"
+            f"{path} records its own network; {', '.join(flags)} can be given with a checkpoint "
+            "only"
         )
 
 
@@ -125,7 +125,7 @@ def _read(path: Path) -> onnx.ModelProto:
 
 
 def _check_form(path: Path, model: ir.Model, metadata: ModelMetadata) -> None:
-    """Refuse what is not the graph that `adadm export --fold off` writes."""
+    """Refuse a graph in another form than that of `adadm export --fold off`."""
     if missing := sorted(metadata.missing(*_IDENTITY, "fold", "io", "stats", "tail")):
         raise CalibrationError(
             f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
@@ -136,7 +136,7 @@ def _check_form(path: Path, model: ir.Model, metadata: ModelMetadata) -> None:
     problems = {
         "--fold off": metadata.fold != "off" and "its batch normalization is folded",
         "--stats internal": metadata.stats != "internal"
-        and f"it is the model `{metadata.stats}` of tiles",
+        and f"it is the `{metadata.stats}` model for tiles",
         "--io float32": metadata.is_uint8 and "it reads uint8 images",
         "--modulator function": not any(modulators(model.graph)) and "its modulators are inlined",
         f"--opset {DEFAULTS.opset}": opset not in OPSETS and f"it has opset {opset}",

@@ -1,4 +1,4 @@
-"""The forms of a network on its way to a lowered model, as the drift ledger wants them."""
+"""Stages of the drift ledger: the forms of a network from training to the lowered model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 
 def run_of_model(model: onnx.ModelProto) -> Run:
-    """A model on ONNX Runtime: `lr` to `sr`."""
+    """Load a model into ONNX Runtime; the result maps `lr` to `sr`."""
     session = OnnxRuntimeSession(model.SerializeToString())
 
     def run(lr: Batch) -> Batch:
@@ -29,10 +29,10 @@ def run_of_model(model: onnx.ModelProto) -> Run:
 
 
 def lowering_stages(lowering: Lowering, int8: Sequence[str]) -> list[Stage]:
-    """All stages, from the network to what is written.
+    """All stages, from the network to the written model.
 
-    The graphs run on ONNX Runtime, those on the way without its optimizations, so that what is
-    measured is the graph; those in float16 as `rounded_to_half` has them.
+    The graphs run on ONNX Runtime. Intermediate stages run without its optimizations, so that the
+    graph itself is measured; float16 stages run in the form of `rounded_to_half`.
     """
     network = lowering.source.network
     if network is not None:
@@ -78,7 +78,7 @@ def _run_with_factors(
 
 
 def _run_tile_models(lowering: Lowering, int8: Sequence[str]) -> Callable[[Batch], Output]:
-    """The two models for tiles on one tile that is the whole image, settled."""
+    """Run the two tile models on the whole image as one tile, until the statistics settle."""
     tile, moments = (
         OnnxRuntimeSession(lowering.lowered(variant, int8).evaluated.SerializeToString(), lean=True)
         for variant in FOR_TILES

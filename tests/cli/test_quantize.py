@@ -448,8 +448,8 @@ Places = Callable[[Project, Path], dict[str, Any]]
         ("", lambda p, t: {"images": t / "nothing"}, "nothing: no such file or folder"),
         ("--arch rdn", lambda p, t: {"source": p.checkpoint}, "not recognised as rdn"),
         ("--rgb-range 1", None, "--rgb-range can be given with a checkpoint only"),
-        ("--static 1x8x40", None, "a tile is 40x8 px, needed are sides of 16 px or more"),
-        ("--tile 64", None, "reduced it is 44x36 px, smaller than a tile of 64x64 px"),
+        ("--static 1x8x40", None, "the tile is 40x8 px; required: sides of at least 16 px"),
+        ("--tile 64", None, "the reduced image is 44x36 px, smaller than a tile of 64x64 px"),
         (
             "--budget-db 0",
             None,
@@ -526,7 +526,7 @@ def test_artefacts_that_show_are_refused(bench: Bench, tmp_path: Path) -> None:
     images = write_crops(tmp_path / "images", count=2)
     assert bench.start("--target", "cpu", "--budget-db", "3", source=source, images=images) == 1
     captured = bench.capsys.readouterr()
-    assert "adadm quantize: the lowered model has artefacts that show" in captured.err
+    assert "adadm quantize: the lowered model has visible artefacts" in captured.err
     assert "flat level is" in captured.err and "FAILED" in captured.out
     assert files(bench.output.parent) == set()
 

@@ -184,10 +184,10 @@ def test_more_photographs_that_lose_more_tighten_the_search(
         (
             CPU,
             (0.021, 0.0211, 0.0212, 0.0),
-            r"INT8 loses 0\.0212 dB over all 2 .* is 0\.02 dB; raise",
+            r"INT8 loses 0\.0212 dB PSNR-Y over all 2 .*; budget 0\.02 dB\. Raise",
         ),
-        (CPU, (1e9,), r"INT8 loses 1000000000\.0000 dB over all"),  # tightened, nothing fits
-        (HALF, (0.01,), r"float16 loses 0\.0100 dB, the budget is 0\.005 dB"),
+        (CPU, (1e9,), r"INT8 loses 1000000000\.0000 dB PSNR-Y over all"),  # tightened, nothing fits
+        (HALF, (0.01,), r"float16 loses 0\.0100 dB PSNR-Y; budget 0\.005 dB"),
     ],
 )
 def test_what_misses_its_budget_is_refused(
@@ -208,7 +208,7 @@ def test_what_misses_its_budget_is_refused(
     ("request_", "message"),
     [
         (replace(HALF, target=TARGETS["cpu"]), "float16 gains nothing on cpu"),
-        (replace(CPU, static=(2, 32, 32)), "a model for 2 images at a time cannot be lowered"),
+        (replace(CPU, static=(2, 32, 32)), "cannot lower a model with a batch size of 2"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

@@ -137,7 +137,7 @@ def test_fixed_sizes_are_kept(export: Callable[[Options], Path]) -> None:
         (replace(UNFOLDED, factors=True), "returns sr, factor_0, factor_1, .* with no --factors"),
         (
             replace(UNFOLDED, stats="external"),
-            "is the model `external` of tiles. .*--stats internal",
+            "is the `external` model for tiles. .*--stats internal",
         ),
         (Options(factors=True), "is folded; it returns .* with --fold off, no --factors, or give"),
     ],
