@@ -20,11 +20,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from _support.exports import exported as unfolded
 from _support.lowered import lowered_x2
 from _support.networks import CUSTOM, random_edsr, random_network
 from _support.scripts import ROOT
@@ -44,12 +46,13 @@ from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.calibration.stages import run_of_model
 from adadm.deployment.inspection.findings import RULES
-from adadm.export import save_checkpoint
+from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import EDSR, Network
 from adadm.export.networks.blocks import Modulator
 from adadm.runtime.cli import main
 from adadm.runtime.images.arrays import batch_from_image, read_image, reduce
+from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.targets import TARGETS
 
 Array = npt.NDArray[np.float64]
@@ -301,7 +304,7 @@ def test_a_lowered_model_whose_trunk_was_multiplied(
     """Its biases are others, and its factors are shown in the units of the network."""
     network = enlarging_edsr()
     plant_large_trunk(network, 128)
-    source = write_checkpoint(tmp_path / "edsr.safetensors", network)
+    source = write_checkpoint(tmp_path / "edsr.safetensors", network).with_suffix(".onnx")
     output = tmp_path / "x2.onnx"
     arguments = ["quantize", source, "--images", crops, "-o", output, "--precision", "fp16"]
     assert main(list(map(str, arguments))) == 0
@@ -493,9 +496,10 @@ def test_what_was_guessed_and_what_to_do_is_printed(
 
 
 def test_a_normalization_that_stays_is_printed_with_the_reason(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert inspect(CHECKPOINTS / "nlsn_adadm_x2.safetensors") == 0
+    onnx.save(unfolded("nlsn", 2, Options(fold="off"))[1], tmp_path / "nlsn.onnx")
+    assert inspect(tmp_path / "nlsn.onnx") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "body.1.norm1 kept: body.1.conv1 pads it with zeros; the trunk comes from" in printed
 
@@ -614,7 +618,8 @@ def test_a_picture_of_another_kind_is_a_mistake_of_usage(
 
 def test_all_files_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x2.json").mkdir()
-    assert inspect(X2, "-o", tmp_path / "x2.svg", "--json", tmp_path / "x2.json") == 1
+    source = bundled_path("x2")
+    assert inspect(source, "-o", tmp_path / "x2.svg", "--json", tmp_path / "x2.json") == 1
     assert f"Is a directory: '{tmp_path / 'x2.json'}'" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["x2.json"]
 

@@ -156,9 +156,10 @@ def better(content: dict[str, Any]) -> None:
             change_content(lambda c: c["checks"][0].update(figure=0.00001), mend=False),
             ["it was changed since it was written: its content has the digest"],
         ),
-        (
+        pytest.param(
             change_content(better, photos=True),
             ["worst parity is", "measured now:", "largest_error of"],
+            marks=pytest.mark.slow,
         ),
         (
             change_content(lambda c: c["checks"][0].update(limit=1.0)),
@@ -265,31 +266,26 @@ def test_a_model_made_worse_fails_and_the_report_points_at_the_place(
     assert content["place"]["text"].split(":")[0] in page
 
 
-def test_limits_of_ones_own(
+def test_inputs_without_originals_and_limits_of_ones_own(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, limits = certified(folder), tmp_path / "limits.json"
-    limits.write_text('{"parity_db": 99, "mean_shift_levels": 0.4}')
-    options = ("--hr", "--thresholds", limits, "-o", tmp_path / "c.json")
-    assert adadm(whole / "x2.onnx", whole, *options) == 1
-    assert "worst parity is" in (said := capsys.readouterr().err) and "at least 99" in said
-    content = content_of(tmp_path / "c.json")
-    assert content["thresholds"]["given"] == {"parity_db": 99.0, "mean_shift_levels": 0.4}
-    limits.write_text('{"parity": 99}')
-    assert adadm(whole / "x2.onnx", whole, *options) == 1
-    assert "no limit 'parity'; is parity_db meant?" in capsys.readouterr().err
-
-
-def test_inputs_without_originals(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "c.json"
-    assert adadm(bundled_path("x2"), certified(folder), "-o", output) == 0
-    assert "not measured without originals" in capsys.readouterr().out
+    output, limits, photos = (tmp_path / name for name in ("c.json", "limits.json", "photos"))
+    photos.mkdir()
+    Image.fromarray(photographs()["coffee"][60:108, 120:180]).save(photos / "coffee.png")
+    limits.write_text('{"parity_db": 300, "mean_shift_levels": 0.4}')
+    options = ("--images", photos, "--thresholds", limits, "-o", output)
+    assert adadm(bundled_path("x2"), certified(folder), *options) == 1
+    captured = capsys.readouterr()
+    assert "worst parity is" in captured.err and "at least 300" in captured.err
+    assert "not measured without originals" in captured.out
     content = content_of(output)
+    assert content["thresholds"]["given"] == {"parity_db": 300.0, "mean_shift_levels": 0.4}
+    limits.write_text('{"parity": 99}')
+    assert adadm(bundled_path("x2"), certified(folder), *options) == 1
+    assert "no limit 'parity'; is parity_db meant?" in capsys.readouterr().err
     assert "PSNR-Y lost" not in [check["name"] for check in content["checks"]]
     assert content["ledger"]["stages"][0]["psnr_y_db"] is None
-    assert content["speed"][0]["lr_px"] == [128, 128]  # not reduced
+    assert content["speed"][0]["lr_px"] == [60, 48]  # not reduced
 
 
 def test_another_network_is_refused(
