@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 
 import pytest
+
+from _support.waiting import finish, started
 
 
 @pytest.fixture
@@ -96,13 +99,10 @@ def test_a_run_that_was_killed_while_unpacking_is_made_good(folder: Path) -> Non
 
 
 def test_several_at_once_all_work(folder: Path) -> None:
-    running = [
-        subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(6)
-    ]
-    for process in running:
-        out, err = process.communicate()
-        assert (process.returncode, out) == (0, "the wheel ran\n"), err
+    with ExitStack() as stack:
+        running = [stack.enter_context(started(command(folder))) for _ in range(6)]
+        for process in running:
+            assert finish(process) == (0, "the wheel ran\n", "")
     assert library(folder).is_dir()
 
 
