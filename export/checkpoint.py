@@ -98,7 +98,7 @@ def load_checkpoint(
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
             `package.module:factory` for a network of one's own.
         limit: of the deviation that the factors of modulators follow, as a multiple of that of
-            training; `auto`: the limits that the file has, or the usual multiple; `off`, or None:
+            training; `auto`, or None: the limits that the file has, or the usual multiple; `off`:
             no limit.
         **overrides: hyper-parameters that the tensors do not show (`template` and `choices` of the
             network); they overrule the file, and None is unset.
@@ -116,7 +116,7 @@ def load_checkpoint(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
     )
     network = network.float().eval()
-    set_limits(network, "off" if limit is None else limit, metadata.get("limits", {}))
+    set_limits(network, "auto" if limit is None else limit, metadata.get("limits", {}))
     return Checkpoint(network, hyperparameters, path, sha256_of(path))
 
 

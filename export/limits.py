@@ -97,14 +97,19 @@ def deviations_of_training(network: Network) -> dict[str, float]:
     return {**_measured(network), **deviations}
 
 
+def trunk_deviations(network: Network, lr: torch.Tensor) -> dict[str, float]:
+    """The std of the trunk at each modulator, by its name, for one image (1, 3, H, W)."""
+    read = _read_by_modules(network, lr)
+    return {n: read[module].std().item() for n, module in named_modulators(network).items()}
+
+
 def _measured(network: Network) -> dict[str, float]:
     """The mean std of the trunk at each modulator over the photographs of scikit-image."""
-    stds: dict[str, list[float]] = {name: [] for name in named_modulators(network)}
-    for lr in photograph_batches(network, photograph_side(network)).values():
-        read = _read_by_modules(network, torch.from_numpy(lr))
-        for name, modulator in named_modulators(network).items():
-            stds[name].append(read[modulator].std().item())
-    return {name: float(np.mean(values)) for name, values in stds.items()}
+    measured = [
+        trunk_deviations(network, torch.from_numpy(lr))
+        for lr in photograph_batches(network, photograph_side(network)).values()
+    ]
+    return {name: float(np.mean([stds[name] for stds in measured])) for name in measured[0]}
 
 
 def _read_by_modules(network: Network, lr: torch.Tensor) -> dict[nn.Module, torch.Tensor]:

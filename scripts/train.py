@@ -41,7 +41,7 @@ from adadm.runtime.images.arrays import (
     image_from_batch,
     read_image,
 )
-from adadm.runtime.images.metrics import psnr_y, resemblance
+from adadm.runtime.images.metrics import psnr_y, resemblance_margin
 from training.crops import Crops, Pair, make_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -197,7 +197,7 @@ def _validate(network: Network, photographs: list[Pair]) -> str:
     said = f"{score:.3f} dB, {score - bicubic:+.3f} dB over bicubic"
     for unseen in (False, True):
         margins = {
-            name: _margin(_enlarge(network, lr), enlarge(lr, upscale), lr)
+            name: resemblance_margin(_enlarge(network, lr), lr)
             for name, lr in drawn_pictures(unseen=unseen).items()
         }
         worst = min(margins, key=margins.__getitem__)
@@ -205,12 +205,6 @@ def _validate(network: Network, photographs: list[Pair]) -> str:
         said += f"; {below} of {len(margins)} {'unseen' if unseen else 'drawn'} fail, "
         said += f"{worst} {margins[worst]:+.1f} dB"
     return said
-
-
-def _margin(sr: ImageArray, bicubic: ImageArray, lr: ImageArray) -> float:
-    """By how many dB a result is nearer its input than bicubic's, as far as one can see that."""
-    found, expected = (min(40.0, resemblance(image, lr)) for image in (sr, bicubic))
-    return found - expected
 
 
 @torch.inference_mode()

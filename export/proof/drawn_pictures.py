@@ -212,7 +212,9 @@ def _shapes(side: int, scale: int, rng: np.random.Generator) -> Pattern:
     """Filled areas over one another, in saturated colours and greys."""
     canvas = _Canvas(side, "RGB")
     for left, top in rng.integers(-scale, side, (max(8, side // scale), 2)):
-        right, bottom = rng.integers((left + scale, top + scale), (left + side, top + side))
+        right, bottom = rng.integers(
+            (left + scale, top + scale), (left + side + scale, top + side + scale)
+        )
         fill = tuple(int(level) for level in rng.choice([0, 0, 128, 255, 255], 3))
         draw = canvas.draw.ellipse if rng.random() < 0.5 else canvas.draw.rectangle
         draw((left, top, right, bottom), fill=fill)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images.arrays import ImageArray, reduce
+from adadm.runtime.images.arrays import ImageArray, enlarge, reduce
 
 # ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr and the super-resolution literature use it.
 _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])
@@ -38,6 +38,20 @@ def psnr_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
     """PSNR in dB on the Y channel without a border of `shave` pixels, as papers report it."""
     inner = (slice(shave, -shave or None),) * 2
     return psnr(luma(found)[inner], luma(expected)[inner])
+
+
+_SEEN_DB = 40.0
+"""Differences above are not seen."""
+
+
+def resemblance_margin(sr: ImageArray, lr: ImageArray) -> float:
+    """By how many dB a result resembles its input better than bicubic interpolation's does.
+
+    Resemblances above 40 dB count as 40.
+    """
+    bicubic = enlarge(lr, sr.shape[0] // lr.shape[0])
+    found, expected = (min(_SEEN_DB, resemblance(image, lr)) for image in (sr, bicubic))
+    return found - expected
 
 
 def resemblance(sr: ImageArray, lr: ImageArray) -> float:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images.metrics import luma, psnr, psnr_y
+from adadm.runtime.images.arrays import enlarge
+from adadm.runtime.images.metrics import luma, psnr, psnr_y, resemblance, resemblance_margin
 
 COLOURS = np.array(
     [[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [12, 200, 77]]], np.uint8
@@ -45,3 +46,27 @@ def test_psnr_y_shaves_the_border() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ImageError, match=r"\(2, 2\) and \(3, 2\)"):
         psnr(np.zeros((2, 2)), np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_result_is_judged_by_its_input_alone(factor: int) -> None:
+    rng = np.random.default_rng(factor)
+    slopes = np.stack([np.add.outer(np.arange(14) * s, np.arange(11) * 4) for s in (3, 5, 7)], -1)
+    lr = (60 + slopes).astype(np.uint8)
+    bicubic = enlarge(lr, factor)
+    assert resemblance_margin(bicubic, lr) == 0
+    nearest = lr.repeat(factor, axis=0).repeat(factor, axis=1)
+    assert resemblance(nearest, lr) > 20
+    brighter = np.clip(bicubic.astype(int) + 25, 0, 255).astype(np.uint8)
+    assert resemblance(brighter, lr) == pytest.approx(20.2, abs=0.7)  # 255 / 25 is 20.2 dB
+    garbage = rng.integers(0, 256, bicubic.shape).astype(np.uint8)
+    assert resemblance_margin(garbage, lr) < -10
+
+
+def test_what_nobody_sees_makes_no_difference() -> None:
+    """Bicubic interpolation keeps a flat picture exactly: infinitely near, and counted as 40 dB."""
+    lr = np.full((8, 8, 3), 77, np.uint8)
+    sr = np.full((16, 16, 3), 77, np.uint8)
+    sr[::5] += 1
+    assert resemblance(enlarge(lr, 2), lr) == math.inf
+    assert resemblance_margin(sr, lr) == 0
