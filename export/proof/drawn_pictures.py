@@ -164,11 +164,7 @@ def _noise(side: int, scale: int, rng: np.random.Generator) -> Pattern:
     cells = rng.random((-(-side // scale),) * 2 + (3,) * int(rng.integers(2)))
     if rng.random() < 0.5:
         cells = np.round(cells)
-    return _enlarged(cells, scale)[:side, :side]
-
-
-def _enlarged(cells: Pattern, scale: int) -> Pattern:
-    return cells.repeat(scale, axis=0).repeat(scale, axis=1)
+    return cells.repeat(scale, axis=0).repeat(scale, axis=1)[:side, :side]
 
 
 def _halftone(side: int, scale: int, rng: np.random.Generator) -> Pattern:
@@ -277,7 +273,7 @@ def _sprites(side: int, scale: int, rng: np.random.Generator) -> Pattern:
     """Symmetrical figures of large pixels, as old games have them."""
     count = -(-side // (9 * scale))
     rows = [np.concatenate([_sprite(rng) for _ in range(count)], axis=1) for _ in range(count)]
-    return _enlarged(np.concatenate(rows), scale)[:side, :side]
+    return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)[:side, :side]
 
 
 def _sprite(rng: np.random.Generator) -> Pattern:
