@@ -39,7 +39,7 @@ class Modulator(nn.Conv2d):
     Attributes:
         limit: the largest std that the factor sees, a number of float32; None, as published, for
             any. Above the std of training a network without limits may run away
-            (docs/contrast.md).
+            (docs/explanation/contrast.md).
     """
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, w
 
 The limit. In evaluation mode batch normalization is affine, so that r grows with x, and with a
 factor that grows with x too a block amplifies contrast more the more there is: above that of its
-training, a network runs away (docs/contrast.md). A limit stops it, and costs the bits
+training, a network runs away (docs/explanation/contrast.md). A limit stops it, and costs the bits
 of no image that stays below it.
 
 The body keeps to what the parsers of TensorRT 8.5 and later read as it is meant: they ignore
