@@ -24,8 +24,8 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=_limit,
         metavar="auto|off|FACTOR",
-        help="for a checkpoint: the factors follow the deviation of a trunk up to FACTOR times that "
-        f"of training, so that high contrast cannot run away; auto: as the file says, or {FACTOR}; "
+        help="for a checkpoint: the factors follow the deviation of a trunk up to FACTOR times "
+        f"that of training, so that high contrast cannot run away; auto: the file's, or {FACTOR}; "
         "default: auto",
     )
     group = parser.add_argument_group(
