@@ -1,1 +1,1 @@
-"""Folders from which a device without network builds engines and proves them."""
+"""Folders from which a device without network access builds and verifies engines."""

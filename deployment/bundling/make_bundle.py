@@ -1,4 +1,4 @@
-"""A folder that a device without network builds its engines from, and checks them with."""
+"""Make a folder from which a device without network access builds and verifies engines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from adadm.runtime.targets import Target
 
 _MODEL, _PATCH = Path("model.onnx"), "model.factors.patch"
 _STAND_INS = {"SM72": "SM75", "SM87": "SM86", "SM110": "SM120"}
-"""What TensorRT for RTX can build for, in place of what a Jetson has."""
+"""Nearest compute capability for which TensorRT for RTX can build, by that of a Jetson."""
 
 
 def make_bundle(
@@ -47,21 +47,21 @@ def make_bundle(
     """Make the folder, whole or not at all.
 
     Args:
-        model: an export, or what `adadm quantize` made; its models for tiles beside it come along.
+        model: file of `adadm export` or `adadm quantize`; models for tiles beside it are included.
         bounds: N, H and W of each profile; empty for the default.
-        folder: must not be there, or be empty.
+        folder: must be missing or empty.
         wheels: fetch the wheels that the device needs.
 
     Returns:
-        What MANIFEST.json says.
+        Content of MANIFEST.json.
 
     Raises:
         EngineError: the model is damaged or does not fit the target, models for tiles beside it
-            are another's, or the folder is taken.
-        ExportError: it cannot be brought into the form of the target, or pip fails.
+            belong to another model, or the folder is not empty.
+        ExportError: the model cannot have the form of the target, or pip fails.
     """
     with _whole_folder(folder) as partial:
-        progress.phase("bringing the model into the target's form")
+        progress.phase("converting the model to the target's form")
         deployed = {v: deploy(path, target) for v, path in _sources(model, target).items()}
         recipes: dict[Variant, Recipe] = {}
         for variant, item in deployed.items():
@@ -88,7 +88,7 @@ def make_bundle(
             )
             for item in references
         ]
-        progress.phase("asking TensorRT for RTX what memory it takes")
+        progress.phase("planning memory with TensorRT for RTX")
         memories = {variant: _activations(recipe) for variant, recipe in recipes.items()}
         files = resources.files("adadm.deployment.bundling.device_files")
         script = "verify.py" if target.runs_runtime else "compare_outputs.py"
@@ -129,9 +129,9 @@ def make_bundle(
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder beside, which gets the name when all is in it."""
+    """Yield a temporary folder beside `folder`, which is renamed to it when complete."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise EngineError(f"{folder} is there, and is no empty folder: give another name")
+        raise EngineError(f"{folder} exists and is not an empty folder; give another name")
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -148,7 +148,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def _sources(model: Path, target: Target) -> dict[Variant, Path]:
-    """The models that there are, which are whole, of one network, and of the target's form."""
+    """The variants of a model; refuses damaged ones, and those of another network or form."""
     paths = {variant: variant_path(model, variant) for variant in VARIANTS}
     paths = {variant: path for variant, path in paths.items() if path.is_file()}
     files = {variant: read_onnx(path) for variant, path in paths.items()}
@@ -167,9 +167,10 @@ def _name(variant: Variant) -> str:
 
 
 def _activations(recipe: Recipe) -> tuple[int, ...]:
-    """By the builder of TensorRT for RTX, for the GPU nearest to the target's; empty without it.
+    """Bytes of activations of each profile, planned by TensorRT for RTX; empty without it.
 
-    It builds what is weakly typed in float32, and so says the most that it can take.
+    It plans for the GPU nearest to the target's. Weakly typed models are built in float32, which
+    gives an upper bound.
     """
     capabilities = recipe.target.compute_capabilities or ("SM86",)
     stand_ins = tuple(_STAND_INS.get(name, name) for name in capabilities)
@@ -177,7 +178,7 @@ def _activations(recipe: Recipe) -> tuple[int, ...]:
         engine = build_engine(
             recipe.model.content, recipe.profiles, "rtx", settings=Settings(stand_ins[:1])
         )
-    except (MissingDependencyError, EngineError):  # the stand-in may lack what the GPU has
+    except (MissingDependencyError, EngineError):  # the nearest GPU may lack features
         return ()
     return engine.activation_bytes
 

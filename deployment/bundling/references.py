@@ -1,4 +1,4 @@
-"""Inputs and outputs that a device is compared with."""
+"""Reference inputs and outputs for comparison on a device."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from adadm.runtime.sessions.session import FloatArray
 
 _NAMES = ("astronaut", "coffee", "chelsea")
 _MARGIN_DB, _INT8_MARGIN_DB = 12, 6
-"""Kernels sum in other orders, and some in half precision: four times the error of ours. Products
-of INT8 are summed exactly, and a level that flips goes one step: twice."""
+"""Margins below the measured PSNR. Device kernels sum in other orders, and some in half precision:
+four times our error. INT8 products are summed exactly, and a flipped level is one step: twice."""
 _FACTOR_MARGIN = 4
 _FLOAT32_DB, _UINT8_DB = 100.0, 75.0
-"""The most that is asked: an error of 1e-5 of the peak; one in 500 values rounded the other way."""
+"""Largest required PSNR: an error of 1e-5 of the peak; one in 500 values rounded the other way."""
 _FLOAT32_FACTOR = 1e-4
-"""Of a factor, where nothing is rounded: three times what an export is held to."""
+"""Relative tolerance of a factor without rounding: three times that of an export."""
 _NUDGE = 2.0**-22
 
 
 @dataclass(frozen=True)
 class RecordedCase:
-    """One input and what must come of it.
+    """One input with its expected outputs.
 
     Attributes:
-        inputs, outputs: as the model's, half-precision rounding included; of `whole` with factors.
-        psnr_db: what each output of the model must reach, against the peak of the reference.
-        factor_error: by how much factors differ with and without rounding, of the largest.
+        inputs, outputs: arrays by name, half-precision rounding included; `whole` has factors too.
+        psnr_db: required PSNR of each output of the model, against the peak of the reference.
+        factor_error: difference of factors with and without rounding, relative to the largest.
     """
 
     name: str
@@ -50,14 +50,14 @@ class RecordedCase:
 
 
 def make_references(models: Mapping[Variant, TargetModel], bounds: Bounds) -> list[RecordedCase]:
-    """Photographs at the usual size, the least, and one between, which is odd; run here.
+    """Run photographs at the usual size, the smallest, and an odd size between them.
 
-    A device may differ from them by four times as much (INT8: twice) as ONNX Runtime does when it
-    leaves the rounding to half precision out, or when the input changes by a rounding of float32 (a
-    sort by hash codes, as NLSN's, makes much of that).
+    ONNX Runtime is also run without the rounding to half precision, and on an input changed by a
+    rounding of float32 (which a sort by hash codes, as in NLSN, amplifies). A device may differ
+    four times as much (INT8: twice).
 
     Args:
-        bounds: N, H and W that the engines take.
+        bounds: N, H and W of the engines' profiles.
     """
     sizes = [bounds.optimum, bounds.minimum, _between(bounds)]
     images = photographs(_NAMES)
@@ -85,7 +85,7 @@ def make_references(models: Mapping[Variant, TargetModel], bounds: Bounds) -> li
 
 
 def factor_tolerance(references: Sequence[RecordedCase]) -> float:
-    """How far a factor may be off, of the largest of its block."""
+    """Tolerance of a factor, relative to the largest of its block."""
     worst = max((case.factor_error for case in references), default=0.0)
     return max(_FACTOR_MARGIN * worst, _FLOAT32_FACTOR)
 
@@ -120,7 +120,7 @@ def _reference(
 
 
 def _between(bounds: Bounds) -> BatchHeightWidth:
-    """Odd sides between the least and the usual ones, where there are some."""
+    """Odd sides between the smallest and the usual ones, if there are any."""
     batch, *sides = bounds.optimum
     least = bounds.minimum[1:]
     height, width = (
@@ -132,7 +132,7 @@ def _between(bounds: Bounds) -> BatchHeightWidth:
 def _low_resolution(
     image: ImageArray, size: BatchHeightWidth, session: OnnxRuntimeSession
 ) -> FloatArray:
-    """The upper left of a photograph, reduced; mirrored where it is too small."""
+    """Cut the upper left of a reduced photograph, mirrored if it is too small."""
     batch, height, width = size
     upscale = session.metadata.network.upscale
     missing = [
@@ -148,7 +148,7 @@ def _low_resolution(
 
 
 def _inside(side: int) -> npt.NDArray[np.float32]:
-    """All of a side but what an overlap would be."""
+    """Mask of a side without its overlap."""
     inside = np.ones(side, np.float32)
     inside[: side // 8] = 0
     return inside

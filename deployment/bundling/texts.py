@@ -1,4 +1,4 @@
-"""What a bundle says: the script that builds its engines, and its README."""
+"""Texts of a bundle: the script that builds its engines, and its README."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from adadm.runtime.models.bundled import Variant
 
 _GIB = 2**30
 _OPTIONAL = ("model.factors.patch", "model.json", "wheels")
-"""Files that a README speaks of where they are."""
+"""Files that the README mentions only if they exist."""
 
 
 def build_script(recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]) -> str:
-    """`build.sh`, for `sh`.
+    """Write `build.sh`, a script for `sh`.
 
-    Where the device's Python runs `adadm.runtime`, it checks the machine first, and writes the
-    manifests that `adadm build` would; elsewhere trtexec runs the references, and their raw
-    outputs are compared.
+    If the device's Python runs `adadm.runtime`, the script checks the machine first, and writes the
+    same manifests as `adadm build`. Otherwise trtexec runs the references, and their raw outputs
+    are compared.
 
     Raises:
-        EngineError: trtexec cannot build it so, or its outputs cannot be compared.
+        EngineError: trtexec lacks a required option, or its outputs cannot be compared.
     """
     target = recipes["whole"].target
     if target.runs_runtime:
         check, suffix = "--check-machine", ".plan"
         proof = [
             'run "$python" verify.py --record',
-            'echo "to prove it: $python verify.py --json result.json"',
+            'echo "to verify the engines: $python verify.py --json result.json"',
         ]
     else:
         check, suffix = "--check-files", ""
@@ -57,13 +57,13 @@ def build_script(recipes: Mapping[Variant, Recipe], references: Sequence[Recorde
 def _compared_outputs(
     recipes: Mapping[Variant, Recipe], references: Sequence[RecordedCase]
 ) -> Iterator[str]:
-    """For a device whose Python is too old for `adadm.runtime` (JetPack 5 has 3.8)."""
+    """Steps for a device whose Python is too old for `adadm.runtime` (JetPack 5 has 3.8)."""
     target = recipes["whole"].target
     for spec in recipes["whole"].model.outputs:
         if spec.dtype == np.uint8:
             raise EngineError(
-                f"trtexec {target.tensorrt} writes {spec.name} of uint8 as characters, which "
-                "nothing can compare: bundle a model with --io float32"
+                f"trtexec {target.tensorrt} writes uint8 {spec.name} as characters, which cannot "
+                "be compared; bundle a model with --io float32"
             )
     yield "run mkdir -p outputs"
     for found in references:
@@ -87,11 +87,11 @@ def readme(
     references: Sequence[RecordedCase],
     files: Sequence[str],
 ) -> str:
-    """`README.md`: what to do, and what it takes; times are for the reader to fill in.
+    """Write `README.md`: instructions and costs; the reader fills in the times.
 
     Args:
-        memories: of each profile; empty where nobody knows.
-        files: what is in the folder.
+        memories: bytes of activations of each profile; empty if unknown.
+        files: names in the folder.
     """
     whole = recipes["whole"]
     target = whole.target
@@ -126,7 +126,7 @@ def readme(
 def _rows(
     variant: Variant, recipe: Recipe, deployed: TargetModel, memories: tuple[int, ...]
 ) -> Iterator[str]:
-    """One for each profile, or for the one size that there is."""
+    """Rows of the table: one for each profile, or for the one fixed size."""
     lr = next(spec for spec in recipe.model.inputs if spec.name == "lr")
     largest: list[Shape] = [profile["lr"].maximum for profile in recipe.profiles] or [
         tuple(int(size or 0) for size in lr.shape)
@@ -149,19 +149,19 @@ def _memory_line(whole: Recipe, needed: int | None) -> str:
     target = whole.target
     if needed is None:
         return (
-            "Activations are not known: TensorRT for RTX, which plans them for the nearest GPU\n"
-            "that it knows, was not installed, or cannot build this model for that GPU."
+            "Activations are unknown: TensorRT for RTX, which plans them for the nearest GPU that\n"
+            "it supports, was not installed, or cannot build this model for that GPU."
         )
-    most = ", in float32, which is the most" if target.is_weakly_typed else ""
+    most = " in float32, which is the upper bound" if target.is_weakly_typed else ""
     how = (
-        "Activations are what the builder of TensorRT for RTX plans for the nearest GPU that it\n"
-        f"knows{most}: the builder on the device may choose otherwise."
+        "Activations are planned by the builder of TensorRT for RTX for the nearest GPU that it\n"
+        f"supports{most}; the builder on the device may choose otherwise."
     )
     if target.memory_gib is None:
         return how
     smallest, largest = target.memory_gib
     fits = needed < smallest * _GIB / 2
-    said = "fits" if fits else "DOES NOT FIT, or hardly: give a smaller --max"
+    said = "fits" if fits else "DOES NOT FIT, or only just: give a smaller --max"
     return (
         f"{how}\nBoards have {smallest} to {largest} GiB for CPU and GPU: on the smallest, it "
         f"{said}."

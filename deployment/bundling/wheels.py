@@ -1,4 +1,4 @@
-"""The wheels that a device without network needs: ours, and what ours needs there."""
+"""Collect the wheels for a device without network access: ours and its dependencies."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _OLDEST_GLIBC = 17
 
 
 def platforms(target: Target) -> list[str]:
-    """The platform tags of wheels that a Jetson runs, the newest first."""
+    """Platform tags of wheels that a Jetson runs, newest first."""
     newest = int(str(target.glibc).split(".")[1])
     return [f"manylinux_2_{minor}_aarch64" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
 
 
 def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT) -> None:
-    """Put into a folder all that `pip install --no-index` needs for a target.
+    """Collect all wheels that `pip install --no-index` needs on a target.
 
-    With ONNX Runtime, and CUDA's bindings; TensorRT is there already, on a Jetson by JetPack. What
-    is no Jetson gets wheels for the Python and the system of this machine.
+    ONNX Runtime and CUDA's bindings are included; TensorRT is not, since JetPack installs it. A
+    target other than a Jetson gets wheels for the Python and the system of this machine.
 
     Raises:
-        ExportError: pip fails; the message has what it said.
+        ExportError: pip fails; the message has its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     progress.phase("building our own wheel")
@@ -44,12 +44,12 @@ def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT)
         requirements = [f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}"]
         _pip(["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), *requirements])
     else:
-        with TemporaryDirectory() as clean:  # a build in place takes up what an earlier one left
+        with TemporaryDirectory() as clean:  # a build in place would include leftovers
             for name in _SOURCES:
                 copy = shutil.copytree if (source / name).is_dir() else shutil.copy
                 copy(source / name, Path(clean) / name)
             _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), clean])
-    progress.phase("fetching the wheels that it needs")
+    progress.phase("fetching the wheels of its dependencies")
     (own,) = folder.glob(f"{_DISTRIBUTION.replace('-', '_')}-*.whl")
     command = ["download", "--only-binary=:all:", "--dest", str(folder), f"{own}[jetson,cpu]"]
     if target.jetpack is not None:
@@ -60,9 +60,9 @@ def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT)
 
 
 def _source() -> Path | None:
-    """The folder that this installation was made from; None where it came from an index.
+    """Source folder of this installation; None if it came from an index.
 
-    A folder of sources on the path has metadata too, which says nothing of where it is from.
+    A source folder on the path also has metadata, but without its origin.
     """
     for distribution in distributions(name=_DISTRIBUTION):
         noted = json.loads(distribution.read_text("direct_url.json") or "{}")
@@ -78,6 +78,6 @@ def _pip(arguments: list[str]) -> None:
         lines = [line for line in result.stderr.splitlines() if not line.startswith("WARNING")]
         said = "\n  ".join(lines[-8:])
         raise ExportError(
-            f"pip {arguments[0]} failed; without network, or for wheels by other means, "
-            f"--no-wheels leaves them out:\n  {said}"
+            f"pip {arguments[0]} failed; use --no-wheels without network access, or to get the "
+            f"wheels by other means:\n  {said}"
         )

@@ -305,7 +305,7 @@ def test_a_folder_that_is_taken_is_left(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "MANIFEST.json").write_text("{}")
     assert adadm(FLOAT32, tmp_path / "taken") == 1
-    assert "is no empty folder" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["MANIFEST.json"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")

@@ -4,7 +4,7 @@
 #   sh build.sh             build
 #   sh build.sh --dry-run   print what it would do
 #
-# TRTEXEC and PYTHON name other programs than those that are found.
+# Set TRTEXEC and PYTHON to use other programs than those found.
 set -eu
 
 dry_run=no
@@ -17,7 +17,7 @@ case "$${1-}" in
         ;;
 esac
 
-# A program by its name or path, which is absolute after this; in a dry run it may be missing.
+# Print the absolute path of a program; in a dry run it may be missing.
 find_program() {
     if found=$$(command -v "$$1"); then
         case "$$found" in
@@ -27,7 +27,7 @@ find_program() {
     elif [ "$$dry_run" = yes ]; then
         echo "$$1"
     else
-        echo "build.sh: there is no program $$1; set $$2" >&2
+        echo "build.sh: $$1 is not found; set $$2 to its path" >&2
         exit 1
     fi
 }
@@ -49,7 +49,7 @@ run() {
     fi
 }
 
-# The same with what it says in a file, which is shown where it fails.
+# Run a command with its output in a log file; show the end of the log if it fails.
 run_logged() {
     log=$$1
     shift
@@ -60,7 +60,7 @@ run_logged() {
     echo "running trtexec, for minutes; its log is $$log"
     if ! "$$@" >"$$log" 2>&1; then
         tail -n 20 "$$log" >&2
-        echo "build.sh: trtexec failed; all of its log is in $$log" >&2
+        echo "build.sh: trtexec failed; the whole log is in $$log" >&2
         exit 1
     fi
 }

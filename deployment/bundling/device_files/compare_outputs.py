@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare what trtexec computed on this machine with the references of this folder.
+"""Compare the outputs of trtexec on this machine with the references of this folder.
 
 python3 verify.py [--json RESULT.json], after build.sh. Needs Python 3.8 and nothing else.
 """
@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
 
 HERE = Path(__file__).resolve().parent
-FORMATS = {1: "B", 2: "e", 4: "f"}  # uint8, float16, float32, by their bytes
+FORMATS = {1: "B", 2: "e", 4: "f"}  # uint8, float16, float32, by size in bytes
 
 
 def main() -> int:
-    """Compare all references, print a line each, and return the exit code."""
+    """Compare all references, print a line for each, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--json", type=Path, help="JSON file to write the figures to")
     parser.add_argument(
         "--check-files", action="store_true", help="only check that all files are as shipped"
     )
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
-    """One reference: its dB and largest error by output, and what is wrong with it."""
+    """Compare one reference: PSNR in dB and largest error of each output, and failures."""
     case = f"{reference['form']}.{reference['name']}"
     outputs: dict[str, Any] = {}
     failures: list[str] = []
@@ -86,10 +86,10 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
             db, largest = apart(found[name]["values"], expected)
             outputs[name] = {"asked_psnr_db": asked_db, "psnr_db": db, "largest_error": largest}
             shown = "equal" if db is None else f"{db:.1f} dB"
-            print(f"{case} {name}: {shown}, asked {asked_db} dB, largest error {largest:.3g}")
+            print(f"{case} {name}: {shown}, required {asked_db} dB, largest error {largest:.3g}")
             if db is not None and db < asked_db:
-                raise ValueError(f"{name} is {db:.1f} dB from the reference, asked {asked_db} dB")
-    except (OSError, ValueError, KeyError, TypeError) as error:  # nan is no number in JSON
+                raise ValueError(f"PSNR of {name} is {db:.1f} dB, required {asked_db} dB")
+    except (OSError, ValueError, KeyError, TypeError) as error:  # nan is not a number in JSON
         failures.append(f"{type(error).__name__}: {error}")
         print(f"FAILED: {case}: {failures[0]}")
     return {
@@ -102,24 +102,24 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
 
 
 def raw(path: Path, dimensions: str) -> Sequence[float]:
-    """Numbers of a raw file, of as many elements as dimensions such as 1x3x64x64 have."""
+    """Read the numbers of a raw file with dimensions such as 1x3x64x64."""
     count = 1
     for size in dimensions.split("x"):
         count *= int(size)
     content = path.read_bytes()
     if len(content) % count or len(content) // count not in FORMATS:
-        raise ValueError(f"{path} has {len(content)} bytes, which is not {dimensions}")
+        raise ValueError(f"{path} has {len(content)} bytes, which do not fit {dimensions}")
     return struct.unpack(f"<{count}{FORMATS[len(content) // count]}", content)
 
 
 def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | None, float]:
-    """PSNR in dB against the peak, None where nothing differs, and the largest error."""
+    """PSNR in dB against the peak (None if equal), and the largest error."""
     if len(found) != len(expected):
-        raise ValueError(f"{len(found)} values, expected {len(expected)}")
+        raise ValueError(f"expected {len(expected)} values, got {len(found)}")
     errors = [abs(one - other) for one, other in zip(found, expected)]  # noqa: B905 - 3.10
     mean_square = math.fsum(error * error for error in errors) / len(errors)
     if not math.isfinite(mean_square):
-        raise ValueError("values that are no finite numbers")
+        raise ValueError("values are not finite numbers")
     peak = max(abs(value) for value in expected)
     if mean_square and not peak:
         raise ValueError(f"off by up to {max(errors):.3g} from a reference that is 0")
@@ -128,7 +128,7 @@ def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | No
 
 
 def inside(name: str) -> Path:
-    """Where a file of this folder is; no name of the manifest leads out of it."""
+    """Path of a file of this folder; refuses names that lead out of it."""
     path = (HERE / name).resolve()
     if HERE not in path.parents:
         sys.exit(f"verify.py: MANIFEST.json names {name}, expected a file of this folder")
@@ -136,18 +136,18 @@ def inside(name: str) -> Path:
 
 
 def check_output(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse to write over what is read here."""
+    """Refuse to overwrite an input."""
     named = ["MANIFEST.json", *manifest["files"], *manifest["engines"].values()]
     read = [*map(inside, named), *(HERE / "outputs").glob("*")]
     if path.exists() and any(file.exists() and file.samefile(path) for file in read):
         sys.exit(f"verify.py: --json {path} would replace a file that is read; name another file")
     is_stream = path.is_symlink() and os.readlink(str(path)).startswith("/proc/")
     if is_stream or (path.exists() and not path.is_file()):
-        sys.exit(f"verify.py: --json {path} is no regular file; name another file")
+        sys.exit(f"verify.py: --json {path} is not a regular file; name another file")
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A file that is there in full or not at all."""
+    """Write a file in full or not at all."""
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=str(path.parent))
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -162,7 +162,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str | None:
-    """Of a file's content; None without the file."""
+    """SHA-256 of a file's content; None without the file."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 

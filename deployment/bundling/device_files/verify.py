@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Prove the engines of this folder on this machine: python3 verify.py [--json RESULT.json].
+"""Verify the engines of this folder on this machine: python3 verify.py [--json RESULT.json].
 
-Needs nothing installed but Python and, for the engines, what JetPack brings. Without adadm-deploy
-of this version, the wheels in this folder are unpacked to lib-* and used from there.
+Requires only Python and, for the engines, JetPack. If adadm-deploy of this version is not
+installed, the wheels in this folder are unpacked to lib-* and used from there.
 """
 
 import sys
@@ -23,14 +23,14 @@ HERE = Path(__file__).resolve().parent
 
 
 def main() -> int:
-    """Make adadm importable, and let it verify this folder."""
+    """Make adadm importable, and verify this folder with it."""
     manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
     try:
         installed = version("adadm-deploy")
     except PackageNotFoundError:
         installed = None
     if installed != manifest["adadm"]:
-        sys.dont_write_bytecode = True  # the folder stays as it is unpacked, and so can be checked
+        sys.dont_write_bytecode = True  # keeps the unpacked folder equal to the wheels
         try:
             sys.path.insert(0, str(unpacked(checked_wheels(manifest["files"]))))
         except (OSError, zipfile.BadZipFile) as error:
@@ -42,22 +42,22 @@ def main() -> int:
 
 
 def checked_wheels(checksums: dict[str, str]) -> dict[Path, str]:
-    """The wheels of this folder with their digests, if they are those that were put here."""
+    """The wheels of this folder with their digests, checked against the manifest."""
     wheels = sorted((HERE / "wheels").glob("*.whl"))
     if not wheels:
         sys.exit(
-            "verify.py: adadm-deploy is not installed, and there are no wheels in this folder; "
-            "make the bundle without --no-wheels, or pip install adadm-deploy"
+            "verify.py: adadm-deploy is not installed, and this folder has no wheels; make the "
+            "bundle without --no-wheels, or pip install adadm-deploy"
         )
     digests = {wheel: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
     for wheel, digest in digests.items():
         if digest != checksums.get(f"wheels/{wheel.name}"):
-            sys.exit(f"verify.py: {wheel} is not the one of MANIFEST.json; copy the bundle again")
+            sys.exit(f"verify.py: {wheel} differs from MANIFEST.json; copy the bundle again")
     return digests
 
 
 def unpacked(wheels: dict[Path, str]) -> Path:
-    """The wheels in a folder named by their content, unpacked anew unless it is just that."""
+    """Unpack the wheels to a folder named by their content, unless it exists and is complete."""
     content = hashlib.sha256("".join(wheels.values()).encode()).hexdigest()
     library = HERE / f"lib-{content[:12]}"
     folder = os.open(HERE, os.O_RDONLY)
@@ -80,7 +80,7 @@ def unpacked(wheels: dict[Path, str]) -> Path:
 
 
 def is_unpacked(library: Path, wheels: dict[Path, str]) -> bool:
-    """Whether a folder has every file of the wheels, byte by byte, and nothing else."""
+    """True if a folder has every file of the wheels, byte by byte, and nothing else."""
     if library.is_symlink() or not library.is_dir():
         return False
     expected: dict[Path, Path] = {}
