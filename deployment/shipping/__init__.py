@@ -1,1 +1,1 @@
-"""From a checkpoint to what devices need, in one go that can be resumed."""
+"""Make everything that devices need from a checkpoint, in one run that can be resumed."""

@@ -1,4 +1,4 @@
-"""The whole line: checkpoint, export, FP16 and INT8, certificates, engines, bundles."""
+"""The whole run: checkpoint, export, FP16 and INT8, certificates, engines, bundles."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from adadm.runtime.targets import Target
 _FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
 _SUFFIXES = (".onnx", ".json", ".html", ".svg")
-"""Of what is written beside each other in the folder of models."""
+"""Suffixes of the files in the folder of models."""
 
 
 @dataclass(frozen=True)
 class ShipOptions:
-    """What is asked for.
+    """Options of a run.
 
     Attributes:
-        undetectable: `arch` and hyper-parameters, as `load_checkpoint` takes them.
-        photographs: at most so many originals are used.
-        budgets_db: PSNR-Y that may be lost, by precision.
+        undetectable: `arch` and hyper-parameters, as in `load_checkpoint`.
+        photographs: largest number of originals to use.
+        budgets_db: limit of the PSNR-Y loss in dB, by precision.
         stats: `external` makes the models for tiles too.
-        wheels: put into bundles what the device's Python needs.
-        cache: where ranges and losses are kept.
+        wheels: include the wheels for the device's Python in bundles.
+        cache: folder for measured ranges and losses.
     """
 
     checkpoint: Path
@@ -67,14 +67,14 @@ class ShipOptions:
 
 @dataclass(frozen=True)
 class ShipResult:
-    """One line of the summary.
+    """One row of the summary.
 
     Attributes:
-        target: or `any`, of the float32 export.
-        model: the file; None where none could be made.
-        certificate: what its certificate says.
-        made: engine and bundle, or why there is none.
-        problem: why there is no model.
+        target: name of the target; `any` for the float32 export.
+        model: path of the model; None if it could not be made.
+        certificate: content of its certificate.
+        made: engine and bundle, relative to the folder.
+        problem: reason why there is no model.
     """
 
     target: str
@@ -86,12 +86,12 @@ class ShipResult:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a model, and it was certified."""
+        """True if there is a model and it was certified."""
         return self.certificate is not None and self.certificate.passed
 
 
 def made_before(folder: Path, checkpoint: Path) -> list[Path]:
-    """The files in a folder that a line for a checkpoint may write again."""
+    """Files in a folder that a run for a checkpoint may rewrite."""
     models = (folder / "models").glob(f"{checkpoint.stem}.*")
     return [
         folder / "steps.json",
@@ -104,13 +104,13 @@ def made_before(folder: Path, checkpoint: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class ShipRun:
-    """One run of the line, made by `of`.
+    """One run for a checkpoint, made by `of`.
 
     Attributes:
-        checkpoint_sha256: of its file.
-        calibration, certification: the photographs for each, which are the same where they are few.
-        steps: what was done and what was up to date.
-        progress: told what is done.
+        checkpoint_sha256: digest of the checkpoint.
+        calibration, certification: photographs for each; the same if there are fewer than three.
+        steps: record of the steps done.
+        progress: receives phases and messages.
     """
 
     options: ShipOptions
@@ -124,7 +124,8 @@ class ShipRun:
     def of(cls, options: ShipOptions, *, progress: Progress = SILENT) -> ShipRun:
         """Read the checkpoint, and choose photographs.
 
-        Two thirds are to calibrate with, the rest to certify on; all for both where they are few.
+        Two thirds are for calibration, the rest for certification. Fewer than three are used for
+        both.
 
         Raises:
             CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot
@@ -146,7 +147,8 @@ class ShipRun:
         progress.message(f"certificates: {certification}")
         if are_few:
             progress.message(
-                "warning: they are the same, as there are fewer than three: give more", warning=True
+                "warning: fewer than three photographs, so that both use the same; give more",
+                warning=True,
             )
         return cls(
             options,
@@ -158,11 +160,11 @@ class ShipRun:
         )
 
     def run(self) -> Iterator[ShipResult]:
-        """Make what is not there yet; a row for each target and precision, as it is done.
+        """Make what is missing, and yield a row for each target and precision when it is done.
 
         Raises:
-            AdadmError: a step fails; what was done before is remembered. A precision whose budget
-                cannot be kept is a row without a model.
+            AdadmError: a step fails; finished steps stay recorded. A precision whose budget cannot
+                be met gives a row without a model instead.
         """
         options = self.options
         float32 = self._export()
@@ -239,7 +241,7 @@ class ShipRun:
         made_from = self._from(models=digests, limits=dict(limits), images=images_sha256)
         name = f"certificate {model.name}"
         companions = {file: digest for file, digest in digests.items() if file != model.name}
-        if not is_certificate_of(  # whatever the record says of it
+        if not is_certificate_of(  # the record alone is not trusted
             output,
             digests[model.name],
             companions=companions,
@@ -254,14 +256,14 @@ class ShipRun:
         return certificate
 
     def _for_device(self, model: Path, target: Target, precision: Precision) -> Iterator[str]:
-        """The engine where this machine can build it, and the bundle where a device does."""
+        """Make the engine if this machine can build it, and the bundle if a device must."""
         if target.tensorrt is None:
             return
         recipe = make_recipe(read_onnx(model), target, ())
         try:
             check_builds_here(recipe)
         except (EngineError, MissingDependencyError, SessionError):
-            pass  # on the device, from the bundle
+            pass  # the device builds it from the bundle
         else:
             yield self._engine(recipe)
         if not target.is_rtx:
@@ -271,7 +273,7 @@ class ShipRun:
         engine = self._file("engines", f"{recipe.precision}.{recipe.target.name}.engine")
         engine.parent.mkdir(parents=True, exist_ok=True)
         self.progress.phase(f"engine {engine.name}")
-        build(recipe, engine, progress=self.progress)  # which knows what is up to date
+        build(recipe, engine, progress=self.progress)  # does nothing if it is up to date
         return str(engine.relative_to(self.options.folder))
 
     def _bundle(self, model: Path, target: Target, precision: Precision) -> str:
@@ -298,7 +300,7 @@ class ShipRun:
         }
 
     def _digests(self, model: Path) -> dict[str, str]:
-        """Of a model and of those for tiles, by their names."""
+        """Digests of a model and of those for tiles, by file name."""
         return {path.name: sha256_of(path) for path in self._variants(model)}
 
     def _variants(self, model: Path) -> list[Path]:

@@ -1,8 +1,8 @@
-"""Steps that are not done again while what they come from, and what they made, is the same.
+"""Steps that are skipped while their inputs and outputs are unchanged.
 
-The record that says so is a file in a folder that others may have written: it decides what is not
-done again, and what is removed. So it names nothing outside of its folder, is believed of nothing
-but digests, and nothing is removed that a step did not make.
+The record of steps is a file in a folder that others may have written, and it decides which steps
+are skipped and which files are removed. So it is not trusted: it may not name files outside its
+folder, only its digests count, and only files made by a step are removed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from adadm.runtime.json_format import as_json, read, write
 
 @dataclass(frozen=True)
 class Step:
-    """What a record has of a step.
+    """Record of one step.
 
     Attributes:
-        made_from: all that the outputs depend on.
-        outputs: the digest of each file by its name in the folder of the record.
+        made_from: everything that the outputs depend on.
+        outputs: digest of each file, by its path relative to the folder of the record.
     """
 
     made_from: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Step:
 
     @property
     def stays_inside(self) -> bool:
-        """Whether no name leads out of the folder, by itself."""
+        """True if no name, read by itself, leads out of the folder."""
         parts = [PurePosixPath(name).parts for name in self.outputs]
         return all(names and names[0] != "/" and ".." not in names for names in parts)
 
@@ -44,22 +44,22 @@ class _Record:
 
 
 class Steps:
-    """A record of what was made in a folder, and from what.
+    """Record of the files made in a folder, and of their inputs.
 
     Args:
-        record: a JSON file in the folder; one that cannot be understood, or names a file elsewhere,
-            is begun anew.
+        record: JSON file in the folder; if it is invalid, or names a file elsewhere, it is replaced
+            by an empty one.
         kept: files that are never removed, whatever the record says.
 
     Attributes:
-        done: how many steps had to be done by this object.
+        done: number of steps done by this object.
     """
 
     def __init__(self, record: Path, kept: Iterable[Path] = ()) -> None:
         self._record, self.done = record, 0
         self._kept = {path.resolve() for path in kept}
         self._known: dict[str, Step] = {}
-        with suppress(AdadmError):  # there is none, or it is another's: every step is done
+        with suppress(AdadmError):  # missing or invalid: every step is done
             steps = read(_Record, record, error=AdadmError).steps
             if all(step.stays_inside for step in steps.values()):
                 self._known = dict(steps)
@@ -71,12 +71,12 @@ class Steps:
         outputs: Sequence[Path],
         make: Callable[[], object],
     ) -> None:
-        """Do a step, unless its outputs are those that it made from the same.
+        """Do a step, unless its inputs and its outputs are unchanged.
 
         Args:
-            name: of the step, one in the record.
-            made_from: all that the outputs depend on, as JSON has it; digests for files.
-            outputs: files and folders that the step makes; what was made there before is removed
+            name: name of the step, unique in the record.
+            made_from: everything that the outputs depend on, as JSON values; digests for files.
+            outputs: files and folders that the step makes; files of an earlier run are removed
                 first.
         """
         step = self._known.get(name)
@@ -91,11 +91,11 @@ class Steps:
         write(self._record, _Record(self._known))
 
     def forget(self, name: str) -> None:
-        """Let a step be done again."""
+        """Forget a step, so that it is done again."""
         self._known.pop(name, None)
 
     def _digests(self, outputs: Sequence[Path]) -> dict[str, str]:
-        """Of each file, by its name in the folder of the record."""
+        """Digest of each file, by its path relative to the folder of the record."""
         files = [
             path
             for output in outputs
@@ -106,10 +106,10 @@ class Steps:
         return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
 
     def _remove(self, recorded: Mapping[str, str], outputs: Sequence[Path]) -> None:
-        """What a step made before, and nothing else; folders that are empty then go too.
+        """Remove the earlier files of a step, and folders that are then empty.
 
-        That is what has the digest that it had then, or lies where the step makes its outputs.
-        What a link leads to elsewhere stays: the step writes over it.
+        A recorded file is removed if it has the recorded digest, or lies among the outputs of the
+        step. Targets of links elsewhere stay: the step overwrites them.
         """
         folders = set()
         for name, digest in recorded.items():
