@@ -1,1 +1,1 @@
-"""Certificates: whether a model is what its network was, with the proof and the place where not."""
+"""Certificates: proof that a model matches its network, or the first layer where it does not."""

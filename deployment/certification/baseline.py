@@ -1,4 +1,4 @@
-"""What a model is held to: the network as it was trained."""
+"""The reference of a certificate: the network as it was trained."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a model is held to.
+    """The network that a model is compared with.
 
     Attributes:
-        description: what runs it.
-        stages: the truth; of a checkpoint also its float32 export, which tells what exporting costs
-            from what lowering costs.
-        run: the truth without its factors, to be timed.
-        graph: in float32, to compare layers with.
-        blocks: the names of what is modulated, in order.
+        description: software that runs it.
+        stages: the reference; for a checkpoint also its float32 export, which separates the loss by
+            export from that by lowering.
+        run: the reference without its factors, for timing.
+        graph: float32 graph, for comparing layers.
+        blocks: names of the modulated blocks, in graph order.
     """
 
     path: Path
@@ -55,16 +55,16 @@ def load_baseline(
     """Load a checkpoint into PyTorch, or an ONNX model into ONNX Runtime.
 
     Args:
-        arch, limit, given: of a checkpoint, as `load_checkpoint` takes them.
+        arch, limit, given: for a checkpoint, as in `load_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
         EngineError: the ONNX file cannot be read.
-        CalibrationError: it does not say what it enlarges by, or is an engine.
+        CalibrationError: the file lacks the network's metadata, or is an engine.
     """
     if is_engine(path):
         raise CalibrationError(
-            f"{path} is an engine: the reference is the checkpoint, or an ONNX model of it"
+            f"expected a checkpoint or an ONNX model as reference, got the engine {path}"
         )
     if path.suffix == ".onnx":
         model = read_onnx(path)
@@ -89,7 +89,7 @@ def load_baseline(
         )
     source = load_source_network(path, arch, free_sizes=True, limit=limit, **given)
     network = source.network
-    assert network is not None  # it is no ONNX file
+    assert network is not None  # the file is not ONNX
     options = replace(DEFAULTS, factors=True)
     graph = assemble(source.model.clone(), source.metadata, options).model
     exported = OnnxRuntimeSession(graph.SerializeToString())

@@ -1,4 +1,4 @@
-"""What is certified: an ONNX model or an engine, as it is deployed."""
+"""The model to certify: an ONNX model or an engine, as deployed."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from adadm.runtime.sessions.session import Session
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is certified.
+    """The model to certify.
 
     Attributes:
         precision: float32, fp16 or int8.
-        description: what runs it.
-        stages: the model, and where there are models for tiles those.
-        graph: what it computes as a float32 graph, to look at layers; None for an engine.
-        session: opens the file itself, as it is deployed, to be timed.
-        feed: a batch as the session takes it.
-        tile: H and W, where it takes one size, or an engine is for one above others.
+        description: software that runs it.
+        stages: the model, and its models for tiles if there are any.
+        graph: its computation as a float32 graph, for comparing layers; None for an engine.
+        session: opens the deployed file itself, for timing.
+        feed: converts a batch to inputs of the session.
+        tile: H and W if the model accepts only one size, or an engine prefers one; else None.
         companions: files that belong to it.
     """
 
@@ -65,16 +65,16 @@ class Candidate:
 def load_candidate(
     path: Path, reference: Baseline, backend: str, *, trust: bool = False
 ) -> Candidate:
-    """Load what is certified, of the same network as the reference.
+    """Load a model of the same network as the reference.
 
     Args:
-        backend: `cpu` rounds what a device rounds to half precision; other names as `open_session`
-            has them run the file as it is. An engine has its own.
-        trust: load an engine without a manifest too, which may run any code.
+        backend: `cpu` emulates a device's rounding to half precision; other names of `open_session`
+            run the file as it is. An engine has its own backend.
+        trust: also load an engine without a manifest, which may run any code.
 
     Raises:
-        CalibrationError: it says that it is of another network.
-        EngineError, SessionError: it cannot be read, or not be run here.
+        CalibrationError: its metadata names another network.
+        EngineError, SessionError: it cannot be read, or cannot run here.
     """
     if is_engine(path):
         return _engine(path, reference, trust=trust)
@@ -139,19 +139,19 @@ def _engine(path: Path, reference: Baseline, *, trust: bool) -> Candidate:
 
 
 def _known_network(path: Path, metadata: ModelMetadata, reference: Baseline) -> NetworkMetadata:
-    """What the reference says of the network, where a model does not; both must say the same."""
+    """Metadata of the network, completed from the reference; refuses contradictions."""
     known = reference.metadata
     if wrong := metadata.contradictions(known, *NETWORK, "checkpoint_sha256"):
         raise CalibrationError(
             f"{path} is of another network than {reference.path}: it has {'; '.join(wrong)}. Give "
-            "the checkpoint that it was exported from"
+            "the checkpoint from which it was exported"
         )
     lacking = [name for name in NETWORK if getattr(metadata, name) is None]
     return replace(metadata, **{name: getattr(known, name) for name in lacking}).network
 
 
 def _tile_models(paths: tuple[Path, ...], metadata: ModelMetadata) -> RunWithFactors:
-    """Both on one tile that is the whole image, settled; of this model, or refused."""
+    """Run both tile models on the whole image as one tile; refuses those of another model."""
     sessions = []
     for path in paths:
         found = read_onnx(path).metadata

@@ -1,8 +1,8 @@
-"""What a certificate says, and its own digest.
+"""The format of certificates, and their digest.
 
-The classes here, and those that they are made of, are the format of the file: a JSON object with
-their fields. Figures have six digits; one that is not finite is null. The digest finds damage and
-careless edits. It is no signature: who changes a figure and mends the digest is found when the
+The classes here, and the types of their fields, define the file: a JSON object with these fields.
+Figures have six digits; one that is not finite is null. The digest detects damage and careless
+edits. It is not a signature: a changed figure with a corrected digest is detected only when the
 figures are measured again.
 """
 
@@ -29,16 +29,16 @@ from adadm.runtime.json_format import Source, as_json, convert, load, rounded
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """What was certified. Files are named relative to the certificate.
+    """The certified model. Files are named relative to the certificate.
 
     Attributes:
-        sha256: of the file; None where a device names none.
-        bytes: the size of the file; None of a file on a device.
+        sha256: digest of the file; None if a device reports none.
+        bytes: size of the file; None for a file on a device.
         precision: float32, fp16 or int8.
-        backend, description: what ran it.
-        upscale, rgb_range, io, architecture, checkpoint_sha256: as its metadata has them.
-        target: what it was lowered for.
-        companions: the digests of the files that belong to it.
+        backend, description: software that ran it.
+        upscale, rgb_range, io, architecture, checkpoint_sha256: values of its metadata.
+        target: target that it was lowered for.
+        companions: digests of the files that belong to it.
     """
 
     file: str
@@ -58,10 +58,10 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOnDevice(Model):
-    """The same of an engine or a model on a device, by names in its bundle.
+    """An engine or a model on a device. Files are named relative to its bundle.
 
     Attributes:
-        source_sha256: of the model that the bundle was made from.
+        source_sha256: digest of the model that the bundle was made from.
     """
 
     source_sha256: str
@@ -69,7 +69,7 @@ class ModelOnDevice(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the model is held to: a network, or the manifest of a bundle."""
+    """The reference of the model: a network, or the manifest of a bundle."""
 
     file: str
     sha256: str
@@ -87,14 +87,14 @@ class ImageFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """What both ran on.
+    """The photographs that both models ran on.
 
     Attributes:
-        described: how many, of how many, of what size.
-        originals: whether they were reduced, so that PSNR-Y is known.
-        tile: H and W that were cut from the middle; None for whole photographs.
-        digest: as `CalibrationImages` has it.
-        paths: where the photographs were.
+        described: number chosen, number found, and size.
+        originals: True if they were reduced from originals, so that PSNR-Y is known.
+        tile: H and W of the window cut from the middle; None for whole photographs.
+        digest: `CalibrationImages.digest`.
+        paths: files and folders of the photographs.
     """
 
     described: str
@@ -107,7 +107,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Stages:
-    """What each stage costs, over so many photographs; the first stages are the reference's."""
+    """Loss of each stage over the photographs; the first stages are the reference's."""
 
     photographs: int
     stages: tuple[StageResult, ...]
@@ -115,16 +115,16 @@ class Stages:
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
-    """What every certificate says.
+    """Fields of every certificate.
 
     Attributes:
-        adadm: the version that made it.
-        made: when, in ISO 8601.
-        failures: a sentence for each reason why it did not pass.
-        place: where it goes wrong; None where nobody knows.
-        device: what the figures were measured on.
-        versions: of what computed them.
-        sha256: the digest of all the rest; empty until it is `sealed`.
+        adadm: version that made it.
+        made: time, in ISO 8601.
+        failures: a sentence for each reason why the model did not pass.
+        place: first layer that is wrong; None if unknown.
+        device: machine on which the figures were measured.
+        versions: versions of the software that computed them.
+        sha256: digest of all other fields; empty until `sealed`.
     """
 
     format: Literal[1] = 1
@@ -143,12 +143,12 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCertificate(Certificate):
-    """Of a model or an engine that ran here, beside its reference.
+    """Certificate of a model or an engine that ran here, with its reference.
 
     Attributes:
-        blocks: the modulation factors; empty without modulators.
-        layers: in the order of the graph; empty for an engine.
-        speed: of the reference and of the model.
+        blocks: modulation factors; empty without modulators.
+        layers: results in graph order; empty for an engine.
+        speed: speed of the reference and of the model.
     """
 
     kind: Literal["model"] = "model"
@@ -164,12 +164,12 @@ class ModelCertificate(Certificate):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceCertificate(Certificate):
-    """Of a device, by what its bundle's `verify.py` wrote.
+    """Certificate of a device, made from the file of its bundle's `verify.py`.
 
     Attributes:
-        result, result_sha256: that file.
+        result, result_sha256: path and digest of that file.
         references: its rows.
-        latency, reason, diagnosis: as it has them; None where it does not.
+        latency, reason, diagnosis: values of that file; None if it lacks them.
     """
 
     kind: Literal["device"] = "device"
@@ -186,16 +186,16 @@ AnyCertificate = TypeVar("AnyCertificate", bound=Certificate)
 
 
 def sealed(certificate: AnyCertificate) -> AnyCertificate:
-    """A certificate as its file has it: figures of six digits, and its digest."""
+    """Round the figures of a certificate to six digits, and add its digest, as in its file."""
     content = {**rounded(certificate), "sha256": digest_of(rounded(certificate))}
     return convert(content, type(certificate), Source(Path("certificate"), CalibrationError))
 
 
 def read_certificate(path: Path) -> ModelCertificate | DeviceCertificate:
-    """Read a certificate, whatever its digest.
+    """Read a certificate without checking its digest.
 
     Raises:
-        CalibrationError: it is no certificate of this format.
+        CalibrationError: the file is not a certificate of this format.
     """
     source = Source(path, CalibrationError, "adadm validate writes certificates of format 1")
     content = load(source)
@@ -205,12 +205,12 @@ def read_certificate(path: Path) -> ModelCertificate | DeviceCertificate:
 
 
 def digest_of(certificate: Certificate | Mapping[str, object]) -> str:
-    """Of all but the digest itself."""
+    """SHA-256 of a certificate without its `sha256` field."""
     rest = {name: value for name, value in as_json(certificate).items() if name != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def relative(path: Path, certificate: Path) -> str:
-    """How a certificate names a file."""
+    """Path of a file relative to the certificate, as the certificate names it."""
     return Path(os.path.relpath(path.resolve(), certificate.resolve().parent)).as_posix()

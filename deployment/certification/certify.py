@@ -1,4 +1,4 @@
-"""From two sides and photographs to a certificate."""
+"""Certify a model: run it beside its reference on photographs, and judge the figures."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from adadm.runtime.progress import SILENT, Progress
 
 _GATED_PHOTOGRAPHS = 8
 _LOOKED_INTO = 2  # photographs whose layers are compared
-_LARGEST_PX = 256  # of what layers and speed are measured on
+_LARGEST_PX = 256  # largest side of inputs for layers and speed
 
 
 @dataclass(frozen=True)
 class Certified:
-    """A certificate, and what is shown besides: the ledger, and crops for the report."""
+    """A certificate, with the ledger to print and the crops for the report."""
 
     certificate: ModelCertificate
     ledger: Ledger
@@ -63,16 +63,16 @@ def certify(
     seconds: float = 3.0,
     progress: Progress = SILENT,
 ) -> Certified:
-    """Run both sides on all photographs, and hold the model to its limits.
+    """Run both networks on all photographs, and compare the figures with the limits.
 
     Args:
-        originals: whether `images` were reduced from originals, so that accuracy can be told.
-        given: limits that are not the defaults, by name.
-        at: where the certificate will be; it names files relative to that.
-        seconds: for measuring the speed.
+        originals: True if `images` were reduced from originals, so that PSNR-Y can be measured.
+        given: limits other than the defaults, by name.
+        at: future path of the certificate, which names files relative to it.
+        seconds: duration of the speed measurement.
 
     Raises:
-        CalibrationError: an output is not finite, or an original is met without an error.
+        CalibrationError: an output is not finite, or equals its original.
     """
     thresholds = Thresholds.of(model.precision, given)
     upscale, rgb_range = reference.metadata.upscale, reference.metadata.rgb_range
@@ -82,7 +82,7 @@ def certify(
     seen = Observations(
         len(reference.stages), rgb_range=rgb_range, upscale=upscale, originals=originals
     )
-    progress.phase("running both on photographs")
+    progress.phase("running both networks on photographs")
     ledger = measure(
         stages, images, rgb_range, upscale, on_outputs=seen, originals=originals, progress=progress
     )
@@ -163,13 +163,13 @@ def _checks(
 
 
 def _layers_at_fault(comparison: LayerComparison | None, thresholds: Thresholds) -> list[Check]:
-    """None where there are no layers to look at, as in an engine."""
+    """The check of layers; empty without comparable layers, as for an engine."""
     if comparison is None:
         return []
     divergence = comparison.first_divergence
     where = divergence.where if divergence else f"{len(comparison.layers)} layers"
     if not comparison.is_mapped:
-        where += ", compared without channel maps, which its metadata lacks: make it again for them"
+        where += ", compared without channel maps, which its metadata lacks: make it again"
     return [check("layers_at_fault", float(divergence is not None), where, thresholds)]
 
 
@@ -180,7 +180,7 @@ def _crops_of_gates(
     rgb_range: float,
     size: tuple[int, int],
 ) -> list[Crop]:
-    """The drawn input on which a gate fails, once each."""
+    """Crops of the drawn inputs on which a gate fails, each once."""
     failed = {row.name for row in checks if not row.passed}
     drawn = drawn_inputs(*size)
     crops: dict[str, Crop] = {}
@@ -213,7 +213,7 @@ def _described(model: Candidate, at: Path) -> Model:
 
 
 def _versions() -> dict[str, str]:
-    """Of what computed the figures, besides what `device_info` names."""
+    """Versions of the software that computed the figures, besides those of `device_info`."""
     return {
         name: importlib.metadata.version(name)
         for name in ("torch", "onnx", "onnx-ir", "openvino")
@@ -226,7 +226,7 @@ def _image_alone(stage: Stage) -> Run:
 
 
 def _in_8_bits(stage: Stage, rgb_range: float) -> Stage:
-    """What a model for images returns, of one that does not."""
+    """Round the output of a stage to 8 bits, as a model for uint8 images does."""
 
     def run(lr: Batch) -> Output:
         sr, factors = stage.run(lr)
@@ -236,7 +236,7 @@ def _in_8_bits(stage: Stage, rgb_range: float) -> Stage:
 
 
 def _cropped(lr: Batch, reference: Baseline, model: Candidate) -> Batch:
-    """The middle, where it is large; as it is, where the model takes that size alone."""
+    """Cut the middle of a large batch, unless the model accepts only its full size."""
     if model.tile:
         return lr
     least = math.isqrt(reference.metadata.smallest_area - 1) + 1

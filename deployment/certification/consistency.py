@@ -1,4 +1,4 @@
-"""Whether a certificate holds by itself, before anything is measured again."""
+"""Consistency of a certificate with itself, before anything is measured again."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from adadm.runtime.json_format import rounded
 
 
 def inconsistencies(certificate: Certificate) -> Iterator[str]:
-    """What is wrong with a certificate by itself."""
+    """Yield a sentence for each contradiction within a certificate."""
     if (digest := digest_of(certificate)) != certificate.sha256:
         yield (
-            f"it was changed since it was written: its content has the digest {digest}, the "
-            f"certificate says {certificate.sha256}"
+            f"it was changed after it was written: expected the digest {certificate.sha256}, got "
+            f"{digest}"
         )
     if not isinstance(certificate, ModelCertificate):
         return
     limits, precision = certificate.thresholds.limits, certificate.model.precision
     if precision not in CRITERIA["parity_db"].limits:
-        yield f"its precision is {precision!r}, which has no limits"
+        yield f"expected a precision with limits, got {precision!r}"
         return
     expected = Thresholds.of(precision, certificate.thresholds.given).limits
     for name in expected.keys() | limits.keys():
         if expected.get(name) != limits.get(name):
-            yield f"the limit {name} is {limits.get(name)}, by default it is {expected.get(name)}"
+            yield f"limit {name}: expected {expected.get(name)}, got {limits.get(name)}"
     required = {CRITERIA["parity_db"].name, *(gate.name for gate in GATES)}
     required |= {CRITERIA["lost_db"].name} if certificate.images.originals else set()
     for name in sorted(required - {check.name for check in certificate.checks}):
-        yield f"it has no check of {name}"
+        yield f"the check of {name} is missing"
     for check in certificate.checks:
         if check.is_within != check.passed:
-            yield f"{check.name} is {check.figure:g} of {check.limit:g}, and is said to have " + (
-                "passed" if check.passed else "failed"
+            yield (
+                f"{check.name} is {check.figure:g}, limit {check.limit:g}, but is recorded as "
+                + ("passed" if check.passed else "failed")
             )
         if check.limit != limits.get(KEYS.get(check.name, "")):
-            yield f"{check.name} is held to {check.limit:g}, which is not its limit"
+            yield f"the limit {check.limit:g} of {check.name} contradicts the certificate's limits"
     if certificate.passed != all(check.passed for check in certificate.checks):
-        yield "the verdict is not that of the checks"
+        yield "the verdict contradicts the checks"
 
 
 def is_certificate_of(
@@ -58,14 +59,14 @@ def is_certificate_of(
     images: str,
     given: Mapping[str, float],
 ) -> bool:
-    """Whether a file is a certificate of these that holds by itself, and has all checks.
+    """True if a file is a consistent certificate of these inputs with all checks.
 
     Its figures are not measured again.
 
     Args:
-        model, reference, images: their digests.
-        companions: the digests of the files that belong to the model, by their names.
-        given: limits that are not the defaults.
+        model, reference, images: expected digests.
+        companions: digests of the files that belong to the model, by file name.
+        given: limits other than the defaults.
     """
     try:
         certificate = read_certificate(path)

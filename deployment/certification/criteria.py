@@ -1,4 +1,4 @@
-"""What a model must reach to be certified, and why each limit is what it is."""
+"""Limits that a model must keep to be certified, each with its reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Criterion:
     """A figure with a limit for each precision.
 
     Attributes:
-        at_least: the limit is the least that is allowed, not the most.
+        at_least: True if the limit is a lower one.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Criterion:
 
 
 def _noise_db(power: float) -> float:
-    """PSNR of an error of so many square grey levels."""
+    """PSNR in dB of an error of `power`, in square grey levels of 255."""
     return round(10 * math.log10(255**2 / power), 2)
 
 
@@ -40,36 +40,35 @@ CRITERIA: dict[str, Criterion] = {
         "PSNR-Y lost",
         "dB",
         {"float32": 0.001, "fp16": BUDGETS_DB["fp16"], "int8": BUDGETS_DB["int8"]},
-        "keep more of it in higher precision (adadm quantize --budget-db)",
+        "keep more layers in higher precision (adadm quantize --budget-db)",
     ),
     "parity_db": Criterion(
         "worst parity",
         "dB",
         {"float32": 100.0, "fp16": _noise_db(1 / 12), "int8": _noise_db(1)},
-        "see which layer is the first to differ",
+        "see the first layer that differs",
         at_least=True,
     ),
     "factor_percent": Criterion(
         "worst factor",
         "%",
         {"float32": 0.1, "fp16": 1.0, "int8": 5.0},
-        "the deviation that a modulator reads is off: see the block, and what is before it",
+        "the modulator reads a wrong deviation: see the block and the layers before it",
     ),
     "layers_at_fault": Criterion(
-        "layers at fault", "", {"float32": 0, "fp16": 0, "int8": 0}, "see the place"
+        "layers at fault", "", {"float32": 0, "fp16": 0, "int8": 0}, "see where it goes wrong"
     ),
 }
-"""By the name that a file of thresholds uses.
+"""Criteria by their names in a file of thresholds.
 
-- `lost_db`: PSNR-Y over all photographs; what `adadm quantize` takes as its budget. Float32 may
-  lose what no display shows.
-- `parity_db`: PSNR against the reference, peak white. Float32: an error of 1e-5 of white. FP16: as
-  much noise as rounding to 8 bits makes. INT8: one grey level, root mean square.
-- `parity_db` is of the worst photograph.
-- `factor_percent`: the largest relative error over all photographs and blocks. A factor is a gain
+- `lost_db`: PSNR-Y loss over all photographs; the budget of `adadm quantize`. Float32 may lose
+  only what no display shows.
+- `parity_db`: PSNR of the worst photograph against the reference, peak white. Float32: an error of
+  1e-5 of white. FP16: the noise of rounding to 8 bits. INT8: one grey level, root mean square.
+- `factor_percent`: largest relative error over all photographs and blocks. A factor is the gain
   of a residual branch: 1 % of it is some 0.1 % of the trunk.
-- `layers_at_fault`: 1 where `layers.compare_layers` finds one that is wrong by itself, which the
-  image may hardly show: a range that cuts half of the values off costs a tenth of a dB.
+- `layers_at_fault`: 1 if `layers.compare_layers` finds a layer that is wrong by itself. The image
+  may hardly show it: a range that clips half of the values costs a tenth of a dB.
 """
 
 
@@ -77,15 +76,16 @@ KEYS = {
     **{criterion.name: key for key, criterion in CRITERIA.items()},
     **{gate.name: f"{gate.name} {gate.unit}".lower().replace(" ", "_") for gate in GATES},
 }
-"""The name of each check in a file of thresholds."""
+"""Name of each check in a file of thresholds."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The limits of a certificate by name, and where those come from that are not the defaults.
+    """Limits of a certificate by name.
 
     Attributes:
-        given: what a file overrules.
+        limits: all limits.
+        given: those that replace defaults.
     """
 
     limits: Mapping[str, float]
@@ -93,7 +93,7 @@ class Thresholds:
 
     @classmethod
     def of(cls, precision: str, given: Mapping[str, float]) -> Thresholds:
-        """The defaults of a precision, but for what is given."""
+        """Defaults of a precision, replaced by the given limits."""
         limits = {name: criterion.limits[precision] for name, criterion in CRITERIA.items()}
         limits |= {KEYS[gate.name]: gate.threshold for gate in GATES}
         return cls({**limits, **given}, given)
@@ -103,16 +103,15 @@ def read_thresholds(path: Path) -> dict[str, float]:
     """Read a JSON object of limits by name.
 
     Raises:
-        CalibrationError: it is none, names a limit that there is not, or one is no number.
+        CalibrationError: the file is not such an object, a name is unknown, or a limit is not a
+            number.
     """
     names = list(KEYS.values())
     limits = read(dict[str, float], path, error=CalibrationError)
     for name in (name for name in limits if name not in names):
         near = difflib.get_close_matches(name, names, n=1)
-        meant = f"; is {near[0]} meant?" if near else "."
-        raise CalibrationError(
-            f"{path}: there is no limit {name!r}{meant} Known: {', '.join(names)}"
-        )
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise CalibrationError(f"{path}: unknown limit {name!r}{meant} Known: {', '.join(names)}")
     return {name: float(limit) for name, limit in limits.items()}
 
 
@@ -121,10 +120,11 @@ class Check:
     """One figure against its limit.
 
     Attributes:
-        figure: infinite where nothing differs.
-        where: the worst case.
+        figure: infinite if nothing differs.
+        at_least: True if the limit is a lower one.
+        where: name of the worst case.
         left_out: cases on which the reference itself diverges.
-        passed: the verdict.
+        passed: verdict.
     """
 
     name: str
@@ -139,26 +139,26 @@ class Check:
 
     @property
     def is_within(self) -> bool:
-        """What the verdict has to be; NaN is not within any limit."""
+        """True if the figure is within the limit; NaN never is."""
         return self.figure >= self.limit if self.at_least else self.figure <= self.limit
 
     def __str__(self) -> str:
         bound = "at least" if self.at_least else "at most"
         figure = f"{self.figure:.4g} {self.unit}".rstrip()
         return (
-            f"{self.name} is {figure} ({self.where}), asked is {bound} "
+            f"{self.name} is {figure} ({self.where}), required {bound} "
             f"{self.limit:g}: {self.remedy}"
         )
 
 
 def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
-    """Hold a figure to one of `CRITERIA`."""
+    """Compare a figure with the limit of one of `CRITERIA`."""
     criterion = CRITERIA[name]
     return _judged(criterion, figure, where, thresholds, at_least=criterion.at_least)
 
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
-    """Hold a gate's figure to its limit here."""
+    """Compare the figure of a gate with its limit in `thresholds`."""
     gate, left_out = result.gate, result.left_out
     return _judged(gate, result.figure, result.where, thresholds, at_least=False, left_out=left_out)
 
@@ -173,5 +173,5 @@ def _judged(
 
 
 def failures(checks: Sequence[Check]) -> tuple[str, ...]:
-    """A sentence for each check that fails."""
+    """Sentences, one for each failed check."""
     return tuple(str(failed) for failed in checks if not failed.passed)

@@ -1,4 +1,4 @@
-"""From what `verify.py --json` wrote on a device to that device's certificate."""
+"""Make the certificate of a device from the file of `verify.py --json`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from adadm.runtime.models.onnx_reader import read_onnx
 
 
 def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertificate:
-    """Hold the figures of a device to what the bundle asks for.
+    """Compare the figures of a device with those that the bundle requires.
 
-    The verdict is found here, from the figures and the digests. That the device itself passed is
-    asked for besides.
+    The verdict follows from the figures and the digests. The device's own verdict must also be
+    positive.
 
     Args:
-        result: what `verify.py --json` wrote there.
-        folder: the bundle that was copied to the device, as it was made.
-        at: where the certificate will be; it names files relative to that.
+        result: file of `verify.py --json` on the device.
+        folder: the unchanged bundle that was copied to the device.
+        at: future path of the certificate, which names files relative to it.
 
     Raises:
-        CalibrationError: `result` is no such file.
-        EngineError: the folder is no bundle.
+        CalibrationError: `result` is not such a file.
+        EngineError: the folder is not a bundle.
     """
     bundle = Bundle.open(folder)
-    source = Source(result, CalibrationError, "expected what verify.py --json wrote on a device")
+    source = Source(result, CalibrationError, "expected the file of verify.py --json on a device")
     report = convert(load(source), VerificationReport, source)
     outputs = [output for row in report.references for output in row.outputs.values()]
     for name in ("asked_psnr_db", "psnr_db", "largest_error"):
@@ -49,8 +49,8 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
     problems += [f"{name} was changed on the device" for name in report.changed_files]
     shipped = {MANIFEST: bundle.sha256, **{m: bundle.files[m] for m in bundle.models.values()}}
     problems += [
-        f"{name} of the device has sha256 {report.sha256.get(name)}, the bundle's is {digest}: it "
-        "ran another bundle"
+        f"{name}: expected sha256 {digest} of the bundle, got {report.sha256.get(name)} from the "
+        "device; it ran another bundle"
         for name, digest in shipped.items()
         if report.sha256.get(name) != digest
     ]
@@ -58,11 +58,11 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
     for reference in bundle.references:
         problems += _problems(reference, rows.get((reference.variant, reference.name)))
     if not report.passed and not problems:
-        problems.append("the device itself says that it failed")
+        problems.append("the device itself reported a failure")
     on_engine = report.backend != "cpu"
     ran = (bundle.engines if on_engine else bundle.models)["whole"]
     if report.sha256.get(ran) is None:
-        problems.append(f"the device names no digest of {ran}, which it ran")
+        problems.append(f"the device reported no digest of {ran}, which it ran")
     metadata = read_onnx(bundle.path(bundle.models["whole"])).metadata
     diagnosis = report.diagnosis
     return DeviceCertificate(
@@ -91,7 +91,7 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
             file=relative(bundle.path(MANIFEST), at),
             sha256=bundle.sha256,
             bytes=bundle.path(MANIFEST).stat().st_size,
-            description="the references of the bundle, computed where it was made",
+            description="references of the bundle, computed where it was made",
         ),
         result=relative(result, at),
         result_sha256=sha256_of(result),
@@ -106,14 +106,14 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
 
 def _device(found: VerificationReport, source: Source) -> DeviceInfo:
     content = found.device
-    if found.backend == "trtexec":  # without our runtime it looks at little
+    if found.backend == "trtexec":  # without our runtime it reports little
         versions = {"python": content.get("python")}
         content = {"board": content.get("board"), "os": content.get("system"), "versions": versions}
     return convert(content, DeviceInfo, source)
 
 
 def _problems(reference: ReferenceCase, row: CaseRow | None) -> list[str]:
-    """Why one reference does not pass, by its figures."""
+    """Reasons why one reference does not pass, by its figures."""
     name = f"{reference.variant} {reference.name}"
     if row is None:
         return [f"{name}: the device did not run it"]
@@ -126,5 +126,5 @@ def _problems(reference: ReferenceCase, row: CaseRow | None) -> list[str]:
             continue
         db = figures["psnr_db"]  # null is equal
         if db is not None and not db >= asked_db and not row.failures:
-            problems.append(f"{name}: {output} is {db:.1f} dB, asked is {asked_db:.1f} dB")
+            problems.append(f"{name}: {output} is {db:.1f} dB, required {asked_db:.1f} dB")
     return problems

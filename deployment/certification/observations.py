@@ -1,4 +1,4 @@
-"""What is noted of each photograph while the ledger is measured."""
+"""Results of each photograph, collected while the ledger is measured."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ Levels = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PhotographResult:
-    """What a model makes of one photograph.
+    """Figures of a model on one photograph.
 
     Attributes:
-        parity_db: PSNR of its float output against the reference's; infinite when equal.
-        psnr_y_db: of the reference and of the model, against the original; None without.
-        bicubic_db: of bicubic interpolation.
-        largest_error: grey levels of 255.
+        parity_db: PSNR of its float output against the reference's; infinite if equal.
+        psnr_y_db: PSNR-Y of the reference and of the model against the original; None without.
+        lost_db: PSNR-Y of the reference minus that of the model; None without an original.
+        bicubic_db: PSNR-Y of bicubic interpolation; None without an original.
+        largest_error: largest error against the reference, grey levels of 255.
     """
 
     name: str
@@ -45,12 +46,13 @@ class PhotographResult:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """The modulation factors of one block over all photographs.
+    """Modulation factors of one block over all photographs.
 
     Attributes:
-        block: its index, in graph order.
-        expected, found: the least, the mean and the largest of the reference's and the model's.
-        error: the largest relative one. What the model does not tell is None.
+        block: index in graph order.
+        expected: least, mean and largest factor of the reference.
+        found: least, mean and largest factor of the model; None if it does not return them.
+        error: largest relative error; None without `found`.
     """
 
     block: int
@@ -61,11 +63,11 @@ class BlockResult:
 
 
 class Observations:
-    """Collects, as `ledger.measure` calls it.
+    """Collect results as the `on_outputs` of `ledger.measure`.
 
     Args:
-        model: the index of the model among the stages; the first is the reference.
-        originals: whether photographs have them.
+        model: index of the model among the stages; the first is the reference.
+        originals: True if photographs have originals.
     """
 
     def __init__(self, model: int, *, rgb_range: float, upscale: int, originals: bool) -> None:
@@ -107,7 +109,7 @@ class Observations:
             self._look(photograph, levels, reference, shown)
 
     def blocks(self, names: Sequence[str]) -> tuple[BlockResult, ...]:
-        """The factors of each block."""
+        """Factors of each block."""
         rows = []
         for index, name in enumerate(names):
             expected = [factors[index] for factors in self._expected]
@@ -125,7 +127,7 @@ class Observations:
         return tuple(rows)
 
     def crops(self) -> list[Crop]:
-        """The windows with the most error, one a photograph, and the one with the largest."""
+        """Windows with the most error, at most one a photograph, and that of the largest error."""
         chosen = [crop for _, crop in sorted(self._crops, key=lambda pair: -pair[0])[:_CROPS]]
         if self._largest is not None and not any(_overlap(self._largest[1], c) for c in chosen):
             chosen.append(self._largest[1])
@@ -155,7 +157,7 @@ class Observations:
 
 
 def _worst_window(levels: Levels) -> tuple[float, int, int]:
-    """The mean square error, the top and the left of the worst of overlapping windows of a crop."""
+    """Mean square error, top and left (px) of the worst of overlapping windows."""
     squares = (levels**2).mean(axis=0)
     height, width = (min(_CROP_PX, side) for side in squares.shape)
     sums = np.pad(squares, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)

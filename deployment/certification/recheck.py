@@ -1,4 +1,4 @@
-"""Whether a certificate still holds: its digest, all that it is bound to, and its figures."""
+"""Check a certificate again: its digest, the files that it names, and its figures."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from adadm.runtime.images.arrays import find_images
 from adadm.runtime.progress import SILENT, Progress
 
 _SAME = 1e-3
-"""Of a figure, on the same machine with the same software."""
+"""Relative tolerance of a figure on the same machine and software."""
 
 _SLACK = {"psnr_y_db": 0.02, "lost_db": 0.02, "parity_db": 2.0}
-"""Of figures on another one, dB: where INT8 rounds is chance. Of others: a half, and a bit."""
-_SHARE, _BIT = 0.5, 0.05
+"""Tolerances on another machine, dB, since INT8 rounding depends on chance."""
+_SHARE, _BIT = 0.5, 0.05  # of figures not in _SLACK: relative and absolute
 _COMPARED = ("psnr_y_db", "lost_db", "parity_db", "largest_error", "factor_error")
 _NOISE_DB = 100.0
-"""Above, two figures of parity are both rounding of float32."""
+"""Parity above which two figures both show only rounding of float32."""
 
 _Row = Check | StageResult | PhotographResult
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are now, if not where they were; None leaves them there."""
+    """New paths of files that were moved; None for those that were not."""
 
     model: Path | None = None
     reference: Path | None = None
@@ -55,11 +55,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Recheck:
-    """What was found.
+    """Result of a recheck.
 
     Attributes:
-        problems: why it does not hold; none where all that could be checked is as it says.
-        notes: what was not checked, and why.
+        problems: reasons why the certificate does not hold; empty if it holds.
+        notes: parts that were not checked, and why.
     """
 
     certificate: Certificate
@@ -70,13 +70,13 @@ class Recheck:
 def recheck(
     path: Path, places: Places, undetectable: Mapping[str, Any], *, progress: Progress = SILENT
 ) -> Recheck:
-    """Compare a certificate with the files that it names, and with one that is made anew.
+    """Compare a certificate with the files that it names, and with a newly made one.
 
     Args:
-        undetectable: `arch` and hyper-parameters of the checkpoint, as `load_baseline` takes them.
+        undetectable: `arch` and hyper-parameters of the checkpoint, as in `load_baseline`.
 
     Raises:
-        CalibrationError: it is no certificate; or the files are as certified, and cannot be run.
+        CalibrationError: the file is not a certificate; or the certified files cannot be run.
     """
     certificate = read_certificate(path)
     problems = list(inconsistencies(certificate))
@@ -99,11 +99,11 @@ def recheck(
     if not images and not image_problems:
         listed = ", ".join(map(str, given))
         notes.append(
-            f"the figures were not measured again: the photographs are not in {listed}; say where "
-            "they are with --images"
+            f"the figures were not measured again: the photographs are not in {listed}; give their "
+            "path with --images"
         )
     elif problems:
-        notes.append("the figures were not measured again, since this is not what was certified")
+        notes.append("the figures were not measured again, since the certified files have changed")
     else:
         truth = load_baseline(reference, **undetectable)
         again = certify(
@@ -122,20 +122,20 @@ def recheck(
 
 def _changed(path: Path, sha256: str | None) -> Iterator[str]:
     if not path.is_file():
-        yield f"{path} is not there; it had sha256 {sha256}"
+        yield f"{path} is missing; it had sha256 {sha256}"
     elif (digest := sha256_of(path)) != sha256:
-        yield f"{path} was changed: its sha256 is {digest}, the certificate is of {sha256}"
+        yield f"{path} was changed: expected sha256 {sha256}, got {digest}"
 
 
 def _find(files: Sequence[ImageFile], places: Sequence[Path]) -> tuple[list[Path], list[str]]:
-    """The photographs by content; and which are missing or changed, where some are there."""
+    """Find photographs by content; problems are missing or changed ones, if others are found."""
     existing = [place for place in places if place.exists()]
     images = find_images(existing) if existing else []
     by_digest = {sha256_of(path): path for path in images}
     names = {path.name: path for path in images}
     missing = [file for file in files if file.sha256 not in by_digest]
     problems = [
-        f"{names[file.name]} was changed: its content is not that of {file.sha256}"
+        f"{names[file.name]} was changed: expected sha256 {file.sha256}"
         if file.name in names
         else f"the photograph {file.name} is missing"
         for file in missing
@@ -146,7 +146,7 @@ def _find(files: Sequence[ImageFile], places: Sequence[Path]) -> tuple[list[Path
 
 
 def _choose(paths: Sequence[Path], certified: Images, truth: Baseline) -> CalibrationImages:
-    """The same photographs at the same size."""
+    """Choose the certified photographs at the certified size."""
     chosen = CalibrationImages.of(
         paths,
         truth.metadata.upscale if certified.originals else 1,
@@ -156,14 +156,14 @@ def _choose(paths: Sequence[Path], certified: Images, truth: Baseline) -> Calibr
     )
     if chosen.digest != certified.digest:
         raise CalibrationError(
-            f"the photographs are the same, their geometry is not: {chosen.digest}, the "
-            f"certificate has {certified.digest}"
+            "the photographs are the same, but their geometry differs: expected the digest "
+            f"{certified.digest}, got {chosen.digest}"
         )
     return chosen
 
 
 def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
-    """Figures that are not what is measured now."""
+    """Yield a sentence for each figure that differs from the new measurement."""
     ran_on = [(c.versions, c.device.versions, c.device.cpu, c.device.gpu) for c in (old, new)]
     same = ran_on[0] == ran_on[1]
     elsewhere = "" if same else ", on another machine or with other software"
@@ -174,7 +174,7 @@ def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
     }
     for part, (rows, now_rows) in parts.items():
         if [row.name for row in rows] != [row.name for row in now_rows]:
-            yield f"the {part} are not those that are measured now"
+            yield f"the names of the {part} differ from those measured now"
         for row, now_row in zip(rows, now_rows, strict=False):
             for (kind, before), (_, now) in zip(_figures(row), _figures(now_row), strict=True):
                 if not _agree(kind, before, now, same=same):
@@ -189,7 +189,7 @@ def _differences(old: ModelCertificate, new: ModelCertificate) -> Iterator[str]:
 
 
 def _figures(row: _Row) -> list[tuple[str, float | None]]:
-    """Each with its kind."""
+    """Figures of a row, each with its kind."""
     if isinstance(row, Check):
         return [(KEYS.get(row.name, ""), row.figure)]
     figures = ((kind, vars(row).get(kind)) for kind in _COMPARED)
@@ -213,11 +213,11 @@ def _shown(figure: float | None) -> str:
 
 
 def _device_problems(certificate: DeviceCertificate, path: Path, places: Places) -> Iterator[str]:
-    """Of a device's certificate: the result and the bundle that it comes from."""
+    """Yield differences of a device's certificate from its result and its bundle."""
     result = places.model or _resolved(path, certificate.result)
     bundle = places.reference or _resolved(path, certificate.reference.file).parent
     if missing := [place for place in (result, bundle) if not place.exists()]:
-        yield f"{missing[0]} is not there"
+        yield f"{missing[0]} is missing"
         return
     if changed := list(_changed(result, certificate.result_sha256)):
         yield from changed
@@ -225,7 +225,7 @@ def _device_problems(certificate: DeviceCertificate, path: Path, places: Places)
     again = vars(sealed(certify_on_device(result, bundle, at=path)))
     for name in ("passed", "failures", "model", "references", "latency", "device"):
         if vars(certificate)[name] != again[name]:
-            yield f"{name} is not what {result.name} and the bundle {bundle} give"
+            yield f"{name} differs from that of {result.name} and the bundle {bundle}"
 
 
 def _resolved(certificate: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Running a model as an image or as a batch, with its modulation factors where it returns them."""
+"""Run a model on an image or a batch, with its modulation factors if it returns them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
 
 RunWithFactors = Callable[[Batch], Output]
-"""Of a batch (1, 3, H, W) in 0..rgb_range."""
+"""Function of a batch (1, 3, H, W) in 0..rgb_range."""
 
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def evaluated(path: Path, metadata: ModelMetadata) -> onnx.ModelProto:
-    """A model with its factors as outputs, and what a device rounds rounded."""
-    if metadata.version is None:  # another tool's
+    """Load a model with its factors as outputs, and with a device's rounding emulated."""
+    if metadata.version is None:  # made by another tool
         return rounded_to_half(onnx.load(path))
     return deploy(path, TARGETS[metadata.target or "cpu"]).evaluated
 
 
 def precision_of(graph: onnx.ModelProto, metadata: ModelMetadata) -> str:
-    """What was noted when it was lowered, or what the graph shows."""
+    """Precision recorded when the model was lowered, or else that of its graph."""
     if metadata.precision != "float32":
         return metadata.precision
     if any(node.op_type in _QUANTIZING for node in graph.graph.node):
@@ -43,7 +43,7 @@ def precision_of(graph: onnx.ModelProto, metadata: ModelMetadata) -> str:
 
 
 def run_graph(graph: onnx.ModelProto, metadata: ModelMetadata) -> RunWithFactors:
-    """A graph on ONNX Runtime, with its factors in the units of the network."""
+    """Run a graph on ONNX Runtime, with its factors in the units of the network."""
     session = OnnxRuntimeSession(graph.SerializeToString())
     name = session.inputs[0].name
 
@@ -57,7 +57,7 @@ def run_graph(graph: onnx.ModelProto, metadata: ModelMetadata) -> RunWithFactors
 
 
 def run_session(session: Session, metadata: ModelMetadata) -> RunWithFactors:
-    """A model as it is, without its factors."""
+    """Run a model as it is, without its factors."""
     name = session.inputs[0].name
 
     def run(lr: Batch) -> Output:
@@ -67,13 +67,13 @@ def run_session(session: Session, metadata: ModelMetadata) -> RunWithFactors:
 
 
 def split_outputs(session: Session, feed: Mapping[str, Any]) -> Output:
-    """The image, which is the first output, and the factors, in graph order."""
+    """Run a session; return the image, its first output, and the factors in graph order."""
     image, *factors = session.run(feed).values()
     return image, factors
 
 
 def feed_of(name: str, lr: Batch, metadata: ModelMetadata) -> dict[str, Any]:
-    """A batch, or the image that a model for images takes."""
+    """Inputs of a model by name: a batch, or an image for a model of images."""
     if not metadata.is_uint8:
         return {name: lr}
     return {name: image_from_batch(lr, metadata.network.rgb_range)[None]}

@@ -1,4 +1,4 @@
-"""How fast the two sides of a certificate are on this machine, and what memory the model takes."""
+"""Speed of a model and its reference on this machine, and memory of the model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one side.
+    """Speed of the reference or of the model.
 
     Attributes:
-        name: of the side, and of what runs it.
+        name: reference or model, and the software that runs it.
         lr_px: W and H of the input.
-        megapixels_per_s: of the output, at the median.
-        peak_bytes: memory of a run; None where it is not known.
+        megapixels_per_s: megapixels of the output a second, at the median.
+        peak_bytes: peak memory of a run; None if unknown.
     """
 
     name: str
@@ -42,7 +42,7 @@ def measure_speed(
     """Run both in turns on one input, after a run that does not count.
 
     Args:
-        seconds: for all runs, but for at least three of each.
+        seconds: duration of all runs; there are at least three of each.
     """
     with model.session() as session:
         feed = model.feed(lr)
@@ -73,9 +73,9 @@ def measure_speed(
 
 
 def _peak_bytes(model: Candidate, lr: Batch) -> int | None:
-    """Of an engine what its builder planned; on a CPU that of a process of its own."""
+    """Peak memory: planned by an engine's builder, or measured on a CPU in a separate process."""
     if model.backend == "engine":
-        if not model.companions:  # no manifest
+        if not model.companions:  # the engine has no manifest
             return None
         planned = read_manifest(model.path).activation_bytes
         return max(planned) if planned else None

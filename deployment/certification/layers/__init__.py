@@ -1,1 +1,1 @@
-"""Which layer is the first to differ."""
+"""Search for the first layer that differs from its reference."""

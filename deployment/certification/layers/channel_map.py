@@ -1,4 +1,4 @@
-"""In which units a deployed model has what its reference has."""
+"""Affine maps between the channels of a deployed model and those of its reference."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _IDENTITY = Affine(np.ones(1), np.zeros(1))
 
 @dataclass(frozen=True)
 class ChannelMap:
-    """The candidate has `scale * x + offset` for the reference's `x`; both (C,) or (1,).
+    """Map of channels: the candidate has `scale * x + offset` for the reference's `x`.
 
-    A scale is 0 for a channel that is constant in one of both, and tells nothing.
+    Both are (C,) or (1,). A scale of 0 marks a channel that is constant in either model, and cannot
+    be compared.
     """
 
     scale: Array
@@ -27,22 +28,22 @@ class ChannelMap:
 
     @classmethod
     def between(cls, reference: Affine | None, candidate: Affine | None) -> ChannelMap:
-        """From what each has for the tensor of the network as it was trained."""
+        """Combine the maps of both models from the network as it was trained."""
         reference, candidate = reference or _IDENTITY, candidate or _IDENTITY
         alive = reference.scale != 0
         scale = np.where(alive, candidate.scale / np.where(alive, reference.scale, 1), 0)
         return cls(scale, candidate.shift - scale * reference.shift)
 
     def to_candidate(self, values: Array) -> Array:
-        """What the reference has (N, C, H, W), as the candidate would have it."""
+        """Convert values (N, C, H, W) of the reference to units of the candidate."""
         scaled = values * _spread(self.scale) if (self.scale != 1).any() else values
         return scaled + _spread(self.offset) if self.offset.any() else scaled
 
     def to_reference(self, values: Array, expected: Array) -> Array:
-        """What the candidate has (N, C, H, W), as the reference would have it.
+        """Convert values (N, C, H, W) of the candidate to units of the reference.
 
         Args:
-            expected: what the reference has, of which channels are taken that tell nothing.
+            expected: values of the reference, which replace channels that cannot be compared.
         """
         dead = self.scale == 0
         moved = values - _spread(self.offset) if self.offset.any() else values

@@ -1,4 +1,4 @@
-"""A deployed model beside its reference, layer by layer."""
+"""Compare a deployed model with its reference, layer by layer."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _WHITE = 255
 
 @dataclass(frozen=True)
 class LayerComparison:
-    """What `compare_layers` found.
+    """Result of `compare_layers`.
 
     Attributes:
-        layers: in the order of the reference.
-        left_out: names of layers of the reference that the candidate does not have.
-        first_divergence: the first layer that is wrong by itself; None where all are healthy.
-        is_mapped: whether both models say what was done to their channels on purpose. Else channels
-            are compared as they are, and what was done to them looks wrong.
+        layers: results in the order of the reference.
+        left_out: names of layers of the reference that the candidate lacks.
+        first_divergence: first layer that is wrong by itself; None if all are healthy.
+        is_mapped: True if both models record intentional changes of their channels. Otherwise
+            channels are compared as they are, and such changes look wrong.
     """
 
     layers: tuple[LayerResult, ...]
@@ -52,22 +52,22 @@ class LayerComparison:
 def compare_layers(
     reference: onnx.ModelProto, candidate: onnx.ModelProto, feeds: Sequence[Batch]
 ) -> LayerComparison:
-    """Compare each layer that both models have: of the same name and kind.
+    """Compare each layer that both models have, by name and kind.
 
     Errors accumulate: in INT8 the middle of a healthy model is far off. So each layer of the
-    candidate also runs alone, on what the reference computes as its inputs; what is wrong then is
-    its own. Both models run in pieces, layer by layer, and only what is still to be read is held:
-    of each feed, some ten tensors.
+    candidate also runs alone, on the reference's values of its inputs; the error is then its own.
+    Both models run in pieces, layer by layer, and keep only values that later layers read: some ten
+    tensors for each feed.
 
     Args:
-        reference: of the same network, in float32. Where it has another form than the candidate
-            (`Options`), fewer layers match.
-        candidate: what a device computes, as a float32 graph (`TargetModel.evaluated`).
-        feeds: at least one, (1, 3, H, W) in 0..rgb_range.
+        reference: float32 graph of the same network. Fewer layers match if its form differs from
+            the candidate's (`Options`).
+        candidate: the device's computation as a float32 graph (`TargetModel.evaluated`).
+        feeds: at least one batch (1, 3, H, W) in 0..rgb_range.
 
     Raises:
-        CalibrationError: a model reads more than an image.
-        SessionError: a feed does not fit.
+        CalibrationError: a model has inputs besides an image.
+        SessionError: a feed does not fit the model.
     """
     graphs = LayerGraph(reference), LayerGraph(candidate)
     one, other = graphs
@@ -90,14 +90,14 @@ def compare_layers(
 
 @dataclass
 class _Layer:
-    """A layer of both models, and what is found of it.
+    """A layer of both models, and its errors.
 
     Attributes:
-        reference, candidate: what computes it.
-        last_read: names of what no later layer reads.
-        accumulated, isolated, unrounded: the error of the whole candidate, of this layer, and of
-            this layer without the rounding of its input to INT8.
-        largest_read: magnitude that arrives at its INT8 input when it runs alone.
+        reference, candidate: sub-graphs that compute it.
+        last_read: names of values that no later layer reads.
+        accumulated, isolated, unrounded: error of the whole candidate, of this layer alone, and of
+            this layer alone without the rounding of its input to INT8.
+        largest_read: largest magnitude at its INT8 input when it runs alone.
     """
 
     name: str
@@ -115,19 +115,19 @@ class _Layer:
         return {*self.reference.sources, *self.candidate.sources}
 
     def count(self, errors: LayerErrors, expected: Array, found: Array, height: int) -> None:
-        """Add the error of one image, of what the candidate has in its own units."""
+        """Add the error of one image; `found` is in units of the candidate."""
         errors.add(expected, self.unit.to_reference(found, expected), height)
 
 
 @dataclass
 class _LayerOutputs:
-    """What was computed of one image, and is still to be read.
+    """Values of one image that later layers read, by name.
 
     Attributes:
-        height: of the image.
-        expected: by the reference, by name.
+        height: height of the image, px.
+        expected: values of the reference.
         ideal: the same in the candidate's units, and the candidate's input.
-        found: by the candidate.
+        found: values of the candidate.
     """
 
     height: int
@@ -162,7 +162,7 @@ def _layers(
 
 
 def _run(layer: _Layer, image: _LayerOutputs) -> None:
-    """Run a layer of both models, and that of the candidate alone too."""
+    """Run a layer of both models, and the candidate's layer alone."""
     name, piece = layer.name, layer.candidate
     expected, _ = layer.reference.run(image.expected)
     found, _ = piece.run(image.found)

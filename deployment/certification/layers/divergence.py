@@ -1,4 +1,4 @@
-"""The first layer that is wrong, by what it adds of its own."""
+"""Find the first layer that is wrong by its own error."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from adadm.runtime.json_format import Figure
 
 @dataclass(frozen=True)
 class LayerResult:
-    """What one layer makes of its inputs, in the units of the reference.
+    """Errors of one layer, in the units of the reference.
 
-    All but `snr_db` is measured on what the reference computes as its inputs, so that only its own
-    error counts. Decibels are signal over error; infinite when equal.
+    All but `snr_db` are measured on the reference's values of its inputs, so that only its own
+    error counts. Decibels are signal over error; infinite if equal.
 
     Attributes:
-        name: of the node, such as `body.3.conv2`, or of the modulator `body.3.phi`; `sr` the image.
-        kind: Conv, AdaDMModulate, ...; Image for what comes after the last convolution.
-        block: the index of the modulator that it belongs to; None for head, tail and what lies
-            between blocks.
-        precision: the lowest with which it computes: int8, fp16 or float32.
-        snr_db: on what the candidate computes as its inputs: the error that has accumulated.
+        name: name of the node, such as `body.3.conv2`, or of the modulator, such as `body.3.phi`;
+            `sr` for the image.
+        kind: Conv, AdaDMModulate, ...; Image for everything after the last convolution.
+        block: index of its modulator; None for head, tail and layers between blocks.
+        precision: lowest precision with which it computes: int8, fp16 or float32.
+        snr_db: accumulated error: on the candidate's values of its inputs.
         isolated_db: its own error.
-        parameters_db: the same with an INT8 input that is not rounded: the error of its weights and
-            its bias. The next six are measured so too.
-        border_db, interior_db: the error in the outer two pixels of low resolution, and elsewhere.
-        gain: by what its output is multiplied, least squares.
-        largest_shift: mean error of the channel where it is largest, as a share of the std of the
-            output.
-        shifted_channel: that channel.
-        shifted_levels: its mean error in grey levels of 255, where the image is made of the output;
-            else None.
-        range_use: the largest magnitude that arrives at its INT8 input, over what that holds; None
-            without. Above 1 it is cut off.
+        parameters_db: its own error without the rounding of an INT8 input: the error of its weights
+            and its bias. The next six are also measured without this rounding.
+        border_db, interior_db: error in the outer two pixels of low resolution, and elsewhere.
+        gain: least-squares gain of its output.
+        largest_shift: largest mean error of a channel, as a share of the std of the output.
+        shifted_channel: index of that channel.
+        shifted_levels: mean error of that channel in grey levels of 255, if the output becomes
+            pixels; else None.
+        range_use: largest magnitude at its INT8 input, as a multiple of its range; clipped above 1.
+            None without an INT8 input.
     """
 
     name: str
@@ -60,22 +59,22 @@ class LayerResult:
 class Divergence:
     """The first layer, in graph order, that is wrong by itself.
 
-    How sure the place is:
+    Certainty of the layer:
 
-    - Weights, their INT8 scale, a bias, the parameters of a modulator: it is this layer, whatever
-      comes before and after. Of one that is left out, the next layer of its block is named.
-    - A normalization folded without regard to padding: the convolution that reads it; that the
-      error is at the border is measured.
-    - An INT8 range that is too small: the convolution that reads through it. Photographs fill the
-      ranges of healthy layers to 0.7 to 1.6, so what counts is 1.6 times what the model's other
-      layers have on the same ones. Of ranges of half their size 2 in 100 are not seen so.
-    - Errors that are smaller than the limits are not seen. The limits leave 6 dB and more to the
-      worst healthy layers, and of a mean twice as much.
+    - Wrong weights, INT8 scale of weights, bias, or parameters of a modulator: it is this layer,
+      whatever comes before and after. If it is left out, the next layer of its block is named.
+    - A normalization folded without regard to padding: the convolution that reads it is named; the
+      location of the error at the border is measured.
+    - An INT8 range that is too small: the convolution that reads through it is named. Photographs
+      fill the ranges of healthy layers to 0.7 to 1.6, so the limit is 1.6 times the median of the
+      model's layers on the same photographs. This misses 2 in 100 ranges of half their size.
+    - Errors smaller than the limits are not found. The limits leave a margin of at least 6 dB to
+      the worst healthy layers, and a factor of two for means.
 
     Attributes:
-        where: the name of the layer.
-        block: as `LayerResult` has it.
-        text: what is wrong and where to look, for people.
+        where: name of the layer.
+        block: index of its modulator, or None.
+        text: description of the error and its likely cause, for people.
     """
 
     where: str
@@ -89,21 +88,21 @@ class _Limits(NamedTuple):
 
 
 _LIMITS = {"float32": _Limits(90.0, 1e-3), "fp16": _Limits(45.0, 0.01), "int8": _Limits(25.0, 0.1)}
-"""Healthy layers of the bundled networks, on 24 photographs: at least 123 dB in another form of the
-float32 export; 56 dB in FP16, and shifts up to 0.004; 31 dB in INT8 without the rounding of the
-input, and shifts up to 0.04."""
+"""Limits by precision. Healthy layers of the bundled networks, on 24 photographs: at least 123 dB
+in another form of the float32 export; 56 dB in FP16, and shifts up to 0.004; 31 dB in INT8 without
+the rounding of the input, and shifts up to 0.04."""
 _ROUNDED_INPUT_DB = 10.0
-"""Of an INT8 layer, its input rounded; the same had at least 17 dB."""
+"""Limit for an INT8 layer with a rounded input; the same healthy layers had at least 17 dB."""
 _SHIFTED_LEVELS = 0.6
-"""Of a channel that becomes pixels; the same had up to 0.31."""
+"""Limit for a channel that becomes pixels; the same healthy layers had up to 0.31."""
 _CUT_OFF, _CUT_OFF_TO_USUAL = 1.3, 1.6
 _OFF_GAIN, _BORDER_ALONE_DB = 0.2, 10.0
 
 
 def first_divergence(layers: Sequence[LayerResult]) -> Divergence | None:
-    """The first of the layers that misses a limit; None where all are healthy.
+    """Find the first layer that misses a limit; None if all are healthy.
 
-    In a lowered model float32 layers have the limits of FP16: what they read may be rounded to it.
+    In a lowered model float32 layers have the limits of FP16, since their inputs may be rounded.
     """
     lowered = any(layer.precision != "float32" for layer in layers)
     for layer in layers:
@@ -115,7 +114,7 @@ def first_divergence(layers: Sequence[LayerResult]) -> Divergence | None:
 
 
 def _problem(layer: LayerResult, limits: _Limits, layers: Sequence[LayerResult]) -> str | None:
-    # Rounding that cannot be taken out, since the convolution is one of several that were joined.
+    # The rounding of joined convolutions cannot be left out.
     joined = layer.precision == "int8" and layer.range_use is None
     own_db = min(layer.parameters_db, layer.border_db, layer.interior_db)
     levels = layer.shifted_levels or 0.0
@@ -127,8 +126,8 @@ def _problem(layer: LayerResult, limits: _Limits, layers: Sequence[LayerResult])
     use = layer.range_use or 0.0
     if use > max(_CUT_OFF, _CUT_OFF_TO_USUAL * statistics.median(uses or [1.0])):
         return (
-            f"reads up to {use:.2f} times what its INT8 range holds, {statistics.median(uses):.2f} "
-            "is usual: the rest is cut off; look at the scale of its input"
+            f"reads up to {use:.2f} times its INT8 range, {statistics.median(uses):.2f} is usual: "
+            "the rest is clipped; look at the scale of its input"
         )
     if layer.isolated_db < _ROUNDED_INPUT_DB and use:
         return (
@@ -148,7 +147,7 @@ def _usual(layer: LayerResult, layers: Sequence[LayerResult]) -> str:
 
 def _cause(layer: LayerResult) -> str:
     if math.isinf(layer.parameters_db):
-        return "values are infinite or no numbers, or vary where they should not"
+        return "values are infinite or NaN, or vary where they should be constant"
     if layer.interior_db - layer.border_db > _BORDER_ALONE_DB:
         return (
             f"the error is at the border ({layer.border_db:.1f} dB there, {layer.interior_db:.1f} "
@@ -172,7 +171,7 @@ def _shift(layer: LayerResult) -> str:
 
 
 def _parameters(layer: LayerResult, of_convolution: str) -> str:
-    """What may be wrong in a layer."""
+    """Name the parameters of a layer that may be wrong."""
     if layer.kind == MODULATOR:
         return "its weight, its bias and its center"
     return of_convolution if layer.kind == CONV else "its constants"

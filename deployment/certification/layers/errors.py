@@ -1,4 +1,4 @@
-"""How far a layer is from its reference, over all pixels of all images."""
+"""Errors of a layer against its reference, over all pixels of all images."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _BORDER_PX = 2
 
 
 class LayerErrors:
-    """Sums over what is added, by channel, in float64.
+    """Sums over images, by channel, in float64.
 
-    Error is compared with the power of the signal about the mean of each channel: a constant
-    carries nothing, and the shift of a trunk would make the power as large as one likes.
+    The signal is the deviation from the mean of each channel. A constant carries no information,
+    and the shift of a trunk could make the power arbitrarily large.
     """
 
     def __init__(self) -> None:
         self._pixels = self._inner_pixels = 0
-        # Of the signal, the error, their products, and the error away from the border: by channel.
+        # Sums by channel: signal, error, their products, and the error away from the border.
         self._x, self._e, self._xx, self._ee, self._xe, self._inner_ee = np.zeros((6, 1))
 
     def add(self, expected: Array, found: Array, height: int) -> None:
-        """Count images (N, C, H, W).
+        """Add images (N, C, H, W).
 
         Args:
-            height: of the network's input, which tells how wide its border is here.
+            height: height of the network's input, px; it gives the width of the border here.
         """
         ring = math.ceil(_BORDER_PX * expected.shape[2] / height)
         sums = []
-        with np.errstate(invalid="ignore"):  # of infinite values the error is no number
-            for channel in range(expected.shape[1]):  # which a cache holds
+        with np.errstate(invalid="ignore"):  # the error of infinite values is NaN
+            for channel in range(expected.shape[1]):  # one channel fits the CPU cache
                 x = expected[:, channel].astype(np.float64)
                 e = found[:, channel] - x
                 inner = e[:, ring:-ring, ring:-ring]
@@ -49,49 +49,49 @@ class LayerErrors:
 
     @property
     def snr_db(self) -> float:
-        """Signal over error; infinite without error, minus infinity for what is not finite."""
+        """Signal over error, dB; infinite without error, minus infinity for non-finite values."""
         return self._db(self._ee, self._pixels)
 
     @property
     def border_db(self) -> float:
-        """The same of the error in the outer two pixels of low resolution."""
+        """Signal over the error in the outer two pixels of low resolution, dB."""
         with np.errstate(invalid="ignore"):
             outer_ee = self._ee - self._inner_ee
         return self._db(outer_ee, self._pixels - self._inner_pixels)
 
     @property
     def interior_db(self) -> float:
-        """The same of the error in the other pixels; of all, where there are no others."""
+        """Signal over the error in the other pixels, dB; in all pixels if there are no others."""
         if not self._inner_pixels:
             return self.snr_db
         return self._db(self._inner_ee, self._inner_pixels)
 
     @property
     def shifted_channel(self) -> int:
-        """The channel whose mean is off the most."""
+        """Index of the channel with the largest mean error."""
         return int(np.abs(self._e).argmax())
 
     @property
     def largest_shift(self) -> float:
-        """By how much; infinite for what is not finite."""
+        """Magnitude of the largest mean error of a channel; infinite for non-finite values."""
         shift = abs(float(self._e[self.shifted_channel])) / self._pixels
         return shift if math.isfinite(shift) else math.inf
 
     @property
     def relative_shift(self) -> float:
-        """The same as a share of the std."""
+        """Largest mean error of a channel, as a share of the std."""
         if self.std == 0:
             return math.inf if self.largest_shift else 0.0
         return self.largest_shift / self.std
 
     @property
     def std(self) -> float:
-        """Of the signal, root mean square over the channels."""
+        """Standard deviation of the signal, root mean square over the channels."""
         return math.sqrt(max(0.0, float(self._variance.mean())))
 
     @property
     def gain(self) -> float:
-        """By what the signal is multiplied, least squares; 1 where that says nothing."""
+        """Least-squares gain of the signal; 1 if undefined."""
         power = float(self._variance.sum()) * self._pixels
         with np.errstate(invalid="ignore"):
             covariance = float((self._xe - self._x * self._e / self._pixels).sum())
@@ -103,7 +103,7 @@ class LayerErrors:
 
     def _db(self, squares: Array, pixels: int) -> float:
         error = float(squares.mean()) / pixels
-        if error <= 0:  # less than 0 is the rounding of a difference
+        if error <= 0:  # negative by rounding of a difference
             return math.inf
         if not math.isfinite(error) or self.std == 0:
             return -math.inf
@@ -111,5 +111,5 @@ class LayerErrors:
 
 
 def _product(one: Array, other: Array) -> float:
-    """Not by BLAS, whose threads wait for each other where a machine is busy."""
+    """Sum of products, without BLAS, whose threads wait for each other on a busy machine."""
     return float(np.einsum("nhw,nhw->", one, other))

@@ -1,4 +1,4 @@
-"""A model as a graph that runs in pieces, from layer to layer."""
+"""Split a model's graph into layers that run separately."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 _ADD, CONV, _IMAGE, MODULATOR = "Add", "Conv", "Image", "AdaDMModulate"
-"""Kinds of layers, besides others that are called as their operators are."""
+"""Kinds of layers; all other kinds have the name of their operator."""
 
 _LAYERS = (_ADD, "BatchNormalization", CONV)
 _QUANTIZE = "QuantizeLinear"
@@ -31,8 +31,8 @@ class LayerGraph:
     """A model for whole images, with its functions inlined.
 
     Attributes:
-        metadata: of the model.
-        input: the name of what it reads.
+        metadata: metadata of the model.
+        input: name of its input.
     """
 
     def __init__(self, proto: onnx.ModelProto) -> None:
@@ -52,10 +52,10 @@ class LayerGraph:
 
     @functools.cached_property
     def layers(self) -> dict[str, tuple[str, ir.Value]]:
-        """Kinds and results of what can be compared, by name, in graph order.
+        """Kinds and results of layers that can be compared, by name, in graph order.
 
-        Convolutions, but for the strips of a collapsed tail; normalizations; sums, but for what is
-        only a part of another; modulators; and the image, before a conversion to 8 bits.
+        These are convolutions except the strips of a collapsed tail; normalizations; sums except
+        partial sums; modulators; and the image, before a conversion to 8 bits.
         """
         image = self._image()
         modulated = {modulator.result for modulator in self._modulators}
@@ -81,7 +81,7 @@ class LayerGraph:
 
     @functools.cached_property
     def blocks(self) -> dict[str, int]:
-        """To which modulator a layer belongs: what computes its residual, and itself."""
+        """Index of the modulator of each layer: of those that compute its residual, and its own."""
         blocks: dict[str, int] = {}
         for index, modulator in enumerate(self._modulators):
             own = _upstream([modulator.residual, modulator.result], {modulator.trunk}.__contains__)
@@ -92,7 +92,7 @@ class LayerGraph:
 
     @functools.cached_property
     def makers(self) -> set[str]:
-        """The layers whose values become pixels as they are."""
+        """Names of layers whose values become pixels unchanged."""
         image = [value for value, name in self._names.items() if name == "sr"]
         made_of = _upstream(image, lambda value: not _moves(value.producer()))
         return {self._names[value] for value in made_of if value in self._names}
@@ -100,13 +100,13 @@ class LayerGraph:
     def between(
         self, value: ir.Value, known: Mapping[ir.Value, str]
     ) -> tuple[dict[ir.Value, str], set[ir.Node]]:
-        """From which layers, and the input, a value is computed, and by which nodes.
+        """Layers (or the input) from which a value is computed, and the nodes in between.
 
         Args:
-            known: layers, and their names.
+            known: results of layers, and their names.
 
         Raises:
-            CalibrationError: it depends on an input that is no image.
+            CalibrationError: the value depends on an input that is not an image.
         """
         read: dict[ir.Value, str] = {}
         nodes: set[ir.Node] = set()
@@ -122,12 +122,12 @@ class LayerGraph:
     def opened(
         self, inputs: Iterable[ir.Value | None], outputs: Iterable[ir.Value | None]
     ) -> OnnxRuntimeSession:
-        """The part of the graph between some values."""
+        """Open a session for the part of the graph between some values."""
         names = [[str(value.name) for value in side if value] for side in (inputs, outputs)]
         return OnnxRuntimeSession(self._extractor.extract_model(*names).SerializeToString())
 
     def quantizer(self, value: ir.Value) -> ir.Node | None:
-        """The QuantizeLinear through which the convolution that computes a value reads."""
+        """The QuantizeLinear at the input of the convolution that computes a value, if any."""
         convolution = produced_by(value, CONV)
         read = convolution.inputs[0] if convolution is not None else None
         while read is not None and (node := read.producer()) and node.op_type in CONVERSIONS:
@@ -137,7 +137,7 @@ class LayerGraph:
         return None
 
     def quantizes(self, node: ir.Node) -> bool:
-        """Whether a node rounds what depends on the input to INT8."""
+        """True if a node rounds values that depend on the input to INT8."""
         return node.op_type == _QUANTIZE and node.inputs[0] not in self._constants
 
     @functools.cached_property
@@ -153,14 +153,14 @@ class LayerGraph:
         return self.input
 
     def _image(self) -> ir.Value:
-        """What the model returns, before a conversion to 8 bits (`BakeImageIO`)."""
+        """Output of the model before a conversion to 8 bits (`BakeImageIO`)."""
         returned = self._graph.outputs[0]
         computed = (value for node in self._graph for value in node.outputs)
         return next((v for v in computed if v.name == f"{returned.name}.float32"), returned)
 
 
 def _upstream(values: Iterable[ir.Value], ends: Callable[[ir.Value], bool]) -> Iterator[ir.Value]:
-    """Values, and what they are computed from, up to those that end it."""
+    """Yield values and their sources, up to those for which `ends` is true."""
     seen: set[ir.Value] = set()
     waiting = list(values)
     while waiting:

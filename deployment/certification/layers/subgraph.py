@@ -1,4 +1,4 @@
-"""The part of a graph that computes one layer, to run it alone."""
+"""The sub-graph of one layer, to run it alone."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Array = npt.NDArray[Any]
 
 
 class LayerSubgraph:
-    """What computes a layer from the layers before it; a context, in which it runs.
+    """Sub-graph that computes a layer from the layers before it; a context manager to run it.
 
     Args:
-        value: the layer's result.
-        known: the results of the layers before it, and their names.
+        value: result of the layer.
+        known: results of the layers before it, and their names.
 
     Attributes:
-        sources: the names of what it reads.
-        precision: the lowest in it; int8, fp16 or float32.
-        scale: of the INT8 input of a convolution; None without.
+        sources: names of its inputs.
+        precision: its lowest precision: int8, fp16 or float32.
+        scale: scale of the INT8 input of a convolution; None without.
 
     Raises:
-        CalibrationError: it depends on an input that is no image.
+        CalibrationError: it depends on an input that is not an image.
     """
 
     def __init__(self, graph: LayerGraph, value: ir.Value, known: Mapping[ir.Value, str]) -> None:
@@ -60,17 +60,17 @@ class LayerSubgraph:
         self._opened.close()
 
     def run(self, values: Mapping[str, Array]) -> tuple[Array, Array | None]:
-        """The layer, and what its convolution would read if it were not rounded to INT8.
+        """Run the layer; also return its convolution's input before the rounding to INT8.
 
         Args:
-            values: by the names of the sources.
+            values: arrays by the names of the sources.
         """
         feed = {str(value.name): values[name] for value, name in self._read.items()}
         result, *arriving = self._session.run(feed).values()
         return result, arriving[0] if arriving else None
 
     def run_unrounded(self, arriving: Array) -> Array:
-        """The convolution of what it would read if it were not rounded to INT8."""
+        """Run the convolution on an input that is not rounded to INT8."""
         (read,) = self._behind.inputs
         (result,) = self._behind.run({read.name: arriving}).values()
         return result

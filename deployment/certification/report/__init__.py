@@ -1,1 +1,1 @@
-"""The report of a certificate, one HTML file."""
+"""The report of a certificate as one HTML file."""

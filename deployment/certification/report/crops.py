@@ -1,4 +1,4 @@
-"""Pieces of photographs that a report shows, and what differs in them."""
+"""Crops of photographs for a report, and their differences."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import numpy as np
 from adadm.runtime.images.arrays import ImageArray, encoded
 
 _WIDEST_PX = {"wide": 496, "narrow": 288}
-"""A crop is enlarged up to this: two beside each other on the page; one on a telephone."""
+"""Largest width of an enlarged crop, px: two side by side on the page; one on a telephone."""
 
-_VISIBLE_LEVELS = 64.0  # a quarter of white on mid-grey
+_VISIBLE_LEVELS = 64.0  # a quarter of white, on mid-grey
 
 _MID_GREY = 128
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A piece of a photograph that the page shows.
+    """A crop of a photograph for the page.
 
     Attributes:
-        left, top: of the crop, px of sr.
-        reason: why it is shown.
-        original: None where there are no originals.
-        reference, found: the outputs of the reference and of the model; all of one size.
+        left, top: position of the crop, px of sr.
+        reason: reason to show it.
+        original: None without originals.
+        reference, found: outputs of the reference and of the model; all of one size.
     """
 
     photograph: str
@@ -41,9 +41,9 @@ class Crop:
 
 
 def amplification_of(crops: Sequence[Crop]) -> int:
-    """The power of two that makes the usual difference visible.
+    """Power of two that makes the usual difference visible.
 
-    By the root mean square of all that differ, which a few large ones do not decide alone.
+    It follows from the root mean square of all differences, which a few large ones do not dominate.
     """
     squares = [float(d) ** 2 for crop in crops for d in _difference(crop).flat if d]
     if not squares:
@@ -57,7 +57,7 @@ def _difference(crop: Crop) -> np.ndarray[Any, np.dtype[np.int16]]:
 
 
 def render_crop(crop: Crop, amplification: int) -> dict[str, Any]:
-    """What the template needs of a crop; views by their labels, left out where there is none."""
+    """Values of a crop for the template; views by name, without those that do not exist."""
     amplified = np.clip(_MID_GREY + amplification * _difference(crop), 0, 255).astype(np.uint8)
     height, width = crop.found.shape[:2]
     views = {

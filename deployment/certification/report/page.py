@@ -1,4 +1,4 @@
-"""A parity certificate as one HTML page, which needs no network and no library to be read."""
+"""Write a parity certificate as one HTML page that needs no network and no library."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _SECTIONS = {
     "device": "Device and versions",
     "digests": "Verify again",
 }
-"""In the order of the page; each has a template of that name."""
+"""Sections in the order of the page; each has a template of that name."""
 
 _STYLES = ("report.css", "sections.css", "charts.css", "crops.css", "media.css")
 _ABSENT = {
     **dict.fromkeys(("checks", "references", "photographs", "blocks", "layers", "speed"), ()),
     **dict.fromkeys(("reason", "diagnosis", "latency", "ledger", "images", "result_sha256")),
 }
-"""What stands for what only some certificates have."""
+"""Defaults of fields that only some certificates have."""
 
 _NOTHING, _MINUS, _TIMES = "\N{EN DASH}", "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -51,14 +51,14 @@ def write_certificate(certificate: Certificate, crops: Sequence[Crop], path: Pat
 
 
 def page_path(path: Path) -> Path:
-    """Where the report of a certificate is."""
+    """Path of the report of a certificate."""
     return path.with_suffix(".html")
 
 
 def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) -> None:
-    """Write the page, whole or not at all; the same bytes for the same certificate and crops.
+    """Write the page, whole or not at all; equal certificates and crops give equal bytes.
 
-    What the certificate does not have is left out.
+    Sections that the certificate lacks are left out.
 
     Raises:
         MissingDependencyError: Jinja2 is not installed.
@@ -94,7 +94,7 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
 
 
 def _sections(certificate: Certificate, crops: Sequence[Crop]) -> dict[str, str]:
-    """Titles by the names of those that have something to say."""
+    """Titles, by name, of the sections with content."""
     content = vars(certificate)
     always = {"subject", "device", "digests"}
     also = {"photographs": bool(crops), "speed": bool(content.get("latency"))}
@@ -110,7 +110,7 @@ def _is_finite(value: float | None) -> bool:
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
-    """So many significant digits."""
+    """Format a value with some significant digits."""
     if value is None or not math.isfinite(value):
         return _NOTHING
     if value == 0:
@@ -124,7 +124,7 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def _fixed(value: float | None, places: int) -> str:
-    """So many decimals; a true minus, and none before what is rounded to zero."""
+    """Format a value with some decimals; with a true minus, but none before a rounded zero."""
     if value is None or not math.isfinite(value):
         return _NOTHING
     return f"{round(value, places) + 0.0:,.{places}f}".replace("-", _MINUS)
@@ -151,7 +151,7 @@ def _time(text: str) -> str:
 
 
 def _ticks(largest: float) -> list[float]:
-    """Round numbers from 0 to at least `largest`, three to six of them."""
+    """Three to six round numbers from 0 to at least `largest`."""
     if largest <= 0:
         return [0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(largest / 2))

@@ -80,15 +80,15 @@ def test_headings_and_tables_are_whole(page: Page) -> None:
 
 def test_a_model_that_passed_has_no_place(tmp_path: Path) -> None:
     text = page_of(tmp_path, {**model_certificate(), "passed": True, "failures": []}).text
-    assert "Passed x2 int8.onnx does what its reference does, within every limit." in text
+    assert "Passed x2 int8.onnx matches its reference, within every limit." in text
     assert "goes wrong" not in text
 
 
 def test_a_model_is_told_with_figures_for_people(tmp_path: Path) -> None:
     text = page_of(tmp_path, model_certificate()).text
     for part in (
-        "Failed x2 int8.onnx does not do what its reference does.",
-        "PSNR-Y lost is 1.41 dB (mean), asked is at most 0.02",
+        "Failed x2 int8.onnx does not match its reference.",
+        "PSNR-Y lost is 1.41 dB (mean), required at most 0.02",
         "Where it goes wrong: body.1.conv2. From block 1 on it is off.",
         "What to do: keep more in FP16",
         "Checks within their limits 2 of 3",
@@ -121,7 +121,7 @@ def test_a_model_is_told_with_figures_for_people(tmp_path: Path) -> None:
 def test_a_device_is_told_by_its_references(tmp_path: Path) -> None:
     text = page_of(tmp_path, device_certificate()).text
     for part in (
-        "does not do on this device what it did where it was made.",
+        "gives other results on this device than where it was made.",
         "Where it goes wrong: block 3 is the first",
         "coffee failed whole sr 31.2 50.0 61.3 sr: 31.2 dB; asked 50.0 dB",
         "smallest passed whole sr identical 50.0 0",
