@@ -1,4 +1,4 @@
-"""Prove, inspect, bundle and ship what was exported and lowered.
+"""Certify, inspect, bundle and ship exported and lowered models.
 
 from adadm.deployment import certify, load_baseline, load_candidate
 

@@ -1,7 +1,7 @@
-"""Make a folder from which a device without network builds engines, and proves them.
+"""Make a folder from which a device without network access builds and verifies engines.
 
-The folder has the model in the form of the target's TensorRT, the script that
-builds it, references to compare with, and the wheels that the device needs.
+The folder has the model in the form of the target's TensorRT, a build script,
+reference inputs and outputs, and the wheels that the device needs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from adadm.runtime.targets import TARGETS
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, make the folder, and say what is in it."""
+    """Parse the command line, make the folder, and print a summary."""
     arguments = _parse(argv)
     with Bar() as bar:
         manifest = make_bundle(
@@ -41,7 +41,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm bundle", description=__doc__)
     paths = Paths()
     parser.add_argument(
-        "model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model"
+        "model", type=paths.model, metavar="MODEL.onnx", help="ONNX model; x2 or x4: a bundled one"
     )
     engines = {n: t for n, t in TARGETS.items() if t.tensorrt is not None and not t.is_rtx}
     add_target(parser, engines)
@@ -51,7 +51,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--no-wheels",
         dest="wheels",
         action="store_false",
-        help="leave the wheels out, which need network now",
+        help="leave out the wheels; fetching them needs network access",
     )
     arguments = parser.parse_args(argv)
     paths.check()

@@ -1,8 +1,8 @@
-"""Say what of a network will hurt when it is deployed, block by block, and what to do about it.
+"""Show what will cost quality in deployment, block by block, with remedies.
 
-Shows each modulator and normalization of a checkpoint, or of an ONNX file
-that came from one. With photographs also how deviations and factors move with their content, and
-how much room float16 and INT8 have.
+Lists each modulator and normalization of a checkpoint, or of an ONNX file
+exported from one. With photographs, also shows how deviations and factors vary with their content,
+and the headroom of float16 and INT8.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from adadm.runtime.progress import Bar
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, inspect, print, and write what was asked for."""
+    """Parse the command line, inspect, print, and write the requested files."""
     arguments = _parse(argv)
     is_model = arguments.source.suffix == ".onnx"
     images: list[Path] | None = arguments.images
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 
 
 def _write(inspection: Inspection, picture: Path | None, report: Path | None) -> list[Path]:
-    """All files or none."""
+    """Write all files or none."""
     with ExitStack() as files:
         if picture is not None:
             draw_inspection(inspection, files.enter_context(written_whole(picture)))
@@ -55,7 +55,7 @@ def _write(inspection: Inspection, picture: Path | None, report: Path | None) ->
 def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
     if inspected.static and inspected.static[0] > 1:
         raise CalibrationError(
-            f"{inspected.path} takes {inspected.static[0]} images at a time, and photographs are "
+            f"{inspected.path} has a batch size of {inspected.static[0]}, but photographs are "
             "measured one by one; give the checkpoint, or leave out --images"
         )
     tile = inspected.static and inspected.static[1:]
@@ -76,8 +76,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "source",
         type=paths.read,
-        help=".pt, .pth, .safetensors, or .onnx that adadm export or adadm quantize wrote; an "
-        "exported one tells the most with --fold off",
+        help=".pt, .pth, .safetensors, or .onnx of adadm export or adadm quantize; an export with "
+        "--fold off shows the most",
     )
     parser.add_argument(
         "--images",
@@ -93,7 +93,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="PICTURE",
         help="draw the figures: .svg or .png",
     )
-    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the figures")
+    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write a JSON report")
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     paths.check()

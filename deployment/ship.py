@@ -1,9 +1,9 @@
-"""From a checkpoint to what devices need, in one go: export, FP16 and INT8, certificates, bundles.
+"""Make everything that devices need from a checkpoint: models, certificates, engines, bundles.
 
-Lowers the network under a budget for each target, certifies each model on
-photographs that it was not calibrated with, builds the engines that this machine can build, and
-makes a bundle for each device. Stopped or repeated, it goes on with what is not done; what is made
-from something else than before is made again.
+Lowers the network to FP16 and INT8 within a budget for each target, certifies
+each model on photographs not used for its calibration, builds the engines that this machine can
+build, and makes a bundle for each device. A repeated run does only the steps that are not done, or
+whose inputs have changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from adadm.runtime.targets import TARGETS
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, make all that is not there, and print the summary.
+    """Parse the command line, make what is missing, and print the summary.
 
     Raises:
         ParityError: a model could not be made within its budget, or was not certified.
@@ -93,8 +93,8 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
     if timed:
         size, backend = "x".join(map(str, timed.lr_px)), timed.name.split(", ")[-1]
         console.print(
-            f"parity: of the worst photograph. speed: backend {backend} of this machine, which is "
-            f"no device, to PyTorch in turns, {size} px",
+            f"parity: worst photograph. speed: backend {backend} relative to PyTorch, measured in "
+            f"turns on this machine, not on a device; {size} px",
             highlight=False,
         )
 
@@ -156,25 +156,25 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=decibels,
         default=BUDGETS_DB["int8"],
         metavar="D",
-        help="PSNR-Y that INT8 may lose; default: %(default)s",
+        help="limit of the PSNR-Y loss of INT8, dB; default: %(default)s",
     )
     parser.add_argument(
         "--photographs",
         type=positive,
         default=ShipOptions.photographs,
         metavar="N",
-        help="how many, chosen by their content: two thirds to calibrate, the rest to certify; "
-        "default: %(default)s",
+        help="number of photographs, chosen by their content: two thirds to calibrate, the rest "
+        "to certify; default: %(default)s",
     )
     add_stats(
         parser,
-        "the models for tiles too",
+        "also make the models for tiles",
     )
     parser.add_argument(
         "--no-wheels",
         dest="wheels",
         action="store_false",
-        help="leave the wheels out of the bundles, which need network now",
+        help="leave the wheels out of the bundles; fetching them needs network access",
     )
     parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
     add_network_options(parser)

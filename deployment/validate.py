@@ -1,9 +1,9 @@
-"""Certify a model or an engine against the network that it comes from, or check a certificate.
+"""Certify a model or an engine against its original network, or check a certificate again.
 
-Both run on photographs; what each stage costs, artefacts, modulation factors
-and layers are measured and held to limits. The certificate (JSON) is bound to the digests of all
-that it is about; its report (HTML) is for people. --certificate checks one again. What `verify.py
---json` wrote on a device, given with --against BUNDLE, becomes that device's certificate.
+Both networks run on photographs. The loss of each stage, artefacts, modulation
+factors and layers are measured and compared with limits. The certificate (JSON) has the digests of
+all files involved; its report (HTML) is for people. --certificate checks a certificate again. With
+--against BUNDLE, the file of `verify.py --json` from a device becomes that device's certificate.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _PHOTOGRAPHS = 32
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, certify or check, and say what was found.
+    """Parse the command line, certify or check, and print the result.
 
     Raises:
-        ParityError: the model fails, or the certificate does not hold; files are written before.
+        ParityError: the model fails, or the certificate does not hold; all files are written.
     """
     arguments = _parse(argv)
     if arguments.certificate is not None:
@@ -71,7 +71,7 @@ def _certify(arguments: argparse.Namespace) -> None:
         )
     print(f"photographs: {images}")
     if not arguments.hr:
-        print("PSNR-Y is not measured without originals; give those, and --hr")
+        print("PSNR-Y is not measured: it requires originals, given with --hr")
     with bar:
         certified = certify(
             reference,
@@ -96,12 +96,15 @@ def _take_in(arguments: argparse.Namespace) -> None:
 
 
 def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> None:
-    """Write both files, and fail if the model did."""
+    """Write both files, then raise an error if the model failed."""
     write_certificate(certificate, crops, output)
     print(f"wrote {output} and {page_path(output)}")
     if not certificate.passed:
         place = certificate.place
-        reasons = [*certificate.failures, *([f"the place: {place.text}"] if place else [])]
+        reasons = [
+            *certificate.failures,
+            *([f"where it goes wrong: {place.text}"] if place else []),
+        ]
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise ParityError(f"not certified:{listed}")
     print("certified")
@@ -121,15 +124,15 @@ def _recheck(arguments: argparse.Namespace) -> None:
     if not again.certificate.passed:
         listed = "".join(f"\n  {failure}" for failure in again.certificate.failures)
         raise ParityError(
-            f"{arguments.certificate} is as it was written, and says that the model failed:{listed}"
+            f"{arguments.certificate} is unchanged, and records that the model failed:{listed}"
         )
     print(f"{arguments.certificate} holds: certified")
 
 
 def _print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each figure with its limit."""
-    headers = ("check", "figure", "asked", "worst on", "")
-    table = make_table("What is asked", headers, left=("check", "worst on", ""))
+    headers = ("check", "figure", "limit", "worst on", "")
+    table = make_table("Checks", headers, left=("check", "worst on", ""))
     for row in checks:
         table.add_row(
             row.name,
@@ -149,14 +152,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=paths.model,
         nargs="?",
         metavar="MODEL|ENGINE|RESULT.json",
-        help=f"an ONNX model, {', '.join(BUNDLED)} for a bundled one, an engine, or what "
-        "verify.py --json wrote",
+        help=f"an ONNX model, {', '.join(BUNDLED)} for a bundled one, an engine, or the file of "
+        "verify.py --json",
     )
     parser.add_argument(
         "--against",
         type=paths.read,
         metavar="CHECKPOINT|MODEL|BUNDLE",
-        help="the network as it was trained; or a model of it; of a RESULT.json its bundle",
+        help="the checkpoint, or an ONNX model of the same network; for RESULT.json: its bundle",
     )
     parser.add_argument(
         "--images", type=paths.read, nargs="+", metavar="PATH", help="photographs, files or folders"
@@ -164,40 +167,40 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--hr",
         action="store_true",
-        help="they are originals: reduce them, and measure PSNR-Y against them; default: they are "
-        "what the model will be fed",
+        help="the photographs are originals: reduce them, and measure PSNR-Y against them; "
+        "default: they are the model's inputs",
     )
     parser.add_argument(
         "--photographs",
         type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
-        help=f"how many, chosen by their content; default: {_PHOTOGRAPHS}",
+        help=f"number of photographs, chosen by their content; default: {_PHOTOGRAPHS}",
     )
     parser.add_argument(
         "--thresholds",
         type=paths.read,
         metavar="FILE",
-        help="limits by name, JSON, of docs/explanation/validation.md",
+        help="JSON file of limits by name; names: docs/explanation/validation.md",
     )
     parser.add_argument(
         "--backend",
         choices=[name for name in BACKENDS if name != "engine"],
         default="cpu",
-        help="what runs an ONNX model; cpu rounds to half precision what a device would; default: "
-        "cpu",
+        help="backend that runs an ONNX model; cpu emulates a device's rounding to half "
+        "precision; default: cpu",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=paths.written_as(".json"),
         metavar="CERTIFICATE.json",
-        help="default: beside the model",
+        help="certificate to write; default: beside the model",
     )
     parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="to measure the speed; default: 3"
+        "--seconds", type=float, default=3.0, metavar="S", help="time for speed runs, s; default: 3"
     )
-    parser.add_argument("--certificate", type=paths.read, help="check this one again")
+    parser.add_argument("--certificate", type=paths.read, help="certificate to check again")
     parser.add_argument(
         "--trust", action="store_true", help="run an engine without a manifest, which is code"
     )
@@ -205,9 +208,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.certificate is None:
         if arguments.model is None or arguments.against is None:
-            parser.error("give a model and --against what it comes from, or --certificate")
+            parser.error("give a model and --against its original network, or --certificate")
         if not arguments.images and not arguments.model.endswith(".json"):
-            parser.error("a model is certified on photographs: give --images")
+            parser.error("certifying a model requires photographs: give --images")
         default = companion_files(arguments.model)[0].with_suffix(".certificate.json")
         arguments.output = arguments.output or paths.written(default)
         paths.check(writes=[page_path(arguments.output)])

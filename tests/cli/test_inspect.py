@@ -591,7 +591,7 @@ def test_photographs_cannot_be_run_through_two_at_a_time(
     assert inspect(path, "--images", crops, "--json", tmp_path / "report.json") == 1
     out, err = capsys.readouterr()
     assert err.startswith("adadm inspect: ") and out == ""
-    assert "takes 2 images at a time, and photographs are measured" in err
+    assert "has a batch size of 2, but photographs are measured" in err
     assert not (tmp_path / "report.json").exists()
 
 
