@@ -1,1 +1,1 @@
-"""What of a network's modulators and normalizations matters to somebody who deploys it."""
+"""Properties of a network's modulators and normalizations that matter for deployment."""

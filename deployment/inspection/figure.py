@@ -28,11 +28,11 @@ _MOST_NAMES = 16
 _PANEL_INCHES = (5.0, 2.5)
 _COLUMNS = 2
 _DECADES = 1e3
-"""Below this ratio a logarithmic scale has numbers between the powers of 10 too."""
+"""Ratio below which a logarithmic scale also has numbers between the powers of 10."""
 
 
 def draw_inspection(inspection: Inspection, path: Path) -> None:
-    """Draw the figures, the same bytes for the same figures.
+    """Draw the figures; equal figures give equal bytes.
 
     Args:
         path: ends in one of `PICTURES`.
@@ -63,7 +63,7 @@ def draw_inspection(inspection: Inspection, path: Path) -> None:
 
 
 def _panels(inspection: Inspection) -> list[Callable[[Axes, Inspection], None]]:
-    """What there is to draw."""
+    """Functions that draw the panels for which there is data."""
     panels: list[Callable[[Axes, Inspection], None]] = [_draw_modulators]
     blocks = inspection.inspected.structure.blocks
     normalizations = [normalization for block in blocks for normalization in block.normalizations]
@@ -104,7 +104,7 @@ def _draw_scales(axis: Axes, inspection: Inspection) -> None:
 
 
 def _magnitudes(found: Normalization) -> Array:
-    """Of its scales, but for those of 0; none where its statistics are those of the input."""
+    """Magnitudes of the nonzero scales; empty if the statistics are those of the input."""
     scale = np.zeros(0) if found.scale is None else np.abs(found.scale)
     return scale[scale > 0]
 
@@ -112,7 +112,7 @@ def _magnitudes(found: Normalization) -> Array:
 def _draw_normalizations(
     axis: Axes, inspection: Inspection, values_of: Callable[[Normalization], Array]
 ) -> None:
-    """A bar from the least to the largest value of each, coloured by its name in its block."""
+    """Draw a bar from the least to the largest value of each, coloured by its name in its block."""
     blocks = inspection.inspected.structure.blocks
     kinds = dict.fromkeys(_within(n.name, b.name) for b in blocks for n in b.normalizations)
     for index, name in enumerate(kinds):
@@ -154,7 +154,7 @@ def _draw_factors(axis: Axes, inspection: Inspection) -> None:
 
 
 def _draw_spreads(axis: Axes, spreads: Sequence[Spread | None], color: str, name: str) -> None:
-    """The mean as a line, the least to the largest as a band around it."""
+    """Draw the mean as a line, and the range from least to largest as a band around it."""
     present = [(p, s.least, s.mean, s.largest) for p, s in enumerate(spreads) if s is not None]
     if present:
         places, least, mean, largest = zip(*present, strict=True)
@@ -174,11 +174,11 @@ def _draw_headroom(axis: Axes, inspection: Inspection) -> None:
         axis.axhline(least, color=color, linewidth=0.8, linestyle=":")
     drawn = [0.0, *(value for value in (*half, *int8) if math.isfinite(value))]
     axis.set_ylim(min(drawn), 1.3 * max(drawn) or 1.0)
-    axis.set_title("room in float16 and in INT8; dotted: what is found too little")
+    axis.set_title("headroom in float16 and in INT8; dotted: limit of the findings")
 
 
 def _scale_log(axis: Axes) -> None:
-    """A logarithmic scale in plain numbers, with room for the legend."""
+    """Set a logarithmic scale with plain numbers, and room for the legend."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_yscale("log", nonpositive="clip")

@@ -1,4 +1,4 @@
-"""What in a network will hurt when it is deployed, and what this toolkit has against it."""
+"""Rules for what will cost quality or memory in deployment, with the remedy in this toolkit."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Rule(NamedTuple):
-    """A figure that hurts beyond `threshold`.
+    """A figure that causes problems beyond `threshold`.
 
     Attributes:
-        name: what is wrong.
-        figure: what is measured, with a place for the threshold.
-        threshold: NaN where any figure hurts.
-        advice: what to do, with the option of this toolkit that does it.
+        name: name of the problem.
+        figure: healthy range of the figure, with a placeholder for the threshold.
+        threshold: limit; NaN if any figure is a problem.
+        advice: remedy, with the option of this toolkit for it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
     @property
     def expected(self) -> str:
-        """What would be no finding."""
+        """Healthy range of the figure."""
         return self.figure.format(self.threshold)
 
 
@@ -49,7 +49,7 @@ GUESSED = Rule(
     "warning",
     "a value from the file or from a flag",
     math.nan,
-    "no tensor shows it, and a wrong one makes another network without a message: give it by its "
+    "no tensor shows it, and a wrong value gives another network without an error: give it by its "
     "flag (such as --res-scale 0.1), here and to adadm export and adadm quantize",
 )
 
@@ -58,19 +58,19 @@ FALLING = Rule(
     "warning",
     "w above {:g}",
     0.0,
-    "train on: with w = 0 the factor is constant, below it falls where the deviation rises. Look "
-    "at it with adadm export --factors, and at flat images: of a trunk that is constant PyTorch "
-    "makes NaN or infinity, and the exported operator the factor 0",
+    "continue the training: with w = 0 the factor is constant, below 0 it falls as the deviation "
+    "rises. Check it with adadm export --factors, and on flat images: for a constant trunk PyTorch "
+    "gives NaN or infinity, and the exported operator the factor 0",
 )
-"""The paper's modulator gives back the deviation that a normalization took, which is w = 1."""
+"""The paper's modulator restores the deviation that a normalization removed, which is w = 1."""
 
 LARGE_FACTOR = Rule(
     "factor near the end of float16",
     "warning",
     "factor at most {:g}",
     LARGEST_SAFE,
-    "adadm quantize leaves in float32 what it multiplies; where that costs too much, deploy what "
-    "adadm export writes, whose float32 holds factors up to exp(80)",
+    "adadm quantize keeps its product in float32; if that costs too much, deploy the float32 model "
+    "of adadm export, which holds factors up to exp(80)",
 )
 """A quarter of 65504: the calibration's margin, since other photographs have larger deviations."""
 
@@ -79,8 +79,8 @@ SHIFTED_FAR = Rule(
     "note",
     "|t / a| at most {:g} times the std of the trunk",
     8.0,
-    "the folded trunk carries it, which takes digits from float16: adadm quantize --precision fp16 "
-    "measures what that costs and refuses above --budget-db; adadm export computes in float32",
+    "the folded trunk carries the shift, which costs float16 digits: adadm quantize --precision "
+    "fp16 measures the loss and refuses above --budget-db; adadm export computes in float32",
 )
 """8 takes up to 3 of the 11 significant bits of float16 and leaves 8, as many as an image has.
 Measured on EDSR x2 with shifts in a quarter of the channels: 80 dB to float32 without, 76 at 4
@@ -91,8 +91,8 @@ KEPT = Rule(
     "note",
     "|t / a| at most {:g} times the std of the trunk",
     LARGEST_CENTER_TO_STD,
-    "adadm export stays exact and leaves one multiply-add a value in the block; it goes when the "
-    "channel with the small gamma is trained on with gamma and beta at 0",
+    "adadm export stays exact, at the cost of one multiply-add a value in the block; to remove it, "
+    "continue the training with gamma and beta of the channel with the small gamma at 0",
 )
 """The limit of the fold itself: 4 of the 24 bits of float32."""
 
@@ -101,8 +101,8 @@ NEAR_ZERO_GAMMAS = Rule(
     "note",
     "|gamma| above {:g} of the median",
     NEAR_ZERO,
-    "they cost as much as others and do nearly nothing: train a narrower network "
-    "(scripts/train.py --set features=N), or let it be",
+    "they cost as much as others but have nearly no effect: train a narrower network "
+    "(scripts/train.py --set features=N), or accept the cost",
 )
 
 SILENT = Rule(
@@ -122,36 +122,36 @@ MOVING = Rule(
     "calibrate on more and more varied photographs (adadm quantize --images PATH... --photographs "
     "64), and let tiles share their statistics (--stats external)",
 )
-"""One INT8 scale holds what the largest factor makes: 4 takes 2 of its 7 bits from where the factor
-is least. The bundled networks reach 2.5."""
+"""One INT8 scale must hold the result of the largest factor: a ratio of 4 costs 2 of its 7 bits
+where the factor is least. The bundled networks reach 2.5."""
 
 OVERFLOW = Rule(
     "float16 overflow is near",
     "warning",
     "65504 at least {:g} times the largest magnitude",
     4.0,
-    "adadm quantize multiplies a trunk that is too large by a power of two, exactly, and leaves "
+    "adadm quantize multiplies a trunk that is too large by a power of two, exactly, and keeps "
     "any other tensor in float32",
 )
-"""The calibration's margin: other photographs go beyond these."""
+"""The calibration's margin: other photographs have larger values."""
 
 UNDERFLOW = Rule(
     "typical values below the normal numbers of float16",
     "note",
     "root mean square at least {:g} times 2^-14",
     1.0,
-    "adadm quantize --precision fp16 measures what that costs and refuses above --budget-db; "
+    "adadm quantize --precision fp16 measures the loss and refuses above --budget-db; "
     "adadm export computes in float32",
 )
-"""Below 2^-14 each halving takes one of the 11 bits."""
+"""Below 2^-14 each halving costs one of the 11 bits."""
 
 FEW_BITS = Rule(
     "few INT8 levels for typical values",
     "warning",
     "std of a convolution's input at least 2^{:g} steps of its scale",
     1.0,
-    "adadm quantize --precision int8 leaves it in higher precision where --budget-db asks for it; "
-    "--sensitivity prints what it costs",
+    "adadm quantize --precision int8 keeps it in higher precision if --budget-db requires it; "
+    "--sensitivity prints its loss",
 )
 """The rounding has a std of 0.29 steps, 17 dB below an input of 2. The bundled networks have 2.2
 bits and more."""
@@ -164,12 +164,12 @@ RULES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure that is beyond a threshold.
+    """One figure beyond the threshold of a rule.
 
     Attributes:
         place: a block, a normalization, or a hyper-parameter.
-        figure: infinite where it has no bound.
-        detail: what of it.
+        figure: infinite if it has no bound.
+        detail: further figures or names, such as channels.
     """
 
     rule: Rule
@@ -178,7 +178,7 @@ class Finding:
     detail: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """With the rule's words."""
+        """The finding with the texts of its rule."""
         return {
             "finding": self.rule.name,
             "severity": self.rule.severity,
@@ -199,8 +199,8 @@ def find(
     """All findings, in the order of `RULES`.
 
     Args:
-        responses: of each block in order, where photographs were run.
-        headroom: of the blocks by name, and under None of the rest.
+        responses: responses of each block in graph order; empty without photographs.
+        headroom: headroom by block name; key None for the rest of the network.
     """
     blocks = inspected.structure.blocks
     seen: Sequence[BlockResponse | None] = responses or [None] * len(blocks)

@@ -1,4 +1,4 @@
-"""How much room a network leaves to float16 and to INT8, block by block."""
+"""Headroom of a network in float16 and in INT8, block by block."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from adadm.export.graph.rewriting import label
 
 @dataclass(frozen=True)
 class Headroom:
-    """The tensors of a block that have the least room.
+    """The tensors of a block with the least headroom.
 
     Attributes:
-        largest: the tensor nearest to overflow in float16.
-        smallest: the one whose root mean square is nearest to underflow; None if all are zero.
-        bits: that INT8 leaves to the typical value: the binary logarithm of the std of what a
-            convolution reads in steps of its scale, the least of the block; None without a
-            convolution that can be INT8 and reads what varies.
-        convolution: which that is.
+        largest: tensor nearest to overflow in float16.
+        smallest: tensor whose root mean square is nearest to underflow; None if all are zero.
+        bits: least number of bits for typical values in INT8: log2 of the std of a convolution's
+            input, in steps of its scale. None without a convolution that can be INT8 and has a
+            varying input.
+        convolution: name of the convolution with the least `bits`.
     """
 
     largest: HalfRange
@@ -36,9 +36,9 @@ class Headroom:
 
 
 def measure_headroom(lowering: Lowering, blocks: Iterable[str]) -> dict[str | None, Headroom]:
-    """The room in each block by name, and under None in what is in no block.
+    """Headroom by block name; key None for the rest of the network.
 
-    Ranges are those that `adadm quantize` takes, before it multiplies a trunk that is too large.
+    Ranges are those of `adadm quantize` before it scales a trunk that is too large.
     """
     names, graph = list(blocks), lowering.whole.graph
     halves: dict[str | None, list[HalfRange]] = {}
@@ -77,6 +77,6 @@ def _block_of_value(name: str, blocks: list[str]) -> str | None:
 
 
 def _typical_steps(known: TensorStatistics, chosen: ConvolutionRange) -> float:
-    """The std of what a convolution reads, in steps of its scale."""
+    """Std of a convolution's input, in steps of its scale."""
     variance = np.maximum(known.square - known.mean**2, 0) * chosen.equalizer**2
     return math.sqrt(variance.mean()) / chosen.scale

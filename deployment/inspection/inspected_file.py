@@ -1,4 +1,4 @@
-"""What is inspected: a checkpoint, or an ONNX file that came from one."""
+"""The file to inspect: a checkpoint, or an ONNX file exported from one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from adadm.runtime.models.onnx_reader import read_onnx
 
 _CHECKPOINTS = (".pt", ".pth", ".safetensors")
 _EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
-"""What the metadata of an export says, besides its network."""
+"""Metadata of an export, besides those of its network."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class InspectedFile:
     """A network with AdaDM in a file.
 
     Attributes:
-        sha256: of the file.
-        metadata: of an ONNX file; of a checkpoint, what its exports will say of the network.
-        hyperparameters: with where each comes from.
-        decisions: what the export does, or did, with each batch normalization.
-        source: the network before its folds; None for a file that is folded or lowered.
-        static: N, H and W where the file fixes them.
+        sha256: digest of the file.
+        metadata: metadata of an ONNX file; for a checkpoint, that of its exports.
+        hyperparameters: values with their origins.
+        decisions: result of the export for each batch normalization.
+        source: network before its folds; None for a folded or lowered file.
+        static: N, H and W if the file fixes them.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class InspectedFile:
 
     @property
     def export_notes(self) -> dict[str, str]:
-        """What an ONNX file says of how it was exported and lowered; empty for a checkpoint."""
+        """Export and lowering options recorded in an ONNX file; empty for a checkpoint."""
         if self.metadata.version is None:
             return {}
         notes = {name: getattr(self.metadata, name) for name in _EXPORT_NOTES}
@@ -61,7 +61,7 @@ class InspectedFile:
 
     @property
     def is_deployed(self) -> bool:
-        """Whether it is folded, so that its normalizations are gone."""
+        """True if the file is folded or lowered, so that it has no normalizations to inspect."""
         return self.source is None
 
 
@@ -73,27 +73,27 @@ def read_inspected_file(
     limit: Limit | None = None,
     **undetectable: float | None,
 ) -> InspectedFile:
-    """Read a file.
+    """Read a checkpoint or an ONNX file for inspection.
 
     Args:
-        arch, limit, undetectable: of a checkpoint, as `load_checkpoint` takes them.
-        free_sizes: of a checkpoint, as `trace` takes it; what runs on photographs needs them.
+        arch, limit, undetectable: for a checkpoint, as in `load_checkpoint`.
+        free_sizes: for a checkpoint, as in `trace`; required for running on photographs.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
-        EngineError: the ONNX file cannot be read, or the file is an engine.
-        CalibrationError: the file is something else, or has no modulators.
-        ExportError: torch.onnx cannot export a network of one's own.
+        EngineError: the ONNX file cannot be read.
+        CalibrationError: the file is an engine or of another kind, or has no modulators.
+        ExportError: torch.onnx cannot export a custom network.
     """
     if is_engine(path):
         raise CalibrationError(
-            f"{path} is an engine, which shows nothing of its network; give the ONNX model that it "
-            "was built of, or better the checkpoint"
+            f"{path} is an engine, which does not show its network; give the ONNX model from which "
+            "it was built, or better the checkpoint"
         )
     if path.is_file() and path.suffix not in (*_CHECKPOINTS, ".onnx"):
         raise CalibrationError(
-            f"{path} ends in {path.suffix or 'no suffix'}; expected a checkpoint "
-            f"({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export or adadm quantize"
+            f"expected a checkpoint ({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export "
+            f"or adadm quantize, got {path}"
         )
     if path.suffix == ".onnx":
         refuse_checkpoint_options(path, arch, {"limit": limit, **undetectable})
@@ -103,8 +103,8 @@ def read_inspected_file(
         inspected = _inspected(path, source.sha256, source.metadata, source)
     if not inspected.structure.blocks:
         raise CalibrationError(
-            f"{path} has no modulator of AdaDM, so there is nothing to inspect; expected a network "
-            "whose residual branches are modulated (adadm.export.AdaDM)"
+            f"{path} has no modulator of AdaDM to inspect; expected a network with modulated "
+            "residual branches (adadm.export.AdaDM)"
         )
     return inspected
 
@@ -119,8 +119,8 @@ def _exported(path: Path) -> InspectedFile:
         )
     if metadata.stats != "internal":
         raise CalibrationError(
-            f"{path} is the model `{metadata.stats}` of tiles, give the one for whole images: the "
-            "same name without that word"
+            f"{path} is the `{metadata.stats}` model for tiles; give the model for whole images: "
+            "the same name without that word"
         )
     source = load_source_network(path) if metadata.fold == "off" else None
     static = _static(file.inputs[0].shape, is_image=metadata.is_uint8)
@@ -155,7 +155,7 @@ def _inspected(
 
 
 def _static(shape: tuple[int | str | None, ...], *, is_image: bool) -> Shape | None:
-    """N, H and W, where they are numbers, of (N, H, W, 3) or (N, 3, H, W)."""
+    """N, H and W of a shape (N, H, W, 3) or (N, 3, H, W); None if they are not numbers."""
     batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
     if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):
         return batch, height, width

@@ -1,4 +1,4 @@
-"""How a network answers to photographs: deviations and factors, block by block."""
+"""Responses of a network to photographs: deviations and factors, block by block."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 Array = npt.NDArray[np.float64]
 
 _TRUNK, _RESIDUAL = 0, 1
-"""What a modulator reads."""
+"""Inputs of a modulator."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over the photographs, none of them negative."""
+    """Range of a nonnegative figure over the photographs."""
 
     least: float
     mean: float
@@ -40,24 +40,24 @@ class Spread:
 
     @property
     def ratio(self) -> float:
-        """How much it moves with what the photographs show."""
+        """Largest value over the least: the dependence on the content of photographs."""
         return self.largest / self.least if self.least else math.inf
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        """Over at least one photograph."""
+        """Spread of the values of at least one photograph."""
         return Spread(min(values), sum(values) / len(values), max(values))
 
 
 @dataclass(frozen=True)
 class BlockResponse:
-    """What a block does with the photographs; a folded or lowered file shows its factor alone.
+    """Figures of a block over the photographs; a folded or lowered file has only its factor.
 
     Attributes:
-        factor: of the modulator.
-        trunk: std of what the modulator reads.
+        factor: modulation factor.
+        trunk: std of the trunk that the modulator reads.
         residual, modulated: std of the residual before and after its factor.
-        channels: std of each channel of the trunk on the photograph where it is largest, (C,).
+        channels: std (C,) of each channel of the trunk, on the photograph where it is largest.
     """
 
     factor: Spread
@@ -77,14 +77,14 @@ class _Planes:
 
     @property
     def std(self) -> float:
-        """Over all channels, unbiased, as the modulator has it."""
+        """Unbiased std over all channels, as in the modulator."""
         count = self.means.size * self.pixels
         variance = pooled_variance(self.means, self.variances)
         return math.sqrt(variance * count / max(count - 1, 1))
 
 
 def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> list[BlockResponse]:
-    """What each block of a network does with the photographs, in the order of the graph."""
+    """Measure the response of each block of a network to the photographs, in graph order."""
     progress.phase("observing deviations")
     centers = [_center(node) for node in modulators(lowering.whole.graph)]
     session = OnnxRuntimeSession(_with_planes(lowering.whole).SerializeToString(), lean=True)
@@ -118,10 +118,10 @@ def measure_responses(lowering: Lowering, *, progress: Progress = SILENT) -> lis
 def measure_deployed_responses(
     inspected: InspectedFile, images: CalibrationImages, *, progress: Progress = SILENT
 ) -> list[BlockResponse]:
-    """The factors of a file that is folded or lowered, in the units of the network.
+    """Measure the factors of a folded or lowered file, in the units of the network.
 
     Raises:
-        CalibrationError: it does not show them.
+        CalibrationError: the file does not show its factors.
     """
     progress.phase("running photographs")
     run = run_graph(evaluated(inspected.path, inspected.metadata), inspected.metadata)
@@ -130,7 +130,7 @@ def measure_deployed_responses(
         _, found = run(batch_from_image(photograph.lr, inspected.metadata.rgb_range))
         if len(found) != len(inspected.structure.blocks):
             raise CalibrationError(
-                f"{inspected.path} has its modulators inlined and does not show their factors; "
+                f"{inspected.path} has inlined modulators, which do not show their factors; "
                 "export it with --modulator function, or give the checkpoint"
             )
         factors.append([factor.item() for factor in found])
@@ -139,7 +139,7 @@ def measure_deployed_responses(
 
 
 def _center(modulator: ir.Node) -> Array | float:
-    """What a folded normalization added to each channel of the trunk."""
+    """Constant that a folded normalization added to each channel of the trunk."""
     if not SIGNATURES[modulator.op_type].shifted:
         return 0.0
     center = constant_of(modulator.inputs[2])
@@ -148,7 +148,7 @@ def _center(modulator: ir.Node) -> Array | float:
 
 
 def _with_planes(model: ir.Model) -> onnx.ModelProto:
-    """The graph that returns the factors, and of what each modulator reads the planes' moments."""
+    """Add the factors, and the moments of each input plane of each modulator, as outputs."""
     observed = model.clone()
     ExposeFactors()(observed)
     graph = observed.graph

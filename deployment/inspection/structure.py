@@ -1,4 +1,4 @@
-"""The blocks of a graph: what their modulators and normalizations were trained to."""
+"""The blocks of a graph, with the trained parameters of modulators and normalizations."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from adadm.export.passes import Decision
 Array = npt.NDArray[np.float64]
 
 NEAR_ZERO = 0.01
-"""Of the median magnitude of the gammas of one normalization, a gamma below which is near zero: its
+"""Share of the median magnitude of a normalization's gammas at which a gamma is near zero: its
 channel adds 40 dB less than a typical one."""
 
 OUTSIDE = "outside the blocks"
-"""Head, tail, and what else belongs to no block."""
+"""Name for head, tail, and everything else outside the blocks."""
 
 _BATCH = "batch normalization"
 _OF_THE_INPUT = {
@@ -33,7 +33,7 @@ _OF_THE_INPUT = {
     ("", "InstanceNormalization"): "instance normalization",
     ("", "LayerNormalization"): "layer normalization",
 }
-"""Normalizations whose statistics are those of the input, so that nothing of them can be folded."""
+"""Normalizations that cannot be folded, since they take their statistics from the input."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Normalization:
 
     Attributes:
         kind: `batch normalization`, or another.
-        gamma: (C,); 1 where it has none.
-        scale, shift: the map `scale * x + shift` that batch normalization is, (C,); None where its
-            statistics are those of the input, as others' are.
-        trunk_std: of what it reads, as its running statistics tell, where that is the trunk.
-        decision: what the export does with it.
+        gamma: gammas (C,); 1 if it has none.
+        scale, shift: batch normalization as a map `scale * x + shift`, both (C,); None for kinds
+            that take their statistics from the input.
+        trunk_std: std of its input by its running statistics, if that is the trunk; else None.
+        decision: result of the export for it.
     """
 
     name: str
@@ -59,26 +59,26 @@ class Normalization:
 
     @property
     def near_zero(self) -> npt.NDArray[np.bool_]:
-        """The channels whose gamma is, (C,)."""
+        """Mask (C,) of the channels whose gamma is near zero."""
         magnitude = np.abs(self.gamma)
         near: npt.NDArray[np.bool_] = magnitude <= NEAR_ZERO * np.median(magnitude)
         return near
 
     @property
     def negative_share(self) -> float:
-        """Of the gammas."""
+        """Share of negative gammas, 0..1."""
         return float((self.gamma < 0).mean())
 
     @property
     def near_zero_share(self) -> float:
-        """Of the gammas."""
+        """Share of gammas near zero, 0..1."""
         return float(self.near_zero.mean())
 
     @property
     def largest_center(self) -> float | None:
-        """Largest `|shift / scale|`, by which the export moves the trunk; None off the trunk.
+        """Largest `|shift / scale|`, the export's shift of the trunk; None off the trunk.
 
-        Infinite where a channel has a shift and no scale.
+        Infinite if a channel has a shift and a scale of 0.
         """
         if self.trunk_std is None or self.scale is None or self.shift is None:
             return None
@@ -92,8 +92,8 @@ class Block:
     """A residual branch with its modulator: `x + r * exp(weight * ln(std(x)) + bias)`.
 
     Attributes:
-        name: of the module that holds the modulator.
-        normalizations: in the branch, and in no branch inside it.
+        name: name of the module that holds the modulator.
+        normalizations: those in the branch, except in branches inside it.
     """
 
     name: str
@@ -103,37 +103,35 @@ class Block:
 
     @property
     def trunk_std(self) -> float | None:
-        """Of the trunk, as the running statistics tell; None where nothing tells."""
+        """Std of the trunk by the running statistics; None without any."""
         stds = [n.trunk_std for n in self.normalizations if n.trunk_std is not None]
         return stds[0] if stds else None
 
     @property
     def usual_factor(self) -> float:
-        """At the std that the running statistics tell, or at 1 where nothing tells."""
+        """Factor at the std of the running statistics, or at a std of 1 without any."""
         exponent = self.weight * math.log(self.trunk_std or 1.0) + self.bias
         return math.exp(min(exponent, LARGEST_EXPONENT))
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The blocks of a graph in order, and the normalizations that are in none."""
+    """The blocks of a graph in order, and the normalizations outside of them."""
 
     blocks: tuple[Block, ...]
     elsewhere: tuple[Normalization, ...] = ()
 
     @property
     def normalizations(self) -> list[Normalization]:
-        """All of them."""
+        """All normalizations, in blocks and elsewhere."""
         return [*(n for block in self.blocks for n in block.normalizations), *self.elsewhere]
 
 
 def read_structure(model: ir.Model, decisions: Iterable[Decision] = ()) -> Structure:
-    """The blocks of a model, as it was traced, exported or lowered.
-
-    Modulators are nodes, or inlined.
+    """Read the blocks of a traced, exported or lowered model, with nodes or inlined modulators.
 
     Args:
-        decisions: what the folds did with the normalizations that are in the graph still.
+        decisions: results of the folds for the normalizations that are still in the graph.
     """
     nodes = list(modulators(model.graph))
     trunks = [node.inputs[0] for node in nodes]
@@ -150,13 +148,13 @@ def read_structure(model: ir.Model, decisions: Iterable[Decision] = ()) -> Struc
 
 
 def block_of(name: str, blocks: Iterable[str]) -> str | None:
-    """The innermost block that a node or a value belongs to, by its name."""
+    """Innermost block of a node or a value, by its name; None outside the blocks."""
     inside = [block for block in blocks if f"{name}.".startswith(f"{block}.")]
     return max(inside, key=len, default=None)
 
 
 def _by_scope(found: Sequence[tuple[str, float, float]]) -> dict[str, tuple[float, float]]:
-    """Modulators by the module that holds them, or by their own name where it holds several."""
+    """Modulators by their module, or by their own name if the module holds several."""
     scopes = [name.rpartition(".")[0] or name for name, *_ in found]
     return {
         scope if scopes.count(scope) == 1 else name: (weight, bias)

@@ -1,4 +1,4 @@
-"""All that is found in a network, with or without photographs."""
+"""The whole inspection of a network, with or without photographs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from adadm.runtime.targets import TARGETS
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the tables, the picture and the JSON file show.
+    """Content of the tables, the picture and the JSON file.
 
     Attributes:
-        images: what was run; None without photographs.
-        responses: of each block in order; empty without photographs.
-        headroom: of the blocks by name, and under None of the rest; empty without photographs, and
+        images: photographs that were run; None without photographs.
+        responses: responses of each block in graph order; empty without photographs.
+        headroom: headroom by block name, key None for the rest; empty without photographs, and
             for a folded or lowered file.
     """
 
@@ -46,7 +46,7 @@ class Inspection:
     headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """For `json_format.text`: the same for the same run."""
+        """The inspection, for `json_format.text`; equal for equal runs."""
         inspected, structure = self.inspected, self.inspected.structure
         parameters = inspected.hyperparameters
         blocks = [_block_as_json(block) for block in structure.blocks]
@@ -77,7 +77,7 @@ class Inspection:
 
 
 def inspect_weights(inspected: InspectedFile) -> Inspection:
-    """What the weights alone tell."""
+    """Inspect the weights alone."""
     return Inspection(inspected, find(inspected))
 
 
@@ -88,10 +88,10 @@ def inspect_on_images(
     *,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """What photographs show too.
+    """Inspect the weights, and the network's responses to photographs.
 
     Args:
-        cache: a folder, as `adadm quantize` has it: what is observed here is known there.
+        cache: folder of measured ranges, shared with `adadm quantize`.
 
     Raises:
         CalibrationError: the network diverges on a photograph.
@@ -99,7 +99,7 @@ def inspect_on_images(
     if (source := inspected.source) is None:
         responses = measure_deployed_responses(inspected, images, progress=progress)
         return Inspection(inspected, find(inspected, responses), images, responses)
-    # A target that computes in float32, so that the trunk keeps the range that it has.
+    # On a target that computes in float32 the trunk is not scaled.
     request = LoweringOptions(
         "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
     )

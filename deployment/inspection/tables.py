@@ -1,4 +1,4 @@
-"""An inspection as tables on a terminal, 80 columns wide where names allow it."""
+"""Print an inspection as tables on a terminal, 80 columns wide if names allow it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from adadm.runtime.tables import make_table
 _CHECKPOINT = "checkpoint_sha256"
 
 _NAME_WIDTH = 12
-"""Of the usual names; longer ones are broken where the terminal is narrow."""
+"""Width of the usual names; longer ones are broken on a narrow terminal."""
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:
-    """Print what the file is, the tables, and the findings."""
+    """Print the kind of file, the tables, and the findings."""
     _print_inspected(inspection, console)
     structure = inspection.inspected.structure
     _print_modulators(structure.blocks, console)
@@ -49,16 +49,14 @@ def _print_inspected(inspection: Inspection, console: Console) -> None:
         console.print(f"  {name} = {parameter}", markup=False)
     if notes := inspected.export_notes:
         listed = ", ".join(f"{key} {value}" for key, value in notes.items() if key != _CHECKPOINT)
-        console.print(f"as its metadata says: {listed}", markup=False)
+        console.print(f"metadata: {listed}", markup=False)
         console.print(f"  of the checkpoint {notes[_CHECKPOINT]}")
     if inspected.is_deployed:
         console.print(
-            "what was folded into convolutions is gone from it; the checkpoint tells more"
+            "parameters that were folded into convolutions are not shown; the checkpoint shows them"
         )
     if inspected.metadata.factor_scales:
-        console.print(
-            "its trunk was multiplied to fit float16, and b is that of the multiplied trunk"
-        )
+        console.print("the trunk was scaled to fit float16, and b is that of the scaled trunk")
 
 
 def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
@@ -93,7 +91,7 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
     for kind in dict.fromkeys(
         normalization.kind for normalization in normalizations if normalization.scale is None
     ):
-        text = f"{kind} takes its statistics from the input, so that nothing of it can be folded"
+        text = f"{kind} takes its statistics from the input, so that it cannot be folded"
         console.print(_indented(text))
 
 
@@ -123,7 +121,7 @@ def _print_responses(inspection: Inspection, console: Console) -> None:
         cells = [_spread(spread) for spread in spreads if spread is not None]
         table.add_row(escape(block.name), *cells, f"{response.factor.ratio:.2f}x")
     console.print(
-        f"Least/mean/largest over {inspection.images}; moves: the largest factor to the least",
+        f"Least/mean/largest over {inspection.images}; moves: largest factor over the least",
         table,
     )
 
@@ -142,7 +140,7 @@ def _print_headroom(inspection: Inspection, console: Console) -> None:
             escape(room.convolution),
         )
     console.print(
-        "Room in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
+        "Headroom in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
         "convolution's input in steps of its scale",
         table,
     )

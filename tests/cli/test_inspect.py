@@ -285,7 +285,7 @@ def test_a_lowered_model_shows_the_factors_of_its_checkpoint(
     path = lowered_x2(target, precision)
     report = report_of(path, tmp_path, "--images", crops, "-o", tmp_path / "lowered.svg")
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"precision {precision}" in printed and "the checkpoint tells more" in printed
+    assert f"precision {precision}" in printed and "the checkpoint shows them" in printed
     assert "8 shifted trunk, 8 folded into the activation" in printed
     expected = bundled("edsr_adadm_x2", crops).report
     assert report["form"]["checkpoint_sha256"] == expected["sha256"]

@@ -427,18 +427,18 @@ def _without_modulators(folder: Path) -> Path:
     [
         (
             *(_file("x2.engine", b"ftrt"), "auto", {}, CalibrationError),
-            "is an engine, .* give the ONNX model that",
+            "is an engine, .* give the ONNX model from",
         ),
         (
             *(_file("x2.txt", b"x2"), "auto", {}, CalibrationError),
-            r"ends in .txt; expected a checkpoint \(.pt, ",
+            r"expected a checkpoint \(.pt, .*, got .*\.txt",
         ),
         (lambda f: f / "no.pth", "auto", {}, CheckpointError, "no such file"),
         (_file("x2.onnx", b""), "auto", {}, EngineError, "no ONNX model, or not the whole of one"),
         (_without_metadata, "auto", {}, CalibrationError, "metadata lacks adadm.version, adadm.f"),
         (
             lambda f: MODELS / "edsr_adadm_x2.tile.onnx",
-            *("auto", {}, CalibrationError, "is the model `external` of tiles, give the"),
+            *("auto", {}, CalibrationError, "is the `external` model for tiles; give the"),
         ),
         (
             lambda f: MODELS / "edsr_adadm_x2.onnx",
@@ -453,7 +453,7 @@ def _without_modulators(folder: Path) -> Path:
             "plain_network:build",
             {"rgb_range": 1.0},
             CalibrationError,
-            r"has no modulator of AdaDM, so .*\(adadm.export.AdaDM\)",
+            r"has no modulator of AdaDM to .*\(adadm.export.AdaDM\)",
         ),
     ],
 )
