@@ -103,7 +103,7 @@ for verb in cli.VERBS:
         cli.main([verb, "--help"])
 """
 COMMANDS["the imports of every verb"] = (sys.executable, "-P", "-c", EVERY_VERB)
-QUICK = ("the imports of every verb", "export", "upscale", "verify.py")
+QUICK = ("the imports of every verb", "upscale", "verify.py")
 
 
 @pytest.mark.parametrize("name", slow_unless(lambda name: name.startswith(QUICK), COMMANDS))

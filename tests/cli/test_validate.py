@@ -273,7 +273,8 @@ def test_inputs_without_originals_and_limits_of_ones_own(
     photos.mkdir()
     Image.fromarray(photographs()["coffee"][60:108, 120:180]).save(photos / "coffee.png")
     limits.write_text('{"parity_db": 300, "mean_shift_levels": 0.4}')
-    options = ("--images", photos, "--thresholds", limits, "-o", output)
+    words = ("--against", bundled_path("x2"), "--images", photos)
+    options = (*words, "--thresholds", limits, "-o", output)
     assert adadm(bundled_path("x2"), certified(folder), *options) == 1
     captured = capsys.readouterr()
     assert "worst parity is" in captured.err and "at least 300" in captured.err
@@ -291,7 +292,8 @@ def test_inputs_without_originals_and_limits_of_ones_own(
 def test_another_network_is_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert adadm(bundled_path("x4"), certified(folder), "-o", tmp_path / "c.json") == 1
+    options = ("--against", bundled_path("x2"), "-o", tmp_path / "c.json")
+    assert adadm(bundled_path("x4"), certified(folder), *options) == 1
     said = capsys.readouterr().err
     assert "is of another network than" in said and "upscale 4, not 2" in said
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,7 @@ from adadm.export.tracing import trace
 SIZES = [(1, 64, 48), (2, 17, 23), (1, 8, 64), (1, 1, 1), (3, 1, 5)]
 
 NETWORKS = [(name, upscale) for name in SMALL for upscale in (2, 3, 4)] + list(CUSTOM.items())
-EACH_ONCE = [("edsr", 3), ("rdn", 4), ("nlsn", 2), *CUSTOM.items()]
+EACH_ONCE = [("edsr", 3), ("rdn", 4), ("nlsn", 2), list(CUSTOM.items())[-1]]
 
 every_network = pytest.mark.parametrize(
     ("architecture", "upscale"), slow_unless(lambda *network: network in EACH_ONCE, NETWORKS)
@@ -77,7 +77,7 @@ def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
 @pytest.mark.parametrize(
     ("architecture", "upscale", "modulator"),
     slow_unless(
-        lambda *form: form in [(*EACH_ONCE[1], "inline"), (*EACH_ONCE[-1], "function")],
+        lambda *form: form == (*EACH_ONCE[1], "inline"),
         [(*network, modulator) for network in NETWORKS for modulator in ("function", "inline")],
     ),
 )

@@ -120,6 +120,7 @@ def test_tensorrt_builds_up_to_256_pixels_a_side() -> None:
     assert built(model, profile).plan
 
 
+@pytest.mark.slow
 def test_a_large_chunk_exports(tmp_path: Path) -> None:
     """The cases of the parity check are at least as large as the network needs."""
     network = NLSN(2, blocks=1, features=4, chunk_size=600, n_hashes=1)

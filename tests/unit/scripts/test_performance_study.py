@@ -28,6 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return networks.prepare(SMALL, tmp_path_factory.mktemp("small"))
 
 
+@pytest.mark.slow
 def test_peers_compute_the_same_and_take_turns(files: Files) -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, *SMALL.size)).astype(np.float32)
     peers = ("eager", *ONNX_PEERS)

@@ -77,7 +77,7 @@ def test_the_table_fits_100_columns(spared: bool) -> None:
     assert row.split() == ["body", "53.3%", "0.5000", "+0.4700", *others, "spared"]
 
 
-@pytest.mark.parametrize("count", [2, 20, 150])
+@pytest.mark.parametrize("count", [2, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_plot_is_the_same_again(tmp_path: Path, count: int) -> None:
     files = [tmp_path / name for name in ("a.svg", "b.svg")]
     for file in files:
