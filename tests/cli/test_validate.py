@@ -273,8 +273,7 @@ def test_inputs_without_originals_and_limits_of_ones_own(
     photos.mkdir()
     Image.fromarray(photographs()["coffee"][60:108, 120:180]).save(photos / "coffee.png")
     limits.write_text('{"parity_db": 300, "mean_shift_levels": 0.4}')
-    words = ("--against", bundled_path("x2"), "--images", photos)
-    options = (*words, "--thresholds", limits, "-o", output)
+    options = ("--images", photos, "--thresholds", limits, "-o", output)
     assert adadm(bundled_path("x2"), certified(folder), *options) == 1
     captured = capsys.readouterr()
     assert "worst parity is" in captured.err and "at least 300" in captured.err
