@@ -79,7 +79,7 @@ def test_python_of_pages_is_python(page: Path) -> None:
 
 
 def test_messages_of_the_guide_are_in_the_sources() -> None:
-    texts = []
+    texts = [path.read_text() for path in (ROOT / "deployment").glob("**/*.sh")]
     for layer in ("runtime", "export", "calibration", "deployment"):
         for path in (ROOT / layer).glob("**/*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
