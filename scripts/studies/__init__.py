@@ -1,1 +1,1 @@
-"""Measurements that the pages in docs/ are written from."""
+"""Measurements for the pages in docs/results."""

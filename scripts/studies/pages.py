@@ -1,4 +1,4 @@
-"""What every study does: keep its figures as JSON, and draw a page and pictures from them."""
+"""Common parts of all studies: figures as JSON, and pages and pictures made from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adadm.runtime.files import written_whole
 
-if TYPE_CHECKING:  # a measured process imports this file, and must not hold matplotlib for it
+if TYPE_CHECKING:  # measured processes import this file, and must not load matplotlib
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,19 +20,19 @@ PICTURES = ROOT / "docs" / "images"
 
 
 def read_results(name: str) -> dict[str, Any]:
-    """The figures of `docs/results/<name>.json`; none where that file is missing."""
+    """Read the figures of `docs/results/<name>.json`; empty if the file is missing."""
     path = RESULTS / f"{name}.json"
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:
-    """Keep figures as `docs/results/<name>.json`."""
+    """Write figures to `docs/results/<name>.json`."""
     with written_whole(RESULTS / f"{name}.json") as partial:
         partial.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def write_page(name: str, text: str) -> None:
-    """Write `docs/results/<name>.md` and print where it is."""
+    """Write `docs/results/<name>.md` and print its path."""
     path = RESULTS / f"{name}.md"
     with written_whole(path) as partial:
         partial.write_text(text, encoding="utf-8")
@@ -40,10 +40,10 @@ def write_page(name: str, text: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Write a figure, the same bytes for the same figures, and close it.
+    """Write a figure and close it; equal figures give equal bytes.
 
     Args:
-        options: of `Figure.savefig`.
+        options: options of `Figure.savefig`.
     """
     from matplotlib import pyplot
 
@@ -55,7 +55,7 @@ def save_figure(figure: Figure, path: Path, **options: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> str:
-    """A table in Markdown.
+    """Format a table in Markdown.
 
     Args:
         numbers: align all columns but the first to the right.
@@ -66,13 +66,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool =
 
 
 def study_parser(study: str, doc: str | None) -> argparse.ArgumentParser:
-    """A parser with `--draw`, which every study has."""
+    """Make a parser with the common option `--draw`."""
     parser = argparse.ArgumentParser(
         prog=f"studies/{study}/study.py",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--draw", action="store_true", help="measure nothing, write page and pictures"
-    )
+    parser.add_argument("--draw", action="store_true", help="only write page and pictures")
     return parser

@@ -1,1 +1,1 @@
-"""How far contrast may grow before a network runs away, with limits and without."""
+"""Study of the contrast at which a network diverges, with and without limits."""

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measure limits of the modulators; write docs/results/contrast.md and its picture.
 
-Drawn pictures, which run away without a limit, and photographs, which no limit may touch. A result
-is judged at low resolution: reduced again, it should be as near to its input as bicubic's is.
+The study runs drawn pictures, on which networks diverge without a limit, and photographs, which no
+limit may change. A result is judged at low resolution: reduced again, it should be as near to its
+input as that of bicubic interpolation.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 
 def _drawn(path: Path, limit: Limit) -> dict[str, Any]:
-    """The pictures that run away with a limit, and the worst, by dB against bicubic."""
+    """Pictures that are lost with a limit, and the worst one, by dB against bicubic."""
     network = load_checkpoint(path, limit=limit).network
     row: dict[str, Any] = {"limit": limit}
     for name, unseen in (("drawn", False), ("unseen", True)):
@@ -88,7 +89,7 @@ def _drawn(path: Path, limit: Limit) -> dict[str, Any]:
 
 
 def _reached(network: Network, photos: Mapping[str, ImageArray]) -> dict[str, float]:
-    """The largest std of a trunk on each photograph, as a multiple of that of training."""
+    """Largest std of a trunk on each photograph, as a multiple of that of training."""
     trained = deviations_of_training(network)
     reached = {}
     for name, photo in photos.items():
@@ -104,7 +105,7 @@ def _enlarge(network: Network, lr: ImageArray) -> ImageArray:
 
 
 def _draw(checkpoint: Path, path: Path) -> None:
-    """Drawn pictures, enlarged by bicubic interpolation, and without and with limits."""
+    """Draw pictures enlarged by bicubic interpolation, without limits, and with limits."""
     free, limited = (load_checkpoint(checkpoint, limit=limit).network for limit in ("off", FACTOR))
     pictures = {**drawn_pictures(), **drawn_pictures(unseen=True)}
     with drawing_style({"font.size": 9}):
@@ -166,14 +167,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     paths = Paths()
     bundled = [pages.CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 4)]
     parser.add_argument(
-        "--checkpoints", type=paths.read, nargs="+", default=bundled, help="default: the bundled"
+        "--checkpoints",
+        type=paths.read,
+        nargs="+",
+        default=bundled,
+        help="default: the bundled ones",
     )
     parser.add_argument(
         "--photographs",
         type=paths.read,
         nargs="+",
         default=[],
-        help="files or folders beside those of scikit-image",
+        help="files or folders, besides the photographs of scikit-image",
     )
     arguments = parser.parse_args(argv)
     paths.check()

@@ -1,4 +1,4 @@
-"""The pictures of the study."""
+"""Pictures of the study."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def deviations(twins: Mapping[str, Rows], path: Path) -> None:
-    """Standard deviations by block: of the trunk, of what is read, and of what is added."""
+    """Draw standard deviations by block: of the trunk, of the branch's input, and of its result."""
     with _figure(path, 1, 3, (11, 3.6)) as axes:
         for twin, rows in twins.items():
             trunk, read, added = (
@@ -58,7 +58,7 @@ def deviations(twins: Mapping[str, Rows], path: Path) -> None:
 
 
 def modulators(rows: Rows, path: Path) -> None:
-    """The learned w and b of each block, a line for each seed."""
+    """Draw the learned w and b of each block, a line for each seed."""
     with _figure(path, 1, 2, (9, 3)) as axes:
         for axis, name in zip(axes, "wb", strict=True):
             for row in rows:
@@ -78,7 +78,7 @@ def modulators(rows: Rows, path: Path) -> None:
 def edge_maps(
     original: ImageArray, maps: Mapping[str, npt.NDArray[np.float32]], path: Path
 ) -> None:
-    """The photograph, and what a middle block adds in each twin, each to its own largest."""
+    """Draw the photograph, and the residual of a middle block of each twin, each to its maximum."""
     height, width = original.shape[:2]
     top, left = (height - 2 * _MIDDLE_PX) // 2, (width - 2 * _MIDDLE_PX) // 2
     photo = original[top : top + 2 * _MIDDLE_PX, left : left + 2 * _MIDDLE_PX]
@@ -98,7 +98,7 @@ def edge_maps(
 
 
 def _band(axis: Axes, twin: str, values: npt.NDArray[np.float64]) -> None:
-    """The mean over seeds as a line, least to largest as a band."""
+    """Draw the mean over seeds as a line, and the range from least to largest as a band."""
     blocks = range(values.shape[1])
     color = _COLORS[twin]
     axis.plot(blocks, values.mean(axis=0), color=color, label=NAMES[twin])
@@ -107,7 +107,7 @@ def _band(axis: Axes, twin: str, values: npt.NDArray[np.float64]) -> None:
 
 @contextmanager
 def _figure(path: Path, rows: int, columns: int, size: tuple[float, float]) -> Iterator[Any]:
-    """Axes that become an SVG, the same bytes for the same figures."""
+    """Yield axes, then write them as SVG; equal figures give equal bytes."""
     with drawing_style():
         figure = plt.figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns)

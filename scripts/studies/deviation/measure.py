@@ -1,4 +1,4 @@
-"""What goes through the residual blocks of a twin."""
+"""Measure tensors in the residual blocks of a twin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.json_format import rounded
 
-_SIDE_PX = 256  # of the originals, from their middle
+_SIDE_PX = 256  # side of the squares cut from the middle of originals
 
 
 def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
@@ -42,10 +42,10 @@ def scores(network: Network, folders: Sequence[Path]) -> dict[str, float]:
 
 
 def deviations(network: Network, originals: Iterable[ImageArray]) -> list[dict[str, float]]:
-    """By block, the mean over photographs of the standard deviations, in the units of rgb_range.
+    """Mean standard deviations over photographs, by block, in the units of rgb_range.
 
-    `trunk` of what enters the block, `normalized` of what its first convolution reads, `residual`
-    of what its last convolution returns (times res_scale), `added` of what is added to the trunk.
+    `trunk` is the input of the block, `normalized` that of its first convolution, `residual` the
+    result of its last convolution (times res_scale), `added` the term that is added to the trunk.
     """
     photographs = []
     for original in originals:
@@ -64,7 +64,7 @@ def deviations(network: Network, originals: Iterable[ImageArray]) -> list[dict[s
 
 
 def edges(network: Network, original: ImageArray, block: int) -> npt.NDArray[np.float32]:
-    """What a block adds, (H, W): the mean magnitude over channels, each less its own mean."""
+    """Residual of a block, (H, W): mean magnitude over channels, each minus its own mean."""
     with _watching(network) as seen:
         run_network(network, _batch(network, original))
     added = seen[block]["added"][0]
@@ -74,7 +74,7 @@ def edges(network: Network, original: ImageArray, block: int) -> npt.NDArray[np.
 
 
 def modulators(network: Network) -> list[dict[str, float]]:
-    """The learned w and b of each block; none where there are no modulators."""
+    """Learned w and b of each block; empty without modulators."""
     rows: list[dict[str, float]] = rounded(
         [
             {"w": float(module.weight.item()), "b": float(module.bias.item())}
@@ -87,7 +87,7 @@ def modulators(network: Network) -> list[dict[str, float]]:
 
 @contextmanager
 def _watching(network: Network) -> Iterator[list[dict[str, torch.Tensor]]]:
-    """The tensors of each residual block, as they pass."""
+    """Collect the tensors of each residual block during a forward pass."""
     seen: list[dict[str, torch.Tensor]] = []
     with ExitStack() as hooks:
         for block in network.modules():

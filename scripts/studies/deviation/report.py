@@ -1,4 +1,4 @@
-"""docs/results/deviation.md, from what was measured."""
+"""Write docs/results/deviation.md from the measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAPER = {
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The whole page, in Markdown; every sentence with a figure follows from the figures."""
+    """The whole page in Markdown; every sentence with a figure follows from the measurements."""
     course, twins = results["course"], results["twins"]
     lines = [
         "# The deviation of residual features, measured",
@@ -96,7 +96,7 @@ def _scores(twins: Mapping[str, Any]) -> str:
 
 
 def _differences(twins: Mapping[str, Any]) -> list[str]:
-    """Seed by seed, since twins of one seed start alike."""
+    """Differences seed by seed, since twins of one seed start alike."""
     lines = ["Differences between twins of one seed, dB; in brackets each seed's:", ""]
     pairs = (("normalized", "plain"), ("adadm", "plain"), ("adadm", "normalized"))
     for twin, other in pairs:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Train three twins of one network and look at their deviations; write docs/results/deviation.md.
+"""Train three twins of one network, measure their deviations; write docs/results/deviation.md.
 
     python scripts/studies/deviation/study.py --images PHOTOS --validation MORE \
         --sets Set5 Set14 B100 --work DIR
 
-What is trained already in DIR is not trained again, and an interrupted training goes on; on two CPU
-cores one takes some four to eight minutes.
+Finished twins in DIR are not trained again, and an interrupted training resumes. On two CPU cores a
+training takes some four to eight minutes.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _measured(arguments: argparse.Namespace, console: Console) -> tuple[dict[str
 
 
 def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
-    """A twin of this course, trained now if it is not there."""
+    """Load a twin of this course, or train it if it is missing."""
     output = arguments.work / f"{twin}-{seed}.safetensors"
     arch = TWINS[twin]
     if not output.is_file():
@@ -104,20 +104,20 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
     course = {**COURSE, "training_seed": seed}
     if wrong := [name for name, value in course.items() if settings.get(name) != value]:
         reasons = ", ".join(f"{name} {settings.get(name)}, not {course[name]}" for name in wrong)
-        raise CheckpointError(f"{output} is of another course: {reasons}; remove it")
+        raise CheckpointError(f"{output} was trained with other settings: {reasons}; remove it")
     return load_checkpoint(output, arch).network
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("deviation", __doc__)
-    parser.add_argument("--images", type=Path, nargs="+", help="to train on")
-    parser.add_argument("--validation", type=Path, nargs="+", help="to watch the training")
+    parser.add_argument("--images", type=Path, nargs="+", help="photographs to train on")
+    parser.add_argument("--validation", type=Path, nargs="+", help="photographs for validation")
     parser.add_argument("--sets", type=Path, nargs="+", help="folders of originals to measure on")
-    parser.add_argument("--work", type=Path, help="where the trained twins are kept")
+    parser.add_argument("--work", type=Path, help="folder of trained twins")
     arguments = parser.parse_args(argv)
     needed = (arguments.images, arguments.validation, arguments.sets, arguments.work)
     if not arguments.draw and not all(needed):
-        parser.error("--images, --validation, --sets and --work are needed to measure")
+        parser.error("--images, --validation, --sets and --work are required to measure")
     return arguments
 
 

@@ -1,7 +1,7 @@
 """The three twins of one EDSR: without normalization, with it, and with it and AdaDM.
 
-They differ in nothing else: each block is built whole and then loses what its twin has not, so that
-with one seed all start from the same convolutions.
+They differ in nothing else: each block is built whole, and then the parts that its twin lacks are
+removed, so that all twins of one seed start from the same convolutions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from adadm.export.networks.edsr import EDSR
 
 
 class _Sum(nn.Module):
-    """In the place of a modulator: the residual as it is."""
+    """Replacement of a modulator: adds the residual unchanged."""
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         return x + residual
@@ -35,14 +35,14 @@ class _PlainBlock(_NormalizedBlock):
 
 
 class Plain(EDSR):
-    """EDSR as it was published in 2017: no normalization."""
+    """EDSR as published in 2017: no normalization."""
 
     architecture: ClassVar[str] = "studies.deviation.twins:Plain"
     block: ClassVar[type[ResidualBlock]] = _PlainBlock
 
 
 class Normalized(EDSR):
-    """Batch normalization where AdaDM has it, and no AdaDM."""
+    """EDSR with batch normalization where AdaDM has it, but without AdaDM."""
 
     architecture: ClassVar[str] = "studies.deviation.twins:Normalized"
     block: ClassVar[type[ResidualBlock]] = _NormalizedBlock
@@ -53,4 +53,4 @@ TWINS = {
     "normalized": Normalized.architecture,
     "adadm": EDSR.architecture,
 }
-"""How `--arch` names each."""
+"""Name of each twin for `--arch`."""

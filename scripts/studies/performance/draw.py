@@ -1,4 +1,4 @@
-"""The plots of docs/results/performance.md."""
+"""Plots of docs/results/performance.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KIND_OF = {operator: kind for kind, names in _OPERATORS.items() for operator in
 
 
 def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> None:
-    """Write every plot whose figures are there."""
+    """Write every plot for which there are figures."""
     with drawing_style({"font.size": 10}):
         measured = [key for key in cases if key in results]
         if measured:
@@ -53,7 +53,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _latencies(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
-    """One panel a network; a bar a peer, with its fastest and slowest inference."""
+    """Plot a panel for each network, with a bar for each peer from fastest to slowest inference."""
     columns = 2
     rows = -(-len(keys) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(12, 2.5 * rows), squeeze=False)
@@ -83,7 +83,7 @@ def _latencies(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list
 
 
 def _sizes(points: list[Mapping[str, Any]]) -> Figure:
-    """Latency and peak memory against pixels."""
+    """Plot latency and peak memory against pixels."""
     figure, (time_axis, memory_axis) = plt.subplots(1, 2, figsize=(12, 4.6))
     for name, peer in CPU_PEERS.items():
         measured = [p for p in points if "ms" in p["peers"].get(name, {})]
@@ -110,7 +110,7 @@ def _sizes(points: list[Mapping[str, Any]]) -> Figure:
 
 
 def kind_groups(profile: Mapping[str, Any]) -> dict[str, float]:
-    """Milliseconds of a profile by the kinds that the plot shows."""
+    """Milliseconds of a profile by the kinds of nodes in the plot."""
     groups = dict.fromkeys(_KINDS, 0.0)
     for kind, measured in profile["kinds"].items():
         group = _KIND_OF.get(kind, kind)
@@ -119,7 +119,7 @@ def kind_groups(profile: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _kinds(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
-    """Where ONNX Runtime's time goes, naive export against ours."""
+    """Plot ONNX Runtime's time by kind of node, naive export against ours."""
     bars = [(key, form) for key in keys for form in ("naive", "ours")]
     figure, axis = plt.subplots(figsize=(12, 0.75 * len(bars) + 1.4))
     for place, (key, form) in enumerate(bars):

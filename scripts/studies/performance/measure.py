@@ -1,4 +1,4 @@
-"""Latency, memory, where the time goes, and what the machine can do at most."""
+"""Measure latency, memory, time by node, and the ceilings of the machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from studies.performance.peers import Files, Worker
 Array = npt.NDArray[np.float32]
 
 _PAUSE_S = 0.05
-"""Between two processes: what the last one left spinning goes to sleep."""
+"""Pause between two processes, in which spinning threads of the first go to sleep."""
 _CONV_SHAPE = (1, 64, 270, 480)
 _COPY_FLOATS = 1 << 26
 
@@ -34,11 +34,11 @@ _COPY_FLOATS = 1 << 26
 def run_peers(
     keys: Iterable[str], files: Files, lr: Array, *, rounds: int, console: Console
 ) -> dict[str, Any]:
-    """Let peers take turns.
+    """Run peers in turns.
 
     Returns:
-        For each: `ms`, one number a round; `peak_bytes` of its process; `difference` of its output
-        from the first peer's as a share of the peak; or `failure`.
+        For each peer: `ms`, one number a round; `peak_bytes` of its process; `difference` of its
+        output from the first peer's as a share of the peak; or `failure`.
     """
     with tempfile.TemporaryDirectory() as folder:
         workers: dict[str, Worker] = {}
@@ -62,7 +62,7 @@ def run_peers(
 
 
 def ceilings(rounds: int) -> dict[str, float]:
-    """What the CPU reaches: multiply-adds/s of a large convolution, bytes/s of a large copy.
+    """Ceilings of the CPU: multiply-adds/s of a large convolution, bytes/s of a large copy.
 
     The convolution is that of the trunk (64 channels, 3x3, 480x270), on the fastest of PyTorch,
     ONNX Runtime and OpenVINO.
@@ -99,7 +99,7 @@ def ceilings(rounds: int) -> dict[str, float]:
 
 
 def gpu_ceilings(rounds: int) -> dict[str, float]:
-    """The same of the GPU, with half-precision matrices of 8192."""
+    """Ceilings of the GPU: multiply-adds/s of half-precision matrices, bytes/s of a large copy."""
     side = 8192
     factor = torch.randn(side, side, device="cuda", dtype=torch.float16)
     source = torch.ones(4 * _COPY_FLOATS, device="cuda")
@@ -120,7 +120,7 @@ def _fastest_s(run: Callable[[], object], rounds: int) -> float:
 
 
 def profiled(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
-    """Where ONNX Runtime's time goes: milliseconds of each kind of node, the slowest nodes."""
+    """Profile ONNX Runtime: milliseconds of each kind of node, and the slowest nodes."""
     with tempfile.TemporaryDirectory() as folder:
         onnxruntime = require("onnxruntime", "cpu")
         options = onnxruntime.SessionOptions()
@@ -176,7 +176,7 @@ def cost(model: Path, size: tuple[int, int]) -> dict[str, float]:
 
 
 def built_engines(files: Files, size: tuple[int, int]) -> dict[str, Any]:
-    """What TensorRT for RTX makes of the naive export and of ours, for one size."""
+    """Kernels and sizes of the engines of TensorRT for RTX, of the naive export and of ours."""
     shape = (1, 3, *size)
     profiles = [{"lr": Profile(shape, shape, shape)}]
     results = {}

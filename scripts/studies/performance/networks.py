@@ -1,4 +1,4 @@
-"""The networks that are measured, and the files of each that the peers read."""
+"""The measured networks, and the files of each that the peers read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Case:
 
     Attributes:
         size: height and width of `lr`, px.
-        hyperparameters: of a network with random weights; none for the bundled one.
+        hyperparameters: those of a network with random weights; empty for a bundled one.
     """
 
     title: str
@@ -73,7 +73,7 @@ def prepare(case: Case, folder: Path) -> Files:
     onnx.save(ours, files.ours)
     try:
         _export_naively(checkpoint.network, case.size, files.naive)
-    except torch.onnx.OnnxExporterError as error:  # a result: the peers that read it will fail
+    except torch.onnx.OnnxExporterError as error:  # recorded: peers that read the file will fail
         files.naive.with_suffix(".txt").write_text(_reason(error), encoding="utf-8")
     return files
 
@@ -87,14 +87,14 @@ def _reason(error: Exception) -> str:
 
 
 def random_network(case: Case) -> Network:
-    """Random weights, and normalizations that fold to something other than nothing."""
+    """Make a network with random weights and non-neutral normalizations."""
     torch.manual_seed(0)
     network = ARCHITECTURES[case.architecture](upscale=case.upscale, **case.hyperparameters)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
-            module.momentum = None  # the plain average: statistics that keep the trunk finite
+            module.momentum = None  # the plain average keeps the trunk finite
         elif isinstance(module, Modulator):
             nn.init.constant_(module.weight, 0.9)
     network.train()
@@ -105,9 +105,9 @@ def random_network(case: Case) -> Network:
 
 
 def _export_naively(network: Network, size: tuple[int, int], path: Path) -> None:
-    """What `torch.onnx.export` makes of the network by itself, its operators expanded.
+    """Export with `torch.onnx.export` alone, operators expanded.
 
-    NLSN's size is fixed: with free ones torch.export stops before the exporter has begun.
+    NLSN's size is fixed: with free sizes torch.export fails before the exporter starts.
     """
     free = network.architecture != "nlsn"
     with _quiet(), patch.object(torch.onnx, "is_in_onnx_export", lambda: False):

@@ -1,7 +1,7 @@
-"""The ways to run a network that are compared, each in a process of its own.
+"""The compared ways to run a network, each in its own process.
 
-The processes take turns, one inference each, so that what else the machine does hits all alike;
-and the peak of a process's memory is that of one peer.
+The processes take turns, one inference each, so that other load on the machine affects all alike.
+The peak memory of a process is that of one peer.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Peer:
     """One way to run a network.
 
     Attributes:
-        color: of its line or bar; ours are blue.
-        float32: whether it computes in float32 throughout.
+        color: color of its line or bar; ours are blue.
+        float32: True if it computes in float32 throughout.
     """
 
     name: str
@@ -76,7 +76,7 @@ def _torch(device: str, *, compiled: bool) -> Callable[[Files], Run]:
 
 
 def _onnx(model: str, backend: str) -> Callable[[Files], Run]:
-    """Of the model that `Files` has under that name."""
+    """Loader of one model of `Files`, by its name there."""
 
     def load(files: Files) -> Run:
         from adadm.runtime.backends import open_session
@@ -84,7 +84,7 @@ def _onnx(model: str, backend: str) -> Callable[[Files], Run]:
 
         path: Path = getattr(files, model)
         note = path.with_suffix(".txt")
-        if note.exists():  # what kept the exporter from writing a model
+        if note.exists():  # the exporter's error
             raise ValueError(f"torch.onnx: {note.read_text(encoding='utf-8')}")
         if backend == "openvino_bf16":
             session: Session = OpenVINOSession(path, precision="bf16")
@@ -122,12 +122,12 @@ class Worker:
     """One peer in its process, loaded and warmed up.
 
     Attributes:
-        failure: why the peer cannot run, or None.
-        difference: of its output from the first peer's, as a share of the peak.
+        failure: reason why the peer cannot run, or None.
+        difference: difference of its output from the first peer's, as a share of the peak.
     """
 
     def __init__(self, key: str, files: Files, lr: Array, reference: Path) -> None:
-        os.environ["PYTHONSAFEPATH"] = "1"  # or it finds modules in the working folder
+        os.environ["PYTHONSAFEPATH"] = "1"  # no imports from the working folder
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -139,22 +139,22 @@ class Worker:
         self.difference = self._receive() or 0.0
 
     def time_ms(self) -> float | None:
-        """One inference; None, and `failure` says why, when the process did not survive it."""
+        """Time one inference, ms; None if the process failed, with the reason in `failure`."""
         return self._ask("run")
 
     def stop(self) -> float | None:
-        """End the process; returns the peak of its memory in bytes."""
+        """End the process; return its peak memory in bytes."""
         peak = self._ask("stop") if self.failure is None else None
         self._process.join()
         return peak
 
     def _ask(self, command: str) -> float | None:
-        with contextlib.suppress(BrokenPipeError):  # _receive() tells
+        with contextlib.suppress(BrokenPipeError):  # _receive() reports it
             self._connection.send(command)
         return self._receive()
 
     def _receive(self) -> float | None:
-        """A number, or None, and `failure` says why."""
+        """Receive a number; None if the process failed, with the reason in `failure`."""
         try:
             answer: float | str = self._connection.recv()
         except (EOFError, ConnectionResetError):
@@ -167,7 +167,7 @@ class Worker:
 
 
 def _serve(connection: Connection, key: str, files: Files, lr: Array, reference: Path) -> None:
-    """The other end of a Worker."""
+    """Run the process of a Worker."""
     try:
         run = {**CPU_PEERS, **GPU_PEERS}[key].load(files)
         sr = run(lr)

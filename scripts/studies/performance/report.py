@@ -1,4 +1,4 @@
-"""docs/results/performance.md, from what was measured."""
+"""Write docs/results/performance.md from the measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Results = Mapping[str, Any]
 
 
 def page(results: Results, cases: Mapping[str, Case]) -> str:
-    """The whole page, in Markdown."""
+    """The whole page in Markdown."""
     measured = {key: case for key, case in cases.items() if key in results}
     parts = [_method(results), _targets(results, cases), _peers(results, measured)]
     if "sweep" in results:
@@ -54,7 +54,7 @@ the same weights, in float32 where nothing else is said, and their outputs are c
 
 
 def _targets(results: Results, cases: Mapping[str, Case]) -> str:
-    """What the toolkit promises, and what was seen."""
+    """Table of the toolkit's promises and the measured figures."""
     rows = []
 
     def promise(key: str, text: str, least: float, seen: float) -> None:
@@ -237,7 +237,7 @@ def _gpu(results: Results, cases: Mapping[str, Case]) -> str:
 
 
 def _shares(peers: Results, costs: Results, ceilings: Results) -> str:
-    """What part of the GPU's ceilings, in half precision, each peer reaches."""
+    """Shares of the GPU's half-precision ceilings that each peer reaches."""
     shares = []
     for name, peer in GPU_PEERS.items():
         if "ms" not in peers.get(name, {}):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure the toolkit against its peers; write docs/results/performance.md and its plots.
 
-Every figure of that page comes from the JSON beside it, which this script measures, part by part
-(an hour on 2 cores), and can take up again with --resume. --draw only writes page and plots anew.
+Every figure of that page comes from the JSON beside it. This script measures it part by part (an
+hour on 2 cores); --resume keeps the measured parts. --draw only rewrites page and plots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the
 from studies.pages import PICTURES, read_results, study_parser, write_page, write_results
 from studies.performance.peers import CPU_PEERS, GPU_PEERS, Array, Files
 
-if TYPE_CHECKING:  # a peer's process imports this file, and must not hold PyTorch for it
+if TYPE_CHECKING:  # processes of peers import this file, and must not load PyTorch
     from studies.performance.networks import Case
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx", "numpy")
@@ -37,7 +37,7 @@ SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_
 
 
 def main(argv: list[str]) -> None:
-    """Measure what is asked for, then write page and plots."""
+    """Measure the requested parts, then write page and plots."""
     from studies.performance import draw, networks, report
 
     arguments = _parse(argv)
@@ -118,7 +118,7 @@ def _prepared(case: Case) -> Iterator[Files]:
 
 
 def _fits(key: str, size: tuple[int, int], points: list[dict[str, Any]]) -> bool:
-    """Whether a peer's memory, continued from two sizes before, leaves a tenth of the machine."""
+    """True if a peer's memory, extrapolated from two sizes, leaves a tenth of the machine's."""
     measured = [
         (np.prod(point["size"]), point["peers"][key]["peak_bytes"])
         for point in points
@@ -163,17 +163,19 @@ def _machine() -> dict[str, Any]:
 
 def _rounds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = study_parser("performance", __doc__)
     parser.add_argument(
-        "--rounds", type=_rounds, default=7, help="inferences of a peer; default: 7"
+        "--rounds", type=_rounds, default=7, help="inferences of each peer; default: 7"
     )
-    parser.add_argument("--resume", action="store_true", help="keep the parts that are measured")
-    parser.add_argument("--gpu", action="store_true", help="the peers on an NVIDIA GPU too")
+    parser.add_argument("--resume", action="store_true", help="keep the measured parts")
+    parser.add_argument(
+        "--gpu", action="store_true", help="also measure the peers on an NVIDIA GPU"
+    )
     return parser.parse_args(argv)
 
 

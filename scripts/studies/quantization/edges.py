@@ -1,4 +1,4 @@
-"""The picture of docs/results/quantization.md: an edge from black to white, as methods show it."""
+"""The picture of docs/results/quantization.md: an edge from black to white, by method."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def profiles(net: Net, models: Mapping[str, ir.Model]) -> dict[str, list[float]]
 
 
 def _profile(net: Net, model: ir.Model) -> list[float]:
-    """Of the red channel in the middle row, `_REACH_PX` of the input to both sides."""
+    """Red channel of the middle row, `_REACH_PX` of the input to both sides of the edge."""
     edge = batch_from_image(drawn_inputs(*DRAWN_SIZE)["vertical edge"], net.rgb_range)
     sr = OnnxRuntimeSession(ir.to_proto(model).SerializeToString()).run({"lr": edge})["sr"]
     _, _, height, width = sr.shape
@@ -40,7 +40,7 @@ def _profile(net: Net, model: ir.Model) -> list[float]:
 
 
 def draw(profiles: Mapping[str, Sequence[float]], path: Path) -> None:
-    """One line a method: how far it is from float32, of what a file would show."""
+    """Draw a line for each method: difference of its 8-bit levels from those of float32."""
     shown = {name: np.clip(levels, 0, 255) for name, levels in profiles.items()}
     float32 = shown.pop(_FLOAT32)
     position = np.linspace(-_REACH_PX, _REACH_PX, len(float32), endpoint=False)

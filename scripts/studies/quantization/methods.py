@@ -1,4 +1,4 @@
-"""Ranges, reconstructions and equalizers that are compared, each as a lowered form of a network."""
+"""The compared ranges, reconstructions and equalizers, each as a lowered form of a network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RANGES: dict[str, Callable[[Histogram], float]] = {
 
 
 def ranges(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> Variants:
-    """Each range method, with the equalizers and the bias correction as shipped."""
+    """Forms by range method, with the shipped equalizers and bias correction."""
     equalized = _equalized(net, shipped)
     read = inputs_of(equalized, shipped)
     histograms = {name: Histogram(shipped[name].scale * LARGEST_LEVEL) for name in read}
@@ -49,7 +49,7 @@ def ranges(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> Variants:
 
 
 def reconstructions(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> Variants:
-    """Each way to make up for the rounding, with the ranges as shipped."""
+    """Forms by compensation of the rounding, with the shipped ranges."""
     equalized = _equalized(net, shipped)
     read, unquantized = inputs_of(equalized, shipped), weights(equalized, shipped)
     moments = {n: Moments(w.shape[1:], shipped[n].scale) for n, w in unquantized.items()}
@@ -66,7 +66,7 @@ def reconstructions(net: Net, shipped: Ranges, images: Sequence[Photograph]) -> 
 
 
 def equalizers(net: Net, shipped: Ranges, statistics: Mapping[str, TensorStatistics]) -> Variants:
-    """Each way to choose the factors of the channels, ranges and correction as shipped."""
+    """Forms by choice of channel factors, with the shipped ranges and correction."""
     ones = {name: np.ones_like(factors) for name, factors in net.affine.items()}
     after_norm = {name for name, factors in net.affine.items() if (factors != 1).any()}
     yield "none", net.quantized(_with_equalizers(net, shipped, statistics, ones))
@@ -90,7 +90,7 @@ def _with_equalizers(
     statistics: Mapping[str, TensorStatistics],
     equalizers: Mapping[str, Array],
 ) -> dict[str, ConvolutionRange]:
-    """The shipped ranges, but for convolutions that get another equalizer."""
+    """The shipped ranges, except for convolutions with another equalizer."""
     changed = dict(shipped)
     for name, value in inputs_of(net.model, shipped).items():
         if name in equalizers:

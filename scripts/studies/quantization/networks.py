@@ -1,4 +1,4 @@
-"""The networks that are quantized, and what a lowered form of one costs."""
+"""The quantized networks, and the loss of their lowered forms."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NETWORKS = {
 }
 DRAWN_SIZE = (48, 64)
 GATED = 4
-"""Photographs that the gates look at."""
+"""Number of photographs for the gates."""
 _IMAGE_CHANNELS = 3
 
 Array = npt.NDArray[np.float64]
@@ -51,10 +51,10 @@ class Net:
 
     Attributes:
         model: float32, folded and collapsed.
-        affine: |a| of the normalization that a shifted trunk took in, by name of each convolution
-            that reads it; 1 for other channels.
-        lowered: convolutions that are to be INT8, strips at the border apart: of factor 2 all but
-            head and tail, of factor 4 all but the head.
+        affine: |a| of the normalization that was folded into a shifted trunk, by name of each
+            convolution that reads it; 1 for other channels.
+        lowered: convolutions for INT8, without border strips: for factor 2 all but head and tail,
+            for factor 4 all but the head.
     """
 
     checkpoint: Checkpoint
@@ -64,27 +64,27 @@ class Net:
 
     @property
     def rgb_range(self) -> float:
-        """Of the network."""
+        """Value of white of the network."""
         return self.checkpoint.network.rgb_range
 
     @property
     def upscale(self) -> int:
-        """Of the network."""
+        """Upscale factor of the network."""
         return self.checkpoint.network.upscale
 
     def collect(self, images: Any) -> dict[str, TensorStatistics]:
-        """Statistics as they are shipped."""
+        """Collect statistics with the shipped method."""
         return collect(ir.to_proto(self.model), images, self.rgb_range, DRAWN_SIZE)
 
     def ranges(self, statistics: Mapping[str, TensorStatistics]) -> dict[str, ConvolutionRange]:
-        """Ranges as they are shipped, of what is to be INT8."""
+        """Ranges by the shipped method, of the convolutions for INT8."""
         ranges = choose_ranges(self.model.graph, statistics)
         return {name: ranges[name] for name in self.lowered}
 
     def quantized(
         self, ranges: Mapping[str, ConvolutionRange], names: Collection[str] = ()
     ) -> ir.Model:
-        """The graph with INT8 ranges, or with those of some convolutions only."""
+        """Quantize the graph with INT8 ranges, of all or of some convolutions."""
         model = self.model.clone()
         quantize_convolutions(model, ranges, names or ranges)
         return model
@@ -119,7 +119,7 @@ def load(title: str) -> Net:
 
 
 def inputs_of(model: ir.Model, names: Collection[str]) -> dict[str, str]:
-    """The value that each convolution reads, by its name."""
+    """Name of the value that each convolution reads, by its name."""
     return {
         label(node): str(node.inputs[0].name)
         for node in model.graph
@@ -130,7 +130,7 @@ def inputs_of(model: ir.Model, names: Collection[str]) -> dict[str, str]:
 def observed(
     model: ir.Model, names: Collection[str], images: Sequence[Photograph], rgb_range: float
 ) -> Iterator[dict[str, Values]]:
-    """What values of a graph hold, (C, H, W), for one photograph after the other."""
+    """Yield values of a graph, (C, H, W), for one photograph after the other."""
     watched = model.clone()
     values = {v.name: v for node in watched.graph for v in node.outputs if v.name in names}
     watched.graph.outputs.extend(values.values())
@@ -141,7 +141,7 @@ def observed(
 
 
 class Judge:
-    """Says what a lowered form of a network costs against float32, and which gates it fails.
+    """Measure the loss of a lowered form against float32, and the gates that it fails.
 
     Args:
         sets: photographs to measure on, by name.
@@ -155,7 +155,7 @@ class Judge:
         self._float32 = _remembering(_runner(ir.to_proto(net.model)))
 
     def __call__(self, proto: onnx.ModelProto) -> dict[str, Any]:
-        """By set, dB of PSNR-Y lost and PSNR to the float32 output; and the gates that fail."""
+        """PSNR-Y lost and PSNR to the float32 output by set, dB; and the failed gates."""
         rgb_range, upscale, run = self._net.rgb_range, self._net.upscale, _runner(proto)
         stages = [Stage("float32", _as_stage(self._float32)), Stage("lowered", _as_stage(run))]
         lost, parity = {}, {}

@@ -1,4 +1,4 @@
-"""What other programs make of a network that is exported without folding and collapsing."""
+"""Quantize a network, exported without folding and collapsing, with other programs."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from adadm.runtime.python_process import python_command
 from studies.quantization.networks import Net
 
 MODEL_OPTIMIZER = ("entropy", "max")
-"""Its methods of calibration; the first is its default."""
+"""Calibration methods of Model Optimizer; the first is its default."""
 
 
 def naive(net: Net) -> onnx.ModelProto:
-    """The network with its normalizations and its tail, and modulators of plain operators."""
+    """Export a network with its normalizations and its tail, and modulators of plain operators."""
     options = Options(fold="off", tail="original", modulator="inline")
     return assemble(trace(net.checkpoint.network), net.checkpoint.metadata, options).model
 
@@ -38,8 +38,8 @@ def naive(net: Net) -> onnx.ModelProto:
 def with_onnx_runtime(
     model: Path, images: Sequence[Photograph], rgb_range: float
 ) -> onnx.ModelProto:
-    """`quantize_static` with its defaults, after the preparation that it asks for."""
-    # Here, since it puts a folder of its own on sys.path.
+    """Quantize with ONNX Runtime's `quantize_static` and its defaults, after its preparation."""
+    # Imported here, since it puts a folder of its own on sys.path.
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -58,12 +58,12 @@ def with_onnx_runtime(
 def with_model_optimizer(
     python: Path, model: Path, images: Sequence[Photograph], rgb_range: float, method: str
 ) -> onnx.ModelProto:
-    """NVIDIA Model Optimizer's quantizer of ONNX files, run by a Python that has it.
+    """Quantize with NVIDIA Model Optimizer, run by a Python that has it.
 
-    What it does not make INT8 stays float32; the other options have their defaults.
+    Values that are not INT8 stay float32; the other options have their defaults.
 
     Raises:
-        AdadmError: it fails.
+        AdadmError: Model Optimizer fails.
     """
     data, quantized = model.with_suffix(".npz"), model.with_name(f"model_optimizer_{method}.onnx")
     np.savez(data, lr=np.concatenate([batch_from_image(p.lr, rgb_range) for p in images]))
@@ -82,7 +82,7 @@ def with_model_optimizer(
 
 
 def versions(modelopt: Path | None) -> dict[str, str]:
-    """Of the programs, by the names of their packages."""
+    """Versions of the programs, by the names of their packages."""
     query = "from importlib.metadata import version; print(version('nvidia-modelopt'))"
     return {
         "onnxruntime": version("onnxruntime"),
@@ -94,7 +94,7 @@ def versions(modelopt: Path | None) -> dict[str, str]:
 
 
 def described(proto: onnx.ModelProto) -> dict[str, Any]:
-    """What is quantized at run time, INT32 biases, and whether TensorRT's parser takes it."""
+    """Numbers of tensors quantized at run time and of INT32 biases; True if TensorRT parses it."""
     integers = {i.name for i in proto.graph.initializer if i.data_type == TensorProto.INT32}
     counts = Counter(node.op_type for node in proto.graph.node)
     dequantized = [node for node in proto.graph.node if node.op_type == "DequantizeLinear"]

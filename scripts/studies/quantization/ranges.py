@@ -1,4 +1,4 @@
-"""Other ways to choose the range of a tensor, from a histogram of its magnitudes."""
+"""Other methods to choose the range of a tensor, from a histogram of its magnitudes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Array = npt.NDArray[np.float64]
 BINS = 2**16
 ENTROPY_BINS, ENTROPY_LEVELS = 2048, 128
 CANDIDATES = 200
-"""Of ranges that `mean_square` tries, evenly up to the largest magnitude."""
+"""Number of ranges that `mean_square` tries, evenly up to the largest magnitude."""
 
 
 class Histogram:
-    """Of magnitudes up to `top`, in `BINS` equal bins."""
+    """Histogram of magnitudes up to `top`, in `BINS` equal bins."""
 
     def __init__(self, top: float) -> None:
         self.top = top
@@ -32,24 +32,24 @@ class Histogram:
 
     @property
     def centers(self) -> Array:
-        """The middle of each bin."""
+        """Middle of each bin."""
         return np.linspace(0, self.top, BINS, endpoint=False) + 0.5 * self.top / BINS
 
     @property
     def largest(self) -> float:
-        """The upper edge of the last bin that holds something."""
+        """Upper edge of the last nonempty bin."""
         return float((np.flatnonzero(self.counts)[-1] + 1) * self.top / BINS)
 
 
 def percentile(histogram: Histogram, percent: float) -> float:
-    """The magnitude below which so many values lie."""
+    """Magnitude below which `percent` of the values lie."""
     below = np.cumsum(histogram.counts)
     index = int(np.searchsorted(below, below[-1] * percent / 100))
     return (index + 1) * histogram.top / BINS
 
 
 def mean_square(histogram: Histogram) -> float:
-    """The range with the least mean square error, of rounding and of clipping together."""
+    """Range with the least mean square error, of rounding and of clipping together."""
     centers, counts = histogram.centers, histogram.counts
     candidates = histogram.largest * np.arange(1, CANDIDATES + 1) / CANDIDATES
     errors = []
@@ -61,11 +61,11 @@ def mean_square(histogram: Histogram) -> float:
 
 
 def entropy(histogram: Histogram) -> float:
-    """The range with the least divergence, as TensorRT's entropy calibrator chooses it.
+    """Range with the least divergence, as in TensorRT's entropy calibrator.
 
-    Of 2048 bins the first 128 or more are kept; what is cut off is added to the last of them, and
-    the distribution is compared with itself in 128 levels, each spread over its bins that are not
-    empty. The divergence is Kullback and Leibler's (Migacz, "8-bit Inference with TensorRT", 2017).
+    Of 2048 bins the first 128 or more are kept, and the clipped values are added to the last of
+    them. The distribution is compared with itself in 128 levels, each spread over its nonempty
+    bins. The divergence is Kullback and Leibler's (Migacz, "8-bit Inference with TensorRT", 2017).
     """
     edges = (0.0, histogram.largest)
     counts, _ = np.histogram(histogram.centers, ENTROPY_BINS, edges, weights=histogram.counts)
@@ -79,7 +79,7 @@ def entropy(histogram: Histogram) -> float:
 
 
 def divergence(counts: Array, kept: int) -> float:
-    """Of the distribution cut after so many bins, from itself in 128 levels; may be infinite."""
+    """Divergence of the distribution, cut after `kept` bins, from 128 levels; may be infinite."""
     inside = counts[:kept]
     reference = inside.copy()
     reference[-1] += counts[kept:].sum()

@@ -1,4 +1,4 @@
-"""Weights that make up for rounding, from what the inputs of a convolution look like."""
+"""Weights that compensate for rounding, from statistics of a convolution's inputs."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from adadm.export.graph.rewriting import (
 Array = npt.NDArray[np.float64]
 
 PATCHES = 1000
-"""Of each convolution's input, from each photograph."""
+"""Number of patches of each convolution's input, from each photograph."""
 _DAMPING = 0.01
 
 
 class Moments:
-    """Means and covariances of patches (K,), K = C * rows * columns, and of the patches rounded.
+    """Means and covariances of patches (K,), K = C * rows * columns, and of rounded patches.
 
     Args:
         size: C, rows and columns.
-        scale: to whose multiples the input is rounded.
+        scale: step of the rounding.
     """
 
     def __init__(self, size: tuple[int, int, int], scale: float) -> None:
@@ -40,7 +40,7 @@ class Moments:
         self._products = np.zeros((2, length, length))
 
     def add(self, values: npt.NDArray[np.float32], chance: np.random.Generator) -> None:
-        """Take patches of an input (C, H, W), none of which reaches over its border."""
+        """Add random patches inside an input (C, H, W)."""
         _, rows, columns = self.size
         _, height, width = values.shape
         windows = np.lib.stride_tricks.sliding_window_view(values, (rows, columns), axis=(1, 2))
@@ -55,21 +55,21 @@ class Moments:
 
     @property
     def means(self) -> tuple[Array, Array]:
-        """Of the patches, and of the rounded ones."""
+        """Means of the patches, and of the rounded patches."""
         whole, rounded = self._sums / self.count
         return whole, rounded
 
     @property
     def covariances(self) -> tuple[Array, Array]:
-        """Of the patches with the rounded ones, and of the rounded ones."""
+        """Covariances of the patches with the rounded ones, and of the rounded ones."""
         (whole, rounded), products = self.means, self._products / self.count
         return products[0] - np.outer(whole, rounded), products[1] - np.outer(rounded, rounded)
 
 
 def round_with_feedback(weight: Array, covariance: Array, scale: Array) -> Array:
-    """Levels (M, K), each column's error made up for by the columns after it.
+    """Levels (M, K), where later columns compensate for the error of each column.
 
-    Those of a large variance come first (Frantar et al., "GPTQ", 2023).
+    Columns of large variance come first (Frantar et al., "GPTQ", 2023).
     """
     order = np.argsort(-np.diag(covariance), kind="stable")
     inverse = np.linalg.inv(_damped(covariance)[np.ix_(order, order)])
@@ -84,7 +84,7 @@ def round_with_feedback(weight: Array, covariance: Array, scale: Array) -> Array
 
 
 def least_squares(weight: Array, moments: Moments) -> Array:
-    """The weights (M, K) that make the most of rounded inputs."""
+    """Weights (M, K) with the least squared error on rounded inputs."""
     crossed, rounded = moments.covariances
     inverse = np.linalg.inv(_damped(rounded))
     return weight + weight @ (crossed - rounded) @ inverse
@@ -100,9 +100,9 @@ def reconstruct(
     """Round the weights of a quantized graph anew and correct its biases, in place.
 
     Args:
-        unquantized: weights (M, C, ...) before they were rounded, by name of the convolution.
-        moments: by name of the convolution; its bias is not corrected yet.
-        fit: take the weights that suit rounded inputs best in place of the given ones.
+        unquantized: weights (M, C, ...) before rounding, by name of the convolution.
+        moments: moments by name of the convolution, whose bias is not corrected yet.
+        fit: replace the given weights by the least-squares weights for rounded inputs.
     """
     for node in list(quantized.graph):
         if node.op_type != "Conv" or label(node) not in moments:
@@ -121,7 +121,7 @@ def reconstruct(
 
 
 def weights(model: ir.Model, names: Mapping[str, object]) -> dict[str, Array]:
-    """Weights of the convolutions that are named."""
+    """Weights of the named convolutions."""
     return {
         label(node): weight_of(node)
         for node in model.graph

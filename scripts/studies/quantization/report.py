@@ -1,4 +1,4 @@
-"""docs/results/quantization.md, from what was measured."""
+"""Write docs/results/quantization.md from the measurements."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _PICTURE = "![An edge from black to white, by method](../images/quantization_edg
 
 
 def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
-    """The whole page, in Markdown."""
+    """The whole page in Markdown."""
     setting = results["setting"]
     photographs, gated, versions = (setting[n] for n in ("photographs", "gated", "versions"))
     lines = [
@@ -87,7 +87,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """The columns; those that only programs have after the others, before the gates."""
+    """Cells of a row by column; columns of other programs stand before the gates."""
     cells = {
         "": row["method"],
         **{f"lost, {folder}": f"{db:+.4f}" for folder, db in row["lost_db"].items()},

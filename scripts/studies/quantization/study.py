@@ -3,8 +3,8 @@
 
     python scripts/studies/quantization/study.py --calibration PHOTOS --sets Set5 Set14 B100 Kodak24
 
-The first two folders of `--sets` compare methods, all of them compare programs. Networks that are
-not named by `--networks` keep the figures that they have.
+Methods are compared on the first two folders of `--sets`, programs on all of them. Networks not
+named by `--networks` keep their figures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAGE = "quantization"
 PHOTOGRAPHS = 16
 COUNTS, TILES = (1, 2, 4, 8, 32), (32, 64, 128)
 DEPLOYED = ("EDSR 8 x 48, x2", "EDSR 8 x 48, x4")
-"""Networks that are not just for the tests."""
+"""Networks that are not only for tests."""
 
 Rows = Iterator[dict[str, Any]]
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
 
 
 def _measured(title: str, arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Rows by part of the study, and the edge of the picture."""
+    """Rows by part of the study, and the profiles of the picture."""
     net = load(title)
     images = CalibrationImages.of([arguments.calibration], net.upscale, count=PHOTOGRAPHS)
     photographs = list(images)
@@ -100,7 +100,7 @@ def _measured(title: str, arguments: argparse.Namespace, console: Console) -> di
 
 
 def _photographs(net: Net, folder: Path) -> methods.Variants:
-    """Fewer and more photographs, and tiles of them in place of the whole."""
+    """Forms by number of photographs, and by tiles in place of whole photographs."""
     (first,) = CalibrationImages.of([folder], net.upscale, count=1)
     choices: list[tuple[str, int, tuple[int, int] | None]] = [
         *((f"{count}, whole", count, None) for count in COUNTS),
@@ -118,7 +118,7 @@ def _photographs(net: Net, folder: Path) -> methods.Variants:
 def _programs(
     net: Net, images: Sequence[Photograph], modelopt: Path | None
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """What other programs make of the network with its normalizations and its tail."""
+    """Models of other programs, from the network with its normalizations and its tail."""
     with tempfile.TemporaryDirectory() as folder:
         naive, rgb_range = Path(folder) / "naive.onnx", net.rgb_range
         onnx.save(quantizers.naive(net), naive)
@@ -151,11 +151,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--modelopt",
         type=Path,
         metavar="PYTHON",
-        help="that has nvidia-modelopt[onnx]; without, Model Optimizer is left out",
+        help="Python with nvidia-modelopt[onnx]; without it, Model Optimizer is left out",
     )
     arguments = parser.parse_args(argv)
     if not arguments.draw and not (arguments.calibration and arguments.sets):
-        parser.error("--calibration and --sets are needed to measure")
+        parser.error("--calibration and --sets are required to measure")
     return arguments
 
 

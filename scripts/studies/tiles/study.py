@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Measure tiles against the whole image; write docs/results/tiles.md and its picture.
 
-On scikit-image's photographs, with the bundled models and a network of the published size, all as
-16 bit images, so that differences far below a grey level show.
+Runs scikit-image's photographs through the bundled models and a network of the published size, all
+as 16-bit images, so that differences far below a grey level show.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from studies import pages
 from studies.performance.networks import CASES, random_network
 
 TILE_PX = 128
-LEVELS = 257  # of 16 bits in one of 8
+LEVELS = 257  # 16-bit levels in one 8-bit level
 PICTURED, BLOCK_PX = "rocket", 8
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
 Levels = npt.NDArray[np.float64]
 
 
 class Method(NamedTuple):
-    """One way to run tiles."""
+    """A way to run tiles."""
 
     name: str
     passes: Any
@@ -115,7 +115,7 @@ def _measured(
 def _steps(error: Levels, plan: Any, upscale: int) -> tuple[float, float]:
     """Root mean square step of the error from pixel to pixel, across seams and elsewhere.
 
-    A seam is a step of the error that the image does not have.
+    A seam is visible as a step of the error that the image does not have.
     """
     across, inside = [], []
     cuts = (
@@ -136,7 +136,7 @@ def _steps(error: Levels, plan: Any, upscale: int) -> tuple[float, float]:
 
 @contextmanager
 def _published_model(console: Console) -> Iterator[Path]:
-    """A network of the published size, exported with its models for tiles."""
+    """Export a network of the published size with its models for tiles."""
     console.print(f"exporting {PUBLISHED}")
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, model = Path(folder) / "published.safetensors", Path(folder) / "published.onnx"
@@ -146,7 +146,7 @@ def _published_model(console: Console) -> Iterator[Path]:
 
 
 def _draw(path: Path) -> None:
-    """A photograph in tiles, and how far each way is from the whole, on a logarithmic scale."""
+    """Draw a photograph in tiles, and each way's difference from the whole, on a log scale."""
     photo = photographs((PICTURED,))[PICTURED].astype(np.uint16) * LEVELS
     ways: tuple[tuple[str, Tile, Passes], ...] = (
         ("whole image", "off", 2),
@@ -166,7 +166,7 @@ def _draw(path: Path) -> None:
             error = np.abs(image.astype(np.float64) - whole).mean(axis=2) / LEVELS
             height, width = (side - side % BLOCK_PX for side in error.shape)
             blocks = error[:height, :width].reshape(height // BLOCK_PX, BLOCK_PX, -1, BLOCK_PX)
-            shown = axis.imshow(  # no logarithm of 0, which would be left white
+            shown = axis.imshow(  # clipped, since 0 has no logarithm and would stay white
                 blocks.mean(axis=(1, 3)).clip(3e-3), cmap="magma", norm=LogNorm(3e-3, 3)
             )
             axis.set_title(f"difference: {title}")
@@ -214,9 +214,9 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("tiles", __doc__)
-    parser.add_argument("--small", action="store_true", help="without the published size")
+    parser.add_argument("--small", action="store_true", help="leave out the published size")
     parser.add_argument(
-        "--published-px", type=int, default=288, help="side of its photograph; default: 288"
+        "--published-px", type=int, default=288, help="side of its photograph, px; default: 288"
     )
     return parser.parse_args(argv)
 

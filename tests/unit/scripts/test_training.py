@@ -74,7 +74,7 @@ def test_pictures_too_small_for_a_crop_are_left_out() -> None:
     small, large = make_pair(picture(0, 8, 90), 2), make_pair(picture(1, 40, 40), 2)
     options: dict[str, Any] = {"drawn_share": 0.0, "patch": 9, "rgb_range": 1.0, "device": CPU}
     assert Crops([small, large], [], **options).pictures == 1
-    with pytest.raises(ImageError, match="no image is as large as 9x9"):
+    with pytest.raises(ImageError, match="at least 9x9 px after reduction"):
         Crops([small], [], **options)
 
 
