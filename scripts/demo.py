@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The main job on real input: export a bundled checkpoint, prove it, enlarge photographs with it.
+"""Export a bundled checkpoint, verify the export, and enlarge photographs with it.
 
-Writes into demo-output/ the exported model and, for each photograph, a strip that shows a detail
-at low resolution, enlarged by bicubic interpolation, by the network, and in the original.
+Writes into demo-output/ the exported model and, for each photograph, a strip of one detail: at low
+resolution, enlarged by bicubic interpolation, enlarged by the network, and in the original.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from adadm.runtime.tables import make_table
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
 PANEL_PX = 320
 GAP_PX = 8
-# Where to look: the middle of the detail, as a share of height and width.
+# The middle of the detail, as a share of height and width.
 DETAILS = {
     "astronaut": (0.22, 0.45),
     "coffee": (0.48, 0.60),
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 
 
 def _strip(panels: dict[str, ImageArray], middle: tuple[float, float]) -> Image.Image:
-    """The same detail of several images side by side, titled, each enlarged without smoothing."""
+    """Draw the same detail of several images side by side, titled, enlarged without smoothing."""
     font = ImageFont.load_default(size=16)
     title_px, detail_px = 28, PANEL_PX // 4
     width_px = len(panels) * (PANEL_PX + GAP_PX) - GAP_PX

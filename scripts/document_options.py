@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the tables of options and of targets into docs/guide, from the parsers themselves.
 
-A page has the table of a command between `<!-- options: adadm export -->` and `<!-- end -->`, that
+The table of a command stands between `<!-- options: adadm export -->` and `<!-- end -->`, the table
 of targets between `<!-- targets -->` and `<!-- end -->`.
 """
 
@@ -39,7 +39,7 @@ class _Parsed(Exception):
 
 
 def main(argv: list[str]) -> None:
-    """Write what differs, and name it."""
+    """Rewrite pages that differ, and print their paths."""
     argparse.ArgumentParser(prog="document_options.py", description=__doc__).parse_args(argv)
     for path in sorted(GUIDE.glob("*.md")):
         page = path.read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
 
 
 def documented(page: str) -> str:
-    """A page whose tables are those of the parsers as they are now."""
+    """Page with the tables of the current parsers."""
 
     def filled(block: re.Match[str]) -> str:
         table = targets_table() if block[2] is None else options_table(parser_of(block[2]))
@@ -61,7 +61,7 @@ def documented(page: str) -> str:
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser that a command parses its line with."""
+    """Parser of a command."""
     parsers: list[argparse.ArgumentParser] = []
 
     def keep(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
@@ -86,7 +86,7 @@ def options_table(parser: argparse.ArgumentParser) -> str:
 
 
 def targets_table() -> str:
-    """What can be lowered for, built and bundled."""
+    """Table of the targets of lowering, building and bundling."""
     rows = [
         f"| `{name}` | {target.description} | {', '.join(target.compute_capabilities) or 'any'} | "
         f"{target.typing} | {target.opset} | {target.python or ''} |"
@@ -111,7 +111,7 @@ def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     text = parser._get_formatter()._expand_help(action) if action.help else ""
     text = text.replace(str(Path.home()), "~")
     parts = []
-    if action.dest == "target":  # what each is stands in a table of its own
+    if action.dest == "target":  # targets have a table of their own
         parts.append(f"a [target](targets.md): {_listed(action.choices or ())}")
         text = text.partition(".")[0] if text.startswith("default: ") else ""
     elif action.choices:
@@ -128,14 +128,14 @@ def _listed(choices: Iterable[object]) -> str:
 
 
 def _code(text: str) -> str:
-    """As code; in a table the two readers of these pages disagree on how a bar is escaped."""
+    """Format as code; in a table the two readers of these pages disagree on how to escape a bar."""
     if "|" in text:
         return f"<code>{text.replace('|', '&#124;')}</code>"
     return f"`{text}`"
 
 
 def _escaped(text: str) -> str:
-    """A text of the help in a table; a page that it names is a link."""
+    """Escape a help text for a table, and link a page that it names."""
     text = text.replace("|", "&#124;").replace("<", "&lt;").replace("*", "&#42;")
     return re.sub(r"\bdocs/([\w/]+\.md)", r"[\1](../\1)", text)
 

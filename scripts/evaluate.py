@@ -5,8 +5,8 @@
 
 Each original is reduced by the model's factor (MATLAB's antialiased bicubic), enlarged again, and
 compared: PSNR and SSIM on the Y channel without a border of `upscale` pixels, as papers report
-them, beside bicubic interpolation. What is float16 in an ONNX model is rounded to half, as hardware
-does it and ONNX Runtime on a CPU does not.
+them, beside bicubic interpolation. Float16 values of an ONNX model are rounded to half precision,
+as on hardware; ONNX Runtime on a CPU does not round them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LEAST_PX = 11
 
 @dataclass(frozen=True)
 class Score:
-    """Means over one folder."""
+    """Mean scores over one folder."""
 
     folder: str
     images: int
@@ -61,7 +61,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Model:
-    """Something that enlarges batches (1, 3, H, W)."""
+    """A model that enlarges batches (1, 3, H, W)."""
 
     upscale: int
     rgb_range: float
@@ -72,7 +72,7 @@ class Model:
 
 
 def main(argv: list[str]) -> None:
-    """Measure, print a table, and write it as JSON when asked."""
+    """Measure, print a table, and write it as JSON with `--json`."""
     arguments = _parse(argv)
     model = load_model(arguments.model, arguments.arch)
     scores = [evaluate(model, folder) for folder in arguments.folders]
@@ -155,7 +155,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "folders", type=paths.read, nargs="+", help="folders of original photographs"
     )
-    parser.add_argument("--arch", default="auto", help="of a checkpoint; default: recognised")
+    parser.add_argument(
+        "--arch", default="auto", help="architecture of a checkpoint; default: detected"
+    )
     parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the scores")
     arguments = parser.parse_args(argv)
     paths.check()

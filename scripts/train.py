@@ -3,8 +3,8 @@
 
     python scripts/train.py --images PHOTOS --validation MORE_PHOTOS --upscale 2 -o x2.safetensors
 
-Interrupted, the same command goes on where it stopped: everything that the run needs (weights,
-optimizer, random state) is saved beside the output every few minutes, as OUT.resume.
+After an interruption, the same command resumes the run: its whole state (weights, optimizer, random
+state) is saved beside the output every few minutes, as OUT.resume.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     training.generator.manual_seed(arguments.seed)
     if resume.exists():
         training.restore(resume)
-        console.log(f"going on from step {training.step} of {resume}")
+        console.log(f"resuming from step {training.step} of {resume}")
     _train(training, step, arguments, validation)
     save_checkpoint(arguments.output, network, {"training": {**settings, "images": crops.pictures}})
     resume.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
 def _train(
     training: Training, step: Step, arguments: argparse.Namespace, validation: list[Pair]
 ) -> None:
-    """Go through the course, from where it stands to its end."""
+    """Train from the current step to the end of the course."""
     network = training.network
     began = last_save = time.monotonic()
     before_s = training.elapsed_s
@@ -117,7 +117,7 @@ def _train(
 
 
 def _share(training: Training, arguments: argparse.Namespace) -> float:
-    """How much of the course is done, by steps or by time."""
+    """Finished share of the course, by steps or by time, 0..1."""
     if arguments.seconds is None:
         return training.step / int(arguments.steps)
     seconds: float = arguments.seconds
@@ -137,14 +137,14 @@ def _build(arguments: argparse.Namespace) -> Network:
     settable = set(parameters) - {"upscale"}
     if unknown := sorted(arguments.hyperparameters.keys() - settable):
         raise CheckpointError(
-            f"{arguments.arch} has no hyper-parameter {', '.join(unknown)} to set; "
-            f"it has {', '.join(sorted(settable))}"
+            f"{arguments.arch} has no hyper-parameter {', '.join(unknown)}; "
+            f"expected one of {', '.join(sorted(settable))}"
         )
     factor = {"upscale": arguments.upscale} if "upscale" in parameters else {}
     network = build_network(architecture, {**factor, **arguments.hyperparameters})
     if network.upscale != arguments.upscale:
         raise CheckpointError(
-            f"{arguments.arch} enlarges x{network.upscale}, --upscale is {arguments.upscale}"
+            f"expected --upscale {network.upscale} of {arguments.arch}, got {arguments.upscale}"
         )
     if arguments.start_from:
         trained = load_checkpoint(arguments.start_from, arguments.arch).network.state_dict()
@@ -156,14 +156,14 @@ def _build(arguments: argparse.Namespace) -> Network:
 
 
 def _crops(arguments: argparse.Namespace, network: Network, device: torch.device) -> Crops:
-    """The crops of the photographs and of pictures that are drawn for this run."""
+    """Make crops of the photographs and of pictures that are drawn for this run."""
     upscale = network.upscale
     photographs = _load_pairs(find_images(arguments.images), upscale, "photographs")
     rng = np.random.default_rng(arguments.seed)
     count = arguments.drawn_pictures if arguments.drawn else 0
     drawn = []
     for index in track(range(count), description="drawing", console=console, disable=not count):
-        # Half are drawn large and lose by reduction; half are as fine as a network will be fed.
+        # Half are drawn large and then reduced; half are as sharp as inputs of a network.
         side, scale = (2 * arguments.patch, upscale) if index % 2 else (4 * arguments.patch, 1)
         picture = draw_at_random(side, rng).repeat(scale, axis=0).repeat(scale, axis=1)
         drawn.append(make_pair(picture, upscale))
@@ -185,7 +185,7 @@ def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
 
 
 def _validate(network: Network, photographs: list[Pair]) -> str:
-    """Photographs as papers judge them; drawn pictures by how far they are from their input."""
+    """Validate: photographs by PSNR-Y as in papers, drawn pictures by distance from their input."""
     upscale = network.upscale
     results = [_enlarge(network, pair.lr) for pair in photographs]
     score, bicubic = (
@@ -220,7 +220,7 @@ def _hyperparameter(text: str) -> tuple[str, float]:
     try:
         return name, int(value) if value.isdecimal() else float(value)
     except ValueError:
-        message = f"{text!r} is not NAME=NUMBER, such as blocks=8"
+        message = f"expected NAME=NUMBER, such as blocks=8, got {text!r}"
         raise argparse.ArgumentTypeError(message) from None
 
 
@@ -230,7 +230,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     paths = Paths()
     parser.add_argument(
-        "--images", type=paths.read, nargs="+", required=True, help="files or folders"
+        "--images", type=paths.read, nargs="+", required=True, help="photographs, files or folders"
     )
     parser.add_argument("--validation", type=paths.read, nargs="+", required=True)
     parser.add_argument(
@@ -250,14 +250,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="NAME=NUMBER",
-        help="hyper-parameters of the network, such as blocks=8 features=48 (default: published)",
+        help="hyper-parameters of the network, such as blocks=8 features=48; default: published",
     )
     parser.add_argument(
-        "--start-from", type=paths.read, help="a checkpoint whose fitting tensors are used"
+        "--start-from", type=paths.read, help="checkpoint whose fitting tensors are used"
     )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, default=10_000)
-    length.add_argument("--seconds", type=float, help="how long to train, in place of --steps")
+    length.add_argument(
+        "--seconds", type=float, help="duration of the training, s, in place of --steps"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patch", type=int, default=48, help="crop size at low resolution, px")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -269,12 +271,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--drawn", type=float, default=0.0, help="share of drawn pictures among the crops"
     )
-    parser.add_argument("--drawn-pictures", type=int, default=1500, help="how many are drawn")
+    parser.add_argument("--drawn-pictures", type=int, default=1500, help="number of drawn pictures")
     parser.add_argument(
         "--freeze-norm",
         type=float,
         default=0.0,
-        help="share of the run, its end, whose batch normalization is that of deployment",
+        help="share of the run, at its end, with batch normalization as in deployment",
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     parser.add_argument("--validate-every", type=int, default=500, help="steps")
@@ -284,7 +286,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     arguments.hyperparameters = dict(arguments.hyperparameters)
     if arguments.output.suffix != ".safetensors":
-        parser.error(f"the output is {arguments.output}, expected a .safetensors file")
+        parser.error(f"expected a .safetensors file as output, got {arguments.output}")
     paths.check(writes=[resume_of(arguments.output)])
     return arguments
 

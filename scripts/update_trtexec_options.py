@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Read from NVIDIA's sources which options trtexec takes; write trtexec_options.json.
+"""Read the options of trtexec from NVIDIA's sources; write trtexec_options.json.
 
     git clone --no-checkout --filter=blob:none https://github.com/NVIDIA/TensorRT
     python scripts/update_trtexec_options.py TensorRT
 
-An option counts where the parser takes it off the command line, because trtexec ends with an error
-when one is left. What only the help or a warning mentions does not count, nor what is taken off
-the command line to be refused.
+An option counts if the parser removes it from the command line, since trtexec fails if an option is
+left. Options mentioned only in the help or in a warning do not count, nor those that are removed
+from the command line to be refused.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from adadm.runtime.files import written_whole
 TABLE = Path(__file__).resolve().parent.parent / "runtime" / "engines" / "trtexec_options.json"
 SOURCE = "samples/common/sampleOptions.cpp"
 
-# The version that targets name, and the release branch. 10.13, 10.13.2 and 10.13.3 take the same
-# options; JetPack 7.0 and 7.1 have the last of them.
+# Version named by targets, and release branch. 10.13, 10.13.2 and 10.13.3 have the same options;
+# JetPack 7.0 and 7.1 have the last of them.
 _VERSIONS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11.0", "11.1")
 BRANCHES = dict(zip(_VERSIONS, _VERSIONS, strict=True)) | {"10.13": "10.13.3"}
 
 _STRING_OR_COMMENT = re.compile(
     r"""(R"\(.*?\)"|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])')|//[^\n]*|/\*.*?\*/""", re.DOTALL
 )
-# The options of trtSafeExec, another program, and those that only a build for safety-critical use
-# has, which is not the default.
+# Options of trtSafeExec, another program, and those of a build for safety-critical use, which is
+# not the default.
 _NOT_OF_TRTEXEC = re.compile(
     r"^void SafeBuilderOptions::parse\(.*?^\}|^#if ENABLE_UNIFIED_BUILDER$.*?^#endif",
     re.DOTALL | re.MULTILINE,
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
 
 
 def options_in(source: str) -> list[str]:
-    """The options that trtexec takes, in the order of the alphabet, given `SOURCE`."""
+    """Options of trtexec in alphabetical order, given the content of `SOURCE`."""
     parser = _STRING_OR_COMMENT.sub(lambda match: match[1] or " ", source)
     parser = _NOT_OF_TRTEXEC.sub("", parser)
     refused = {match[1] for match in _REFUSED.finditer(parser)}
@@ -77,7 +77,7 @@ def options_in(source: str) -> list[str]:
 
 
 def _commit(checkout: Path, branch: str) -> str:
-    """Of a remote's branch where there is one: a local one can be behind it."""
+    """Commit of a branch, preferably of the remote: a local branch may be older."""
     names = (f"refs/heads/{branch}", f"refs/remotes/origin/{branch}")
     commits = _git(checkout, "for-each-ref", "--format=%(objectname)", *names).split()
     if not commits:

@@ -1,1 +1,1 @@
-"""What `scripts/train.py` is made of."""
+"""Parts of `scripts/train.py`."""

@@ -1,4 +1,4 @@
-"""Random crops of pictures that all lie on the device that trains."""
+"""Random crops of pictures that are all held in memory of the training device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pair:
 
 
 def make_pair(picture: ImageArray, upscale: int) -> Pair:
-    """A picture, cropped to a multiple of the factor, and what is left of it when reduced."""
+    """Crop a picture to a multiple of the factor, and reduce it."""
     hr = crop_to_multiple(picture, upscale)
     return Pair(reduce(hr, upscale), hr)
 
@@ -28,17 +28,17 @@ def make_pair(picture: ImageArray, upscale: int) -> Pair:
 class Crops:
     """A source of random crops, turned and mirrored, of photographs and drawn pictures.
 
-    Choosing and cutting are two steps: places are chosen on the CPU, the same on any device;
-    pixels are cut on the device, without waiting for it.
+    Choosing and cutting are two steps: places are chosen on the CPU, equal for any device; pixels
+    are cut on the device, without waiting for it.
 
     Args:
-        photographs, drawn: what crops are cut from; a picture's share grows with its area.
-        drawn_share: of drawn pictures among the crops.
+        photographs, drawn: sources of crops; a picture's share grows with its area.
+        drawn_share: share of drawn pictures among the crops, 0..1.
         patch: side of a crop at low resolution, px.
-        rgb_range: the value of white.
+        rgb_range: value of white.
 
     Raises:
-        ImageError: a list that is needed holds no picture as large as a crop.
+        ImageError: a required list holds no picture as large as a crop.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Crops:
             large = [pair for pair in pairs if min(pair.lr.shape[:2]) >= patch]
             if share and not large:
                 raise ImageError(
-                    f"no image is as large as {patch}x{patch} after reduction; "
+                    f"expected an image of at least {patch}x{patch} px after reduction, got none; "
                     "use a smaller --patch"
                 )
             areas = torch.tensor([pair.lr[..., 0].size for pair in large], dtype=torch.float64)
@@ -72,7 +72,7 @@ class Crops:
         )
 
     def choose(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Places of so many crops, int64 (4, count): picture, top, left, turn."""
+        """Choose places of crops, int64 (4, count): picture, top, left, turn."""
         picture = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         corner = torch.rand((count, 2), generator=generator, dtype=torch.float64)
         corner = (corner * self.free[picture]).long()
@@ -81,7 +81,7 @@ class Crops:
         return places.pin_memory() if self.device.type == "cuda" else places
 
     def cut(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crops at places on the device: `lr` (N, 3, patch, patch) and `hr`, 0..rgb_range."""
+        """Cut crops at places on the device: `lr` (N, 3, patch, patch) and `hr`, 0..rgb_range."""
         picture, top, left, turn = places
         lr = self._lr.cut(picture, top, left, turn, self.patch)
         factor = self.upscale
@@ -108,7 +108,7 @@ class _Pixels:
         turn: torch.Tensor,
         size: int,
     ) -> torch.Tensor:
-        """Squares (N, 3, size, size), float32; the bits of `turn` transpose and mirror."""
+        """Cut squares (N, 3, size, size), float32; the bits of `turn` transpose and mirror."""
         along = torch.arange(size, device=self.values.device)
         mirrored = torch.stack([along, along.flip(0)])
         rows = mirrored[turn >> 1 & 1][:, :, None]

@@ -1,4 +1,4 @@
-"""What a run keeps beside its output, to go on after an interruption."""
+"""State of a run, saved beside its output for resuming."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from adadm.runtime.files import written_whole
 
 
 def resume_of(output: Path) -> Path:
-    """Where a run keeps what it needs to go on."""
+    """Path of the saved state of a run."""
     return output.with_suffix(".resume")
 
 
 @dataclass
 class Training:
-    """What changes from step to step, and the settings that must not.
+    """State that changes from step to step, and the settings that must not change.
 
     Attributes:
         generator: chooses the crops.
-        elapsed_s: time that the steps so far took, over all runs.
+        elapsed_s: duration of all steps so far, over all runs.
     """
 
     settings: dict[str, float | str]
@@ -35,7 +35,7 @@ class Training:
     elapsed_s: float = 0.0
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on from here."""
+        """Save everything that resuming from this step needs."""
         content = io.BytesIO()
         saved = {
             "settings": self.settings,
@@ -50,20 +50,20 @@ class Training:
             partial.write_bytes(content.getvalue())
 
     def restore(self, path: Path) -> None:
-        """Go on from what was saved.
+        """Restore a saved state.
 
         Raises:
-            CheckpointError: it is of a run with other settings.
+            CheckpointError: the state is of a run with other settings.
         """
         saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, value in self.settings.items():
             if (before := saved["settings"].get(name)) != value:
                 raise CheckpointError(
-                    f"{path} is of a run with {name} {before}, not {value}; "
-                    "finish that one, or remove the file"
+                    f"{path} is of another run: expected {name} {value}, got {before}; "
+                    "finish that run, or remove the file"
                 )
         self.network.load_state_dict(saved["network"])
-        rate = self.optimizer.param_groups[0]["lr"]  # the tensor that is filled in each step
+        rate = self.optimizer.param_groups[0]["lr"]  # the tensor that each step fills
         self.optimizer.load_state_dict(saved["optimizer"])
         self.optimizer.param_groups[0]["lr"] = rate
         self.generator.set_state(saved["generator"])

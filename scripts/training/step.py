@@ -11,19 +11,19 @@ from torch import nn
 from adadm.export.networks import Network
 from training.crops import Crops
 
-# Steps that run before a GPU's are captured: they choose algorithms and allocate.
+# Steps before a GPU's steps are captured: they choose algorithms and allocate memory.
 _WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What changes in the course of a run.
+    """Settings that change during a run.
 
     Attributes:
         half: the trunk runs in bfloat16.
-        frozen: batch normalization uses its running statistics, as it does in deployment. Only then
-            does the network meet the contrast that it will be fed: with the statistics of a batch,
-            a picture of high contrast is normalized with itself.
+        frozen: batch normalization uses its running statistics, as in deployment. Only then does
+            the network meet the contrast of its later inputs: with the statistics of a batch, a
+            picture of high contrast is normalized with itself.
     """
 
     half: bool
@@ -31,14 +31,14 @@ class Phase:
 
 
 class Step:
-    """A step, as a call; on a GPU it is captured once in each phase, and replayed.
+    """A callable training step; on a GPU it is captured once in each phase, and replayed.
 
-    The loss is L1, a mean over crops; above `outlier` it grows with the logarithm only, so that one
-    crop on which the network runs away does not outweigh the others.
+    The loss is L1, a mean over crops. Above `outlier` it grows only logarithmically, so that one
+    crop on which the network diverges does not outweigh the others.
 
     Attributes:
         loss: sum of the losses since it was last zeroed, on the device, 0..rgb_range a step.
-        learning_rate: of the next steps; a tensor on the device, to be filled.
+        learning_rate: learning rate of the next steps; a tensor on the device, to be filled.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Step:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, places: torch.Tensor, phase: Phase) -> None:
-        """Train on the crops at places that were chosen."""
+        """Train on the crops at the chosen places."""
         self._places.copy_(places, non_blocking=True)
         if phase != self._phase:
             self._phase, self._steps_of_phase, self._graph = phase, 0, None
@@ -84,7 +84,7 @@ class Step:
             self._graph.replay()
 
     def set_mode(self, phase: Phase) -> None:
-        """Put the network into the mode of a phase, which evaluation leaves."""
+        """Set the network to the mode of a phase, for example after evaluation."""
         self.network.train()
         for module in self.network.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -125,9 +125,12 @@ def test_mistakes_are_said(
     Path("file").touch()
     for more, said in (
         ("--images nowhere", "nowhere: no such file or folder"),
-        ("--patch 64", "no image is as large as 64x64"),
-        ("--set depth=3", "edsr has no hyper-parameter depth to set; it has blocks, "),
-        (f"--arch {RCAN} --upscale 3 --set rgb_range=255", "enlarges x2, --upscale is 3"),
+        ("--patch 64", "at least 64x64 px after reduction"),
+        ("--set depth=3", "edsr has no hyper-parameter depth; expected one of blocks, "),
+        (
+            f"--arch {RCAN} --upscale 3 --set rgb_range=255",
+            f"expected --upscale 2 of {RCAN}, got 3",
+        ),
         ("-o file/x.safetensors", "file"),
     ):
         assert run(photographs, Path("x.safetensors"), *more.split()) == 1
@@ -150,4 +153,4 @@ def test_a_run_with_other_settings_does_not_go_on(
     assert run(photographs, output, "--save-every-s", "0", "--validate-every", "3") == 1
     assert run(photographs, output, "--upscale", "3") == 1
     message = capsys.readouterr().err
-    assert "x.resume is of a run with upscale 2, not 3" in message
+    assert "x.resume is of another run: expected upscale 3, got 2" in message
