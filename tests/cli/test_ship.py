@@ -75,7 +75,6 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     record = json.loads((out / "steps.json").read_text())
     step = record["steps"][f"certificate {model.name}"]
     step["outputs"][path.relative_to(out).as_posix()] = sha256_of(path)
-    step["result"] = {"passed": True, "failures": [], "checks": [], "speed": []}
     (out / "steps.json").write_text(json.dumps(record))
     assert adadm(originals, "--target", "cpu") == 0
     assert "1 steps done" in capsys.readouterr().out
