@@ -77,7 +77,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 def options_table(parser: argparse.ArgumentParser) -> str:
     """Arguments by position first, then options, in the order of the help."""
     rows = []
-    for group in parser._action_groups:
+    for group in parser._action_groups:  # argparse lists them nowhere else
         actions = [action for action in group._group_actions if action.dest != "help"]
         if actions and group.description:
             rows.append(f"| *{group.title}* | {_escaped(group.description)} |")

@@ -52,7 +52,7 @@ def test_a_row_has_what_the_help_has() -> None:
         "| `-o`, <code>--output A&#124;B</code> | required; of [guide/x.md](../guide/x.md) |",
         "| `--fold` | `on`, `off`; how; default: on |",
         "| `--steps STEPS` | default: 7 |",
-        "| `--cache DIR` | default: ~/c |".replace("DIR", "CACHE"),
+        "| `--cache CACHE` | default: ~/c |",
         "| `--fast` | all &#42; of it |",
         "| *others* | rarely |",
         "| `--odd N` |  |",
