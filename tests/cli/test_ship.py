@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from _support.scripts import ROOT
+from _support.toy_networks import enlarging_edsr
 from adadm.deployment import ship, validate
 from adadm.deployment.certification.certificate import digest_of
+from adadm.export import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
@@ -27,9 +29,13 @@ def originals(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def adadm(originals: Path, *options: str) -> int:
+def adadm(originals: Path, *options: str, checkpoint: Path | None = None) -> int:
+    """By default of a small network."""
     folder = originals.parent
-    words = [str(CHECKPOINT), "--images", str(originals), "-o", str(folder / "out")]
+    if checkpoint is None:
+        checkpoint = folder / "small.safetensors"
+        save_checkpoint(checkpoint, enlarging_edsr())
+    words = [str(checkpoint), "--images", str(originals), "-o", str(folder / "out")]
     return run("adadm ship", ship.main, [*words, "--cache", str(folder / "cache"), *options])
 
 
@@ -100,7 +106,8 @@ def test_a_budget_that_cannot_be_kept_is_a_row_that_failed(
 @pytest.mark.slow
 def test_the_line_for_devices(originals: Path) -> None:
     targets = ("jetson-orin-jp62", "tensorrt10", "jetson-orin-jp51", "tensorrt-rtx")
-    assert adadm(originals, "--no-wheels", "--stats", "external", "--target", *targets) == 0
+    options = ("--no-wheels", "--stats", "external", "--target", *targets)
+    assert adadm(originals, *options, checkpoint=CHECKPOINT) == 0
     rows = {(row["target"], row["precision"]): row for row in summary(originals)}
     assert len(rows) == 1 + 2 * len(targets)
     assert all(row["passed"] for row in rows.values())
