@@ -9,7 +9,7 @@ test: install
 
 test-all: install
 	scripts/test --slow
-	scripts/test-runtime 3.10 3.12 3.13
+	scripts/test-runtime 3.10 3.12 3.13 || [ $$? = 69 ] # 69: one is not installed, and it says so
 
 check: install
 	scripts/check
