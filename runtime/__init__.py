@@ -1,4 +1,4 @@
-"""What travels to the device: build, run, compare, measure. Never imports torch or onnx.
+"""The layer that travels to the device: build, run, compare, measure. Never imports torch or onnx.
 
 from adadm.runtime import Upscaler, open_session
 
@@ -27,4 +27,4 @@ if TYPE_CHECKING:
 
 __all__, __getattr__ = import_on_first_use(__name__, __file__)
 
-switch_off_telemetry()  # here, since whatever is imported of adadm comes by here first
+switch_off_telemetry()  # here, because every import of adadm runs this file first

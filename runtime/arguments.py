@@ -1,4 +1,4 @@
-"""Arguments that verbs share: numbers, targets, and paths, of which none is read and written."""
+"""Arguments that verbs share: numbers, targets, and paths, none of them both read and written."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from adadm.runtime.targets import TARGETS, Target
 
 
 def positive(text: str) -> int:
-    """The type of a whole number from 1 on."""
+    """Parse a positive integer."""
     if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
     return int(text)
 
 
 def above_zero(text: str) -> float:
-    """The type of a finite number above 0."""
+    """Parse a finite number above 0."""
     if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return float(text)
 
 
 def decibels(text: str) -> float:
-    """The type of a finite number of dB from 0 on."""
+    """Parse a finite number of dB, 0 or more."""
     if not 0 <= _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of dB from 0 on")
+        raise argparse.ArgumentTypeError(f"expected a number of dB, 0 or more, got {text!r}")
     return float(text)
 
 
@@ -47,17 +47,17 @@ def _number(text: str) -> float:
 
 
 def size(text: str) -> tuple[int, int, int]:
-    """The type of N, H and W."""
+    """Parse NxHxW: batch, height and width."""
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x270x480")
+        raise argparse.ArgumentTypeError(f"expected NxHxW, such as 1x270x480, got {text!r}")
     return int(match[1]), int(match[2]), int(match[3])
 
 
 def add_target(
     parser: argparse.ArgumentParser, targets: Mapping[str, Target] = TARGETS, **options: Any
 ) -> None:
-    """Add `--target`, which must be given where `options` have no default."""
+    """Add `--target`, required unless `options` has a default."""
     default = options.get("default")
     listed = "; ".join(f"{name}: {target.description}" for name, target in targets.items())
     parser.add_argument(
@@ -85,42 +85,44 @@ class Paths:
         self._writes: list[Path] = []
 
     def read(self, text: str) -> Path:
-        """The type of an argument that names a file, or a folder of images, that is read."""
+        """Parse the path of a file, or of a folder of images, that is read."""
         self._reads.append(Path(text))
         return Path(text)
 
     def model(self, text: str) -> str:
-        """The type of one that names a model, with what lies beside it and belongs to it."""
+        """Parse the name of a model that is read, with the files beside it that belong to it."""
         self._reads += companion_files(text)
         return text
 
     def written(self, text: str | Path) -> Path:
-        """The type of one that names a file, or a folder, that is written."""
+        """Parse the path of a file or folder that is written."""
         self._writes.append(Path(text))
         return Path(text)
 
     def written_as(self, *suffixes: str) -> Callable[[str], Path]:
-        """The type of one that names a file that is written, and ends in one of some suffixes."""
+        """Make a parser of the path of a written file whose suffix is one of these."""
         return partial(self._written_as, suffixes)
 
     def _written_as(self, suffixes: Sequence[str], text: str) -> Path:
         if Path(text).suffix not in suffixes:
             expected = " or ".join(suffixes)
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a name that ends in {expected}")
+            raise argparse.ArgumentTypeError(
+                f"expected a name that ends in {expected}, got {text!r}"
+            )
         return self.written(text)
 
     def check(
         self, reads: Iterable[Path] = (), writes: Iterable[Path] = (), rewrites: Iterable[Path] = ()
     ) -> None:
-        """Refuse to write what is read, and to write anything twice.
+        """Refuse to write a file that is read, or to write a file twice.
 
         Args:
-            reads, writes: what follows from the arguments, such as a file beside the output.
-            rewrites: what is there from before, and may be written again; links among them are
-                as they were left.
+            reads, writes: further files that the arguments imply, such as one beside the output.
+            rewrites: files of an earlier run, which may be written again and may be links to each
+                other.
 
         Raises:
-            OutputError: as `check_outputs` does.
+            OutputError: as for `check_outputs`.
         """
         once = {_identity(path): path for path in rewrites}
         for written in ([*self._writes, *writes], list(once.values())):
@@ -128,19 +130,19 @@ class Paths:
 
 
 def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:
-    """Refuse outputs of which one is an input, another output, or no file at all.
+    """Refuse outputs that are an input, another output, or not a regular file.
 
-    Links to the same file are that file. A folder that is read stands for the images in it; one
-    that is written for nothing, since what is written into it is given by itself.
+    Links to one file count as that file. A folder that is read stands for the images in it. A
+    folder that is written is ignored: the files written into it are listed themselves.
 
     Raises:
-        OutputError: one is.
+        OutputError: an output is one of these.
     """
     for path in writes:
         if is_special(path):
-            raise OutputError(f"{path} is no regular file: give the name of a file to write")
+            raise OutputError(f"{path} is not a regular file: give the name of a file to write")
     files = list(reads)
-    if any(path.exists() for path in writes):  # or it could be none of the images in a folder
+    if any(path.exists() for path in writes):  # otherwise no output can be an image in a folder
         folders = [path for path in files if path.is_dir()]
         files += [file for folder in folders for file in images_in(folder)]
     clash = find_clash(files, writes)
@@ -155,11 +157,11 @@ def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:
 
 
 def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool, int] | None:
-    """The first output that is an input, or an output before it.
+    """The first output that is also an input or an earlier output.
 
     Returns:
-        Its index in `writes`; whether it is an input; and the index of the other in `reads` or in
-        `writes`. None where all differ.
+        Its index in `writes`; True if it is an input; and the index of the other in `reads` or
+        `writes`. None if all differ.
     """
     read = {_identity(path): index for index, path in reversed(list(enumerate(reads)))}
     written: dict[tuple[int, int] | str, int] = {}
@@ -176,7 +178,7 @@ def find_clash(reads: Sequence[Path], writes: Sequence[Path]) -> tuple[int, bool
 
 
 def _identity(path: Path) -> tuple[int, int] | str:
-    """What is the same of two names of one file, whether it is there or not."""
+    """A key that is equal for all names of one file, existing or not."""
     try:
         status = os.stat(path)
     except OSError:

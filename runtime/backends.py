@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 
 ModelPath = str | os.PathLike[str] | bytes
 
-# TensorFloat-32 keeps 11 bits of a product's factors: an option for those who want it, no default.
+# TensorFloat-32 keeps only 11 bits of each factor of a product, so it is off.
 _CUDA: list[str | tuple[str, dict[str, str]]] = [
     ("CUDAExecutionProvider", {"use_tf32": "0"}),
     "CPUExecutionProvider",
@@ -30,8 +30,8 @@ def _engine(model: ModelPath, *, trust: bool) -> Session:
     if isinstance(model, bytes) or not is_engine(model):
         name = "a model in memory" if isinstance(model, bytes) else os.fspath(model)
         raise SessionError(
-            f"{name} is no engine (.engine or .plan); build one of it with adadm build, or choose "
-            "another backend"
+            f"{name} is not a TensorRT engine (.engine, .plan); build one with 'adadm build', or "
+            "choose another backend"
         )
     return TensorRTSession(model, trust=trust)
 
@@ -43,11 +43,11 @@ BACKENDS: dict[str, Callable[[ModelPath, int], Session]] = {
     "tensorrt": lambda model, threads: OnnxRuntimeSession(model, _TENSORRT, threads=threads),
     _ENGINE: lambda model, _: _engine(model, trust=False),
 }
-"""ONNX Runtime on the CPU, with CUDA and with TensorRT inside it; OpenVINO on the CPU; and
-TensorRT itself, for engines that are built."""
+"""Loaders by name: ONNX Runtime on the CPU, with CUDA, and with TensorRT inside it; OpenVINO on
+the CPU; and TensorRT itself, for built engines."""
 
 AUTO_ORDER = ("cuda", "openvino", "cpu")
-"""What `auto` tries. Not `tensorrt`, which builds an engine for minutes first."""
+"""Backends that `auto` tries. Not `tensorrt`, which first builds an engine for minutes."""
 
 
 def open_session(
@@ -59,17 +59,17 @@ def open_session(
         model: a path, or a serialized model.
         backend: one of `BACKENDS`, or `auto` for the first of `AUTO_ORDER` that can load the model,
             which for an engine is `engine`.
-        threads: of the CPU; 0 leaves it to the backend.
-        trust: load an engine without a manifest too, which may run any code.
+        threads: CPU threads; 0 leaves the number to the backend.
+        trust: load an engine even without a manifest. An engine can run any code.
 
     Raises:
         MissingDependencyError: the backend is not installed.
         SessionError: the name is unknown, or the backend refuses the model or lacks its device.
-        EngineError: the engine is not whole, or was made for another machine; or the model is none,
-            or not one for a backend (`checked_onnx`).
+        EngineError: the engine is incomplete or was made for another machine; or the file is not a
+            model that a backend can load (`checked_onnx`).
     """
     if backend not in ("auto", *BACKENDS):
-        raise SessionError(f"no backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+        raise SessionError(f"expected backend auto, {', '.join(BACKENDS)}, got {backend!r}")
     if not isinstance(model, bytes) and is_engine(model):
         if backend not in ("auto", _ENGINE):
             raise SessionError(

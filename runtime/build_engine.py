@@ -1,7 +1,7 @@
-"""Build a TensorRT engine from an ONNX model, with a manifest of what it was made from.
+"""Build a TensorRT engine from an ONNX model, with a manifest of how it was built.
 
-An engine that was made from the same model, sizes and options by the same
-TensorRT for the same GPU is left as it is.
+An engine is not rebuilt if it was made from the same model, sizes and options by
+the same TensorRT for the same GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, build, and say what was built."""
+    """Parse the command line, build, and print a summary."""
     arguments = _parse(argv)
     target, output = TARGETS[arguments.target], arguments.output
     model, sizes = read_onnx(bundled_path(arguments.model)), read_sizes(arguments)
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
 
 
 def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
-    """The line that builds, and the one whose times compare with other versions'."""
+    """The trtexec line that builds, and the one whose times are comparable between versions."""
     model, target, output = str(recipe.model.path), recipe.target, str(arguments.output)
     cache = arguments.timing_cache and str(arguments.timing_cache)
     lines = (
@@ -77,14 +77,14 @@ def _print(manifest: Manifest, target: Target, progress: Progress) -> None:
     for name, available in _memories(target):
         if needed > available:
             progress.message(
-                f"warning: that is more than {name}, {available / _GIB:.1f} GiB: give a smaller "
-                "--max, and run larger images in tiles",
+                f"warning: the engine needs more than {name}, {available / _GIB:.1f} GiB: give a "
+                "smaller --max, and run larger images in tiles",
                 warning=True,
             )
 
 
 def _memories(target: Target) -> list[tuple[str, float]]:
-    """What the engine must fit into: the GPU here, else the smallest board of the target."""
+    """Memories that must hold the engine: the GPU here, else the target's smallest board."""
     with suppress(MissingDependencyError, SessionError):
         return [("the GPU's free memory", float(cuda_runtime.memory()[0]))]
     if target.memory_gib is not None:
@@ -96,7 +96,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
     paths = Paths()
     add = parser.add_argument
-    add("model", type=paths.model, metavar="MODEL.onnx", help="or x2, x4: a bundled model")
+    add(
+        "model",
+        type=paths.model,
+        metavar="MODEL.onnx",
+        help="an exported model, or a bundled one: x2, x4",
+    )
     add_target(parser, {name: target for name, target in TARGETS.items() if target.tensorrt})
     output = paths.written_as(".engine")
     add("-o", "--output", type=output, required=True, metavar="OUT.engine")
@@ -105,27 +110,27 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--timing-cache",
         type=paths.written,
         metavar="FILE",
-        help="what builds have timed, kept for others",
+        help="reuse and extend the kernel timings of earlier builds",
     )
     add(
         "--compute-capability",
         action="append",
         default=[],
         metavar="SM89",
-        help="for tensorrt-rtx, once for each GPU; default: that of the GPU here, else all",
+        help="for tensorrt-rtx; repeat for each GPU; default: that of the GPU here, else all",
     )
-    add("--force", action="store_true", help="build anew what is up to date")
+    add("--force", action="store_true", help="rebuild an engine that is up to date")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--print-command",
         action="store_true",
-        help="print the line for trtexec of the target's version, and the one that times it",
+        help="print the trtexec lines that build and time the engine, for the target's version",
     )
     how.add_argument(
         "--adopt",
         type=Path,
         metavar="PLAN",
-        help="take an engine that trtexec built so on this machine, and write its manifest",
+        help="take an engine that trtexec built with that line on this machine; write its manifest",
     )
     arguments = parser.parse_args(argv)
     plan = arguments.adopt

@@ -8,8 +8,8 @@ it), such as this one for a camera of a Jetson:
   nvarguscamerasrc ! video/x-raw(memory:NVMM),width=960,height=540 ! nvvidconv !
   video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR ! appsink drop=1 max-buffers=1
 
-Of a live source the newest frame is run, and what there is no time for is dropped; of files every
-frame is run. The loop ends with the source, or by Ctrl-C.
+From a live source the newest frame is run and frames that come too fast are dropped; from files
+every frame is run. The loop ends with the source or with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from adadm.runtime.upscaling.frames import (
     open_source,
 )
 
-_WARM_UP = 3  # the first runs of an engine, which set it up
+_WARM_UP = 3  # an engine sets itself up in its first runs
 
 
 @dataclass
 class Figures:
-    """What is measured.
+    """Measured counts and times.
 
     Attributes:
         seconds: from the start to the last result.
-        times_ms: from capture to result, and of the inference alone, of the last frames.
+        times_ms: capture to result, and inference alone, for each of the last frames.
     """
 
     frames: int = 0
@@ -71,7 +71,7 @@ class Figures:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, upscale, and print what was measured."""
+    """Parse the command line, upscale, and print the measured figures."""
     options = _parse(argv)
     check_frames(options.source, options.output, options.format, companion_files(options.model))
     figures, stop = Figures(), threading.Event()
@@ -82,13 +82,13 @@ def main(argv: list[str]) -> None:
     ):
         if not session.metadata.is_uint8:
             raise SessionError(
-                f"{options.model} does not read images of 8 bits, as frames are; make one that "
-                "does with adadm export --io uint8 or adadm quantize --io uint8"
+                f"expected a model that reads 8-bit images, got {options.model}; make one with "
+                "'adadm export --io uint8' or 'adadm quantize --io uint8'"
             )
         with Console(stderr=True).status("warming up") as line:
             first = next(source.frames, None)
             if first is None:
-                raise ImageError(f"{options.source} gives no frame")
+                raise ImageError(f"expected frames from {options.source}, got none")
             for _ in range(_WARM_UP):
                 sr = session.run_shared({"lr": first.image[None]})["sr"]
             for number in (signal.SIGINT, signal.SIGTERM):  # so that a video is completed
@@ -111,14 +111,14 @@ def main(argv: list[str]) -> None:
 def upscale_frames(
     session: Session, frames: Iterable[Frame], write: Write, figures: Figures
 ) -> Iterator[None]:
-    """Run each frame while the result of the one before is written in a thread.
+    """Run each frame while a thread writes the previous result.
 
     Yields:
-        None after each, when the figures are those up to it.
+        None after each frame, once the figures include it.
 
     Raises:
-        ImageError: a frame has another size than the first.
-        SessionError: the session cannot run it.
+        ImageError: a frame differs in size from the first.
+        SessionError: the session cannot run a frame.
     """
     start, expected = time.perf_counter(), ""
     written: Future[object] | None = None
@@ -128,8 +128,8 @@ def upscale_frames(
             expected = expected or size
             if size != expected:
                 raise ImageError(
-                    f"{frame.name} has {size}, and the first frame has {expected}; give frames of "
-                    "one size"
+                    f"frame {frame.name}: expected {expected} as in the first, got {size}; give "
+                    "frames of one size"
                 )
             started = time.perf_counter()
             sr = session.run_shared({"lr": frame.image[None]})["sr"][0]
@@ -146,7 +146,7 @@ def upscale_frames(
 
 
 def read_ahead(frames: Iterator[Frame]) -> Frames:
-    """Every frame, each read while the one before is used."""
+    """Yield every frame; a thread reads the next one meanwhile."""
     with ThreadPoolExecutor(1, "capture") as thread:
         upcoming = thread.submit(next, frames, None)
         while (frame := upcoming.result()) is not None:
@@ -155,7 +155,7 @@ def read_ahead(frames: Iterator[Frame]) -> Frames:
 
 
 def newest(frames: Iterable[Frame], figures: Figures) -> Frames:
-    """Of a live source, the newest frame whenever one is asked for; the others are dropped."""
+    """Yield the newest frame of a live source at each request; drop the others."""
     slot: queue.SimpleQueue[tuple[Frame, int] | None] = queue.SimpleQueue()
     stop = threading.Event()
 
@@ -186,23 +186,27 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", help="a folder, a number, a file, an address or a pipeline")
-    add("--model", required=True, help="an engine, or an exported model, that reads 8-bit images")
+    add("source", help="image folder, camera number, video file, address or pipeline")
+    add("--model", required=True, help="engine or exported model that reads 8-bit images")
     add("--backend", choices=("auto", *BACKENDS), default="auto")
     add(
         "-o",
         "--output",
-        help=".mp4, .mkv or .avi, a folder of images, or a GStreamer pipeline; default: none, to "
-        "measure",
+        help="an .mp4, .mkv or .avi file, an image folder, or a GStreamer pipeline; default: none, "
+        "only measure",
     )
     add(
         "--format",
         choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
         default="png",
-        help="of images; default: png",
+        help="format of written images; default: png",
     )
-    add("--rate", type=above_zero, help="of a video, frames a second; default: that of the source")
-    add("--frames", type=positive, metavar="N", help="stop after so many")
+    add(
+        "--rate",
+        type=above_zero,
+        help="frames per second of a written video; default: that of the source",
+    )
+    add("--frames", type=positive, metavar="N", help="stop after N frames")
     options = parser.parse_args(argv)
     options.format = f".{options.format}"
     return options

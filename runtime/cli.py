@@ -12,7 +12,7 @@ from adadm.runtime.errors import AdadmError, MissingDependencyError
 
 
 class Verb(NamedTuple):
-    """A module with a `main(argv) -> None`, the extra that it needs, and a line of help."""
+    """A module with `main(argv) -> None`, the extras that it needs, and one line of help."""
 
     module: str
     extra: str
@@ -20,15 +20,15 @@ class Verb(NamedTuple):
 
 
 _TABLE = """
-export    export.to_onnx  export,cpu  a trained checkpoint to an exact ONNX model
-quantize  calibration.quantize  quantize  a network in FP16 or INT8, under a budget in dB
-validate  deployment.validate  validate  a certificate that a model is what it was
-inspect   deployment.inspect_network  quantize  what of a network will hurt, and where
-ship      deployment.ship  validate  all of it, from a checkpoint to certified bundles
-build     runtime.build_engine  rtx  a TensorRT engine, with a manifest that proves it
-bundle    deployment.bundle  quantize  a folder that a Jetson builds and checks by itself
-upscale   runtime.upscale  photos,cpu  photographs of any size, whole or in tiles
-doctor    runtime.doctor  cpu  what works on this machine, and what to do where it does not
+export    export.to_onnx  export,cpu  convert a trained checkpoint to an exact ONNX model
+quantize  calibration.quantize  quantize  lower a network to FP16 or INT8, under a budget in dB
+validate  deployment.validate  validate  certify that a deployed model matches its reference
+inspect   deployment.inspect_network  quantize  what will cost quality in deployment, by block
+ship      deployment.ship  validate  do all of it, from a checkpoint to certified bundles
+build     runtime.build_engine  rtx  build a TensorRT engine, with a manifest of its origin
+bundle    deployment.bundle  quantize  pack a folder that a Jetson builds and checks by itself
+upscale   runtime.upscale  photos,cpu  upscale photographs of any size, whole or in tiles
+doctor    runtime.doctor  cpu  report what works on this machine, and how to repair the rest
 """
 _ROWS = (line.split(maxsplit=3) for line in _TABLE.strip().splitlines())
 
@@ -38,7 +38,7 @@ DONE, FAILED, USAGE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `adadm`; returns the exit code: 0 done, 1 failed, 2 usage."""
+    """Run `adadm` and return the exit code: 0 done, 1 failed, 2 usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return DONE
     name, *rest = arguments
     if name not in VERBS:
-        print(f"adadm: no verb {name!r}; verbs: {', '.join(VERBS)}", file=sys.stderr)
+        print(f"adadm: expected a verb ({', '.join(VERBS)}), got {name!r}", file=sys.stderr)
         return USAGE
     verb = VERBS[name]
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(verb.module)
         except ModuleNotFoundError as error:
             missing = (error.name or "").split(".")[0]
-            if missing in ("", "adadm"):  # a mistake of ours, not of the installation
+            if missing in ("", "adadm"):  # our mistake, not the installation's
                 raise
             raise MissingDependencyError(missing, verb.extra) from error
         module.main(arguments)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Run a verb and turn what it raises into an exit code and a message on stderr."""
+    """Run a verb; turn its exception into an exit code and a message on stderr."""
     try:
         verb(arguments)
         _flush_output()
@@ -81,15 +81,17 @@ def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -
 
 
 def _flush_output() -> None:
-    """Write what was printed, or fail: at the end Python would only warn of what it cannot write.
+    """Flush stdout, or fail. At exit, Python would only warn of output that it cannot write.
 
     Raises:
-        OSError: as on a full disk.
+        OSError: the output cannot be written, as on a full disk.
     """
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or it tries once more
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else Python tries again at exit
         raise OSError(error.errno, error.strerror, "standard output") from error
 
 

@@ -1,7 +1,7 @@
-"""Say what works on this machine, and what to do where it does not.
+"""Report what works on this machine, and how to repair the rest.
 
-Each backend runs a bundled model on a small image; installed packages, GPU, targets, memory and
-disks are looked at. Fails if no backend works.
+Each backend runs a bundled model on a small image. Installed packages, GPU, targets, memory and
+disks are checked too. Fails if no backend works.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
 
 @dataclass(frozen=True)
 class Examination:
-    """All that was looked at.
+    """All findings.
 
     Attributes:
-        packages: Python, the toolkit, its extras.
+        packages: Python, the toolkit and its extras.
         backends: by name.
         machine: GPU, targets, memory and disks.
     """
@@ -67,27 +67,29 @@ class Examination:
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, look, and print what was found.
+    """Parse the command line, examine the machine, and print the findings.
 
     Raises:
         SessionError: no backend works.
     """
     arguments = _parse(argv)
-    with Bar("looking at the machine") as bar:
+    with Bar("examining the machine") as bar:
         examination = examine(progress=bar)
     _print(examination.checks)
     if arguments.json is not None:
         json_format.write(arguments.json, examination.as_json())
     if not examination.working:
         advice = examination.backends["cpu"].advice
-        raise SessionError(f"none of {', '.join(examination.backends)} works; begin with: {advice}")
+        raise SessionError(
+            f"no backend works ({', '.join(examination.backends)}); begin with: {advice}"
+        )
 
 
 def examine(*, root: Path = Path("/"), progress: Progress = SILENT) -> Examination:
-    """Look at this machine.
+    """Examine this machine.
 
     Args:
-        root: where the file system begins.
+        root: root folder of the file system.
     """
     info = device_info(root)
     model = read_onnx(bundled_path(_MODEL))
@@ -109,7 +111,7 @@ def examine(*, root: Path = Path("/"), progress: Progress = SILENT) -> Examinati
 
 
 def _print(checks: list[Observation]) -> None:
-    table = Table("what", "verdict", "found, and what to do", box=SIMPLE_HEAD)
+    table = Table("check", "verdict", "finding and remedy", box=SIMPLE_HEAD)
     for check in checks:
         style = _STYLES[check.verdict]
         text = Text(check.found)
@@ -122,9 +124,7 @@ def _print(checks: list[Observation]) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm doctor", description=__doc__)
     paths = Paths()
-    parser.add_argument(
-        "--json", type=paths.written, metavar="OUT", help="write all that was found"
-    )
+    parser.add_argument("--json", type=paths.written, metavar="OUT", help="write all findings")
     arguments = parser.parse_args(argv)
     paths.check(reads=companion_files(_MODEL))
     return arguments

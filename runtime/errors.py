@@ -1,4 +1,4 @@
-"""Every error that the toolkit raises on purpose.
+"""All errors that the toolkit raises on purpose.
 
 Below `AdadmError`: `MissingDependencyError`, `OutputError`, `ImageError`, `CheckpointError`,
 `ExportError`, `CalibrationError`, `ParityError`, `SessionError`, `TilingError`, `EngineError`.
@@ -22,12 +22,12 @@ class MissingDependencyError(AdadmError):
     def __init__(self, package: str, extra: str) -> None:
         name = package.replace("_", "-")
         super().__init__(
-            f"{name} is not installed, and this needs it: pip install 'adadm-deploy[{extra}]'"
+            f"{name} is not installed, but required: pip install 'adadm-deploy[{extra}]'"
         )
 
 
 class OutputError(AdadmError):
-    """An output would replace an input or another output."""
+    """An output would replace an input or another output, or is not a regular file."""
 
 
 class ImageError(AdadmError):
@@ -39,7 +39,7 @@ class CheckpointError(AdadmError):
 
 
 class ExportError(AdadmError):
-    """A network cannot become the ONNX file that was asked for."""
+    """A network cannot become the required ONNX file."""
 
 
 class CalibrationError(AdadmError):
@@ -55,19 +55,19 @@ class SessionError(AdadmError):
 
 
 class TilingError(AdadmError):
-    """An image cannot be cut into tiles as asked."""
+    """An image cannot be cut into the required tiles."""
 
 
 class EngineError(AdadmError):
-    """A model, engine, manifest or bundle is damaged, another's, or cannot be built or run here."""
+    """A model, engine, manifest or bundle is damaged or mismatched, or cannot be used here."""
 
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional module.
 
     Raises:
-        MissingDependencyError: it is not installed; the message has the install line.
-        SessionError: it is installed, and a library that it needs is missing or does not fit.
+        MissingDependencyError: the module is not installed; the message has the install line.
+        SessionError: the module is installed, but a library that it needs is missing or unfit.
     """
     try:
         return importlib.import_module(module)

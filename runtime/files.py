@@ -13,7 +13,7 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """Where results are kept that can be made again, if nothing else is asked."""
+    """Default folder for results that can be recomputed."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "adadm"
 
 
@@ -21,30 +21,29 @@ def cache_folder() -> Path:
 def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on any failure.
 
-    What the kernel still holds is on the disk before the name is there: some file systems tell
-    only then that the disk is full, and after a power cut the file would be empty.
+    The content is flushed to the disk before the rename: some file systems report a full disk
+    only then, and without it a power cut could leave an empty file.
 
     Args:
-        path: the file to write. Its folder is made when missing. The temporary name keeps the
-            suffix, because image libraries choose the format by it. Libraries that write into a
-            file descriptor by themselves may not look at how much was taken (Pillow does not): let
-            them write into memory.
+        path: the file to write. Its folder is made if missing. The temporary name keeps the
+            suffix, because image libraries choose the format by it. A library that writes into a
+            file descriptor itself may ignore short writes (Pillow does): let it write into memory.
 
     Raises:
-        OSError: there is a folder or a device of that name, or the file cannot be made or
-            written. It names the file, also where the failed write does not.
+        OSError: a folder or a device has that name, or the file cannot be made or written. The
+            error always names the file.
     """
     target = Path(path)
-    if target.is_dir():  # now: of several files, others would be there when the renaming fails
+    if target.is_dir():  # before any of several files is written
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     if is_special(target):
-        raise OSError(errno.EINVAL, "It is no regular file", str(target))
+        raise OSError(errno.EINVAL, "Not a regular file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle, name = tempfile.mkstemp(
             prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
         )
-    except OSError as error:  # of the temporary name, which nobody asked for
+    except OSError as error:  # which has the temporary name
         raise OSError(error.errno, error.strerror, str(target)) from error
     os.close(handle)
     partial = Path(name)
@@ -61,9 +60,9 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a name is that of a device, a pipe, a socket or a stream of this process.
+    """True if a path is a device, a pipe, a socket or a stream of this process.
 
-    A file could only take its place: `/dev/null` would be one from then on.
+    Writing whole files would replace it: `/dev/null` would become a regular file.
     """
     if path.is_symlink() and os.readlink(path).startswith("/proc/"):
         return True  # /dev/stdout, whatever it leads to
@@ -71,23 +70,23 @@ def is_special(path: Path) -> bool:
 
 
 def path_inside(folder: Path, name: Any) -> Path:
-    """Where a file of a folder is that others name, such as a manifest that came with it.
+    """Path of a file in a folder, by a name from elsewhere, such as a shipped manifest.
 
     Raises:
-        TypeError: the name is no text.
-        ValueError: it leads out of the folder, by itself or through links.
+        TypeError: the name is not a string.
+        ValueError: the name leads out of the folder, by itself or through links.
     """
     if type(name) is not str:
-        raise TypeError(f"{name!r} is no name of a file")
+        raise TypeError(f"expected a file name, got {name!r}")
     root = folder.resolve()
     if root not in (root / name).resolve().parents:
-        raise ValueError(f"{name} is not in {folder}")
+        raise ValueError(f"{name} is not inside {folder}")
     return folder / name
 
 
 @contextmanager
 def naming(path: Path, *others: str | Path) -> Iterator[None]:
-    """Let an error of the system that names no file, as of a write, or another, name this one."""
+    """Make system errors that name no file, or one of `others`, name `path`."""
     try:
         yield
     except OSError as error:
@@ -100,7 +99,7 @@ def flush(path: Path) -> None:
     """Wait until a file is on the disk.
 
     Raises:
-        OSError: it cannot get there, as on a full disk.
+        OSError: the file cannot be flushed, as on a full disk.
     """
     with open(path, "rb") as file:
         os.fsync(file.fileno())

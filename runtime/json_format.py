@@ -1,9 +1,9 @@
 """JSON files, read strictly into frozen dataclasses, and written.
 
-A file may come from anywhere. It has what the annotations of a class say, and nothing else. These
-may be `str`, `int`, `float` (also where JSON has an integer), `bool`, `Any`, `Figure`, `Literal`,
-`X | None`, lists and tuples, `dict` and `Mapping` by text, and dataclasses. A field with a default
-may be missing, but for a `Literal`: `format: Literal[1] = 1` has to be there, and 1.
+A file may come from anywhere. It must hold what the annotations of a class say, and nothing else.
+Annotations may be `str`, `int`, `float` (an integer in JSON too), `bool`, `Any`, `Figure`,
+`Literal`, `X | None`, lists and tuples, `dict` and `Mapping` by string, and dataclasses. A field
+with a default may be missing, except a `Literal`: `format: Literal[1] = 1` is required.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import written_whole
 
 Figure = Annotated[float, "null where it is not finite"]
-"""JSON has no infinity: what is not finite is written as null, which is read as infinite."""
+"""A float that may be infinite. JSON has no infinity: null stands for it."""
 
 _Class = TypeVar("_Class")
 
 _DEEPEST = 64
-"""Lists and objects in each other. Ours have 6; what follows them down has some 1000 at most."""
+"""Nesting depth of lists and objects. Our files have 6; Python's recursion stops at about 1000."""
 _MOST_DIGITS = 19
-"""Of an integer: what has 64 bits."""
+"""Digits of an integer: enough for 64 bits."""
 _MOST_BYTES = 1 << 28
 _DIGITS = 6
 
@@ -45,11 +45,11 @@ _PLURALS = {str: "texts", int: "integers", float: "numbers"}
 
 @dataclass(frozen=True)
 class Source:
-    """A file, and what is raised if it cannot be used.
+    """A file, and the error to raise if it cannot be used.
 
     Attributes:
-        error: the class of what is raised.
-        advice: what to do, the end of each message; may be empty.
+        error: class of the error.
+        advice: remedy at the end of each message; may be empty.
     """
 
     path: Path
@@ -57,39 +57,39 @@ class Source:
     advice: str = ""
 
     def refused(self, problem: object) -> AdadmError:
-        """What to raise, of one line."""
+        """The error to raise, with a one-line message."""
         return self.error(f"{self.path}: {problem}" + (self.advice and f"; {self.advice}"))
 
 
 def key(name: str) -> Any:
-    """A field of a dataclass that JSON has under another name."""
+    """A field of a dataclass whose name in JSON differs."""
     return field(metadata={"key": name})
 
 
 def read(hint: type[_Class], path: Path, *, error: type[AdadmError], advice: str = "") -> _Class:
-    """Read a file as an object of a dataclass, or of another type as above.
+    """Read a file as a dataclass, or as another supported type (see the module).
 
     Args:
-        error, advice: as `Source` has them.
+        error, advice: as in `Source`.
 
     Raises:
-        AdadmError: of the class `error`, whatever the file holds.
+        AdadmError: of class `error`, if the file cannot be read or does not fit.
     """
     source = Source(path, error, advice)
     return convert(load(source), hint, source)
 
 
 def load(source: Source) -> Any:
-    """Read a file, with a bound on its size, as `parse_json` reads its text.
+    """Read a file of bounded size with `parse_json`.
 
     Raises:
-        AdadmError: it cannot be read, or exceeds a bound.
+        AdadmError: the file cannot be read, or exceeds a bound.
     """
     try:
         with source.path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES} bytes")
+            raise ValueError(f"expected at most {_MOST_BYTES} bytes, got more")
         return parse_json(content.decode())
     except OSError as error:
         raise source.refused(f"cannot be read: {error.strerror}") from error
@@ -98,10 +98,10 @@ def load(source: Source) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Read a text, with bounds on its depth and its numbers.
+    """Parse JSON with bounds on its depth and its numbers.
 
     Raises:
-        ValueError: it is no JSON as RFC 8259 has it, exceeds a bound, or has a name twice in an
+        ValueError: the text is not JSON by RFC 8259, exceeds a bound, or repeats a name in an
             object.
     """
     try:
@@ -114,15 +114,15 @@ def parse_json(text: str) -> Any:
         )
         _check_depth(value)
     except RecursionError as error:
-        raise ValueError("it nests too deeply") from error
+        raise ValueError(f"expected at most {_DEEPEST} levels of nesting, got more") from error
     return value
 
 
 def convert(value: Any, hint: type[_Class], source: Source) -> _Class:
-    """What JSON has, as the type that an annotation says.
+    """Convert a JSON value to an annotated type.
 
     Raises:
-        AdadmError: it does not fit, or is not all there, or there is more; with the place.
+        AdadmError: the value has the wrong type, or missing or unknown names; it says where.
     """
     try:
         converted: _Class = _converted(value, hint)
@@ -132,7 +132,7 @@ def convert(value: Any, hint: type[_Class], source: Source) -> _Class:
 
 
 class _Misfit(Exception):
-    """A value that is not as annotated, and the keys that lead to it, from below."""
+    """A value that does not match its annotation, and the keys to it, innermost first."""
 
     def __init__(self, expected: str, found: str) -> None:
         self.problem, self.keys = f"expected {expected}, {found}", list[str]()
@@ -145,7 +145,7 @@ def _below(key: object, value: Any, hint: Any) -> Any:
     try:
         return _converted(value, hint)
     except _Misfit as misfit:
-        name = str(key)  # which may be any text
+        name = str(key)  # arbitrary text from the file
         misfit.keys.append(name if re.fullmatch(r"\w{1,40}", name) else reprlib.repr(name))
         raise
 
@@ -154,7 +154,7 @@ def _converted(value: Any, hint: Any) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
-    if origin in (Union, UnionType):  # of one type and None
+    if origin in (Union, UnionType):  # one type and None
         return None if value is None else _converted(value, inner[0])
     if origin is Annotated:  # a `Figure`
         return math.inf if value is None else _converted(value, inner[0])
@@ -184,7 +184,7 @@ def _object(value: dict[str, Any], hint: Any) -> Any:
         if name in value:
             values[part.name] = _below(name, value[name], wanted)
         elif get_origin(wanted) is Literal or part.default is part.default_factory is MISSING:
-            raise _Misfit(f"{name}, {_named(wanted)}", "and there is none")
+            raise _Misfit(f"{name}, {_named(wanted)}", "got none")
     for name, entry in value.items():
         if name not in names:
             raise _Misfit(f"nothing but {', '.join(names)}", f"got {reprlib.repr({name: entry})}")
@@ -192,7 +192,7 @@ def _object(value: dict[str, Any], hint: Any) -> Any:
 
 
 def _named(hint: Any) -> str:
-    """A type in words."""
+    """Name of a type, for messages."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(map(_named, inner))
@@ -207,14 +207,14 @@ def _named(hint: Any) -> str:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:  # of more than some thousands Python says that it is too long
-        raise ValueError(f"an integer has {len(digits)} digits, at most {_MOST_DIGITS} are read")
+    if len(digits) > _MOST_DIGITS:  # above some thousands of digits, Python itself raises
+        raise ValueError(f"expected integers of at most {_MOST_DIGITS} digits, got {len(digits)}")
     return int(digits)
 
 
 def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):  # 1e999 too
-        raise ValueError(f"{number} is no finite number")
+        raise ValueError(f"expected a finite number, got {number}")
     return value
 
 
@@ -222,16 +222,16 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in pairs:
         if name in content:
-            raise ValueError(f"the name {reprlib.repr(name)} is there twice in an object")
+            raise ValueError(f"the name {reprlib.repr(name)} occurs twice in an object")
         content[name] = value
     return content
 
 
 def _check_depth(value: Any) -> None:
-    """Refuse what nests deeply, and text that is none: half of a surrogate pair.
+    """Refuse deep nesting, and text with half of a surrogate pair.
 
     Raises:
-        RecursionError, ValueError: it is so.
+        RecursionError, ValueError: there is such nesting, or such text.
     """
     values, depth = [value], 0
     while values:
@@ -249,10 +249,10 @@ def _check_depth(value: Any) -> None:
 
 
 def as_json(value: Any, digits: int | None = None) -> Any:
-    """What JSON can hold: of dataclasses objects, and null for what is not finite.
+    """Convert a value for JSON: dataclasses to objects, non-finite floats to null.
 
     Args:
-        digits: to which floats are rounded, significant ones; None leaves them.
+        digits: significant digits of floats; None does not round.
     """
     if is_dataclass(value):
         return {
@@ -271,12 +271,12 @@ def as_json(value: Any, digits: int | None = None) -> Any:
 
 
 def rounded(value: Any) -> Any:
-    """The same with six digits: what is measured has no more, and two runs are compared by it."""
+    """`as_json` with six digits: measurements have no more, and two runs are compared by it."""
     return as_json(value, _DIGITS)
 
 
 def text(content: Any) -> str:
-    """A file's text, of what `as_json` understands."""
+    """Serialize a value that `as_json` can convert."""
     return json.dumps(as_json(content), indent=2, allow_nan=False) + "\n"
 
 

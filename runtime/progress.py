@@ -1,4 +1,4 @@
-"""How long work tells what it does, and the bar that shows it."""
+"""Progress reports of long work, and the bar that shows them."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rich.text import Text
 
 
 class Progress:
-    """What long work calls, from any thread; this one shows nothing.
+    """Receiver of progress reports, from any thread; this one shows nothing.
 
-    Work goes through phases. Of some it is known how much there is to do.
+    Work goes through phases. The amount of work is known for some of them.
     """
 
     def phase(self, text: str) -> None:
-        """A phase begins: what is done, in a few words."""
+        """Begin a phase, described in a few words."""
 
     def advance(self, done: int, total: int, note: str = "") -> None:
-        """So much of the phase is done, of so much; and what it found, or is at."""
+        """Report `done` of `total` steps of the phase, and a note on the current one."""
 
     def message(self, text: str, *, warning: bool = False) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
 
 SILENT = Progress()
 
 
 class Bar(Progress):
-    """A bar on a terminal's stderr, while its block runs; messages anywhere and at any time.
+    """A bar on stderr while its block runs, if that is a terminal. Messages always appear.
 
     Args:
-        text: what is done at the beginning.
+        text: description of the first phase.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -59,7 +59,7 @@ class Bar(Progress):
         self._display.stop()
 
     def beneath(self) -> Bar:
-        """A second bar of the same block, such as of a part of what this one counts."""
+        """A second bar in the same block, for the parts of one step of this one."""
         other = copy.copy(self)
         other._task = other._add("")
         return other
@@ -73,7 +73,9 @@ class Bar(Progress):
         self._display.update(self._task, completed=done, total=total, count=count, note=note)
 
     def message(self, text: str, *, warning: bool = False) -> None:
-        styled = Text(text, "yellow" if warning else "")  # of the line, not of the bar below it
+        styled = Text(
+            text, "yellow" if warning else ""
+        )  # the style of this line alone, not of the bar below it
         self._display.console.print(styled, soft_wrap=True)
 
     def _add(self, text: str) -> TaskID:

@@ -1,4 +1,4 @@
-"""The public names of a layer, imported on first use: `adadm --help` needs none, a verb few."""
+"""Public names of a layer, imported on first use: `adadm --help` needs none, a verb few."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def import_on_first_use(package: str, init: str) -> tuple[list[str], Callable[[str], Any]]:
-    """The `__all__` and the `__getattr__` of a package.
+    """Make the `__all__` and the `__getattr__` of a package.
 
-    Type checkers read the same list: what stands under `if TYPE_CHECKING:` in the `__init__`, each
-    name as `from MODULE import NAME as NAME`.
+    The names come from the list that type checkers read: `from MODULE import NAME as NAME` under
+    `if TYPE_CHECKING:` in the `__init__`.
 
     Args:
         package: its `__name__`.

@@ -1,4 +1,4 @@
-"""Running a module of the installed Python in a process of its own."""
+"""Run a module of the installed Python in its own process."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 def python_command(
     module: str, *arguments: str, python: str | os.PathLike[str] | None = None
 ) -> list[str]:
-    """As `python -m MODULE ARGUMENTS`, which finds no module in the working folder.
+    """A command like `python -m MODULE ARGUMENTS` that ignores modules in the working folder.
 
     `-m` puts that folder first on the path: a `json.py` there would run in place of Python's. `-P`
-    leaves it out from Python 3.11 on; `-I` would leave out what users have installed for
-    themselves too.
+    prevents that, but needs Python 3.11; `-I` would also hide the packages that users installed
+    for themselves.
 
     Args:
-        python: by default the one that runs.
+        python: interpreter; by default the running one.
     """
     return [os.fspath(python or sys.executable), "-c", _PROGRAM, module, *arguments]

@@ -17,12 +17,12 @@ def make_table(
     fold: Collection[str] = (),
     **style: Any,
 ) -> Table:
-    """An empty table whose columns hold figures, to the right.
+    """An empty table whose columns hold right-aligned figures.
 
     Args:
-        left: headers of the columns that hold words.
-        fold: of those whose words are broken where the terminal is narrow.
-        style: more of what `rich.table.Table` takes.
+        left: headers of the columns that hold words, left-aligned.
+        fold: headers of the columns that wrap on a narrow terminal.
+        style: further options of `rich.table.Table`.
     """
     table = Table(title=title, box=SIMPLE_HEAD, **style)
     for header in headers:

@@ -1,4 +1,4 @@
-"""What a model can be lowered for: the one meaning of `--target`.
+"""Targets that a model can be lowered for: the one meaning of `--target`.
 
 A new target is one entry of `TARGETS`.
 """
@@ -14,22 +14,22 @@ Typing = Literal["strong", "weak", "float32"]
 
 @dataclass(frozen=True)
 class Target:
-    """A device with its software, or a runtime on whatever device.
+    """A device with its software, or a runtime on any device.
 
     Attributes:
         description: one line of help.
-        typing: `strong` where each tensor has the type that the graph gives it; `weak` where the
-            graph is float32 and the builder chooses by its flags, but for layers that are pinned
-            (TensorRT 8.x); `float32` where nothing computes in half precision.
-        opset: of its models, at most what its parser is documented to read.
-        functions: whether model-local functions are understood; else they are inlined.
-        int8_constants: whether weights may be INT8; else they are float32 and quantized in the
-            graph, which TensorRT does when it builds (the parsers of 8.x refuse a constant of
-            INT8: "invalid weights type of Int8").
-        tensorrt: its version, or the first of those that are meant; None without.
-        compute_capabilities: of its GPUs, such as `SM87`; empty where any will do.
-        jetpack, python, cuda, glibc: what the device has; None where no device is meant.
-        memory_gib: of its smallest and its largest board, which CPU and GPU share.
+        typing: `strong` if each tensor has the type that the graph gives it; `weak` if the graph is
+            float32 and the builder chooses by its flags, except for pinned layers (TensorRT 8.x);
+            `float32` if nothing computes in half precision.
+        opset: opset of its models, at most what its parser is documented to read.
+        functions: True if its parser reads model-local functions; else they are inlined.
+        int8_constants: True if weights may be INT8. Else weights are float32 and quantized in the
+            graph, which TensorRT folds when it builds (the parsers of 8.x refuse an INT8
+            constant: "invalid weights type of Int8").
+        tensorrt: TensorRT version, or the first of a range; None without TensorRT.
+        compute_capabilities: those of its GPUs, such as `SM87`; empty if any will do.
+        jetpack, python, cuda, glibc: versions on the device; None if no device is meant.
+        memory_gib: memory of the smallest and the largest board, shared by CPU and GPU.
     """
 
     name: str
@@ -48,34 +48,34 @@ class Target:
 
     @property
     def form(self) -> tuple[Typing, int, bool, bool]:
-        """What a model must be: targets that have this in common read the same files."""
+        """Requirements on a model: targets with equal forms read the same files."""
         return self.typing, self.opset, self.functions, self.int8_constants
 
     @property
     def is_weakly_typed(self) -> bool:
-        """Whether the builder chooses types; what that takes is in `engines/weak_typing.py`."""
+        """True if the builder chooses types, as `engines/weak_typing.py` handles."""
         return self.typing == "weak"
 
     @property
     def computes_half(self) -> bool:
-        """Whether anything computes in half precision."""
+        """True if anything computes in half precision."""
         return self.typing != "float32"
 
     @property
     def is_rtx(self) -> bool:
-        """TensorRT for RTX: another library, that builds without the GPU and has no trtexec."""
+        """True for TensorRT for RTX, a library that builds without a GPU and has no trtexec."""
         return self.name == "tensorrt-rtx"
 
     @property
     def runs_runtime(self) -> bool:
-        """Whether its Python is new enough for `adadm.runtime`, which wants 3.10."""
+        """True if its Python is new enough for `adadm.runtime`: 3.10."""
         return self.python is None or tuple(map(int, self.python.split("."))) >= (3, 10)
 
 
 _MEMORY_GIB = {"Xavier": (8, 64), "Orin": (4, 64), "Thor": (64, 128)}
 
 _GLIBC = {"3.8": "2.31", "3.10": "2.35", "3.12": "2.39"}
-"""By the Python of Ubuntu 20.04, 22.04 and 24.04."""
+"""glibc by the Python version of Ubuntu 20.04, 22.04 and 24.04."""
 
 _FORM_FOR_8: dict[str, Any] = {
     "typing": "weak",
@@ -83,7 +83,7 @@ _FORM_FOR_8: dict[str, Any] = {
     "functions": False,
     "int8_constants": False,
 }
-"""What TensorRT 8.x reads: what the newer ones have is not there yet."""
+"""The form that TensorRT 8.x reads, without the features of newer versions."""
 
 
 def _jetson(  # noqa: PLR0917 - a row of a table
@@ -124,4 +124,4 @@ TARGETS: dict[str, Target] = {
         Target("cpu", "ONNX Runtime or OpenVINO on a CPU", "float32"),
     )
 }
-"""By name; each Jetson has SM72 (Xavier), SM87 (Orin) or SM110 (Thor)."""
+"""Targets by name; a Jetson has SM72 (Xavier), SM87 (Orin) or SM110 (Thor)."""

@@ -1,4 +1,4 @@
-"""Keep libraries from reporting to their makers; they do it unasked, and silently under CI."""
+"""Keep libraries from reporting to their makers, which they do by default, even in CI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import cast
 
 
 def switch_off_telemetry() -> None:
-    """Switch off what would be sent; only what is imported afterwards can be kept from it.
+    """Switch off the telemetry of libraries that are imported afterwards.
 
     ONNX Runtime 1.32 makes an ID of the machine and uploads events unless the variable is set when
     it is imported (`Privacy.md` in its wheel): `disable_telemetry_events()` comes too late. The

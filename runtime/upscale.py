@@ -1,7 +1,7 @@
 """Upscale photographs of any size, seam-free.
 
-An image that does not fit into memory is run in tiles that share the statistics of the modulators,
-so that the result is that of the whole image and shows no seams.
+An image that does not fit into memory is run in tiles that share the statistics of the modulators.
+The result then equals that of the whole image and shows no seams.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def main(argv: list[str]) -> None:
     """Parse the command line, upscale, and print a summary.
 
     Raises:
-        ImageError: files failed; the message lists them, and the others are written.
+        ImageError: some files failed; the message lists them. The others are written.
     """
     arguments = _parse(argv)
     load_vips()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files go
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     model = arguments.model or f"x{arguments.upscale}"
     jobs = find_jobs(arguments.input, arguments.output, arguments.format, companion_files(model))
     with (
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
 
 def _summarise(outcome: BatchResult, output: Path) -> None:
     done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
-    hint = " (they were there; --overwrite makes them again)" if skipped else ""
+    hint = " (they exist; --overwrite replaces them)" if skipped else ""
     print(f"{output}: {done} done, {skipped} skipped{hint}, {failed} failed")
     if outcome.failed:
         reasons = "\n".join(
@@ -73,7 +73,7 @@ def _summarise(outcome: BatchResult, output: Path) -> None:
 
 def _path(text: str) -> Path:
     if not text:
-        raise argparse.ArgumentTypeError("an empty name")
+        raise argparse.ArgumentTypeError("expected a path, got an empty name")
     return Path(text)
 
 
@@ -90,13 +90,13 @@ def _passes(text: str) -> Passes:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
     add = parser.add_argument
-    add("input", nargs="+", type=_path, help="image files, and folders of them")
+    add("input", nargs="+", type=_path, help="image files and folders of images")
     add(
         "-o",
         "--output",
         type=Path,
         required=True,
-        help="a folder, which mirrors the input folders; or a file name for a single image",
+        help="a folder that mirrors the input folders, or a file name for a single image",
     )
     factors = sorted(int(name[1:]) for name in BUNDLED)
     add(
@@ -104,57 +104,59 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=int,
         choices=factors,
         default=factors[0],
-        help=f"the factor of the bundled model; default: {factors[0]}",
+        help=f"factor of the bundled model; default: {factors[0]}",
     )
     add(
         "--model",
-        help="an exported model, or an engine that was built of one, in place of a bundled model",
+        help="an exported model, or an engine built from one, instead of a bundled model",
     )
     add(
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="default: auto, the first of cuda, openvino and cpu that works; engine for an engine",
+        help="default: auto, the first of cuda, openvino and cpu that works (engine for an engine)",
     )
     add(
         "--tile",
         type=_tile,
         default="auto",
         metavar="auto|N|off",
-        help="side of a tile in px of the input, without its overlap; default: auto, the whole "
-        "image if memory or the engine allows, else the largest tile that does",
+        help="side of a tile in input px, without its overlap; default: auto, the whole image if "
+        "memory and the engine allow, else the largest tile that fits",
     )
     add(
         "--passes",
         type=_passes,
         default=2,
         metavar="N|settle",
-        help="over the tiles: 1 gives each a statistic of its own (seams), 2 is exact to a "
-        "fraction of a grey level, settle goes on until nothing changes, at most 12; default: 2",
+        help="passes over the tiles: 1 gives each tile its own statistic (seams), 2 is exact to a "
+        "fraction of a grey level, settle repeats until nothing changes, at most 12; default: 2",
     )
-    add("--overlap", type=int, metavar="PX", help="of tiles; default: what --accuracy needs")
+    add(
+        "--overlap", type=int, metavar="PX", help="overlap of tiles; default: what --accuracy needs"
+    )
     add(
         "--accuracy",
         type=float,
         default=DEFAULT_ACCURACY,
         metavar="LEVELS",
-        help="of settled tiles against the whole image, in grey levels of 255; "
+        help="largest error of settled tiles against the whole image, in grey levels of 255; "
         f"default: {DEFAULT_ACCURACY}",
     )
     add(
         "--format",
         choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
-        help="of the results; default: that of each source",
+        help="format of the results; default: that of each source",
     )
-    add("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100; default: 95")
-    add("--overwrite", action="store_true", help="make results again")
+    add("--quality", type=int, default=95, help="quality of JPEG and WebP, 1 to 100; default: 95")
+    add("--overwrite", action="store_true", help="replace existing results")
     add(
         "--memory",
         type=float,
         metavar="GIB",
-        help="what the process may take in all, on a CPU; default: what is free",
+        help="total memory limit of the process, on a CPU; default: all that is free",
     )
-    add("--threads", type=int, default=0, help="default: the backend's choice")
+    add("--threads", type=int, default=0, help="CPU threads; default: 0, the backend's choice")
     add(
         "--max-megapixels",
         type=float,
@@ -163,10 +165,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     arguments = parser.parse_args(argv)
     if not 1 <= arguments.quality <= 100:
-        parser.error(f"--quality is {arguments.quality}, expected 1 to 100")
+        parser.error(f"--quality: expected 1 to 100, got {arguments.quality}")
     if not arguments.max_megapixels > 0:
-        parser.error(f"--max-megapixels is {arguments.max_megapixels}, expected a number above 0")
+        parser.error(f"--max-megapixels: expected a number above 0, got {arguments.max_megapixels}")
     if arguments.threads < 0:
-        parser.error(f"--threads is {arguments.threads}, expected 0 or more")
+        parser.error(f"--threads: expected 0 or more, got {arguments.threads}")
     arguments.format = arguments.format and f".{arguments.format}"
     return arguments

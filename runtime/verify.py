@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Verify a bundle on the device that it is for.
+"""Verify a bundle on its target device.
 
-Runs its engines, or its models where there are none, on the inputs that came with it, compares the
-outputs with those from where the bundle was made, and measures.
+Runs the engines, or the models where there are none, on the inputs in the bundle, compares the
+outputs with the recorded ones, and measures latency.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from adadm.runtime.progress import Bar
 
 
 def main(argv: list[str]) -> None:
-    """Parse the command line, verify or record, and print what was found.
+    """Parse the command line, verify or record, and print the findings.
 
     Raises:
-        ParityError: the bundle does not pass; the result file is written all the same.
-        EngineError: the folder is no bundle; or there is nothing to record.
+        ParityError: the bundle does not pass; the result file is written nevertheless.
+        EngineError: the folder is not a bundle, or there is nothing to record.
     """
     arguments = _parse(argv)
     bundle = Bundle.open(arguments.bundle)
@@ -57,21 +57,24 @@ def main(argv: list[str]) -> None:
 
 
 def _check_machine(bundle: Bundle) -> None:
-    """Refuse what trtexec must not build here, of the models and of the machine."""
+    """Refuse models or a machine that trtexec must not build with."""
     if damaged := bundle.damaged_files():
         listed = ", ".join(damaged)
-        raise EngineError(f"{listed}: missing or not as shipped; copy the bundle again")
+        raise EngineError(
+            f"{listed}: missing or differs from the shipped file; copy the bundle again"
+        )
     for variant in bundle.models:
         check_builds_here(_recipe(bundle, variant))
 
 
 def _record(bundle: Bundle) -> None:
-    """Make engines of the plans that trtexec built, each with its manifest."""
+    """Turn the plans that trtexec built into engines with manifests."""
     plans = {variant: bundle.path(f"{engine}.plan") for variant, engine in bundle.engines.items()}
     if not any(plan.is_file() for plan in plans.values()):
         raise EngineError(
-            f"{bundle.folder} has none of {', '.join(plan.name for plan in plans.values())}, "
-            "which trtexec writes: run build.sh, which records them too"
+            f"{bundle.folder} has no plan of trtexec ("
+            f"{', '.join(plan.name for plan in plans.values())}); run build.sh, which builds and "
+            "records them"
         )
     for variant, plan in plans.items():
         if plan.is_file():
@@ -82,7 +85,7 @@ def _record(bundle: Bundle) -> None:
 
 
 def _recipe(bundle: Bundle, variant: str) -> Recipe:
-    """What build.sh has trtexec build an engine from."""
+    """The recipe by which build.sh has trtexec build an engine."""
     model = read_onnx(bundle.path(bundle.models[variant]))
     recipe = make_recipe(model, bundle.target, (), workspace_bytes=bundle.workspace_bytes)
     return replace(recipe, profiles=bundle.profiles[variant])
@@ -90,7 +93,7 @@ def _recipe(bundle: Bundle, variant: str) -> Recipe:
 
 def _print(found: Verification) -> None:
     report = found.report
-    table = Table("reference", "form", "output", "dB", "asked", "largest error", "at the border")
+    table = Table("reference", "form", "output", "dB", "required", "largest error", "at the border")
     for outcome in found.outcomes:
         reference = outcome.reference
         for name, comparison in outcome.comparisons.items():
@@ -107,7 +110,7 @@ def _print(found: Verification) -> None:
 
 
 def _cells(comparison: Comparison | None) -> tuple[str, str, str]:
-    """PSNR, the largest error, and that at the border, which only images have."""
+    """PSNR, largest error, and largest error at the border, which only images have."""
     if comparison is None:
         return "none", "", ""
     border = f"{comparison.border_error:.3g}" if len(comparison.shape) == 4 else ""
@@ -122,8 +125,10 @@ def _line(times: Times) -> str:
 
 
 def _why(found: Verification) -> str:
-    """One line a reason."""
-    reasons = [f"{name} is missing or not as it was shipped" for name in found.report.changed_files]
+    """The reasons of a failure, one a line."""
+    reasons = [
+        f"{name} is missing or differs from the shipped file" for name in found.report.changed_files
+    ]
     for outcome in found.outcomes:
         title = f"{outcome.reference.name}, {outcome.reference.variant}"
         reasons += [f"{title}: {failure}" for failure in outcome.failures]
@@ -137,34 +142,34 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
     paths = Paths()
     add = parser.add_argument
-    add("bundle", type=paths.read, help="the folder that adadm bundle made")
-    add("--json", type=paths.written, metavar="OUT", help="write all that was found")
+    add("bundle", type=paths.read, help="folder made by 'adadm bundle'")
+    add("--json", type=paths.written, metavar="OUT", help="write all findings")
     add(
         "--backend",
         choices=("auto", "engine", "cpu"),
         default="auto",
-        help="cpu is ONNX Runtime on the models; default: auto, the engine if it can run",
+        help="cpu: ONNX Runtime on the models; default: auto, the engine if it can run, else cpu",
     )
     add(
         "--seconds",
         type=above_zero,
         default=5.0,
-        help="how long to measure, of a model and of its kernels; default: 5",
+        help="measuring time, each for a model and its kernels; default: 5",
     )
     add(
         "--record",
         action="store_true",
-        help="only write engines and their manifests of the plans that trtexec built",
+        help="only turn the plans that trtexec built into engines with manifests",
     )
     add(
         "--check-machine",
         action="store_true",
-        help="only check that engines can be built here: the files, TensorRT's version, the GPU",
+        help="only check that engines can be built here: files, TensorRT version, GPU",
     )
     add(
         "--trust",
         action="store_true",
-        help="run engines without a manifest, which trtexec built alone; an engine is code",
+        help="run engines without a manifest, as trtexec alone writes them; an engine is code",
     )
     arguments = parser.parse_args(argv)
     arguments.paths = paths

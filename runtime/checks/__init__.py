@@ -1,1 +1,1 @@
-"""What works on a machine."""
+"""Checks of what works on a machine."""

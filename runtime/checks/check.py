@@ -1,4 +1,4 @@
-"""What a look at a machine finds: one thing that was looked at, and what came of it."""
+"""One check of a machine: its finding, verdict and remedy."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _LONGEST_LINE = 200
 
 @dataclass(frozen=True)
 class Observation:
-    """One thing that was looked at.
+    """The outcome of one check.
 
     Attributes:
-        verdict: `missing` where something that is needed is not there, `broken` where it is there
-            and does not work.
-        advice: what to do where it is not ok, a command to type wherever there is one.
-        details: more of it for machines; finite numbers only.
+        verdict: `missing` if something required is absent, `broken` if it is present but does not
+            work.
+        advice: remedy if the verdict is not ok; a command where there is one.
+        details: further findings for programs; finite numbers only.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Observation:
 
 
 def first_line(error: AdadmError | OSError) -> str:
-    """Of what an error says, without what fills a screen."""
+    """First line of an error message, shortened."""
     line = str(error).strip().partition("\n")[0]
     return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
 
 
 @contextmanager
 def reraise_as_session_error() -> Iterator[None]:
-    """Make one of ours of whatever a broken installation raises: it is a finding like any other.
+    """Turn any exception of a broken installation into a `SessionError`, which is a finding.
 
     Raises:
-        AdadmError: what was raised.
+        AdadmError: an error of the block; other exceptions become a `SessionError`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a measurement ran on: board, software, GPU, clocks and power mode."""
+"""Description of a machine: board, software, GPU, clocks and power mode."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from adadm.runtime.errors import AdadmError
 _LIBRARIES = ("adadm-deploy", "numpy", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 _SMI_FIELDS = ("name", "compute_cap", "driver_version", "clocks.gr", "clocks.mem")
-_LONGEST_S = 10.0  # of a tool that answers at once, or hangs with its driver
+_LONGEST_S = 10.0  # a tool answers at once, or hangs with its driver
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """Of its kernel's list."""
+    """The CPU as the kernel lists it."""
 
     name: str | None = None
     cores: int | None = None
@@ -33,9 +33,9 @@ class Gpu:
     """An NVIDIA GPU.
 
     Attributes:
-        compute_capability: such as `SM87`.
-        driver: its version.
-        cuda_of_driver: the newest CUDA that the driver runs.
+        compute_capability: compute capability, such as `SM87`.
+        driver: driver version.
+        cuda_of_driver: newest CUDA version that the driver supports.
     """
 
     name: str | None = None
@@ -46,12 +46,12 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Those of the moment, MHz.
+    """Current clocks, MHz.
 
     Attributes:
-        cpu: of each core, `cpu0`.
-        devices: that scale, under their kernel names; on a Jetson its GPU and memory.
-        gpu, gpu_memory: as nvidia-smi has them.
+        cpu: clock by core, such as `cpu0`.
+        devices: clock by kernel name of devices that scale; on a Jetson, GPU and memory.
+        gpu, gpu_memory: clocks that nvidia-smi reports.
     """
 
     cpu: Mapping[str, float] | None = None
@@ -62,14 +62,14 @@ class Clocks:
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A machine. What cannot be read is None.
+    """A machine. Facts that cannot be read are None.
 
     Attributes:
-        board: the model of a board, from its device tree.
-        l4t: the version of a Jetson's Linux, such as 36.4.3.
-        machine: the architecture, `aarch64`.
-        versions: of Python and of libraries, by their names.
-        power_mode: of a Jetson, as nvpmodel has it.
+        board: board model, from the device tree.
+        l4t: version of a Jetson's Linux, such as 36.4.3.
+        machine: architecture, such as `aarch64`.
+        versions: versions of Python and of libraries, by name.
+        power_mode: power mode of a Jetson, from nvpmodel.
     """
 
     board: str | None = None
@@ -86,12 +86,12 @@ class DeviceInfo:
 
     @property
     def is_jetson(self) -> bool:
-        """Whether it is one; a container may not know its L4T."""
+        """True on a Jetson, even in a container that does not know its L4T."""
         return self.l4t is not None or "Jetson" in (self.board or "")
 
     @property
     def has_gpu(self) -> bool:
-        """Whether there is a GPU of NVIDIA, with or without the libraries for it."""
+        """True if there is an NVIDIA GPU, with or without its libraries."""
         return self.is_jetson or any((self.gpu.name, self.gpu.compute_capability))
 
 
@@ -99,7 +99,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
     """Describe this machine.
 
     Args:
-        root: where the file system begins.
+        root: root folder of the file system.
     """
     smi = _nvidia_smi()
     cpu = _read(root, "proc/cpuinfo")
@@ -138,14 +138,14 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Of a distribution; None where it is not installed."""
+    """Version of a distribution; None if it is not installed."""
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(distribution)
     return None
 
 
 def _read(root: Path, name: str) -> str | None:
-    """A text file without what surrounds it, such as the NUL that ends a device tree's string."""
+    """Read a text file and strip white space and NUL, which ends a device tree's string."""
     try:
         return (root / name).read_text(encoding="utf-8", errors="replace").strip("\0 \n") or None
     except OSError:
@@ -170,7 +170,7 @@ def _of_cuda(ask: Callable[[], str | None]) -> str | None:
 
 
 def _clocks(root: Path, folder: str, pattern: str, per_mhz: float) -> dict[str, float] | None:
-    """By the name of the device; None where none is readable."""
+    """Clocks in MHz by device name; None if none is readable."""
     clocks = {}
     for path in sorted((root / folder).glob(pattern)):
         name = path.relative_to(root / folder).parts[0]
@@ -185,7 +185,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _nvidia_smi() -> dict[str, str | None]:
-    """What all GPUs share, as which of them runs is not said; on a Jetson most is `[N/A]`."""
+    """Values equal on all GPUs, as it is unknown which one runs; on a Jetson most are `[N/A]`."""
     query = f"--query-gpu={','.join(_SMI_FIELDS)}"
     lines = (_output("nvidia-smi", query, "--format=csv,noheader,nounits") or "").splitlines()
     gpus = [[value.strip() for value in line.split(",")] for line in lines]
@@ -198,7 +198,7 @@ def _nvidia_smi() -> dict[str, str | None]:
 
 
 def _output(tool: str, *arguments: str) -> str | None:
-    """What a tool prints; None where it is missing, fails or hangs."""
+    """Output of a tool; None if it is missing, fails or hangs."""
     none = subprocess.DEVNULL
     with suppress(OSError, subprocess.SubprocessError):
         printed = subprocess.check_output(

@@ -1,4 +1,4 @@
-"""Which backends run a model here: the bundled one, small, compared between them."""
+"""Run the bundled model on each backend with a small image, and compare the results."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _LEAST_DB = 60.0
 def check_backends(
     model: OnnxFile, info: DeviceInfo, tensorrt: TensorRT, *, progress: Progress = SILENT
 ) -> dict[str, Observation]:
-    """Run a model on each backend; the first that can is what the others are compared with.
+    """Run a model on each backend. The first that works is the reference for the others.
 
     Args:
-        model: bundled.
+        model: a bundled model.
     """
     lr = _image() * np.float32(model.metadata.network.rgb_range)
     checks = {}
@@ -52,7 +52,9 @@ def check_backends(
             other, expected = first or (name, sr)
             comparison = compare(name, sr, expected, _BORDER_PX)
             if comparison.psnr_db < _LEAST_DB:
-                raise ParityError(f"unlike {other}, {_LEAST_DB:.0f} dB are asked: {comparison}")
+                raise ParityError(
+                    f"differs from {other}, {_LEAST_DB:.0f} dB required: {comparison}"
+                )
         except AdadmError as error:
             checks[name] = _failed(name, error, model, info, tensorrt)
             continue
@@ -66,7 +68,7 @@ def check_backends(
 
 
 def _image() -> FloatArray:
-    """Ramps, and an edge along the diagonal: on noise, factors of modulators feed on each other."""
+    """Ramps and a diagonal edge. On noise, the factors of modulators amplify each other."""
     y, x = np.mgrid[:_SIDE_PX, :_SIDE_PX] / (_SIDE_PX - 1)
     image: FloatArray = np.stack([x, y, x > y])[np.newaxis].astype(np.float32)
     return image
@@ -78,7 +80,7 @@ def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> Floa
             return session.run({"lr": lr})["sr"]
     if not tensorrt.targets:
         raise tensorrt.refusal
-    cuda_runtime.compute_capability()  # TensorRT for RTX builds without a GPU, and runs nothing
+    cuda_runtime.compute_capability()  # TensorRT for RTX builds without a GPU, but cannot run
     recipe = _recipe(model, tensorrt)
     with tempfile.TemporaryDirectory() as folder:
         engine = Path(folder) / f"{model.path.stem}.engine"
@@ -88,12 +90,12 @@ def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> Floa
 
 
 def _recipe(model: OnnxFile, tensorrt: TensorRT) -> Recipe:
-    """For the first target that is built here and reads the form of the model."""
+    """Recipe for the first target that can be built here and reads the form of the model."""
     bounds = [default_bounds((1, _SIDE_PX, _SIDE_PX))]
     for target in tensorrt.targets:
         with suppress(EngineError):
             return make_recipe(model, target, bounds)
-    return make_recipe(model, tensorrt.targets[0], bounds)  # which says why not
+    return make_recipe(model, tensorrt.targets[0], bounds)  # raises the reason
 
 
 def _failed(
@@ -101,11 +103,11 @@ def _failed(
 ) -> Observation:
     is_missing = isinstance(error, MissingDependencyError)
     if name not in CPU_BACKENDS and not info.has_gpu:
-        is_missing, advice = True, "needs an NVIDIA GPU with its driver: nvidia-smi"
+        is_missing, advice = True, "requires an NVIDIA GPU with its driver: nvidia-smi"
     elif name == _ENGINE:
         is_missing = is_missing or not tensorrt.versions
         advice = tensorrt_advice(tensorrt, info, error)
-        if tensorrt.targets and not is_missing:  # the builder says more, and keeps a log
+        if tensorrt.targets and not is_missing:  # the builder reports more, and writes a log
             target = tensorrt.targets[0].name
             advice = f"adadm build {model.path} --target {target} -o {model.path.stem}.engine"
     else:

@@ -1,4 +1,4 @@
-"""What the machine has: a GPU, memory, and room on its disks."""
+"""Checks of the machine: GPU, memory, and space on its disks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _MIB, _GIB = 2**20, 2**30
 
 
 def check_gpu(info: DeviceInfo) -> Observation:
-    """The GPU, and whether CUDA can use it."""
+    """Check the GPU and its use by CUDA."""
     gpu = info.gpu
     driver, cuda = gpu.driver, gpu.cuda_of_driver
     parts = (gpu.name, gpu.compute_capability, driver and f"driver {driver}")
-    shown = ", ".join(filter(None, (*parts, cuda and f"CUDA {cuda}"))) or "of a name unknown"
+    shown = ", ".join(filter(None, (*parts, cuda and f"CUDA {cuda}"))) or "of unknown name"
     try:
         with reraise_as_session_error():
             free, total = cuda_runtime.memory()
     except AdadmError as error:
         said, details = first_line(error), {**vars(gpu), "message": str(error)}
         if not info.has_gpu:
-            advice = "nvidia-smi shows what the driver sees; no GPU is needed for cpu and openvino"
+            advice = "nvidia-smi shows the driver's GPUs; cpu and openvino need none"
             return Observation("gpu", f"none: {said}", "missing", advice, details)
         text = f"{shown}; {said}"
         if isinstance(error, MissingDependencyError):
@@ -45,7 +45,7 @@ def check_gpu(info: DeviceInfo) -> Observation:
 
 
 def _cuda_advice(driver: str | None) -> str:
-    """For a GPU that CUDA cannot use: its bindings must not be newer than the driver."""
+    """Remedy for a GPU that CUDA cannot use: the bindings must not be newer than the driver."""
     bindings = installed_version("cuda-bindings")
     if driver and bindings and version_numbers(bindings)[0] > version_numbers(driver)[0]:
         return f"pip install 'cuda-bindings=={version_numbers(driver)[0]}.*'"
@@ -53,10 +53,10 @@ def _cuda_advice(driver: str | None) -> str:
 
 
 def check_memory(model: OnnxFile) -> Observation:
-    """Free memory, against what a photograph takes on the hungriest backend.
+    """Compare the free memory with the need of a photograph on the hungriest backend.
 
     Args:
-        model: bundled, with what export measured.
+        model: a bundled model, with the memory that export measured.
     """
     models = memory_models(model.metadata)
     backend = max(models, key=lambda name: models[name].bytes_for(_MEGAPIXEL))
@@ -70,10 +70,10 @@ def check_memory(model: OnnxFile) -> Observation:
 
 
 def check_disks(model: OnnxFile) -> list[Observation]:
-    """Room for temporary files, and for what `adadm quantize` keeps.
+    """Check the space for temporary files and for the cache of `adadm quantize`.
 
     Args:
-        model: bundled.
+        model: a bundled model.
     """
     gpus = max(len(target.compute_capabilities) for target in TARGETS.values())
     weights, name = len(model.content), model.path.name
@@ -82,14 +82,14 @@ def check_disks(model: OnnxFile) -> list[Observation]:
             "temporary files",
             lambda: Path(tempfile.gettempdir()),
             (1 + gpus) * weights,
-            f"{name}, and its weights in an engine for {gpus} GPUs",
+            f"{name} and its weights in an engine for {gpus} GPUs",
             "export TMPDIR=FOLDER",
         ),
         _check_disk(
             "cache",
             cache_folder,
             weights,
-            f"figures of its calibration, fewer than {name} has weights",
+            f"calibration figures, smaller than {name}",
             "export XDG_CACHE_HOME=FOLDER",
         ),
     ]
@@ -102,17 +102,17 @@ def _check_disk(
         folder = locate().absolute()
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free
-    except OSError as error:  # also where no folder takes temporary files: tempfile tries
+    except OSError as error:  # tempfile raises it too, if no folder is writable
         return Observation(name, first_line(error), "broken", advice)
     if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        return Observation(name, f"{folder} cannot be written", "broken", advice)
+        return Observation(name, f"{folder} is not writable", "broken", advice)
     return _check_room(name, free, needed, reason=reason, advice=advice, where=f" in {folder}")
 
 
 def _check_room(
     name: str, free: int, needed: int, *, reason: str, advice: str, where: str = ""
 ) -> Observation:
-    text = f"{_size(free)} free{where}; needed: {_size(needed)} ({reason})"
+    text = f"{_size(free)} free{where}; required: {_size(needed)} ({reason})"
     details = {"free_bytes": free, "needed_bytes": needed, "needed_for": reason}
     if free < needed:
         return Observation(name, text, "missing", advice, details)

@@ -1,4 +1,4 @@
-"""Which distributions are installed, by their own metadata: the toolkit and what its extras ask."""
+"""Installed distributions, by their metadata: the toolkit and the packages of its extras."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _REQUIREMENT = re.compile(
     ; \s* extra \s* == \s* ["'](?P<extra>[^"']+)["']""",
     re.VERBOSE,
 )
-"""One that only an extra makes; one that has other conditions too is left out."""
+"""A requirement of an extra; requirements with further conditions are ignored."""
 
 _ONE_MODULE = ("onnxruntime", "onnxruntime-gpu")
-"""The second has all that the first has; of both, what was installed last is imported."""
+"""The second includes the first. If both are installed, the later installation is imported."""
 _UNLISTED = {"opencv-python-headless": "cv2"}
-"""A module that JetPack and other distributions bring, under no such name."""
+"""Modules that JetPack and other systems install under another distribution name."""
 
 
 def check_python(info: DeviceInfo) -> Observation:
-    """Python, the toolkit and the system."""
+    """Check Python, the toolkit and the system."""
     version = installed_version(_OWN)
     system = ", ".join(filter(None, (info.board, info.os, info.machine)))
     details = {"python": platform.python_version(), _OWN: version}
     text = f"Python {platform.python_version()} on {system}; {_OWN} {version or 'not installed'}"
-    if version is None:  # its folders are on the path, and nothing says what it asks for
+    if version is None:  # only its folders are on the path: its requirements are unknown
         return Observation("python", text, "missing", f"pip install {_OWN}", details)
     return Observation("python", text, details=details)
 
 
 def check_extras() -> list[Observation]:
-    """What each extra of the toolkit asks for, and which of it is installed."""
+    """Check the packages of each extra of the toolkit."""
     if installed_version(_OWN) is None:
         return []
     return [_check_extra(extra) for extra in metadata.metadata(_OWN).get_all("Provides-Extra", [])]
 
 
 def install_command(extra: str, *, again: bool = False) -> str:
-    """The line that installs an extra, and first removes what would be in its way.
+    """Shell line that installs an extra, after removing packages in its way.
 
     Args:
-        again: also what seems to be installed.
+        again: reinstall packages that seem to be installed.
     """
     needed = _needed(_OWN, extra)
     present = [name for name in _ONE_MODULE if installed_version(name)]
@@ -72,7 +72,7 @@ def _check_extra(extra: str) -> Observation:
 
 
 def _needed(distribution: str, extra: str) -> dict[str, str]:
-    """What an extra brings, with the versions that it asks for; extras inside it are followed."""
+    """Packages of an extra with the required versions; nested extras are followed."""
     needed: dict[str, str] = {}
     lines = metadata.requires(distribution) if installed_version(distribution) else None
     for line in lines or ():
@@ -87,11 +87,11 @@ def _needed(distribution: str, extra: str) -> dict[str, str]:
 
 
 def _state(name: str, wanted: str) -> tuple[str, Verdict]:
-    """How a distribution is shown, and whether it will do."""
+    """Text and verdict for a distribution."""
     version = installed_version(name)
     both = {other: installed_version(other) for other in _ONE_MODULE}
     if name in both and all(both.values()):
-        return f"both {' and '.join(_ONE_MODULE)}, which are one module", "broken"
+        return f"both {' and '.join(_ONE_MODULE)}, which install the same module", "broken"
     if version is None and name == _ONE_MODULE[0] and both[_ONE_MODULE[1]]:
         name, version = _ONE_MODULE[1], both[_ONE_MODULE[1]]
     if version is None:
@@ -100,5 +100,5 @@ def _state(name: str, wanted: str) -> tuple[str, Verdict]:
         return f"no {name}", "missing"
     least = re.search(r">=\s*([\d.]+)", wanted)
     if least is not None and version_numbers(version) < version_numbers(least[1]):
-        return f"{name} {version}, older than {least[1]}", "broken"
+        return f"{name} {version}, required >= {least[1]}", "broken"
     return f"{name} {version}", "ok"

@@ -1,4 +1,4 @@
-"""Which targets engines can be built for here, and which of them a Jetson is."""
+"""Targets that engines can be built for here, and the target that a Jetson is."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from adadm.runtime.targets import TARGETS, Target
 _TITLES: dict[Flavour, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
 
 _JETPACKS = {(35, 2): "5.1", (36, 3): "6.0", (36, 4): "6.2", (38, 2): "7.1", (39, 2): "7.2"}
-"""By the first L4T of its major version that has it; of JetPacks with the same TensorRT, the one
-that is a target (https://developer.nvidia.com/embedded/jetpack-archive)."""
+"""JetPack by its first L4T (major, minor). Of JetPacks with the same TensorRT, only the one that is
+a target is listed (https://developer.nvidia.com/embedded/jetpack-archive)."""
 
 _JETPACK_TENSORRT = (
     "sudo apt install python3-libnvinfer && python3 -m venv --system-site-packages .venv"
 )
-_TRTEXEC = "usr/src/tensorrt/bin/trtexec"  # where NVIDIA's packages put it, as build.sh knows too
+_TRTEXEC = (
+    "usr/src/tensorrt/bin/trtexec"  # where NVIDIA's packages install it; build.sh looks there too
+)
 
 
 @dataclass(frozen=True)
 class TensorRT:
-    """What is installed of it, and what it can build on this machine.
+    """Installed flavours of TensorRT, and the targets that they can build here.
 
     Attributes:
-        versions: of each flavour that is installed; None where it cannot be loaded.
-        refusals: why no engines can be built for a target, by its name; None where they can.
+        versions: version by installed flavour; None if it cannot be loaded.
+        refusals: error that prevents building for a target, by its name; None if there is none.
     """
 
     versions: dict[Flavour, str | None]
@@ -45,10 +47,10 @@ class TensorRT:
 
     @classmethod
     def here(cls, model: OnnxFile) -> TensorRT:
-        """Of this machine, as the builder judges it.
+        """Examine this machine with the builder's checks.
 
         Args:
-            model: any; its form is not looked at.
+            model: any model; its form is not checked.
         """
         versions: dict[Flavour, str | None] = {}
         for flavour in get_args(Flavour):
@@ -59,12 +61,12 @@ class TensorRT:
 
     @property
     def targets(self) -> list[Target]:
-        """What engines can be built for here."""
+        """Targets that engines can be built for here."""
         return [TARGETS[name] for name, refusal in self.refusals.items() if refusal is None]
 
     @property
     def refusal(self) -> AdadmError:
-        """Why there is no target: what concerns the machine, sooner than what one of them lacks."""
+        """The reason why no target can be built; machine-wide reasons come first."""
         if not self.versions:
             return EngineError("neither TensorRT nor TensorRT for RTX is installed for this Python")
         refusals = [
@@ -99,7 +101,7 @@ def _refusal(model: OnnxFile, target: Target) -> AdadmError | None:
 
 
 def check_targets(tensorrt: TensorRT, info: DeviceInfo) -> Observation:
-    """What engines can be built for on this machine."""
+    """Check the targets that engines can be built for here."""
     refusals = tensorrt.refusals.items()
     details = {
         "tensorrt": dict(tensorrt.versions),
@@ -119,12 +121,14 @@ def check_targets(tensorrt: TensorRT, info: DeviceInfo) -> Observation:
 
 
 def tensorrt_advice(tensorrt: TensorRT, info: DeviceInfo, reason: AdadmError) -> str:
-    """What to do where nothing can be built, or an engine not be run.
+    """Remedy if no engine can be built or run here.
 
     Args:
-        reason: why not.
+        reason: the error that prevents it.
     """
-    if isinstance(reason, MissingDependencyError):  # CUDA's bindings: TensorRT is there
+    if isinstance(
+        reason, MissingDependencyError
+    ):  # CUDA's bindings are missing, TensorRT is installed
         return install_command("jetson")
     if info.is_jetson:
         return _JETPACK_TENSORRT
@@ -141,7 +145,7 @@ def tensorrt_advice(tensorrt: TensorRT, info: DeviceInfo, reason: AdadmError) ->
 
 
 def check_jetson(tensorrt: TensorRT, info: DeviceInfo) -> list[Observation]:
-    """Which target a Jetson is, and whether its TensorRT is that target's; none elsewhere."""
+    """Check that a Jetson has the TensorRT of its target; empty elsewhere."""
     if not info.is_jetson:
         return []
     board, l4t = info.board or "an unknown board", info.l4t or "unknown"
@@ -155,7 +159,7 @@ def check_jetson(tensorrt: TensorRT, info: DeviceInfo) -> list[Observation]:
     text = f"{text}: {target.name}, TensorRT {target.tensorrt}"
     refusal = tensorrt.refusals[target.name]
     if refusal is None:
-        return [Observation("jetson", f"{text}; {tensorrt} is here", details=details)]
+        return [Observation("jetson", f"{text}; installed: {tensorrt}", details=details)]
     if "tensorrt" not in tensorrt.versions:
         text = f"{text}; it is not installed for this Python"
         return [Observation("jetson", text, "missing", _JETPACK_TENSORRT, details)]
@@ -180,7 +184,7 @@ def _target_of(board: str, l4t: str, compute_capability: str | None) -> Target |
 
 
 def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Observation]:
-    """The program that `build.sh` of a bundle runs; nothing where there is no TensorRT.
+    """Check for trtexec, which `build.sh` of a bundle runs; empty without TensorRT.
 
     Args:
         root: where the file system begins.
@@ -191,5 +195,5 @@ def check_trtexec(tensorrt: TensorRT, root: Path) -> list[Observation]:
         return [Observation("trtexec", str(located))]
     if "tensorrt" not in tensorrt.versions:
         return []
-    text = f"none on the path, or at /{_TRTEXEC}; build.sh of a bundle runs it"
+    text = f"not on the path or at /{_TRTEXEC}; build.sh of a bundle runs it"
     return [Observation("trtexec", text, "missing", "sudo apt install libnvinfer-bin")]

@@ -1,4 +1,4 @@
-"""Watching a builder of TensorRT: what it says, how far it is, and stopping it."""
+"""Watch a TensorRT builder: keep its messages, report its progress, stop it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 from adadm.runtime.progress import Progress
 
 Message = tuple[str, str]
-"""Its severity, such as `ERROR` or `VERBOSE`, and its text."""
+"""Severity, such as `ERROR` or `VERBOSE`, and text."""
 Result = TypeVar("Result")
 
 ERRORS = ("INTERNAL_ERROR", "ERROR")
 _WAKE_S = 0.1
-_LAST_STEP_S = 60  # a step of the builder times kernels
+_LAST_STEP_S = 60  # the builder may be timing kernels
 
 
 def make_logger(trt: ModuleType, keep: Callable[[Message], object]) -> Any:
-    """A logger to hand to TensorRT, which prints nothing."""
+    """Make a logger for TensorRT that passes messages to `keep` and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def log(self, severity: Any, message: str) -> None:
@@ -30,21 +30,21 @@ def make_logger(trt: ModuleType, keep: Callable[[Message], object]) -> Any:
 
 
 def make_monitor(trt: ModuleType, progress: Progress, stop: threading.Event) -> Any:
-    """A progress monitor to hand to TensorRT, which tells percents and the phase.
+    """Make a progress monitor for TensorRT that reports percent and phase.
 
-    Phases nest: a phase of n steps that is within another one's step takes 1/n of that step.
-    The last of the open phases is the innermost.
+    Phases nest: a step of an inner phase of n steps is 1/n of a step of the outer one. The last
+    of the open phases is the innermost.
 
     Args:
-        stop: whether the builder is to stop, which it looks up after each of its steps.
+        stop: set to stop the builder, which checks it after each step.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             super().__init__()
-            self.lock = threading.Lock()  # phases may come from threads of the builder
+            self.lock = threading.Lock()  # the builder may report from several threads
             self.open: dict[str, list[int]] = {}  # name: steps done, steps
-            self.share = 0.0  # between two phases of a step the sum falls back
+            self.share = 0.0  # largest so far: the sum drops between two phases
 
         def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
             with self.lock:
@@ -76,11 +76,11 @@ def make_monitor(trt: ModuleType, progress: Progress, stop: threading.Event) -> 
 
 
 def run_stoppable(build: Callable[[], Result], stop: threading.Event | None) -> Result:
-    """Run a call that Python cannot interrupt in a thread, and stop it at Ctrl-C.
+    """Run an uninterruptible call in a thread, and stop it at Ctrl-C.
 
     Args:
-        stop: what its monitor looks at. A builder without one (TensorRT 8.x) is left behind in a
-            daemon thread, which ends with the process.
+        stop: event that the monitor checks. None for a builder without a monitor (TensorRT 8.x):
+            it is left in a daemon thread, which ends with the process.
     """
     future: Future[Result] = Future()
 
@@ -92,7 +92,7 @@ def run_stoppable(build: Callable[[], Result], stop: threading.Event | None) -> 
 
     threading.Thread(target=run, name="builder", daemon=True).start()
     try:
-        while not future.done():  # not Thread.join: interrupted, it takes the thread for ended
+        while not future.done():  # not Thread.join: an interrupt makes it treat the thread as ended
             wait([future], _WAKE_S)
     except KeyboardInterrupt:
         if stop is not None:

@@ -1,4 +1,4 @@
-"""Building an engine on this machine, with the manifest that says what it was made from."""
+"""Build an engine on this machine, with a manifest of its inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
 Machine = tuple[str, tuple[str, ...]]
-"""TensorRT's version, and the compute capabilities that it builds for."""
+"""TensorRT version and compute capabilities to build for."""
 
 
 def build(
@@ -32,27 +32,30 @@ def build(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> tuple[Manifest, bool]:
-    """Build an engine, unless the file there was made from the same.
+    """Build an engine, unless the existing file was made from the same inputs.
 
-    One build at a time in a folder: builders time kernels, and a device has memory for one.
+    Only one build at a time runs in a folder: builders time kernels, and a device has memory for
+    one.
 
     Args:
-        timing_cache: a file with what earlier builds have timed; made when missing.
-        force: build anew in any case.
+        timing_cache: file with kernel timings of earlier builds; made if missing.
+        force: build in any case.
 
     Returns:
-        The manifest, and whether it was built now.
+        The manifest; and True if the engine was built now.
 
     Raises:
-        EngineError: this machine is not the target, or building fails; what the builder said is
-            then in a file beside the engine, ending in `.log`.
+        EngineError: this machine is not the target, or building fails; the builder's messages
+            are then in a `.log` file beside the engine.
         MissingDependencyError: TensorRT is not installed.
     """
     machine = check_builds_here(recipe)
     settings = recipe.settings
     if recipe.flavour == "rtx":
         if timing_cache is not None:
-            raise EngineError("TensorRT for RTX times nothing when it builds: no --timing-cache")
+            raise EngineError(
+                "TensorRT for RTX times nothing when it builds; leave out --timing-cache"
+            )
         settings = replace(settings, compute_capabilities=machine[1])
     key = _manifest(recipe, machine, b"", ()).key
     with locked(engine, progress=progress):
@@ -80,26 +83,26 @@ def build(
             several = recipe.flavour == "rtx" and len(machine[1]) > 1
             remedy = "; name the GPUs that matter: --compute-capability" if several else ""
             raise EngineError(
-                f"{recipe.model.path}: {error}\nthe log is {log_path(engine)}{remedy}"
+                f"{recipe.model.path}: {error}\nsee the log {log_path(engine)}{remedy}"
             ) from error
         manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
         write_engine(engine, built.plan, manifest)
         if timing_cache is not None and built.timing_cache is not None:
             with written_whole(timing_cache) as partial:
                 partial.write_bytes(built.timing_cache)
-        log_path(engine).unlink(missing_ok=True)  # of a build that failed before
+        log_path(engine).unlink(missing_ok=True)  # of an earlier failure
     return manifest, True
 
 
 def log_path(engine: Path) -> Path:
-    """Where the builder's log is, if it fails."""
+    """Path of the builder's log, written if it fails."""
     return engine.with_name(f"{engine.name}.log")
 
 
 def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
-    """Take an engine that trtexec built by this recipe on this machine, and write its manifest.
+    """Copy an engine that trtexec built by this recipe on this machine, and write its manifest.
 
-    Nothing can check that the plan comes from the recipe: the caller vouches for it.
+    The caller vouches that the plan comes from the recipe: nothing can check it.
 
     Raises:
         EngineError: the plan is missing or empty, or this machine is not the target.
@@ -110,7 +113,7 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     except OSError as error:
         raise EngineError(f"{plan}: cannot be read ({error.strerror})") from error
     if not content:
-        raise EngineError(f"{plan} is empty: trtexec did not finish; build again")
+        raise EngineError(f"{plan} is empty, trtexec did not finish; build again")
     manifest = _manifest(recipe, machine, content, ())
     with locked(engine):
         write_engine(engine, content, manifest)
@@ -118,10 +121,10 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
 
 
 def check_builds_here(recipe: Recipe) -> Machine:
-    """Refuse a machine that cannot build it, before something builds for minutes.
+    """Refuse a machine that cannot build an engine, before minutes of building.
 
     Raises:
-        EngineError: it is not the target.
+        EngineError: the machine is not the target.
         MissingDependencyError: TensorRT is not installed.
         SessionError: there is no GPU.
     """
@@ -132,15 +135,15 @@ def check_builds_here(recipe: Recipe) -> Machine:
         if target.jetpack is None:
             raise
         raise EngineError(
-            f"an engine for {target.description} is built on that device, and TensorRT for Python "
-            f"is not installed here: adadm bundle --target {target.name} makes a folder that "
-            "builds it there, --print-command the line for trtexec"
+            f"an engine for {target.description} must be built on that device, and TensorRT for "
+            f"Python is not installed here; 'adadm bundle --target {target.name}' makes a folder "
+            "that builds it there, --print-command prints the line for trtexec"
         ) from error
     if not _has_version(target, version):
         raise EngineError(
-            f"this machine has TensorRT {version}, {target.name} has {target.tensorrt}: an engine "
-            "runs on the version that built it. Choose the target that this machine is, or build "
-            "on the device (adadm bundle)"
+            f"expected TensorRT {target.tensorrt} for {target.name}, got {version}: an engine runs "
+            "only on the version that built it. Choose the target of this machine, or build on the "
+            "device ('adadm bundle')"
         )
     capabilities = recipe.settings.compute_capabilities
     try:
@@ -152,8 +155,8 @@ def check_builds_here(recipe: Recipe) -> Machine:
     others = sorted(set(capabilities) - set(target.compute_capabilities))
     if target.compute_capabilities and others:
         raise EngineError(
-            f"{', '.join(others)} is not among the GPUs of {target.name}: "
-            f"{', '.join(target.compute_capabilities)}"
+            f"expected a GPU of {target.name} ({', '.join(target.compute_capabilities)}), got "
+            f"{', '.join(others)}"
         )
     return version, capabilities
 
@@ -187,16 +190,16 @@ def _manifest(
             "workspace_bytes": settings.workspace_bytes,
         },
         activation_bytes=activation_bytes or None,
-        metadata=replace(model.metadata, channel_maps=None).to_props(),  # which only graphs need
+        metadata=replace(model.metadata, channel_maps=None).to_props(),  # only for graphs
         ledger=ledger_beside(model.path, recipe.quantization),
     )
 
 
 def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What `adadm quantize` wrote beside a model, if it is this model's.
+    """The report of `adadm quantize` beside a model, if it belongs to this model.
 
     Args:
-        noted: what the model's metadata says of its quantization.
+        noted: quantization in the model's metadata.
     """
     path = report_path(model)
     if noted is None or not path.is_file():
@@ -205,6 +208,6 @@ def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] |
         report = read(dict[str, Any], path, error=EngineError)
         same = all(report[name] == noted[name] for name in ("precision", "target", "budget_db"))
         same = same and report["calibration"]["images_sha256"] == noted["images_sha256"]
-    except (EngineError, KeyError, TypeError):  # another tool's
+    except (EngineError, KeyError, TypeError):  # a file of another tool
         return None
     return report if same else None

@@ -1,4 +1,4 @@
-"""Where the execution contexts of an engine come from, and what they share."""
+"""Execution contexts of an engine, and the memory or caches that they share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_contexts(
     cuda_graphs: bool,
     runtime_cache: str | os.PathLike[str] | None,
 ) -> Contexts:
-    """The contexts that fit the TensorRT that is loaded.
+    """Make the contexts for the loaded version of TensorRT.
 
     Raises:
         SessionError: there is too little memory.
@@ -35,20 +35,20 @@ def make_contexts(
     if flavour == "rtx":
         cache = None if runtime_cache is None else Path(runtime_cache)
         return RtxContexts(module, engine, cuda_graphs=cuda_graphs, cache=cache)
-    if cuda_graphs and hasattr(engine, "device_memory_size_v2"):  # from 10.1 on
+    if cuda_graphs and hasattr(engine, "device_memory_size_v2"):  # TensorRT 10.1 or later
         return SharedMemoryContexts(module, engine)
     return Contexts(engine, captured=cuda_graphs)
 
 
 class Contexts:
-    """Makes the contexts of one engine: one, with memory of its own.
+    """Makes the contexts of one engine: a single one, with its own memory.
 
-    Before TensorRT 10 two contexts cannot be set to one profile, so that there is one graph at a
-    time; and without graphs no more than one is needed.
+    Before TensorRT 10, two contexts cannot use one profile, so there is one graph at a time.
+    Without graphs, one context is enough.
 
     Attributes:
-        most: how many there may be at once.
-        captured: whether their work is to be captured in CUDA graphs, by who runs them.
+        most: largest number of contexts at once.
+        captured: True if the caller should capture their work in CUDA graphs.
     """
 
     most = 1
@@ -57,19 +57,19 @@ class Contexts:
         self._engine, self.captured = engine, captured
 
     def new(self) -> trt.IExecutionContext | None:
-        """A context; None where TensorRT refuses."""
+        """Make a context; None if TensorRT refuses."""
         return self._engine.create_execution_context()
 
     def close(self) -> None:
-        """Free what they share, once they are gone."""
+        """Free shared resources, once the contexts are gone."""
         del self._engine
 
 
 class SharedMemoryContexts(Contexts):
-    """Contexts whose activations lie in the same memory, as one runs at a time.
+    """Contexts that share the memory of their activations, as one runs at a time.
 
-    A graph is only valid as long as the context that it was captured from is not set to other
-    shapes, so each of them has a context of its own.
+    A graph is valid only while its context keeps the shapes of the capture, so each graph has its
+    own context.
     """
 
     most = 4
@@ -94,16 +94,16 @@ class SharedMemoryContexts(Contexts):
 class RtxContexts(Contexts):
     """One context of TensorRT for RTX, which compiles kernels when it runs.
 
-    It captures graphs itself, for each shape once the kernels of that shape are compiled. A graph
-    of ours might keep the slow ones that it begins with, and is only possible for engines that were
-    built for it (`IExecutionContext.is_stream_capturable`).
+    TensorRT for RTX captures graphs itself, for each shape once its kernels are compiled. Our own
+    graph might keep the slow first kernels, and needs an engine built for it
+    (`IExecutionContext.is_stream_capturable`).
 
-    Kernels for a shape are compiled before its first run (`EAGER`). `LAZY`, the default, begins
-    with others while it compiles in the background: then results would depend on the time, by
-    roundings, and so would what is measured.
+    Kernels for a shape are compiled before its first run (`EAGER`). The default, `LAZY`, begins
+    with other kernels while it compiles in the background: rounding of results and measured times
+    would depend on the moment.
     """
 
-    _engine: Any  # stubs are those of TensorRT, and do not know the following
+    _engine: Any  # the stubs of TensorRT lack the following
 
     def __init__(
         self, module: ModuleType, engine: Any, *, cuda_graphs: bool, cache: Path | None
@@ -121,8 +121,8 @@ class RtxContexts(Contexts):
             content = cache.read_bytes() if cache.is_file() else b""
             if content and not compiled.deserialize(content):
                 _logger.warning(
-                    "%s was made for another GPU, driver or TensorRT for RTX: kernels are compiled "
-                    "anew, and it is written anew",
+                    "%s was made for another GPU, driver or TensorRT for RTX; kernels are compiled "
+                    "again and the file is replaced",
                     cache,
                 )
             self._config.set_runtime_cache(compiled)
@@ -141,7 +141,7 @@ class RtxContexts(Contexts):
 
 
 def _save(compiled: Any, path: Path, before: bytes) -> None:
-    """Write a runtime cache, if it is another than was read."""
+    """Write a runtime cache, if it has changed since it was read."""
     content = bytes(compiled.serialize())
     if content and content != before:
         with written_whole(path) as partial:

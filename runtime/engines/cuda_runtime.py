@@ -1,6 +1,6 @@
-"""What the toolkit needs of the CUDA runtime: checked calls, and objects that are freed once.
+"""Parts of the CUDA runtime: checked calls, and objects that are freed once.
 
-On a Jetson, where GPU and CPU share their memory, it is used the same way.
+A Jetson, where GPU and CPU share memory, is used the same way.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from adadm.runtime.errors import SessionError, require
 _Self = TypeVar("_Self", bound="_Owned")  # typing.Self needs Python 3.11
 
 _REMEDIES = {
-    "cudaErrorNoDevice": "no NVIDIA GPU is visible: look at nvidia-smi and CUDA_VISIBLE_DEVICES",
+    "cudaErrorNoDevice": "no NVIDIA GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES",
     "cudaErrorMemoryAllocation": "too little memory is free: end other programs, run smaller "
     "images or tiles (adadm upscale --tile), or build with a smaller --max",
 }
 
 
 def compute_capability() -> str:
-    """Of the current device, such as `SM87`.
+    """Compute capability of the current device, such as `SM87`.
 
     Raises:
         SessionError: there is no device, or no driver.
@@ -37,7 +37,7 @@ def compute_capability() -> str:
 
 
 def device_name() -> str:
-    """Of the current device, such as `Orin`.
+    """Name of the current device, such as `Orin`.
 
     Raises:
         SessionError: there is no device, or no driver.
@@ -46,17 +46,17 @@ def device_name() -> str:
 
 
 def driver_version() -> str | None:
-    """The CUDA version that the driver supports, such as `12.6`; None without a driver."""
+    """CUDA version that the driver supports, such as `12.6`; None without a driver."""
     return _version(_checked(_cudart().cudaDriverGetVersion()))
 
 
 def runtime_version() -> str | None:
-    """The CUDA version of the runtime library that cuda-python has loaded."""
+    """CUDA version of the runtime library that cuda-python has loaded."""
     return _version(_checked(_cudart().cudaRuntimeGetVersion()))
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of the current device that are free, and all of them.
+    """Free and total memory of the current device, bytes.
 
     Raises:
         SessionError: there is no device, or no driver.
@@ -66,15 +66,15 @@ def memory() -> tuple[int, int]:
 
 
 class _Owned:
-    """Something of CUDA's that is freed once: when closed, or with the object."""
+    """A CUDA resource that is freed once: when closed, or with the object."""
 
     def __init__(self, handle: Any, free: Callable[[Any], object]) -> None:
         self.handle = handle
-        # What `free` returns is not checked: it may be the error of earlier work, long reported.
+        # The result of `free` is not checked: it may be an earlier error, already reported.
         self._free = weakref.finalize(self, free, handle)
 
     def close(self) -> None:
-        """Free it. Twice is as good as once."""
+        """Free the resource. Idempotent."""
         self._free()
 
     def __enter__(self: _Self) -> _Self:
@@ -85,7 +85,7 @@ class _Owned:
 
 
 class Stream(_Owned):
-    """Work that is done in order, and does not wait for that of others."""
+    """A queue of work, done in order and independently of other streams."""
 
     def __init__(self) -> None:
         cudart = _cudart()
@@ -93,31 +93,31 @@ class Stream(_Owned):
         super().__init__(handle, cudart.cudaStreamDestroy)
 
     def __int__(self) -> int:
-        """As TensorRT takes it."""
+        """Handle, as TensorRT takes it."""
         return int(self.handle)
 
     def synchronize(self) -> None:
-        """Wait until all is done.
+        """Wait until all work is done.
 
         Raises:
-            SessionError: some of it failed.
+            SessionError: some work failed.
         """
         _checked(_cudart().cudaStreamSynchronize(self.handle))
 
 
 class Event(_Owned):
-    """A point in the work of a stream, with the time at which it is reached."""
+    """A point in the work of a stream, with the time when it is reached."""
 
     def __init__(self) -> None:
         cudart = _cudart()
         super().__init__(_checked(cudart.cudaEventCreate()), cudart.cudaEventDestroy)
 
     def record(self, stream: Stream) -> None:
-        """Put it after the work that the stream has now."""
+        """Place the event after the stream's current work."""
         _checked(_cudart().cudaEventRecord(self.handle, stream.handle))
 
     def synchronize(self) -> None:
-        """Wait until it is reached.
+        """Wait until the event is reached.
 
         Raises:
             SessionError: work before it failed.
@@ -125,15 +125,15 @@ class Event(_Owned):
         _checked(_cudart().cudaEventSynchronize(self.handle))
 
     def ms_since(self, earlier: Event) -> float:
-        """Milliseconds between two events that were reached."""
+        """Milliseconds between two events that have been reached."""
         return float(_checked(_cudart().cudaEventElapsedTime(earlier.handle, self.handle)))
 
 
 class HostBuffer(_Owned):
-    """Pinned memory of the CPU, which the GPU copies from and to while others work.
+    """Pinned CPU memory, which the GPU copies from and to in the background.
 
     Attributes:
-        bytes: the memory itself, uint8; not to be touched once the buffer is freed.
+        bytes: the memory, uint8; must not be used after the buffer is freed.
     """
 
     def __init__(self, size: int) -> None:
@@ -143,63 +143,63 @@ class HostBuffer(_Owned):
         self.bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(int(address)))
 
     def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Its beginning as an array."""
+        """View the beginning of the buffer as an array."""
         return self.bytes[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 class DeviceBuffer(_Owned):
-    """Memory of the GPU."""
+    """GPU memory."""
 
     def __init__(self, size: int) -> None:
         cudart = _cudart()
         super().__init__(_checked(cudart.cudaMalloc(size)), cudart.cudaFree)
 
     def __int__(self) -> int:
-        """Its address."""
+        """Address of the memory."""
         return int(self.handle)
 
     def upload(self, host: HostBuffer, size: int, stream: Stream) -> None:
-        """Copy the first `size` bytes from the CPU, when the stream comes to it."""
+        """Enqueue a copy of the first `size` bytes from the CPU."""
         cudart = _cudart()
         kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
         _checked(cudart.cudaMemcpyAsync(self.handle, host.handle, size, kind, stream.handle))
 
     def download(self, host: HostBuffer, size: int, stream: Stream) -> None:
-        """Copy the first `size` bytes to the CPU, when the stream comes to it."""
+        """Enqueue a copy of the first `size` bytes to the CPU."""
         cudart = _cudart()
         kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _checked(cudart.cudaMemcpyAsync(host.handle, self.handle, size, kind, stream.handle))
 
 
 class Graph(_Owned):
-    """Work that was captured, and is launched at once."""
+    """Captured work that is launched as a whole."""
 
     def __init__(self, handle: Any) -> None:
         super().__init__(handle, _cudart().cudaGraphExecDestroy)
 
     def launch(self, stream: Stream) -> None:
-        """Do the work again, at the same addresses."""
+        """Enqueue the work again, at the same addresses."""
         _checked(_cudart().cudaGraphLaunch(self.handle, stream.handle))
 
 
 def capture(stream: Stream, enqueue: Callable[[], bool]) -> Graph | None:
-    """What `enqueue` puts on a stream, which is not done yet.
+    """Capture the work that `enqueue` puts on a stream, without running it.
 
     Args:
-        enqueue: returns whether it could.
+        enqueue: returns True on success.
 
     Returns:
-        None where it holds something that cannot be captured, such as a loop.
+        The graph; None if some work cannot be captured, such as a loop.
     """
     cudart = _cudart()
     mode = cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
     _checked(cudart.cudaStreamBeginCapture(stream.handle, mode))
     try:
         enqueued = enqueue()
-    finally:  # or the stream could do nothing else
+    finally:  # else the stream stays blocked
         error, graph = cudart.cudaStreamEndCapture(stream.handle)
     if error != cudart.cudaError_t.cudaSuccess:
-        cudart.cudaGetLastError()  # takes it away, or it would be that of the next call
+        cudart.cudaGetLastError()  # clears the error, which the next call would return
         return None
     try:
         return Graph(_checked(cudart.cudaGraphInstantiate(graph, 0))) if enqueued else None
@@ -217,7 +217,7 @@ def _properties() -> Any:
 
 
 def _checked(returned: tuple[Any, ...]) -> Any:
-    """What a call returned, without its error."""
+    """Values that a call returned; raises its error."""
     error, *values = returned
     cudart = _cudart()
     if error != cudart.cudaError_t.cudaSuccess:
@@ -232,13 +232,13 @@ def _remedy_for_driver(name: str) -> str:
         return ""
     supported = driver_version()
     if supported is None:
-        return "this machine has no NVIDIA driver, and so no GPU to run on"
+        return "this machine has no NVIDIA driver; install one to use its GPU"
     return (
-        f"the driver supports CUDA {supported}, and cuda-python is that of {runtime_version()}: "
-        "update the driver, or install the cuda-python of its version"
+        f"the driver supports CUDA {supported}, cuda-python requires {runtime_version()}: update "
+        f"the driver, or install the cuda-python of CUDA {supported}"
     )
 
 
 def _version(number: int) -> str | None:
-    """12060 is 12.6; 0 is none."""
+    """Version text of a CUDA version number: 12060 is 12.6, 0 is None."""
     return f"{number // 1000}.{number % 1000 // 10}" if number else None

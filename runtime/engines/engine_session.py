@@ -1,4 +1,4 @@
-"""Running an engine on TensorRT or TensorRT for RTX."""
+"""Run an engine on TensorRT or TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 _logger = logging.getLogger(__name__)
-_WARM_UP = 3  # the plain run, the one that captures, and the first of a graph
+_WARM_UP = 3  # a plain run, the run that captures, and the first run of the graph
 
 
 class TensorRTSession(Session):
     """An engine with its manifest, loaded onto the GPU.
 
-    Buffers for the largest shapes of a profile are made when it is used first, on the GPU and
-    pinned on the CPU. From the second run of the same shapes on, its work is a CUDA graph.
+    Buffers for the largest shapes of a profile are made on its first use, on the GPU and pinned on
+    the CPU. From the second run of the same shapes on, the work is a CUDA graph.
 
     Args:
-        engine: a file that `adadm build` wrote.
-        trust: load an engine without a manifest too, which may run any code.
-        runtime_cache: where TensorRT for RTX keeps the kernels that it compiles when an engine
-            runs, for the next session; TensorRT compiles them when it builds.
-        flavour: of an engine without a manifest.
-        cuda_graphs: whether to use them.
+        engine: file that `adadm build` wrote.
+        trust: load an engine even without a manifest. An engine can run any code.
+        runtime_cache: file in which TensorRT for RTX keeps the kernels that it compiles at run
+            time, for later sessions. TensorRT compiles them when it builds.
+        flavour: flavour of an engine without a manifest.
+        cuda_graphs: use CUDA graphs.
 
     Attributes:
-        profiles: shapes by input name, one optimization profile an entry.
+        profiles: optimization profiles: shapes by input name.
 
     Raises:
-        EngineError: the file is not what its manifest says, or was built for another machine.
-        MissingDependencyError: that TensorRT is not installed, or cuda-bindings is not.
+        EngineError: the file does not match its manifest, or was built for another machine.
+        MissingDependencyError: that flavour of TensorRT, or cuda-bindings, is not installed.
         SessionError: there is no GPU, too little memory, or TensorRT cannot load the engine.
     """
 
@@ -78,8 +78,8 @@ class TensorRTSession(Session):
         self.metadata = ModelMetadata.from_props(manifest.metadata if manifest else {}, engine)
         self._lanes: OrderedDict[tuple[Shape, ...], _Lane] = OrderedDict()
         self._buffers: dict[int, dict[str, _Buffer]] = {}
-        self._errors: deque[str] = deque(maxlen=5)  # the last of them
-        self._owned = ExitStack()  # the last that is made is the first to be freed
+        self._errors: deque[str] = deque(maxlen=5)  # the latest messages
+        self._owned = ExitStack()  # freed in reverse order
         try:
             self._stream = self._owned.enter_context(cuda_runtime.Stream())
             loaded = self._loaded(module, plan)
@@ -114,13 +114,13 @@ class TensorRTSession(Session):
         return results
 
     def measure(self, feed: Mapping[str, FloatArray], seconds: float) -> list[float]:
-        """Milliseconds of each inference, run one after the other for a time, without copies.
+        """Time inferences in sequence, without copies, in milliseconds each.
 
-        The next inference always waits on the GPU while one is timed, so that the CPU, which puts
-        it there, is not part of the times. The first ones, not timed, warm up.
+        While one inference is timed, the next already waits on the GPU, so the times exclude the
+        CPU's enqueueing. A few runs before are not timed.
 
         Raises:
-            SessionError: as `run` does.
+            SessionError: as for `run`.
         """
         self._check(feed)
         lane = self._fed(feed)
@@ -160,14 +160,14 @@ class TensorRTSession(Session):
         try:
             runtime: trt.Runtime = module.Runtime(make_logger(module, keep))
             loaded: trt.ICudaEngine | None = runtime.deserialize_cuda_engine(plan)
-        except (RuntimeError, TypeError) as error:  # of pybind11, for an object that is none
+        except (RuntimeError, TypeError) as error:  # pybind11's, for an object that failed
             raise self._failure(f"{module.__name__} cannot load it: {error}") from error
         if loaded is None:
             raise self._failure(f"{module.__name__} {module.__version__} cannot load it")
         return loaded
 
     def _fed(self, feed: Mapping[str, FloatArray]) -> _Lane:
-        """The lane for the shapes of a feed, whose copies to the GPU are on the stream."""
+        """Lane for the shapes of a feed, with the copies to the GPU enqueued."""
         shapes = tuple(feed[spec.name].shape for spec in self.inputs)
         lane = self._lanes.get(shapes)
         if lane is None:
@@ -186,19 +186,19 @@ class TensorRTSession(Session):
             context = self._contexts.new()
         else:
             _, oldest = self._lanes.popitem(last=False)
-            oldest.close()  # its graph, which other shapes of its context would spoil
+            oldest.close()  # its graph is invalid for other shapes
             context = oldest.context
         if context is None:
-            raise self._failure("TensorRT makes no execution context")
+            raise self._failure("TensorRT cannot make an execution context")
         if context.active_optimization_profile != profile and not (
             context.set_optimization_profile_async(profile, int(self._stream))
         ):
-            raise self._failure(f"TensorRT does not change to profile {profile}")
+            raise self._failure(f"TensorRT cannot switch to profile {profile}")
         buffers = self._buffers_of(profile, context)
         outputs = self._set_shapes(context, by_name)
         for name, buffer in buffers.items():
             if not context.set_tensor_address(name, int(buffer.device)):
-                raise self._failure(f"TensorRT does not take a buffer for {name}")
+                raise self._failure(f"TensorRT refuses the buffer for {name}")
         return _Lane(context, buffers, outputs, self._contexts.captured)
 
     def _buffers_of(self, profile: int, context: trt.IExecutionContext) -> dict[str, _Buffer]:
@@ -220,26 +220,28 @@ class TensorRTSession(Session):
     def _set_shapes(
         self, context: trt.IExecutionContext, shapes: Mapping[str, Shape]
     ) -> dict[str, Shape]:
-        """Set those of the inputs; returns those of the outputs."""
+        """Set the shapes of the inputs; return those of the outputs."""
         for spec in self.inputs:
             if None in spec.shape and not context.set_input_shape(spec.name, shapes[spec.name]):
-                raise self._failure(f"TensorRT does not take {spec.name} {shapes[spec.name]}")
+                raise self._failure(f"TensorRT refuses {spec.name} {shapes[spec.name]}")
         try:
             unknown = context.infer_shapes()
         except RuntimeError as error:
-            raise self._failure(f"no shapes of outputs for {dict(shapes)}") from error
+            raise self._failure(
+                f"TensorRT cannot infer output shapes for {dict(shapes)}"
+            ) from error
         if unknown:
-            raise self._failure(f"TensorRT does not know the shapes of {', '.join(unknown)}")
+            raise self._failure(f"TensorRT cannot infer the shapes of {', '.join(unknown)}")
         return {spec.name: context.get_tensor_shape(spec.name)[:] for spec in self.outputs}
 
     def _enqueue(self, lane: _Lane) -> None:
-        """Put an inference on the stream."""
+        """Enqueue an inference on the stream."""
 
         def plainly() -> bool:
             return bool(lane.context.execute_async_v3(int(self._stream)))
 
         if lane.is_captured and lane.graph is None and lane.has_run:
-            # Not the first run, in which TensorRT sets itself up.
+            # Not the first run, in which TensorRT initialises itself.
             lane.graph = cuda_runtime.capture(self._stream, plainly)
             if lane.graph is None:
                 lane.is_captured = False
@@ -251,7 +253,7 @@ class TensorRTSession(Session):
         lane.has_run = True
 
     def _failure(self, what: str) -> SessionError:
-        """With what TensorRT said last."""
+        """Make an error with the latest messages of TensorRT."""
         said = "".join(f"\n  {message}" for message in self._errors)
         self._errors.clear()
         return SessionError(f"{self._path}: {what}{said}")
@@ -265,11 +267,11 @@ class _Buffer:
 
 @dataclass
 class _Lane:
-    """A context that is set to certain shapes, and its work for them.
+    """A context set to certain shapes, and its work for them.
 
     Attributes:
-        outputs: their shapes.
-        is_captured: whether its work is to be captured, and can be.
+        outputs: output shapes by name.
+        is_captured: True if the work should and can be captured.
     """
 
     context: trt.IExecutionContext

@@ -1,4 +1,4 @@
-"""What an engine is made from: a model in the form of a target, sizes, settings of the builder."""
+"""Inputs of an engine's build: a model in the form of a target, sizes, and builder settings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BatchHeightWidth = tuple[int, int, int]
 _Length = TypeVar("_Length", bound=int | str | None)
 
 _USUAL: BatchHeightWidth = (1, 256, 256)
-_AROUND = (3, 5, 4)  # from 3/4 to 5/4 of the usual size
+_AROUND = (3, 5, 4)  # 3/4 to 5/4 of the usual size
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """N, H and W: the least, the usual and the largest that an engine takes."""
+    """Least, usual and largest N, H and W of an engine."""
 
     minimum: BatchHeightWidth
     optimum: BatchHeightWidth
@@ -31,11 +31,11 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that an engine is made from.
+    """All inputs of an engine's build.
 
     Attributes:
-        profiles: empty for a model of one size.
-        settings: of the builder.
+        profiles: optimization profiles; empty for a model of one size.
+        settings: builder settings.
     """
 
     model: OnnxFile
@@ -49,18 +49,18 @@ class Recipe:
 
     @property
     def quantization(self) -> dict[str, Any] | None:
-        """What `adadm quantize` noted; None for a float32 export."""
+        """Quantization that `adadm quantize` recorded; None for a float32 export."""
         return self.model.metadata.quantization
 
     @property
     def usual_shapes(self) -> dict[str, Shape]:
-        """Of each input, for the first profile; empty for a model of one size."""
+        """Usual shape by input in the first profile; empty for a model of one size."""
         usual = self.profiles[0] if self.profiles else {}
         return {name: shape.optimum for name, shape in usual.items()}
 
     @property
     def first_bounds(self) -> Bounds:
-        """N, H and W of the first profile, or the one size that there is."""
+        """Bounds of the first profile, or the single size of the model."""
         if self.profiles:
             return Bounds(*map(_size, astuple(self.profiles[0]["lr"])))
         (shape,) = (spec.shape for spec in self.model.inputs if spec.name == "lr")
@@ -73,7 +73,7 @@ class Recipe:
 
 
 def default_bounds(optimum: BatchHeightWidth = _USUAL) -> Bounds:
-    """A small range around what will be run: memory follows the largest shape."""
+    """Bounds close to the usual size, because the largest shape sets the memory."""
     batch, height, width = optimum
     low, high, whole = _AROUND
     return Bounds(
@@ -84,21 +84,21 @@ def default_bounds(optimum: BatchHeightWidth = _USUAL) -> Bounds:
 
 
 def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[dict[str, Profile]]:
-    """A profile for each of the bounds, by default one; none for inputs of fixed sizes.
+    """One profile for each bounds, by default one; none for inputs of fixed sizes.
 
     Raises:
-        EngineError: the bounds are in no order, or there are sizes that they do not set.
+        EngineError: the bounds are out of order, or do not set all free sizes.
     """
     lr = next((spec for spec in inputs if spec.name == "lr"), None)
     if lr is None or len(lr.shape) != 4:
         listed = ", ".join(f"{spec.name} {spec.shape}" for spec in inputs)
-        raise EngineError(f"the model reads {listed}, expected lr of four dimensions")
+        raise EngineError(f"expected a model that reads lr of four dimensions, got {listed}")
     if all(isinstance(size, int) for spec in inputs for size in spec.shape):
         fixed = _size(lr.shape)
         if others := {size for bound in bounds for size in astuple(bound)} - {fixed}:
             raise EngineError(
-                f"the model takes {fixed} (N, H, W) alone, asked was {sorted(others)[0]}: leave "
-                "the sizes out, or export it without --static"
+                f"the model takes only {fixed} (N, H, W), got {sorted(others)[0]}; leave the sizes "
+                "out, or export it without --static"
             )
         return []
     bounds = bounds or [default_bounds()]
@@ -107,16 +107,15 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
         sizes = dict(zip(_size(lr.shape), size, strict=True))
         for fixed, wanted in sizes.items():
             if isinstance(fixed, int) and fixed != wanted:
-                raise EngineError(f"lr is {lr.shape}, and {wanted} is asked in place of {fixed}")
+                raise EngineError(f"lr is {lr.shape}: expected {fixed}, got {wanted}")
         if unknown := [s for s in spec.shape if not isinstance(s, int) and s not in sizes]:
-            raise EngineError(f"{spec.name} is {spec.shape}: nothing says what {unknown[0]} is")
+            raise EngineError(f"{spec.name} is {spec.shape}: the size {unknown[0]} is unknown")
         return tuple(s if isinstance(s, int) else sizes[s] for s in spec.shape)
 
     for sizes in map(astuple, bounds):
         if not all(1 <= low <= usual <= high for low, usual, high in zip(*sizes, strict=True)):
             raise EngineError(
-                f"the sizes {', '.join(map(str, sizes))} (N, H, W) are in no order: min, opt and "
-                "max, each no larger than the next"
+                f"expected --min <= --opt <= --max in N, H and W, got {', '.join(map(str, sizes))}"
             )
     return [
         {s.name: Profile(*(shape(s, size) for size in astuple(bound))) for s in inputs}
@@ -125,7 +124,7 @@ def profiles_of(inputs: Sequence[TensorSpec], bounds: Sequence[Bounds]) -> list[
 
 
 def _size(shape: tuple[_Length, ...]) -> tuple[_Length, _Length, _Length]:
-    """N, H and W of `lr`: an image (N, H, W, 3), or (N, 3, H, W)."""
+    """N, H and W of `lr`, which is (N, H, W, 3) or (N, 3, H, W)."""
     batch, *rest = shape
     height, width = rest[:2] if rest[-1] == 3 else rest[1:]
     return batch, height, width
@@ -138,17 +137,17 @@ def make_recipe(
     compute_capabilities: Sequence[str] = (),
     workspace_bytes: int | None = None,
 ) -> Recipe:
-    """Check that a model has the form of a target, and say how its engine is built.
+    """Check that a model has the form of a target, and make the recipe of its engine.
 
     Raises:
-        EngineError: it has another form, or the target has no engines.
+        EngineError: the model has another form, or the target has no engines.
     """
     if target.tensorrt is None:
-        raise EngineError(f"{target.name} has no engines: it runs the ONNX model itself")
+        raise EngineError(f"{target.name} needs no engine: it runs the ONNX model itself")
     if compute_capabilities and not target.is_rtx:
         raise EngineError(
-            f"{target.name} builds for the GPU that is present; only tensorrt-rtx can be told "
-            "another compute capability"
+            f"{target.name} builds for the GPU here; leave out --compute-capability, which only "
+            "tensorrt-rtx takes"
         )
     profiles = profiles_of(model.inputs, bounds)
     _check_form(model, target)
@@ -161,28 +160,28 @@ def _check_form(model: OnnxFile, target: Target) -> None:
     check_lowered(model, target)
     problems = []
     if model.opset > target.opset:
-        problems.append(f"it has opset {model.opset}, at most {target.opset} is understood")
+        problems.append(f"expected at most opset {target.opset}, got {model.opset}")
     if model.has_functions and not target.functions:
-        problems.append("its modulators are functions, which are not understood")
+        problems.append("expected inlined modulators, got functions")
     if problems:
         raise EngineError(
             f"{model.path} does not fit {target.name}: {'; '.join(problems)}. Export it with "
             f"--opset {target.opset}{'' if target.functions else ' --modulator inline'}, or let "
-            "adadm bundle bring it into that form"
+            "'adadm bundle' convert it"
         )
 
 
 def check_lowered(model: OnnxFile, target: Target) -> None:
-    """Refuse a model that `adadm quantize` made for targets of another form.
+    """Refuse a model that `adadm quantize` lowered for a target of another form.
 
     Raises:
-        EngineError: it did.
+        EngineError: the model was lowered for another form.
     """
     made_for = TARGETS.get(model.metadata.target or "")
     if made_for and made_for.form != target.form:
         raise EngineError(
-            f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), {target.name} "
-            f"reads another form ({_named(target)}): adadm quantize --target {target.name}"
+            f"{model.path} was lowered for {made_for.name} ({_named(made_for)}), but {target.name} "
+            f"requires {_named(target)}: adadm quantize --target {target.name}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Arguments that say which sizes an engine takes."""
+"""Arguments for the sizes that an engine takes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _MIB = 2**20
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which sizes an engine takes, and what its builder may."""
+    """Add the options for an engine's sizes and its builder's memory."""
     for name, words in (
-        ("opt", "the usual size; give it again for another profile; default: 1x256x256"),
-        ("min", "the least size, once for each --opt; default: 3/4 of the usual sides"),
-        ("max", "the largest, which sets the memory; default: 5/4 of the usual sides"),
+        ("opt", "usual size; repeat for another profile; default: 1x256x256"),
+        ("min", "least size, once for each --opt; default: 3/4 of the usual sides"),
+        ("max", "largest size, which sets the memory; default: 5/4 of the usual sides"),
     ):
         parser.add_argument(
             f"--{name}", type=size, action="append", default=[], metavar="NxHxW", help=words
@@ -25,15 +25,15 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         "--workspace",
         type=lambda text: positive(text) * _MIB,
         metavar="MIB",
-        help="scratch that the builder may take",
+        help="limit of the builder's scratch memory, MiB",
     )
 
 
 def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:
-    """What `add_sizes` was given, completed by a small range around the usual sizes; or nothing.
+    """Bounds from the options of `add_sizes`, with defaults around the usual sizes; may be empty.
 
     Raises:
-        EngineError: there are more or fewer of the least or largest sizes than profiles.
+        EngineError: the number of least or largest sizes differs from that of the profiles.
     """
     if not (arguments.opt or arguments.min or arguments.max):
         return []
@@ -41,8 +41,8 @@ def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:
     for name, sizes in (("min", arguments.min), ("max", arguments.max)):
         if sizes and len(sizes) != len(around):
             raise EngineError(
-                f"--{name} is given {len(sizes)} times and --opt {len(arguments.opt)} times; each "
-                "profile needs its own --opt"
+                f"expected --{name} as often as --opt ({len(arguments.opt)} times), got "
+                f"{len(sizes)}; each profile needs its own --opt"
             )
     least = arguments.min or [usual.minimum for usual in around]
     most = arguments.max or [usual.maximum for usual in around]

@@ -1,7 +1,7 @@
-"""The one place that knows `tensorrt` and `tensorrt_rtx`, which share most of their interface.
+"""The one place that uses `tensorrt` and `tensorrt_rtx`, which share most of their interface.
 
-TensorRT for RTX parses and builds on a machine without a GPU, for the architectures that it is
-told; TensorRT proper needs the device.
+TensorRT for RTX parses and builds on a machine without a GPU, for given architectures; TensorRT
+proper needs the device.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MODULES: dict[Flavour, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
 @dataclass(frozen=True)
 class Profile:
-    """The smallest, the usual and the largest shape of one input."""
+    """Smallest, usual and largest shape of one input."""
 
     minimum: Shape
     optimum: Shape
@@ -41,17 +41,18 @@ class Profile:
 
 
 Profiles = Sequence[Mapping[str, Profile]]
-"""One optimization profile an entry: input name to shapes. Empty for inputs of fixed sizes."""
+"""Optimization profiles: shapes by input name. Empty for inputs of fixed sizes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How an engine is built. TensorFloat-32, which keeps 11 bits of a factor, is always off.
+    """Settings of a build. TensorFloat-32, which keeps 11 bits of a factor, is always off.
 
     Attributes:
-        compute_capabilities: such as `SM89`, for TensorRT for RTX only; without, the GPU present.
-        weak_typing: what the builder may choose; None for strong typing.
-        workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
+        compute_capabilities: GPUs to build for, such as `SM89`; TensorRT for RTX only. Empty for
+            the GPU here.
+        weak_typing: types that the builder may choose; None for strong typing.
+        workspace_bytes: limit of the builder's scratch memory; None leaves it to TensorRT.
         detailed: put the names of all kernels into the plan, and count them.
     """
 
@@ -66,15 +67,15 @@ DEFAULTS = Settings()
 
 @dataclass(frozen=True)
 class Engine:
-    """A serialized engine, and what its builder said of it.
+    """A serialized engine, and figures that its builder reported.
 
     Attributes:
-        plan: what a runtime loads.
-        layers: kernels of one inference, after fusion; None where the builder does not list them,
-            or was not asked for details.
-        activation_bytes: for each profile, device memory of one execution context at the largest
-            shapes; empty where the builder does not say.
-        timing_cache: what the builder has timed, for the next build; None where there is none.
+        plan: the engine that a runtime loads.
+        layers: number of kernels of one inference, after fusion; None without `detailed`, or if
+            the builder does not list them.
+        activation_bytes: device memory of one execution context at the largest shapes, by
+            profile; empty if not reported.
+        timing_cache: kernel timings for the next build; None if there are none.
     """
 
     plan: bytes
@@ -96,7 +97,7 @@ def load_tensorrt(flavour: Flavour) -> ModuleType:
     """Import TensorRT.
 
     Raises:
-        MissingDependencyError: that flavour is not installed.
+        MissingDependencyError: the flavour is not installed.
     """
     return require(_MODULES[flavour], extra=flavour)
 
@@ -107,13 +108,13 @@ def parse(
     """Parse a serialized ONNX model.
 
     Args:
-        weak: the builder chooses types; without, those of the graph hold where TensorRT knows
-            strong typing, which it does from 9 on.
-        log: where messages go.
+        weak: let the builder choose types. Else the types of the graph hold, if TensorRT has
+            strong typing (9 and later).
+        log: receives the messages.
 
     Raises:
-        EngineError: it is no model for a backend (`checked_onnx`), or the parser refuses it; the
-            message names each node and the reason.
+        EngineError: `checked_onnx` or the parser refuses the model; the message names each node
+            and the reason.
     """
     trt = load_tensorrt(flavour)
     logger = make_logger(trt, ([] if log is None else log).append)
@@ -139,13 +140,13 @@ def build_engine(
     log: list[Message] | None = None,
     progress: Progress = SILENT,
 ) -> Engine:
-    """Build an engine. Ctrl-C stops the builder, where it can be stopped (TensorRT 10 and later).
+    """Build an engine. Ctrl-C stops the builder (TensorRT 10 and later).
 
     Args:
         model: a serialized ONNX model.
-        timing_cache: of an earlier build; empty begins one; None keeps none.
-        log: where messages go.
-        progress: told percents and the builder's phase; TensorRT 10 and later.
+        timing_cache: timings of an earlier build; empty to begin a cache; None for no cache.
+        log: receives the messages.
+        progress: receives percent and the builder's phase (TensorRT 10 and later).
 
     Raises:
         EngineError: parsing or building fails.
@@ -172,7 +173,7 @@ def build_engine(
         cache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
             raise EngineError(
-                "the timing cache is damaged, or of another GPU or TensorRT: delete it, or name "
+                "the timing cache is damaged, or from another GPU or TensorRT; delete it, or name "
                 "another file"
             )
 
@@ -202,14 +203,14 @@ def _set_compute_capabilities(trt: ModuleType, config: Any, names: Sequence[str]
         capability = getattr(trt.ComputeCapability, name, None)
         if capability is None:
             known = sorted(n for n in dir(trt.ComputeCapability) if n.startswith("SM"))
-            raise EngineError(f"no compute capability {name}; known: {', '.join(known)}")
+            raise EngineError(f"expected compute capability {', '.join(known)}, got {name}")
         config.set_compute_capability(capability, index)
 
 
 def _creation_flags(trt: ModuleType, *, weak: bool) -> int:
-    """Strongly typed where that exists (9 and later), explicit batch where that is asked (8.x).
+    """Flags of a network: strongly typed if possible (9 and later), else explicit batch (8.x).
 
-    Enum integers moved between 10 and 11, so they are looked up by name.
+    Enum values changed between 10 and 11, so they are looked up by name.
     """
     flags = trt.NetworkDefinitionCreationFlag
     names = ("EXPLICIT_BATCH",) if weak else ("STRONGLY_TYPED", "EXPLICIT_BATCH")

@@ -1,4 +1,4 @@
-"""What an engine reads and returns: its tensors, and the shapes that its profiles hold."""
+"""Inputs and outputs of an engine, and the shapes that its profiles allow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from adadm.runtime.models.tensor_spec import TensorSpec
 if TYPE_CHECKING:
     import tensorrt as trt
 
-# By name: `trt.nptype` of 8.x needs a NumPy before 1.24.
+# By name, because `trt.nptype` of 8.x needs NumPy before 1.24.
 _DTYPES = {
     "FLOAT": np.float32,
     "HALF": np.float16,
@@ -31,10 +31,11 @@ _DTYPES = {
 def engine_tensors(
     module: ModuleType, engine: trt.ICudaEngine
 ) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """The inputs, and the outputs.
+    """Inputs and outputs of an engine.
 
     Raises:
-        SessionError: one has a data type that NumPy lacks, or is read on the CPU, as shapes are.
+        SessionError: a tensor has a data type that NumPy lacks, or is read on the CPU, as shapes
+            are.
     """
     inputs: list[TensorSpec] = []
     outputs: list[TensorSpec] = []
@@ -48,7 +49,7 @@ def engine_tensors(
 def engine_profiles(
     engine: trt.ICudaEngine, inputs: list[TensorSpec]
 ) -> tuple[dict[str, Profile], ...]:
-    """Shapes by input name, one optimization profile an entry."""
+    """Optimization profiles of an engine: shapes by input name."""
     return tuple(
         {spec.name: _profile(engine, spec, index) for spec in inputs}
         for index in range(engine.num_optimization_profiles)
@@ -56,10 +57,10 @@ def engine_profiles(
 
 
 def choose_profile(profiles: Profiles, shapes: Mapping[str, Shape]) -> int:
-    """The index of the profile that was built for the smallest shapes, of those that hold some.
+    """Index of the profile with the smallest usual shapes, of those that allow `shapes`.
 
     Raises:
-        SessionError: none does.
+        SessionError: no profile allows the shapes.
     """
     holding = [
         index
@@ -68,13 +69,13 @@ def choose_profile(profiles: Profiles, shapes: Mapping[str, Shape]) -> int:
     ]
     if not holding:
         raise SessionError(
-            f"{_listed(shapes)} is outside of every profile of the engine:\n"
+            f"{_listed(shapes)} is outside every profile of the engine:\n"
             + "\n".join(
                 f"  {index}: {_listed({n: p.minimum for n, p in profile.items()})} to "
                 f"{_listed({n: p.maximum for n, p in profile.items()})}"
                 for index, profile in enumerate(profiles)
             )
-            + "\nBuild one that holds it (adadm build --min --opt --max), or run an image in "
+            + "\nBuild an engine for it (adadm build --min --opt --max), or run the image in "
             "tiles: adadm upscale --tile"
         )
     return min(
@@ -97,8 +98,8 @@ def _spec(module: ModuleType, engine: trt.ICudaEngine, name: str) -> TensorSpec:
     dtype = engine.get_tensor_dtype(name).name
     if dtype not in _DTYPES or engine.get_tensor_location(name) != module.TensorLocation.DEVICE:
         raise SessionError(
-            f"{name} is {dtype} on the {engine.get_tensor_location(name).name}, expected one of "
-            f"{', '.join(_DTYPES)} on the DEVICE: such an engine cannot be run here"
+            f"{name}: expected one of {', '.join(_DTYPES)} on the DEVICE, got {dtype} on the "
+            f"{engine.get_tensor_location(name).name}; such an engine cannot be run here"
         )
     lengths = tuple(None if n < 0 else n for n in engine.get_tensor_shape(name)[:])
     return TensorSpec(name, lengths, np.dtype(_DTYPES[dtype]))
@@ -106,7 +107,7 @@ def _spec(module: ModuleType, engine: trt.ICudaEngine, name: str) -> TensorSpec:
 
 def _profile(engine: trt.ICudaEngine, spec: TensorSpec, index: int) -> Profile:
     fixed = tuple(length for length in spec.shape if isinstance(length, int))
-    if len(fixed) == len(spec.shape):  # of which TensorRT has no profile
+    if len(fixed) == len(spec.shape):  # TensorRT has no profile for it
         return Profile(fixed, fixed, fixed)
     minimum, optimum, maximum = engine.get_tensor_profile_shape(spec.name, index)
     return Profile(minimum[:], optimum[:], maximum[:])

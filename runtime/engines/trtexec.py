@@ -1,8 +1,8 @@
 """Command lines for `trtexec`, NVIDIA's program that builds, times and runs engines.
 
-Its options differ from version to version, and one that it does not know ends it with an error.
-`trtexec_options.json` has what each version takes, as scripts/update_trtexec_options.py read it
-from the sources; facts about their meaning below are from the same sources.
+Its options differ between versions, and an unknown option is an error. `trtexec_options.json` lists
+the options of each version, read from the sources by scripts/update_trtexec_options.py. Facts about
+their meaning below are from the same sources.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from adadm.runtime.targets import Target
 Version = tuple[int, ...]
 
 _ALIKE = ("--noDataTransfers", "--useCudaGraph", "--useSpinWait", "--separateProfileRun")
-"""What TensorRT 11 does without being told: there they only draw warnings."""
+"""Options for comparable times. TensorRT 11 does this by default and warns of the options."""
 _TIMED = ("--warmUp=1000", "--duration=10", "--iterations=50", "--percentile=99")
-"""Milliseconds, seconds, and at least so many inferences; the median is shown in any case."""
+"""Milliseconds, seconds, and least number of inferences; the median is always shown."""
 _ONCE = ("--warmUp=0", "--duration=0", "--iterations=1")
 
 
 def options_of(tensorrt: str) -> frozenset[str]:
-    """The options that trtexec takes: of the newest known version that is not newer.
+    """Options of trtexec, from the newest known version that is not newer than `tensorrt`.
 
     Args:
-        tensorrt: such as `10.3`.
+        tensorrt: a version, such as `10.3`.
 
     Raises:
-        EngineError: none of the same major version is known.
+        EngineError: no such version of the same major version is known.
     """
     wanted, table = _numbers(tensorrt), _table()
     older = [version for version in table if version[0] == wanted[0] and version <= wanted]
     if not older:
         versions = ", ".join(".".join(map(str, version)) for version in sorted(table))
         raise EngineError(
-            f"the options of trtexec {tensorrt} are not known, those of {versions} are; add the "
+            f"expected a trtexec whose options are known ({versions}), got {tensorrt}; add the "
             "version to scripts/update_trtexec_options.py and run it"
         )
     return table[max(older)]
@@ -55,25 +55,25 @@ def build_command(
     settings: Settings = DEFAULTS,
     timing_cache: str | None = None,
 ) -> list[str]:
-    """Build an engine as `adadm build` does on the device, and measure nothing.
+    """Command that builds an engine as `adadm build` does on the device, without measuring.
 
     Args:
-        profiles: empty for a model of one size.
-        settings: of the builder, as `adadm build` takes them.
+        profiles: optimization profiles; empty for a model of one size.
+        settings: builder settings, as of `adadm build`.
 
     Raises:
-        EngineError: the target has no trtexec, or its trtexec cannot be told this.
+        EngineError: the target has no trtexec, or its trtexec lacks an option for this.
     """
     options = _options(target)
     argv = ["trtexec", f"--onnx={model}", f"--saveEngine={engine}"]
     if settings.weak_typing is not None:
         argv += settings.weak_typing.trtexec_options(_pairs)
-    elif "--fp16" in options:  # there is weak typing too, and it is the default
+    elif "--fp16" in options:  # weak typing exists and is the default
         argv.append("--stronglyTyped")
-    argv.append("--noTF32")  # off as in the engines of `adadm build`, whose outputs are compared
+    argv.append("--noTF32")  # as in `adadm build`, for comparable outputs
     argv.append("--skipInference" if "--skipInference" in options else "--buildOnly")
     if settings.workspace_bytes is not None:
-        # MiB without a unit in each version; fractions are read, suffixes only from 10 on.
+        # All versions read MiB without a unit, with fractions; suffixes need 10 or later.
         argv.append(f"--memPoolSize=workspace:{settings.workspace_bytes / 2**20:.17g}")
     if timing_cache is not None:
         argv.append(f"--timingCacheFile={timing_cache}")
@@ -81,13 +81,13 @@ def build_command(
 
 
 def timing_command(engine: str, target: Target, shapes: Mapping[str, Shape]) -> list[str]:
-    """Time an engine, so that the numbers of different versions compare.
+    """Command that times an engine, with comparable numbers between versions.
 
     Args:
-        shapes: inside the first profile; empty for a model of one size.
+        shapes: shapes inside the first profile; empty for a model of one size.
 
     Raises:
-        EngineError: the target has no trtexec, or a name cannot be written.
+        EngineError: the target has no trtexec, or trtexec cannot read a name.
     """
     alike = () if "--includeDataTransfers" in _options(target) else _ALIKE
     return ["trtexec", f"--loadEngine={engine}", *_shapes(shapes), *alike, *_TIMED]
@@ -100,18 +100,18 @@ def output_command(
     shapes: Mapping[str, Shape],
     output: str,
 ) -> list[str]:
-    """Run one inference on given inputs and write what comes out.
+    """Command that runs one inference on given inputs and writes the outputs.
 
     Args:
-        inputs: input name to a file of raw values in C order, in the data type of the input and
-            no longer or shorter than its shape.
-        shapes: inside the first profile; empty for a model of one size.
-        output: a JSON file: a list of `{"name": "sr", "dimensions": "1x3x64x64", "values": [...]}`,
-            flat in C order. Values have 6 significant digits, such as 123.456; nan and inf are
-            spelled as C++ does, and uint8 is raw characters before 10.16: these are not JSON.
+        inputs: file by input name, with raw values in C order, in the data type of the input and
+            exactly as long as its shape.
+        shapes: shapes inside the first profile; empty for a model of one size.
+        output: JSON file to write: a list of `{"name": "sr", "dimensions": "1x3x64x64", "values":
+            [...]}`, flat in C order. Values have 6 significant digits, such as 123.456. Not valid
+            JSON are nan and inf, spelled as in C++, and uint8 before 10.16, in raw characters.
 
     Raises:
-        EngineError: the target has no trtexec, or a name or path cannot be written.
+        EngineError: the target has no trtexec, or trtexec cannot read a name or path.
     """
     _options(target)
     loaded = [_pairs("loadInputs", inputs), *_shapes(shapes), f"--exportOutput={output}"]
@@ -119,20 +119,20 @@ def output_command(
 
 
 def shell_line(argv: Sequence[str]) -> str:
-    """The command for a POSIX shell, one option a line."""
+    """Format a command for a POSIX shell, one option a line."""
     return " \\\n    ".join(map(shlex.quote, argv))
 
 
 def _shape_ranges(profiles: Profiles, target: Target, options: frozenset[str]) -> list[str]:
     if len(profiles) > 1 and "--profile" not in options:
         raise EngineError(
-            f"trtexec {target.tensorrt} builds engines of one profile, and {len(profiles)} are "
-            "asked for: build an engine for each, or one profile that holds all sizes"
+            f"trtexec {target.tensorrt} builds engines of one profile, got {len(profiles)}; "
+            "build an engine for each, or one profile that holds all sizes"
             + (f"; or run `adadm build` on the device ({target.description})" * target.runs_runtime)
         )
     argv = []
     for index, profile in enumerate(profiles):
-        if len(profiles) > 1:  # what belongs to a profile must follow it directly
+        if len(profiles) > 1:  # its shapes must follow directly
             argv.append(f"--profile={index}")
         argv += _shapes({name: shape.minimum for name, shape in profile.items()}, "minShapes")
         argv += _shapes({name: shape.optimum for name, shape in profile.items()}, "optShapes")
@@ -146,17 +146,17 @@ def _shapes(shapes: Mapping[str, Shape], option: str = "shapes") -> list[str]:
 
 
 def _pairs(option: str, values: Mapping[str, str]) -> str:
-    """`--option=NAME:VALUE,...`.
+    """Format `--option=NAME:VALUE,...`.
 
-    trtexec splits at each comma first, takes apostrophes away as quotes, and splits a pair at its
-    last colon: a name may have colons. The name `*` means all layers.
+    trtexec splits at each comma first, removes apostrophes as quotes, and splits a pair at its
+    last colon, so a name may have colons. The name `*` means all layers.
     """
     for name, value in values.items():
         if name in ("", "*") or not value or set(name) & set(",'") or set(value) & set(",':"):
             raise EngineError(
-                f"trtexec cannot read {name!r}:{value!r} in --{option}: a name may have no comma "
-                "or apostrophe and not be an asterisk alone, a value may have no comma, apostrophe "
-                "or colon, and neither may be empty; rename it, or run `adadm build` on the "
+                f"trtexec cannot read {name!r}:{value!r} in --{option}: expected a name without "
+                "comma or apostrophe that is not an asterisk, and a value without comma, "
+                "apostrophe or colon, both not empty; rename it, or run `adadm build` on the "
                 "device, which takes any"
             )
     return f"--{option}=" + ",".join(f"{name}:{value}" for name, value in values.items())
@@ -165,10 +165,10 @@ def _pairs(option: str, values: Mapping[str, str]) -> str:
 def _options(target: Target) -> frozenset[str]:
     if target.tensorrt is None:
         raise EngineError(
-            f"{target.name} has no trtexec and no engines: ONNX Runtime or OpenVINO run the model"
+            f"{target.name} needs no engine and no trtexec: ONNX Runtime or OpenVINO run the model"
         )
     if target.is_rtx:
-        raise EngineError(f"{target.name} has no trtexec: `adadm build` builds the engine here")
+        raise EngineError(f"{target.name} has no trtexec; build the engine with `adadm build`")
     return options_of(target.tensorrt)
 
 

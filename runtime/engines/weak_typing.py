@@ -1,7 +1,7 @@
-"""Weak typing, which TensorRT 8.x alone has: the graph is float32, and the builder chooses types.
+"""Weak typing, only in TensorRT 8.x: the graph is float32, and the builder chooses types.
 
-It chooses among those that it is allowed, but for layers that are pinned to float32, as with
-`trtexec --fp16 --int8 --precisionConstraints=obey --layerPrecisions`.
+It chooses among the allowed types, except for layers pinned to float32, as with `trtexec --fp16
+--int8 --precisionConstraints=obey --layerPrecisions`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _TYPES: dict[Precision, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class WeakTyping:
-    """What a builder may choose.
+    """Types that a builder may choose.
 
     Attributes:
-        types: besides float32, of `FP16` and `INT8`.
-        float32_layers: those that must stay float32.
+        types: allowed types besides float32: `FP16`, `INT8`.
+        float32_layers: names of layers that must stay float32.
     """
 
     types: tuple[str, ...]
@@ -36,12 +36,12 @@ class WeakTyping:
 
     @classmethod
     def of_model(cls, metadata: ModelMetadata) -> WeakTyping:
-        """What a model needs."""
+        """Weak typing that a model needs, by its metadata."""
         return cls(_TYPES[metadata.precision], tuple(metadata.float32_layers or ()))
 
     @classmethod
     def of_flags(cls, flags: Mapping[str, Any]) -> WeakTyping | None:
-        """What `weak_flags` wrote into an engine's manifest; None for strong typing."""
+        """Weak typing from the flags of an engine's manifest; None for strong typing."""
         types = flags.get("weak_types")
         return None if types is None else cls(tuple(types), tuple(flags.get("float32_layers", ())))
 
@@ -49,7 +49,7 @@ class WeakTyping:
         """Options for `trtexec`.
 
         Args:
-            pairs: writes an option's name and its mapping; refuses names that cannot be written.
+            pairs: formats an option and its mapping; refuses names that trtexec cannot read.
         """
         options = [f"--{name.lower()}" for name in self.types]
         if self.float32_layers:
@@ -58,7 +58,7 @@ class WeakTyping:
         return options
 
     def configure(self, trt: ModuleType, network: Any, config: Any) -> None:
-        """Tell the same to a builder's configuration and a parsed network.
+        """Apply it to a builder's configuration and a parsed network.
 
         Raises:
             EngineError: none of the pinned layers is in the network.
@@ -74,14 +74,14 @@ class WeakTyping:
             layer.precision = trt.float32
         if not pinned:
             raise EngineError(
-                f"none of the {len(set(self.float32_layers))} layers that must stay float32 is in "
-                f"the network, such as {self.float32_layers[0]}: the parser names layers otherwise "
-                "than the file"
+                f"the network has none of the {len(set(self.float32_layers))} layers that must "
+                f"stay float32, such as {self.float32_layers[0]}: the parser names layers "
+                "differently from the file"
             )
 
 
 def weak_flags(weak: WeakTyping | None) -> dict[str, Any]:
-    """What an engine's manifest says of it; None is strong typing."""
+    """Flags of weak typing for an engine's manifest; None means strong typing."""
     return {
         "weak_types": weak and list(weak.types),
         "float32_layers": list(weak.float32_layers) if weak else [],

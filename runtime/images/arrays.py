@@ -33,7 +33,7 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     """Read a file as 8-bit RGB (H, W, 3).
 
     Raises:
-        ImageError: the file is missing, is no image, or is damaged.
+        ImageError: the file is missing, not an image, or damaged.
     """
     try:
         with Image.open(path) as opened:
@@ -48,25 +48,25 @@ def write_image(path: str | os.PathLike[str], image: ImageArray, **options: Any)
     """Write 8-bit RGB (H, W, 3), whole or not at all; the suffix chooses the format.
 
     Args:
-        options: as Pillow's writer of the format takes them.
+        options: options of Pillow's writer of the format.
 
     Raises:
-        OSError: it cannot be written, as on a full disk.
+        OSError: the file cannot be written, as on a full disk.
     """
     with written_whole(path) as partial:
         partial.write_bytes(encoded(image, partial.suffix, **options))
 
 
 def encoded(image: Pixels, suffix: str, **options: Any) -> bytes:
-    """An image as the bytes of a file, by Pillow.
+    """Encode an image as the bytes of a file with Pillow.
 
-    In memory, since Pillow writes into a file without looking at how much of it was taken: on a
-    full disk the end would be missing, and nobody told.
+    In memory, because Pillow ignores short writes: on a full disk the end of the file would be
+    missing, without an error.
 
     Args:
-        image: as `PIL.Image.fromarray` takes it.
-        suffix: `.png` and the like.
-        options: as Pillow's writer of the format takes them.
+        image: an array that `PIL.Image.fromarray` accepts.
+        suffix: suffix of the format, such as `.png`.
+        options: options of Pillow's writer of the format.
     """
     content = io.BytesIO()
     kind = Image.registered_extensions()[suffix.lower()]
@@ -86,13 +86,15 @@ def find_images(folders: Iterator[Path] | list[Path]) -> list[Path]:
             raise ImageError(f"{folder}: no such file or folder")
         inside = [folder] if folder.is_file() else images_in(folder)
         if not inside:
-            raise ImageError(f"{folder}: no image in it ({', '.join(sorted(EXTENSIONS))})")
+            raise ImageError(
+                f"{folder}: expected images ({', '.join(sorted(EXTENSIONS))}), got none"
+            )
         images += inside
     return images
 
 
 def images_in(folder: Path) -> list[Path]:
-    """What has the name of an image in a folder and below, sorted."""
+    """Paths with the suffix of an image in a folder and below, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
 
 
@@ -100,7 +102,9 @@ def crop_to_multiple(image: ImageArray, factor: int) -> ImageArray:
     """Drop the last rows and columns so that both sides divide by `factor`."""
     height, width = image.shape[:2]
     if min(height, width) < factor:
-        raise ImageError(f"image of {width}x{height} is smaller than the factor {factor}")
+        raise ImageError(
+            f"expected an image of at least {factor}x{factor} px, got {width}x{height}"
+        )
     return image[: height - height % factor, : width - width % factor]
 
 
@@ -113,7 +117,9 @@ def reduce(image: ImageArray, factor: int) -> ImageArray:
     """
     height, width = image.shape[:2]
     if height % factor or width % factor:
-        raise ImageError(f"image of {width}x{height} does not divide by {factor}; crop it first")
+        raise ImageError(
+            f"expected image sides that are multiples of {factor}, got {width}x{height}; crop it"
+        )
     return _resize(image, (height // factor, width // factor), _CUBIC_REACH * factor, _CUBIC_REACH)
 
 
@@ -150,7 +156,7 @@ def image_from_batch(
 
 
 def to_integers(values: npt.NDArray[np.floating], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Round to the nearest level and clip to 0..255, or to what else the data type holds."""
+    """Round to the nearest level and clip to the range of the integer data type."""
     rounded: npt.NDArray[Any] = np.rint(values)
     np.clip(rounded, 0, np.iinfo(dtype).max, out=rounded)
     return rounded.astype(dtype)

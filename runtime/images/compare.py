@@ -1,4 +1,4 @@
-"""How far the output of one backend is from another's."""
+"""Compare the output of one backend with another's."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FloatArray = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two batches (N, C, H, W), one expected and one found.
+    """The difference between an expected and a found batch (N, C, H, W).
 
     Attributes:
         largest_error: largest absolute difference.
-        worst_at: its index (n, c, y, x).
-        border_error: the largest within `border_px` of an edge.
-        interior_error: the largest elsewhere; None where there is no interior.
+        worst_at: index of the largest error (n, c, y, x).
+        border_error: largest absolute difference within `border_px` of an edge.
+        interior_error: largest absolute difference elsewhere; None if there is no interior.
         peak: largest absolute value expected.
-        psnr_db: against `peak`; infinite when equal.
+        psnr_db: PSNR against `peak`, dB; infinite when equal.
     """
 
     name: str
@@ -51,11 +51,11 @@ def compare(name: str, found: FloatArray, expected: FloatArray, border_px: int) 
     """Compare batches (N, C, H, W) in float64.
 
     Raises:
-        ParityError: shapes or data types differ, or a value is not finite where the other is.
+        ParityError: shapes or data types differ, or a value is not finite.
     """
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise ParityError(
-            f"{name}: found {found.dtype} {found.shape}, expected {expected.dtype} {expected.shape}"
+            f"{name}: expected {expected.dtype} {expected.shape}, got {found.dtype} {found.shape}"
         )
     for which, array in (("expected", expected), ("found", found)):
         if not np.isfinite(array).all():

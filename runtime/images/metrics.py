@@ -1,4 +1,4 @@
-"""The figures of the super-resolution literature."""
+"""Metrics of the super-resolution literature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import ImageArray, enlarge, reduce
 
-# ITU-R BT.601 studio range, as MATLAB's rgb2ycbcr and the super-resolution literature use it.
+# ITU-R BT.601 studio range, as in MATLAB's rgb2ycbcr and the super-resolution literature.
 _LUMA_WEIGHTS = np.array([65.481, 128.553, 24.966])
 _LUMA_OFFSET = 16.0
 
@@ -29,7 +29,7 @@ def psnr(
         ImageError: the shapes differ.
     """
     if found.shape != expected.shape:
-        raise ImageError(f"cannot compare shapes {found.shape} and {expected.shape}")
+        raise ImageError(f"expected shape {expected.shape}, got {found.shape}")
     error = float(np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2))
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
@@ -55,5 +55,5 @@ def resemblance_margin(sr: ImageArray, lr: ImageArray) -> float:
 
 
 def resemblance(sr: ImageArray, lr: ImageArray) -> float:
-    """PSNR in dB of a result (f*H, f*W, 3), reduced again, against its input (H, W, 3)."""
+    """PSNR in dB of a result (f*H, f*W, 3), reduced by f, against its input (H, W, 3)."""
     return psnr(reduce(sr, sr.shape[0] // lr.shape[0]), lr)

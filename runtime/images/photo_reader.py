@@ -1,11 +1,11 @@
-"""Photographs of any size as files, read by regions, with their metadata.
+"""Read photographs of any size by regions, with their metadata.
 
 PNG, JPEG, WebP, TIFF and BMP with 8 or 16 bits a channel, grey or colour, with or without alpha.
 Palettes and single bits become RGB or grey, CMYK becomes sRGB, alpha straight alpha, and EXIF's
 orientation is applied.
 
-Memory: decoded pixels over 100 MB lie in a temporary file in $TMPDIR. Formats that cannot be
-decoded by rows are held whole: WebP, BMP, progressive JPEG and interlaced PNG.
+Memory: more than 100 MB of decoded pixels lie in a temporary file in $TMPDIR. Formats that cannot
+be decoded by rows are held whole: WebP, BMP, progressive JPEG and interlaced PNG.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
 
-# The first bytes of a file, and who reads it. vips has no loader of BMP: Pillow reads that.
+# Loader by the first bytes of a file. vips has no loader for BMP: Pillow reads it.
 _LOADERS = {
     b"\x89PNG": "pngload_source",
     b"\xff\xd8\xff": "jpegload_source",  # by name: vips would read some as Ultra HDR
@@ -42,14 +42,14 @@ _LOADERS = {
 
 
 class Photo:
-    """An image file, decoded, that is read by regions; threads may share it.
+    """A decoded image file, read by regions; threads may share it.
 
     Attributes:
-        width, height: in pixels, after EXIF's orientation.
+        width, height: size after EXIF's orientation, px.
         dtype: uint8 or uint16.
-        is_grey: one channel of colour in the file, not three.
-        has_alpha: alpha in the file.
-        metadata: vips' fields for the file to be written: EXIF, ICC profile, XMP, IPTC.
+        is_grey: True if the file has one colour channel instead of three.
+        has_alpha: True if the file has alpha.
+        metadata: vips' fields for a file to be written: EXIF, ICC profile, XMP, IPTC.
         resolution: pixels per millimetre, horizontal and vertical.
     """
 
@@ -73,7 +73,7 @@ class Photo:
         return _three(self._region(top, left, height, width)[..., : 1 if self.is_grey else 3])
 
     def alpha(self, top: int, left: int, height: int, width: int) -> Pixels:
-        """A region's alpha, repeated to (height, width, 3): it can go where colour goes.
+        """Alpha of a region, repeated to (height, width, 3) like colour.
 
         Raises:
             IndexError: the region is empty or not inside the photo.
@@ -84,7 +84,7 @@ class Photo:
         return _three(self._region(top, left, height, width)[..., -1:])
 
     def close(self) -> None:
-        """Free the pixels, and the temporary file that they may lie in."""
+        """Free the pixels and their temporary file."""
         self._image = None
 
     def _region(self, top: int, left: int, height: int, width: int) -> Pixels:
@@ -98,13 +98,13 @@ class Photo:
 
 
 def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) -> Photo:
-    """Decode an image file. Its content tells the format; of several pages the first is taken.
+    """Decode an image file. The format follows from its content; only the first page is read.
 
-    A JPEG has no checksum, so damage other than a missing end can go unseen.
+    A JPEG has no checksum, so only a missing end is sure to be noticed.
 
     Raises:
-        ImageError: the file is missing, is no image, is truncated or damaged, has more pixels
-            than allowed (of such a file the header alone is read), or other kinds of pixels.
+        ImageError: the file is missing, not an image, truncated or damaged, has more pixels than
+            allowed (only the header of such a file is read), or an unsupported pixel format.
         MissingDependencyError: pyvips is not installed.
     """
     path, vips = Path(path), load_vips()
@@ -115,13 +115,13 @@ def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) 
         if loader is None:
             raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image")
         if loader == "bmp":
-            # not with Image.open, which has a limit of its own
+            # not Image.open, which has its own limit
             with BmpImagePlugin.BmpImageFile(path) as bitmap:
                 _check_size(path, bitmap.width, bitmap.height, largest_megapixels)
                 return Photo(path, _from_pillow(bitmap))
         options: dict[str, object] = {"access": "sequential", "fail_on": "error"}
         if "unlimited" in vips.Introspect.get(loader).optional_input:
-            options["unlimited"] = True  # the limit above is ours
+            options["unlimited"] = True  # `_check_size` limits it
         source = vips.Source.new_from_file(os.fsencode(path))
         image = getattr(vips.Image, loader)(source, **options)
         _check_size(path, image.width, image.height, largest_megapixels)
@@ -136,8 +136,8 @@ def _check_size(path: Path, width: int, height: int, largest_megapixels: float) 
     megapixels = width * height / 1e6
     if megapixels > largest_megapixels:
         raise ImageError(
-            f"{path}: {width}x{height} are {megapixels:.0f} megapixels, and {largest_megapixels:g} "
-            "are allowed; if the file is to be trusted, allow more with --max-megapixels"
+            f"{path}: expected at most {largest_megapixels:g} megapixels, got {megapixels:.0f} "
+            f"({width}x{height}); if you trust the file, allow more with --max-megapixels"
         )
 
 
@@ -169,7 +169,7 @@ def _grey_or_rgb(path: Path, image: Any) -> Any:
 
 
 def _decoded(path: Path, image: Any) -> Any:
-    """Pixels that can be read anywhere: in memory, or when they are many in a temporary file."""
+    """Make pixels readable in any order: in memory, or in a temporary file if they are many."""
     size = image.width * image.height * image.bands * (2 if image.format == "ushort" else 1)
     if size <= _MOST_IN_MEMORY_BYTES:
         return image.copy_memory()
@@ -189,7 +189,7 @@ def _decoded(path: Path, image: Any) -> Any:
 
 def _metadata_of(image: Any) -> Mapping[str, str | bytes]:
     kept = {"exif-data", "icc-profile-data", "iptc-data", "resolution-unit", "xmp-data"}
-    exif = re.compile("exif-(?!ifd1)")  # which describes the thumbnail
+    exif = re.compile("exif-(?!ifd1)")  # ifd1 describes the thumbnail
     names = [name for name in image.get_fields() if name in kept or exif.match(name)]
     return {name: image.get(name) for name in names}
 
@@ -197,7 +197,7 @@ def _metadata_of(image: Any) -> Mapping[str, str | bytes]:
 def _resolution_of(image: Any) -> tuple[float, float]:
     if (image.xres, image.yres) != (1, 1):
         return image.xres, image.yres
-    # vips knows none: of WebP, EXIF alone has it
+    # vips has none; in WebP, only EXIF has it
     exif = {name: image.get(name) for name in image.get_fields() if name.startswith("exif-ifd0-")}
     unit_mm = 10 if exif.get("exif-ifd0-ResolutionUnit", "").startswith("3") else MM_PER_INCH
     with suppress(KeyError, ValueError, ZeroDivisionError):

@@ -1,7 +1,7 @@
-"""Photographs of any size as files, written by rows, with the metadata of another.
+"""Write photographs of any size by rows, with the metadata of another.
 
-ICC profile and XMP are kept byte for byte, and EXIF, IPTC and the resolution as far as the format
-holds them: TIFF has no EXIF here, BMP only the resolution. Thumbnails are dropped.
+ICC profile and XMP are kept byte for byte. EXIF, IPTC and the resolution are kept as far as the
+format holds them: TIFF has no EXIF here, BMP only the resolution. Thumbnails are dropped.
 
 Rows stream through a short queue into the encoder. Formats that cannot do so are held whole: WebP
 and BMP.
@@ -34,13 +34,13 @@ class _Format(NamedTuple):
     saver: str
     options: Mapping[str, object]
     most_bits: int = 8
-    largest_px: int = 2**31 - 1  # of a side
+    largest_px: int = 2**31 - 1  # largest side
     has_alpha: bool = True
 
 
-# Of deflate's levels, 3 takes a third of the usual 6's time and 5 % more bytes; above 3 speed falls
-# and below 3 size jumps. The filter of PNG: "up" beats "sub" on what networks write, and choosing
-# per row costs twice the time.
+# Deflate level 3 takes a third of the time of the usual 6 and 5 % more bytes; above 3 speed falls,
+# below 3 size jumps. The PNG filter "up" beats "sub" on the output of networks, and choosing per
+# row doubles the time.
 _PNG = _Format("PNG", "pngsave", {"compression": 3, "filter": "up"}, most_bits=16)
 _DEFLATE = {"compression": "deflate", "level": 3, "predictor": "horizontal"}
 _TIFF = _Format("TIFF", "tiffsave", _DEFLATE, most_bits=16)
@@ -56,52 +56,52 @@ _FORMATS = {
     ".tiff": _TIFF,
     ".bmp": _BMP,
 }
-# The offsets of a classic TIFF have 32 bits; bad data grow a little when they are compressed.
+# The offsets of a classic TIFF have 32 bits; incompressible data grow a little.
 _LARGEST_CLASSIC_TIFF_BYTES = 4_000_000_000
 
-# The rows on their way to the encoder: so many pieces of so many bytes, or of one row.
+# Rows on their way to the encoder: this many pieces of this many bytes, or of one row.
 _PIECES_QUEUED = 8
 _PIECE_BYTES = 1 << 20
 
 
 class PhotoWriter:
-    """An image file, written by rows, that appears whole or not at all.
+    """An image file that is written by rows and appears whole or not at all.
 
     A context manager: rows go to `write`; the end of the block waits for the encoder. Alpha is
-    laid over white where the format has none (JPEG, BMP), and 16 bits are rounded to 8 where it
+    laid over white if the format has none (JPEG, BMP), and 16 bits are rounded to 8 if the format
     has 8 (JPEG, WebP, BMP).
 
     Args:
-        path: its suffix chooses the format.
-        like: the size, kind of pixels and metadata; it may be closed before the writing.
-        upscale: the written image is so many times as wide and as high.
-        quality: of JPEG (which keeps its chroma whole) and WebP, 1..100.
+        path: the file; its suffix chooses the format.
+        like: source of the size, pixel format and metadata; it may be closed before the writing.
+        upscale: factor from the sides of `like` to those of the written image.
+        quality: quality of JPEG (without chroma subsampling) and WebP, 1..100.
 
     Raises:
-        ImageError: the suffix names no format, the format is for smaller images, or (from `write`
-            and from the end of the block) the encoder failed, as on a full disk.
-        OSError: no file can be made there.
-        ValueError: the quality is none, or at the end of the block rows are missing.
+        ImageError: the suffix names no format, the image is too large for the format, or (from
+            `write` and the end of the block) the encoder failed, as on a full disk.
+        OSError: the file cannot be made.
+        ValueError: the quality is out of range, or rows are missing at the end of the block.
     """
 
     def __init__(
         self, path: str | os.PathLike[str], like: Photo, upscale: int, *, quality: int = 95
     ) -> None:
         if not 1 <= quality <= 100:
-            raise ValueError(f"quality {quality}: not 1..100")
+            raise ValueError(f"quality: expected 1 to 100, got {quality}")
         self._path = Path(path)
         suffix = self._path.suffix.lower()
         if suffix not in _FORMATS:
             suffixes = ", ".join(_FORMATS)
-            raise ImageError(f"{path}: cannot write {suffix!r}; one of {suffixes} can be")
+            raise ImageError(f"{path}: expected one of {suffixes}, got {suffix!r}")
         self._format = _FORMATS[suffix]
         height, width = like.height * upscale, like.width * upscale
         channels = (1 if like.is_grey else 3) + like.has_alpha
         self._shape = height, width, channels
         if max(height, width) > self._format.largest_px:
             raise ImageError(
-                f"{path}: {width}x{height} pixels, and {self._format.name} allows "
-                f"{self._format.largest_px} a side; write PNG or TIFF"
+                f"{path}: expected sides of at most {self._format.largest_px} px "
+                f"({self._format.name}), got {width}x{height}; write PNG or TIFF"
             )
         self._dtype = like.dtype
         self._depth = min(8 * like.dtype.itemsize, self._format.most_bits)
@@ -125,20 +125,24 @@ class PhotoWriter:
         self._open.__exit__(*error)
 
     def close_in(self, executor: Executor) -> Future[None]:
-        """Wait for the encoder there and not at the end of the block; raises what that would."""
+        """Wait for the encoder in `executor` instead of at the end of the block.
+
+        The future raises what the end of the block would raise.
+        """
         return executor.submit(self._open.pop_all().close)
 
     def write(self, rows: Pixels) -> None:
-        """Give the next rows (h, W, C), of the photo's dtype; waits while the queue is full.
+        """Give the next rows (h, W, C) in the photo's dtype. Waits while the queue is full.
 
         Raises:
             ImageError: the encoder failed.
-            ValueError: W, C or the dtype are others, or there are more rows than the image has.
+            ValueError: W, C or the dtype differ, or there are more rows than the image has.
         """
         fits = self._rows + len(rows) <= self._shape[0]
         if rows.shape[1:] != self._shape[1:] or rows.dtype != self._dtype or not fits:
             raise ValueError(
-                f"{rows.shape} {rows.dtype} after {self._rows} rows of {self._shape} {self._dtype}"
+                f"expected rows of {self._shape} {self._dtype} after {self._rows}, got "
+                f"{rows.shape} {rows.dtype}"
             )
         self._rows += len(rows)
         step = max(1, _PIECE_BYTES // max(1, rows[:1].nbytes))
@@ -149,7 +153,7 @@ class PhotoWriter:
             if self._depth == 8:
                 piece = _rounded_to_8_bits(piece)
             lines = piece.astype(piece.dtype.newbyteorder(">"), order="C").view(np.uint8)
-            # the zero before each line says that it is not filtered
+            # the zero before each line means: not filtered
             filtered = np.pad(lines.reshape(len(lines), -1), ((0, 0), (1, 0)))
             self._encoder.put(_png_chunk(b"IDAT", self._stored.compress(filtered.data)))
 
@@ -162,7 +166,7 @@ class PhotoWriter:
                 self._encoder.put(_png_start(*self._shape[:2], channels, self._depth))
                 yield
                 if self._rows != self._shape[0]:
-                    raise ValueError(f"{self._rows} rows of {self._shape[0]} were written")
+                    raise ValueError(f"expected {self._shape[0]} rows, got {self._rows}")
                 self._encoder.put(_png_chunk(b"IDAT", self._stored.flush()))
                 self._encoder.put(_png_chunk(b"IEND", b""))
                 self._encoder.finish()
@@ -182,17 +186,17 @@ class PhotoWriter:
             kind = value_types.refstr_type if isinstance(value, str) else value_types.blob_type
             image.set_type(kind, name, value)
         for name in set(image.get_fields()) - set(self._metadata):
-            # vips has read the EXIF anew, and found the orientation and the thumbnail again
+            # vips has parsed the EXIF again, with the orientation and the thumbnail
             if name.startswith("exif-") or name in ("orientation", "jpeg-thumbnail-data"):
                 image.remove(name)
         getattr(image, self._format.saver)(os.fsencode(partial), **self._options)
 
 
 def _over_white(pixels: Pixels) -> Pixels:
-    """Without alpha, which says how much of white covers the colour."""
+    """Lay colour over white by its alpha, and drop the alpha."""
     white = int(np.iinfo(pixels.dtype).max)
     colour, alpha = pixels[..., :-1].astype(np.uint32), pixels[..., -1:].astype(np.uint32)
-    # below 2 ** 32, if only just
+    # just below 2 ** 32
     covered = (colour * alpha + white * (white - alpha) + white // 2) // white
     return covered.astype(pixels.dtype)
 
@@ -204,10 +208,10 @@ def _rounded_to_8_bits(pixels: Pixels) -> Pixels:
 
 
 class _Encoder:
-    """Runs `save(image)` in a thread of its own, on an image that comes as the pieces of a PNG.
+    """Runs `save(image)` in its own thread, on an image that arrives as pieces of a PNG.
 
-    A PNG without compression: every libvips reads it row by row, while PPM, which would be
-    simpler, is missing from the wheels.
+    The PNG is not compressed. Every libvips reads PNG row by row; PPM would be simpler, but is
+    missing from the wheels.
     """
 
     def __init__(self, path: Path, save: Callable[[Any], None]) -> None:
@@ -221,7 +225,7 @@ class _Encoder:
         self._thread.start()
 
     def put(self, piece: bytes) -> None:
-        """Hand over a piece when there is room, or raise why the encoder failed."""
+        """Hand over a piece when there is room, or raise the encoder's failure."""
         while self._thread.is_alive():
             with suppress(queue.Full):
                 self._pieces.put(piece, timeout=0.1)
@@ -230,18 +234,18 @@ class _Encoder:
             raise self._failure
 
     def finish(self) -> None:
-        """Wait for the end of `save`, or raise why it failed."""
+        """Wait for the end of `save`, or raise its failure."""
         self.put(b"")
         self._thread.join()
         if self._failure is not None:
             raise self._failure
 
     def abort(self) -> None:
-        """Let `save` fail for want of data, and wait for that."""
+        """Make `save` fail for lack of data, and wait for that."""
         with suppress(queue.Empty):
             while True:
                 self._pieces.get_nowait()
-        self._pieces.put(b"")  # there is room now; it wakes the thread
+        self._pieces.put(b"")  # there is room now; this wakes the thread
         self._thread.join()
 
     def _run(self) -> None:
@@ -251,12 +255,14 @@ class _Encoder:
             source.on_read(self._read)
             options = {"access": "sequential", "fail_on": "error", "unlimited": True}
             self._save(vips.Image.pngload_source(source, **options))
-        except Exception as error:  # noqa: BLE001 - it is raised where rows are written
+        except Exception as error:  # noqa: BLE001 - raised where rows are written
             self._failure = ImageError(f"{self._path}: cannot be written ({reason_of(error)})")
-            self._failure.__cause__ = error.with_traceback(None)  # which would keep the file open
+            self._failure.__cause__ = error.with_traceback(
+                None
+            )  # a traceback would keep the file open
 
     def _read(self, most: int) -> memoryview:
-        """At most so many of the next bytes; none at the end."""
+        """Return at most `most` of the next bytes; none at the end."""
         if not self._piece and not self._ended:
             self._piece = memoryview(self._pieces.get())
             self._ended = not self._piece

@@ -1,4 +1,4 @@
-"""Where pixels come from."""
+"""Sources of pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adadm.runtime.images.arrays import Pixels
 
 
 class PixelSource(Protocol):
-    """An image that is read by regions: an array, or a file that need not fit into memory."""
+    """An image read by regions: an array, or a file that need not fit into memory."""
 
     height: int
     width: int
@@ -28,16 +28,16 @@ class ArrayPixels:
         image: uint8 or uint16 (H, W, 3), RGB.
 
     Raises:
-        ImageError: it is no such array.
+        ImageError: the array has another shape or type, or no pixels.
     """
 
     def __init__(self, image: Pixels) -> None:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
             raise ImageError(
-                f"the image is {image.dtype} {image.shape}, expected uint8 or uint16 (H, W, 3)"
+                f"expected an image of uint8 or uint16 (H, W, 3), got {image.dtype} {image.shape}"
             )
         if not image.size:
-            raise ImageError(f"the image {image.shape} has no pixel")
+            raise ImageError(f"expected an image with pixels, got shape {image.shape}")
         self.image = image
         self.height, self.width = image.shape[:2]
         self.dtype: np.dtype[Any] = image.dtype

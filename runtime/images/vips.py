@@ -1,4 +1,4 @@
-"""The library pyvips: its set-up, and what its errors say."""
+"""The library pyvips: its set-up and its error texts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MM_PER_INCH = 25.4
 
 
 def reason_of(error: Exception) -> str:
-    """What vips or Pillow says, in one line."""
+    """Error text of vips or Pillow in one line."""
     said = getattr(error, "detail", "") or getattr(error, "strerror", "") or str(error)
     lines = dict.fromkeys(line.strip() for line in said.splitlines() if line.strip())
-    for line in lines:  # the rest only says where it happened, with temporary names
+    for line in lines:  # the other lines only tell where it happened, with temporary names
         if line.startswith("system error: "):
             return line.removeprefix("system error: ")
     return "; ".join(lines)[:200] or type(error).__name__
@@ -23,15 +23,15 @@ def reason_of(error: Exception) -> str:
 
 @cache
 def load_vips() -> Any:
-    """The module pyvips, set up.
+    """Import and set up pyvips.
 
     Raises:
-        MissingDependencyError: it, or the library that it wraps, is not installed.
+        MissingDependencyError: pyvips, or the library that it wraps, is not installed.
     """
     try:
         vips = require("pyvips", "photos")
     except OSError as error:  # pyvips without libvips
         raise MissingDependencyError("pyvips_binary", "photos") from error
-    vips.cache_set_max(0)  # of operations, with their pixels
+    vips.cache_set_max(0)  # else it keeps operations with their pixels
     logging.getLogger("pyvips").setLevel(logging.ERROR)
     return vips

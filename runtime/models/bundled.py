@@ -1,4 +1,4 @@
-"""Which file a model is in, and the two for tiles beside it."""
+"""Files of a model: the whole one, the two for tiles beside it, and the bundled ones."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 from adadm.runtime.errors import SessionError
 
 Variant = Literal["whole", "tile", "moments"]
-"""Of one network: for whole images, for tiles, and for the moments of tiles."""
+"""Variant of a network: for whole images, for tiles, or for the moments of tiles."""
 
 BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
-"""The models that come with the package, by factor."""
+"""Models in the package, by factor."""
 
 FOR_TILES: tuple[Variant, ...] = ("tile", "moments")
-"""Those that lie beside the model for whole images."""
+"""Variants whose files lie beside the model for whole images."""
 
 VARIANTS: tuple[Variant, ...] = ("whole", *FOR_TILES)
 
@@ -24,14 +24,14 @@ _ENGINES = (".engine", ".plan")
 
 
 def is_engine(model: str | os.PathLike[str]) -> bool:
-    """Whether a file is an engine of TensorRT, by its name."""
+    """True if the name of a file is that of a TensorRT engine."""
     return Path(model).suffix in _ENGINES
 
 
 def variant_path(model: Path, variant: Variant) -> Path:
-    """Where a variant of a model is: `x2.onnx` has `x2.tile.onnx` and `x2.moments.onnx`.
+    """Path of a variant of a model: `x2.tile.onnx` and `x2.moments.onnx` for `x2.onnx`.
 
-    The engines that are built of them are named alike: `x2.engine`, `x2.tile.engine`.
+    Their engines are named likewise: `x2.engine`, `x2.tile.engine`.
     """
     if variant == "whole":
         return model
@@ -39,14 +39,14 @@ def variant_path(model: Path, variant: Variant) -> Path:
 
 
 def report_path(model: Path) -> Path:
-    """Where `adadm quantize` says of a model how it was lowered, and what that costs."""
+    """Path of the report of `adadm quantize` on a model: how it was lowered, and the cost."""
     return model.with_suffix(".json")
 
 
 def companion_files(model: str | os.PathLike[str]) -> list[Path]:
-    """The file of a model, and those beside it that belong to it.
+    """The file of a model, and the existing files beside it that belong to it.
 
-    The models for tiles; what says how it was lowered; and the manifest of an engine.
+    These are the models for tiles, the report of `adadm quantize`, and the manifests of engines.
     """
     name = os.fspath(model)
     path = _FOLDER / BUNDLED[name] if name in BUNDLED else Path(name)
@@ -56,7 +56,7 @@ def companion_files(model: str | os.PathLike[str]) -> list[Path]:
 
 
 def bundled_path(model: str | os.PathLike[str]) -> Path:
-    """The file of a model that is named as in `BUNDLED`, or by its path.
+    """Path of a model given by a name in `BUNDLED` or by its path.
 
     Raises:
         SessionError: there is no such file.
@@ -67,7 +67,7 @@ def bundled_path(model: str | os.PathLike[str]) -> Path:
     path = Path(name)
     if not path.is_file():
         raise SessionError(
-            f"{path}: no such model; expected {', '.join(BUNDLED)} or the path of an exported one, "
-            "or of an engine"
+            f"{path}: no such model; expected {', '.join(BUNDLED)}, or the path of an exported "
+            "model or an engine"
         )
     return path

@@ -1,6 +1,6 @@
-"""What a model says of itself: the keys `adadm.*` in the metadata of an ONNX file.
+"""Metadata of a model: the keys `adadm.*` of an ONNX file.
 
-How a key is called and written is known here alone.
+Only this module knows the names and formats of the keys.
 """
 
 from __future__ import annotations
@@ -19,52 +19,53 @@ from adadm.runtime.targets import Precision
 _PREFIX = "adadm."
 
 NETWORK = ("upscale", "rgb_range", "smallest_area", "architecture")
-"""What must be known of a network to run it and to compare it with another."""
+"""Fields that are required to run a network and to compare it with another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMetadata:
-    """The metadata of an ONNX model, or of an engine that was built of it.
+    """Metadata of an ONNX model, or of an engine built from it.
 
-    The key of a field is its name after `adadm.`, and its value is text: numbers in decimal, lists
-    and mappings as JSON. A field is None where its key is absent, as all are in a model of another
-    tool. The models for tiles have the keys of the whole one; only `stats` differs, and
+    The key of a field is `adadm.` and its name. Its value is text: numbers in decimal, lists and
+    mappings as JSON. A field is None if its key is absent, as all are in a model of another tool.
+    The models for tiles have the keys of the whole one, except that `stats` differs and
     `channel_maps` is absent.
 
     Attributes:
-        version: of the adadm-deploy that exported the model. Only ours have it.
-        fold: `exact`, or `off` where batch normalization was kept. As all up to `stats`, written by
-            every export, also where `adadm quantize` exports before it lowers.
+        version: version of the adadm-deploy that exported the model.
+        fold: `exact`, or `off` if batch normalization was kept. Every export writes this field and
+            all others up to `stats`, also if `adadm quantize` exports before it lowers.
         tail: `collapsed` to one convolution at low resolution, or `original`.
-        io: `float32` (N, 3, H, W) in 0..rgb_range, or `uint8` images (N, H, W, 3). In and out.
-        batch_normalizations: what the fold did with each: `node`; `form`, null where it was kept;
-            `reason` for which it was. Empty with `fold` off.
-        receptive_field: px of `lr` beyond which no input pixel changes an output pixel, but by the
-            statistics of modulators; `image` where there is no bound.
-        architecture: edsr, rdn, nlsn, or the name of a network of one's own.
-        upscale: the factor from the sides of `lr` to those of `sr`, a whole number.
-        rgb_range: the value of white, such as 255 or 1.
-        smallest_area: the least H*W of an input, px. Readers take 1 where it is absent.
-        hyperparameters: by name the `value`, and the `source` that `export.checkpoint` has it from.
-        checkpoint_sha256: of the checkpoint's file, in hexadecimal.
-        limits: by the name of each modulator, the std of its trunk, as the network was trained, up
-            to which its factor follows it. Absent where there are none.
-        stats: `internal` of a model for whole images; of the two for tiles `external` (reads the
-            std of each trunk) and `moments` (returns what they are computed from).
-        memory: by backend, fixed bytes and bytes for each pixel of `lr`. By `adadm export`, which
-            measures it; not in a lowered model.
+        io: `float32` (N, 3, H, W) in 0..rgb_range, or `uint8` images (N, H, W, 3); input and
+            output.
+        batch_normalizations: outcome of the fold for each: `node`; `form`, null if it was kept; and
+            the `reason` for that. Empty with `fold` off.
+        receptive_field: largest distance in px of `lr` at which an input pixel changes an output
+            pixel, apart from modulators' statistics; `image` if there is no bound.
+        architecture: edsr, rdn, nlsn, or the name of a custom network.
+        upscale: factor from the sides of `lr` to those of `sr`, an integer.
+        rgb_range: value of white, such as 255 or 1.
+        smallest_area: least H*W of an input, px; readers assume 1 if it is absent.
+        hyperparameters: by name the `value`, and the `source` where `export.checkpoint` found it.
+        checkpoint_sha256: digest of the checkpoint's file, in hexadecimal.
+        limits: by modulator, the std of its trunk, in the scale of training, up to which the factor
+            follows the std. Absent if there are none.
+        stats: `internal` for whole images; for tiles `external` (reads the std of each trunk) and
+            `moments` (returns the moments that give the std).
+        memory: by backend, fixed bytes and bytes per pixel of `lr`, measured by `adadm export`; not
+            in a lowered model.
         halo_errors: pairs of an overlap of tiles in px and the largest error on photographs in grey
-            levels of 255. By `adadm export --stats external`, unless the size is fixed.
-        float32_layers: nodes that must stay float32 where the builder of an engine chooses. By
-            `adadm quantize` for a target of weak types.
+            levels of 255, from `adadm export --stats external`, unless the size is fixed.
+        float32_layers: nodes that must stay float32 if the builder of an engine chooses types, from
+            `adadm quantize` for a weakly typed target.
         quantization: how `adadm quantize` lowered the model: `precision` (fp16 or int8); `target`;
             `images_sha256` of the calibration images; `budget_db` of PSNR-Y; `int8`, the names of
-            the convolutions that are; `factor_scales`, by what each modulation factor was
-            multiplied, in graph order, or empty. Absent in a float32 export.
-        channel_maps: by the name of a value, `[scale, offset]`, each one number or a list of one a
-            channel: it holds `scale * x + offset` of the tensor x of the network as it was trained
-            (`export.graph.channel_maps`). Absent where nothing is known; empty where none changed.
-        others: the keys of other tools, and of later versions of this one, as they are.
+            the INT8 convolutions; `factor_scales`, the multiplier of each modulation factor in
+            graph order, or empty. Absent in a float32 export.
+            channel_maps: by value name `[scale, offset]`, each a number or a list by channel: the value
+                holds `scale * x + offset` of the tensor x of the trained network
+                (`export.graph.channel_maps`). Absent if unknown; empty if none changed.
+            others: keys of other tools and of later versions, unchanged.
     """
 
     version: str | None = None
@@ -90,13 +91,13 @@ class ModelMetadata:
 
     @classmethod
     def from_props(cls, props: Mapping[str, str], model: object = "the model") -> ModelMetadata:
-        """Read metadata as a file has it.
+        """Parse the metadata of a file.
 
         Args:
-            model: its path, for messages.
+            model: path of the model, for messages.
 
         Raises:
-            EngineError: a value is not what its field is annotated with.
+            EngineError: a value does not match the annotation of its field.
         """
         names = {key: key.removeprefix(_PREFIX) for key in props if key in _KEYS}
         content: dict[str, Any] = {name: _value(name, props[key]) for key, name in names.items()}
@@ -118,56 +119,56 @@ class ModelMetadata:
         return json.dumps(value, separators=(",", ":") if name == "channel_maps" else None)
 
     def missing(self, *names: str) -> list[str]:
-        """The keys of these fields that are absent."""
+        """Keys of those of the named fields that are absent."""
         return [f"{_PREFIX}{name}" for name in names if getattr(self, name) is None]
 
     @property
     def network(self) -> NetworkMetadata:
-        """The same, of a model that says what its network is.
+        """This metadata, if it describes its network.
 
         Raises:
-            EngineError: it does not.
+            EngineError: a field of `NETWORK` is absent.
         """
         if missing := self.missing(*NETWORK):
             raise EngineError(
-                f"the model was not made by adadm export: its metadata lacks {', '.join(missing)}"
+                f"the model's metadata lacks {', '.join(missing)}; export it with 'adadm export'"
             )
         return NetworkMetadata(**vars(self))
 
     @property
     def reach(self) -> int | None:
-        """The receptive field, px; None where it has no bound, or is unknown."""
+        """Receptive field, px; None if unbounded or unknown."""
         return None if self.receptive_field in (None, "image") else int(self.receptive_field)
 
     @property
     def is_uint8(self) -> bool:
-        """Whether the model reads and returns images of 8 bits."""
+        """True if the model reads and returns 8-bit images."""
         return self.io == "uint8"
 
     @property
     def precision(self) -> Precision:
-        """What the model was lowered to; float32 where it was not."""
+        """Precision that the model was lowered to; float32 if it was not."""
         return cast(Precision, (self.quantization or {}).get("precision", "float32"))
 
     @property
     def target(self) -> str | None:
-        """What the model was lowered for."""
+        """Name of the target that the model was lowered for; None if it was not."""
         return (self.quantization or {}).get("target")
 
     @property
     def factor_scales(self) -> list[float]:
-        """By what lowering multiplied each modulation factor; empty where it did not."""
+        """Multiplier that lowering gave each modulation factor; empty without one."""
         return list((self.quantization or {}).get("factor_scales", ()))
 
     def contradictions(self, other: ModelMetadata, *names: str) -> list[str]:
-        """The fields of which both say something, and not the same: `upscale 2, not 4`."""
+        """Fields that are present in both and differ, such as `upscale 2, not 4`."""
         texts = [(name, self._text(name), other._text(name)) for name in names]
         return [
             f"{name} {one}, not {two}" for name, one, two in texts if one and two and one != two
         ]
 
     def difference(self, whole: ModelMetadata) -> str:
-        """Why a model for tiles does not belong to the whole one; empty where it does."""
+        """Reason why a model for tiles does not belong to the whole one; empty if it does."""
         if self.checkpoint_sha256 != whole.checkpoint_sha256:
             return "was exported from another checkpoint"
         if self.quantization != whole.quantization:
@@ -177,7 +178,7 @@ class ModelMetadata:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkMetadata(ModelMetadata):
-    """The metadata of a model whose network is known: nothing of `NETWORK` is absent."""
+    """Metadata of a model whose network is known: no field of `NETWORK` is absent."""
 
     upscale: int
     rgb_range: float
@@ -190,7 +191,7 @@ _KEYS = [f"{_PREFIX}{part.name}" for part in fields(ModelMetadata) if part.name 
 
 
 def _value(name: str, text: str) -> Any:
-    """A text, or what it is as JSON; what is none is left to be refused."""
+    """A text, parsed as JSON if its field is not a string; invalid JSON is refused later."""
     with suppress(ValueError):
         return text if str in get_args(_HINTS[name]) else parse_json(text)
     return text

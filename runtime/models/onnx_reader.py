@@ -1,12 +1,12 @@
-"""What a device needs to know of an ONNX file, read without the onnx package.
+"""Read and check an ONNX file without the onnx package.
 
-The messages are those of onnx/onnx.proto (https://github.com/onnx/onnx), whose field numbers are
-those below. Their format has no length and no end mark: a file that was cut off between two fields
-is a message of fewer fields. So what a model must have is asked for, and so are the bodies of our
-operators, which come last in our files.
+Messages and field numbers are those of onnx/onnx.proto (https://github.com/onnx/onnx). The format
+has no length and no end mark: a file that was cut off between two fields is a valid message of
+fewer fields. So the required fields of a model are checked, and the bodies of our operators, which
+come last in our files.
 
-Nothing reaches ONNX Runtime, OpenVINO or TensorRT but through `checked_onnx`: what is refused there
-has crashed them, made them hang, or let them read what is not the model's.
+Every model passes `checked_onnx` before ONNX Runtime, OpenVINO or TensorRT loads it. What is
+refused there has crashed them, made them hang, or let them read foreign memory or files.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.models.wire_format import Message
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_DOMAIN = "adadm"  # of the operators that export writes, each with its body
-_COMPILED = "EPContext"  # an engine of some vendor inside a model, or the name of its file
-_LARGEST_OPSET = 1000  # ONNX has come to 26; OpenVINO counts up to what a file says
+_DOMAIN = "adadm"  # domain of the operators that export writes, each with its body
+_COMPILED = "EPContext"  # operator that holds a vendor's engine, or the name of its file
+_LARGEST_OPSET = 1000  # ONNX is at 26; OpenVINO loops up to the number in the file
 
-# TensorProto.DataType, from 0 on, by numpy's names where there are any.
+# TensorProto.DataType from 0, by numpy's names where they exist.
 _ELEMENT_TYPES = (
     "undefined float32 uint8 int8 uint16 int16 int32 int64 string bool float16 float64 uint32 "
     "uint64 complex64 complex128 bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz "
@@ -41,7 +41,7 @@ _SUPPORTED = ("float16", "float32", "uint8", "int8", "int32", "int64", "bool")
 _TENSOR, _NODE, _FUNCTION = "TensorProto", "NodeProto", "FunctionProto"
 _GRAPH, _SPARSE, _ATTRIBUTE = "GraphProto", "SparseTensorProto", "AttributeProto"
 
-# What can hold a tensor: message, field, the message in that field.
+# Messages that can hold a tensor: message, field, message in that field.
 _INNER = {
     "ModelProto": {7: _GRAPH, 20: "TrainingInfoProto", 25: _FUNCTION},
     "TrainingInfoProto": {1: _GRAPH, 2: _GRAPH},
@@ -53,18 +53,18 @@ _INNER = {
     _TENSOR: {},
 }
 _IMPORTING = {"ModelProto": 8, _FUNCTION: 9}
-"""What names opsets, and the field of them."""
+"""Messages that name opsets, and the field."""
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file, and what it says of itself.
+    """An ONNX file and its description.
 
     Attributes:
-        sha256: of `content`, in hexadecimal.
-        inputs: what must be fed; not the initializers, which old files list as inputs too.
-        opset: of the default domain.
-        has_functions: whether it has model-local functions.
+        sha256: digest of `content`, in hexadecimal.
+        inputs: tensors to feed, without the initializers, which old files list as inputs too.
+        opset: opset of the default domain.
+        has_functions: True if it has model-local functions.
     """
 
     path: Path
@@ -78,15 +78,14 @@ class OnnxFile:
 
 
 def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
-    """Read an ONNX file that has its weights inside.
+    """Read an ONNX file with its weights inside.
 
-    Of a file without functions, metadata that was cut off at the end is not noticed: its digest
-    is what tells.
+    In a file without functions, metadata cut off at the end goes unnoticed; only the digest
+    tells.
 
     Raises:
-        EngineError: there is no such file; it is no ONNX model, or not the whole of one; a tensor
-            is kept in another file, wherever that is; or an input or output has a type that numpy
-            lacks or no known rank.
+        EngineError: there is no such file; it is not a complete ONNX model; a tensor lies in
+            another file; or an input or output has a type that numpy lacks, or no known rank.
     """
     content = _content(path)
     with _refusing(path):
@@ -94,18 +93,18 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
 
 
 def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = True) -> bytes:
-    """A model as a backend may see it: in one piece, and with nothing in it that hurts the process.
+    """Return a serialized model that is safe for a backend to load.
 
     Args:
-        model: a path, or a serialized model, also one that others are appended to.
-        needs_bodies: of our operators; without, something else runs them.
+        model: path or serialized model, to which further messages may be appended.
+        needs_bodies: require the bodies of our operators; False if a custom library runs them.
 
     Returns:
         The serialized model.
 
     Raises:
-        EngineError: there is no such file; it is no ONNX model; a tensor is kept in another file,
-            or at an address in memory; it has an engine inside; or an opset that there is not.
+        EngineError: there is no such file; it is not an ONNX model; a tensor lies in another file
+            or at an address in memory; it has an engine inside, or an opset that does not exist.
     """
     if isinstance(model, bytes):
         name, content = "the model", model
@@ -121,8 +120,8 @@ def _content(path: str | os.PathLike[str]) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise EngineError(
-            f"{path} cannot be read: {error.strerror}; expected an ONNX model, "
-            "such as `adadm export` writes"
+            f"{path} cannot be read: {error.strerror}; expected an ONNX model, such as from "
+            "`adadm export`"
         ) from error
 
 
@@ -132,7 +131,7 @@ def _refusing(name: object) -> Iterator[None]:
         yield
     except ValueError as error:
         raise EngineError(
-            f"{name} is no ONNX model, or not the whole of one: {error}; copy or export it again"
+            f"{name} is not a complete ONNX model: {error}; copy or export it again"
         ) from error
 
 
@@ -144,11 +143,11 @@ def _read(path: Path, content: bytes) -> OnnxFile:
         raise ValueError("it has no graph")
     opsets = [version for domain, version in _imports(model, 8) if domain in _DEFAULT_DOMAINS]
     if len(opsets) != 1:
-        raise ValueError(f"it names the opsets {opsets} of the default domain, expected one")
+        raise ValueError(f"expected one opset of the default domain, got {opsets}")
     entries = _entries(model, 14)
     metadata = dict(entries)
     if len(metadata) < len(entries):
-        raise ValueError("it has metadata of the same name twice")
+        raise ValueError("its metadata has a name twice")
     constants = {tensor.text(8) for tensor in graph.messages(5)}
     outputs = [_spec(path, "output", value) for value in graph.messages(12)]
     if not outputs:
@@ -167,7 +166,7 @@ def _read(path: Path, content: bytes) -> OnnxFile:
 
 
 def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
-    """Refuse what `checked_onnx` refuses, and calls of our operators without their bodies."""
+    """Check as `checked_onnx` does, and require the bodies of called operators of ours."""
     if model.integer(1) < 1:
         raise ValueError("it has no ir_version")
     called, defined = set(), set()
@@ -178,14 +177,15 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
             entries = dict(_entries(message, 13))
             if entries or message.integer(14):
                 raise EngineError(
-                    f"{name} keeps the tensor {message.text(8) or '(unnamed)'} in another file, "
-                    f"{entries.get('location', '(not named)')}; expected all weights inside. "
+                    f"{name}: expected all weights inside, got the tensor "
+                    f"{message.text(8) or '(unnamed)'} in another file, "
+                    f"{entries.get('location', '(not named)')}. "
                     f"Save it in one file: onnx.save(onnx.load({name!r}), {name!r})"
                 )
         elif kind == _NODE and message.text(4) == _COMPILED:
             raise EngineError(
-                f"{name} has the engine of another program inside ({_COMPILED}), and an engine is "
-                "code; expected the model that it was compiled from"
+                f"{name} contains another program's engine ({_COMPILED}), and an engine is code; "
+                "use the model that it was compiled from"
             )
         elif kind == _NODE and message.text(7) == _DOMAIN:
             called.add(message.text(4))
@@ -206,13 +206,13 @@ def _check_opsets(imports: list[tuple[str, int]]) -> None:
         least = 1 if domain in _DEFAULT_DOMAINS else 0
         if not least <= version <= _LARGEST_OPSET:
             raise ValueError(
-                f"it names opset {version} of the domain {domain or 'ai.onnx'}, expected {least} "
-                f"to {_LARGEST_OPSET}"
+                f"expected opset {least} to {_LARGEST_OPSET} of the domain {domain or 'ai.onnx'}, "
+                f"got {version}"
             )
 
 
 def _walk(model: Message) -> Iterator[tuple[str, Message]]:
-    """Every message that can hold a tensor, by its kind; a list, as graphs may nest deeply."""
+    """Yield the kind and content of every message that can hold a tensor, without recursion."""
     waiting = [("ModelProto", model)]
     while waiting:
         kind, message = waiting.pop()
@@ -227,29 +227,29 @@ def _entries(message: Message, number: int) -> list[tuple[str, str]]:
 
 
 def _spec(path: Path, role: str, value: Message) -> TensorSpec:
-    """A ValueInfoProto, with a TypeProto, with a TypeProto.Tensor, with a TensorShapeProto."""
+    """Specification from a ValueInfoProto (TypeProto, TypeProto.Tensor, TensorShapeProto)."""
     name, kind = value.text(1), value.message(2)
     tensor = kind and kind.message(1)
     shape = tensor and tensor.message(2)
     if tensor is None or shape is None:
         problem = "no tensor" if tensor is None else "a tensor without a shape"
         raise EngineError(
-            f"{path}: the {role} {name} is {problem}, expected a tensor of known rank; "
-            "give it its type and shape in the model"
+            f"{path}: the {role} {name}: expected a tensor of known rank, got {problem}; "
+            "declare its type and shape in the model"
         )
     number = tensor.integer(1)
     types = _ELEMENT_TYPES.split()
-    element = types[number] if 0 <= number < len(types) else f"of the unknown type {number}"
+    element = types[number] if 0 <= number < len(types) else f"the unknown type {number}"
     if element not in _SUPPORTED:
         raise EngineError(
-            f"{path}: the {role} {name} is {element}, expected one of {', '.join(_SUPPORTED)}; "
+            f"{path}: the {role} {name}: expected one of {', '.join(_SUPPORTED)}, got {element}; "
             "cast it in the model"
         )
     return TensorSpec(name, tuple(map(_dimension, shape.messages(1))), np.dtype(element))
 
 
 def _dimension(dimension: Message) -> int | str | None:
-    """A TensorShapeProto.Dimension; some exporters write -1 for one that is free."""
+    """Length of a TensorShapeProto.Dimension; some exporters write -1 for a free one."""
     if name := dimension.text(2):
         return name
     return dimension.integer(1) if dimension.has(1) and dimension.integer(1) >= 0 else None

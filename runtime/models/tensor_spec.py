@@ -1,4 +1,4 @@
-"""What a model says of an input or an output."""
+"""Specification of an input or output."""
 
 from __future__ import annotations
 

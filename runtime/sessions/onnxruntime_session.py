@@ -1,4 +1,4 @@
-"""Running a model on ONNX Runtime."""
+"""Run a model on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class OnnxRuntimeSession(Session):
     """A model loaded into ONNX Runtime.
 
     Args:
-        model: a path, or a serialized model.
-        providers: execution providers in order of preference, with options where needed.
-        threads: of one operator; 0 leaves it to ONNX Runtime.
+        model: path or serialized model.
+        providers: execution providers in order of preference, with options if needed.
+        threads: threads of one operator; 0 leaves the number to ONNX Runtime.
         custom_ops: libraries of custom operators to register.
         optimize: let ONNX Runtime rewrite the graph.
-        lean: hold as little memory as can be, within a run and after it; somewhat slower.
+        lean: hold as little memory as possible during and after a run; somewhat slower.
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        EngineError: the model is none, or not one for a backend (`checked_onnx`).
+        EngineError: the file is not a model that a backend can load (`checked_onnx`).
         SessionError: ONNX Runtime refuses the model, lacks a provider, or does not use the first.
     """
 
@@ -56,14 +56,14 @@ class OnnxRuntimeSession(Session):
         available = ort.get_available_providers()
         if missing := sorted(set(wanted).difference(available)):
             raise SessionError(
-                f"this ONNX Runtime has no {', '.join(missing)}; it has {', '.join(available)}. "
-                "For CUDA and TensorRT: pip install 'adadm-deploy[gpu]' in place of [cpu]"
+                f"expected an ONNX Runtime with {', '.join(missing)}, got {', '.join(available)}. "
+                "For CUDA and TensorRT: pip install 'adadm-deploy[gpu]' instead of [cpu]"
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # A plan of the memory is kept for each size, in a block of its own: a quarter more memory,
-        # and no faster (docs/decisions.md).
+        # It would keep a memory plan with its own block for each size: a quarter more memory, and
+        # no faster (docs/decisions.md).
         options.enable_mem_pattern = False
         if lean:
             options.enable_cpu_mem_arena = False
@@ -72,20 +72,20 @@ class OnnxRuntimeSession(Session):
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         for library in custom_ops:
             options.register_custom_ops_library(library)
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # and nothing else
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # no other format
         content = checked_onnx(model, needs_bodies=not custom_ops)
         try:
             self._session = ort.InferenceSession(
                 content,
                 options,
                 providers=list(providers),
-                enable_fallback=0,  # or a provider that fails is replaced by the CPU, on stdout
+                enable_fallback=0,  # else the CPU replaces a failing provider
             )
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
         if (used := self._session.get_providers()[0]) != wanted[0]:
-            raise SessionError(f"ONNX Runtime fell back from {wanted[0]} to {used}; see its log")
+            raise SessionError(f"expected ONNX Runtime to use {wanted[0]}, got {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
         self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
         self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
@@ -104,5 +104,5 @@ class OnnxRuntimeSession(Session):
 
 def _spec(tensor: Any) -> TensorSpec:
     if tensor.type not in _DTYPES:
-        raise SessionError(f"{tensor.name} is {tensor.type}; supported: {', '.join(_DTYPES)}")
+        raise SessionError(f"{tensor.name}: expected {', '.join(_DTYPES)}, got {tensor.type}")
     return TensorSpec(tensor.name, tuple(tensor.shape), np.dtype(_DTYPES[tensor.type]))

@@ -1,7 +1,7 @@
-"""The operators of the domain `adadm` in OpenVINO's own.
+"""Operators of the domain `adadm` in terms of OpenVINO's own.
 
-Each function converts one node of the ONNX file, as OpenVINO's `ConversionExtension` wants it; the
-formulas are those of the bodies in the file (`adadm.export.operators`).
+Each function converts one node of the ONNX file for OpenVINO's `ConversionExtension`. The formulas
+are those of the function bodies in the file (`adadm.export.operators`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ SMALLEST_NORM = 5e-5
 
 
 def _modulate(node: Any, *, shifted: bool, limited: bool, with_factor: bool) -> list[Any]:
-    """The modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
+    """Convert a modulator: `x + delta + r * exp(weight * ln(std(x - center)) + bias)`."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
     wide = ops.convert(x, "f32")
     center = node.get_input(2) if shifted else None
     _, origin = _origin(ops, _mean(ops, wide), center)
     sizes = ops.gather(ops.shape_of(x), np.array([1, 2, 3]), np.int64(0))
-    # Convert before the product: in a quantized graph OpenVINO takes Convert, then Subtract, for a
-    # dequantization, and the count comes out wrong.
+    # Convert before the product: in a quantized graph, OpenVINO would mistake Convert followed by
+    # Subtract for a dequantization, and the count would be wrong.
     count = ops.reduce_prod(ops.convert(sizes, "f32"), np.array([0]))
     squares = _sum(ops, ops.squared_difference(wide, origin))
     factor = _factor(ops, node, r, _std(ops, squares, count), limited=limited)
@@ -39,7 +39,7 @@ def _modulate(node: Any, *, shifted: bool, limited: bool, with_factor: bool) -> 
 
 
 def _modulate_external(node: Any, *, shifted: bool, limited: bool) -> list[Any]:
-    """The modulator whose std is its last input."""
+    """Convert a modulator whose std is its last input."""
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
     factor = _factor(ops, node, r, node.get_input(3 if shifted else 2), limited=limited)
@@ -48,7 +48,7 @@ def _modulate_external(node: Any, *, shifted: bool, limited: bool) -> list[Any]:
 
 
 def _moments(node: Any, *, shifted: bool) -> list[Any]:
-    """Count, mean and sum of squared deviations of the pixels that are inside: (N, 1, 3)."""
+    """Convert AdaDMMoments: count, mean and sum of squared deviations inside, (N, 1, 3)."""
     ops = _operators()
     x, inside = node.get_input(0), node.get_input(2 if shifted else 1)
     wide = ops.convert(x, "f32")
@@ -63,7 +63,7 @@ def _moments(node: Any, *, shifted: bool) -> list[Any]:
 
 
 def _standard_deviation(node: Any) -> list[Any]:
-    """The std that is known, where it is positive, else that of the moments: (N, 1, 1, 1)."""
+    """Convert AdaDMStandardDeviation: known std if positive, else the moments', (N, 1, 1, 1)."""
     ops = _operators()
     known = node.get_input(1)
     wide = ops.unsqueeze(node.get_input(0), np.array([3]))
@@ -73,7 +73,7 @@ def _standard_deviation(node: Any) -> list[Any]:
 
 
 def _origin(ops: Any, mean_of_x: Any, center: Any) -> tuple[Any, Any]:
-    """The mean of `x`, or of `x - center`, and what `x` less its deviation is."""
+    """Mean of `x`, or of `x - center`; and the value from which `x` deviates."""
     if center is None:
         return mean_of_x, mean_of_x
     center = ops.convert(center, "f32")
@@ -82,7 +82,7 @@ def _origin(ops: Any, mean_of_x: Any, center: Any) -> tuple[Any, Any]:
 
 
 def _sum(ops: Any, squares: Any) -> Any:
-    """Over one image, one axis after the other."""
+    """Sum over one image, axis by axis."""
     for axis in (3, 2, 1):
         squares = ops.reduce_sum(squares, np.array([axis]), keep_dims=True)
     return squares
@@ -95,7 +95,7 @@ def _std(ops: Any, squares: Any, count: Any) -> Any:
 
 
 def _factor(ops: Any, node: Any, r: Any, std: Any, *, limited: bool) -> Any:
-    """`exp(min(weight * ln(std) + bias, 80))` where the std is positive, else 0; the type of r."""
+    """`exp(min(weight * ln(std) + bias, 80))` if the std is positive, else 0; in the type of r."""
     weight, bias = (np.float32(node.get_attribute(name)) for name in ("weight", "bias"))
     varies = ops.greater(std, np.float32(0))
     if limited:
@@ -107,13 +107,13 @@ def _factor(ops: Any, node: Any, r: Any, std: Any, *, limited: bool) -> Any:
 
 
 def _mean(ops: Any, value: Any) -> Any:
-    """Over one image, plane by plane."""
+    """Mean over one image, plane by plane."""
     planes = ops.reduce_mean(value, np.array([2, 3]), keep_dims=True)
     return ops.reduce_mean(planes, np.array([1]), keep_dims=True)
 
 
 def _group_norm(node: Any) -> list[Any]:
-    """GroupNorm: OpenVINO has it, with its statistics in the type of its input."""
+    """Convert GroupNorm in float32; OpenVINO's computes statistics in the type of its input."""
     ops = _operators()
     x = node.get_input(0)
     scale, bias = (ops.convert(node.get_input(index), "f32") for index in (1, 2))
@@ -123,7 +123,7 @@ def _group_norm(node: Any) -> list[Any]:
 
 
 def _attention_round(node: Any) -> list[Any]:
-    """SparseAttentionRound, with OpenVINO's own stable sort in place of the counting sort."""
+    """Convert SparseAttentionRound, with OpenVINO's stable sort instead of the counting sort."""
     ops = _operators()
     match, values, rotations = map(node.get_input, range(3))
     chunk = np.array([node.get_attribute("chunk_size")], np.int64)

@@ -1,4 +1,4 @@
-"""Running a model on OpenVINO, an optional extra."""
+"""Run a model on OpenVINO, an optional extra."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from adadm.runtime.sessions.session import FloatArray, Session
 class OpenVINOSession(Session):
     """A model loaded into OpenVINO on the CPU.
 
-    The model's own functions (domain `adadm`), which OpenVINO's ONNX frontend does not expand, are
-    converted by `openvino_operators`.
+    OpenVINO's ONNX frontend does not expand the model's own functions (domain `adadm`):
+    `openvino_operators` converts them.
 
     Args:
-        model: a path, or a serialized model.
-        threads: of one inference; 0 leaves it to OpenVINO.
-        precision: `f32`, or `bf16` where the CPU computes in it; `f32` is never lowered.
+        model: path or serialized model.
+        threads: threads of one inference; 0 leaves the number to OpenVINO.
+        precision: `f32`, which is never lowered, or `bf16`, if the CPU supports it.
 
     Raises:
         MissingDependencyError: openvino is not installed.
-        EngineError: the model is none, or not one for a backend (`checked_onnx`).
+        EngineError: the file is not a model that a backend can load (`checked_onnx`).
         SessionError: OpenVINO refuses the model.
     """
 
@@ -54,7 +54,7 @@ class OpenVINOSession(Session):
         except RuntimeError as error:
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
-        # The frontend keeps the metadata of the ONNX file among its own.
+        # The frontend stores the metadata of the ONNX file with its own.
         kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
         self.metadata = ModelMetadata.from_props({key: str(value) for key, value in kept.items()})
 

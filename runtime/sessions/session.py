@@ -1,4 +1,4 @@
-"""What every backend offers: a loaded model that checks what it is fed."""
+"""Interface of every backend: a loaded model that checks its inputs."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _Self = TypeVar("_Self", bound="Session")  # typing.Self needs Python 3.11
 
 @dataclass(frozen=True)
 class SizeRange:
-    """H and W of an image that a model takes, px, from `least` to `most`; by default any."""
+    """Range of the image sizes (H, W) that a model takes, px; by default any."""
 
     least: tuple[int, int] = (1, 1)
     most: tuple[int, int] = (_UNBOUNDED, _UNBOUNDED)
 
     def holds(self, size: tuple[int, int]) -> bool:
-        """Whether an image of H and W can be run."""
+        """True if an image of this H and W is in the range."""
         return self.nearest(size) == size
 
     def nearest(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size of the range that is nearest."""
+        """The nearest size in the range."""
         height, width = (
             max(least, min(length, most))
             for least, length, most in zip(self.least, size, self.most, strict=True)
@@ -42,12 +42,12 @@ class SizeRange:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it is one size."""
+        """True if the range is a single size."""
         return self.least == self.most
 
     @property
     def is_bounded(self) -> bool:
-        """Whether there is a largest size, which the memory was planned for."""
+        """True if there is a largest size, which the memory was planned for."""
         return _UNBOUNDED not in self.most
 
     def __str__(self) -> str:
@@ -62,12 +62,12 @@ class SizeRange:
 class Session(ABC):
     """A model loaded into a backend; also a context manager that closes it.
 
-    For one thread at a time: backends differ in what they allow besides.
+    For one thread at a time: some backends do not allow more.
 
     Attributes:
-        inputs, outputs: what `run` takes and returns.
-        metadata: of the model.
-        backend: the name under which `open_session` opened it.
+        inputs, outputs: tensors that `run` takes and returns.
+        metadata: metadata of the model.
+        backend: name of the backend, set by `open_session`.
     """
 
     inputs: list[TensorSpec]
@@ -77,29 +77,29 @@ class Session(ABC):
     _closed = False
 
     def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        """Run the model on arrays by input name; returns arrays by output name.
+        """Run the model on arrays by input name; return arrays by output name.
 
         Raises:
-            SessionError: the session is closed; names, data types or shapes do not fit; or the
+            SessionError: the session is closed; names, data types or shapes do not match; or the
                 backend fails.
         """
         self._check(feed)
         return self._run(feed)
 
     def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        """As `run`, for a loop that is done with the results before it runs again.
+        """Run the model like `run`, without copying the results if the backend can.
 
-        A backend may save a copy: then the next run overwrites them, of whatever shape, and they
-        must not be touched once the session is closed.
+        The next run of any shape may overwrite the results. They must not be used after the session
+        is closed.
 
         Raises:
-            SessionError: as `run` does.
+            SessionError: as for `run`.
         """
         return self.run(feed)
 
     @property
     def sizes(self) -> list[SizeRange]:
-        """Of the one image that `lr` may be; none where it is several images or nothing."""
+        """Sizes accepted for a single image; empty if the model takes only batches."""
         (shape,) = (spec.shape for spec in self.inputs if spec.name == "lr")
         if isinstance(shape[0], int) and shape[0] != 1:
             return []
@@ -107,7 +107,7 @@ class Session(ABC):
         return [SizeRange((least_h, least_w), (most_h, most_w))]
 
     def close(self) -> None:
-        """Give the backend's memory back. Twice is as good as once."""
+        """Release the backend's memory. Idempotent."""
         if not self._closed:
             self._closed = True
             self._release()
@@ -120,14 +120,14 @@ class Session(ABC):
 
     @abstractmethod
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        """Run on arrays that are checked; the results belong to the caller."""
+        """Run on checked arrays; the caller owns the results."""
 
     @abstractmethod
     def _release(self) -> None:
-        """Drop what holds the backend's memory."""
+        """Drop the objects that hold the backend's memory."""
 
     def _height_and_width(self, shape: Sequence[_Length]) -> tuple[_Length, _Length]:
-        """Of the shape of `lr`: images are (N, H, W, 3), planes (N, 3, H, W)."""
+        """H and W of the shape of `lr`: images are (N, H, W, 3), planes (N, 3, H, W)."""
         first = 1 if self.metadata.is_uint8 else 2
         return shape[first], shape[first + 1]
 
@@ -136,7 +136,7 @@ class Session(ABC):
             raise SessionError("the session is closed; open the model again")
         expected = {spec.name: spec for spec in self.inputs}
         if feed.keys() != expected.keys():
-            raise SessionError(f"fed {sorted(feed)}, the model reads {sorted(expected)}")
+            raise SessionError(f"expected inputs {sorted(expected)}, got {sorted(feed)}")
         least = self.metadata.smallest_area or 1
         for name, array in feed.items():
             spec = expected[name]
@@ -146,16 +146,16 @@ class Session(ABC):
             )
             if array.dtype != spec.dtype or not fits:
                 raise SessionError(
-                    f"{name} is {array.dtype} {array.shape}, expected {spec.dtype} {spec.shape}"
+                    f"{name}: expected {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}"
                 )
             if name == "lr":
                 height, width = self._height_and_width(array.shape)
                 if height * width < least:
                     raise SessionError(
-                        f"{name} has {height}x{width} px, the network needs at least {least} in all"
+                        f"{name}: expected at least {least} px in all, got {height}x{width}"
                     )
 
 
 def _bounds(length: int | str | None) -> tuple[int, int]:
-    """The least and the most of a dimension."""
+    """Least and largest length of a dimension."""
     return (length, length) if isinstance(length, int) else (1, _UNBOUNDED)

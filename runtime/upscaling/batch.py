@@ -1,4 +1,4 @@
-"""Many image files, one after the other: reading ahead, inference and writing at the same time."""
+"""Upscale many image files; reading ahead, inference and writing overlap."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 _STRIP_PX = 256
-_FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # no folder such as results.2 or v1.4
+_FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # not a folder such as results.2 or v1.4
 _FAILURES = (AdadmError, OSError, MemoryError)
-"""What one image may raise without stopping the others."""
+"""Exceptions of one image that do not stop the others."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass
 class BatchResult:
-    """What became of the files."""
+    """Jobs by outcome; the failed ones with the reason."""
 
     done: list[Job] = field(default_factory=list)
     skipped: list[Job] = field(default_factory=list)
@@ -51,18 +51,18 @@ class BatchResult:
 def find_jobs(
     inputs: Sequence[Path], output: Path, suffix: str | None, reads: Sequence[Path] = ()
 ) -> list[Job]:
-    """Which files are read, and where each result goes.
+    """Pair each source file with the file of its result.
 
     Args:
-        inputs: files and folders; folders are searched recursively and mirrored, but for names
-            that begin with a dot.
-        output: an image file where there is one input file and the name has an image's suffix;
-            else a folder.
-        suffix: of the results; None for that of each source.
-        reads: what is read besides.
+        inputs: files and folders. Folders are searched recursively and mirrored; names that begin
+            with a dot are left out.
+        output: an image file if there is one input file and the name has an image's suffix; else
+            a folder.
+        suffix: suffix of the results; None for that of each source.
+        reads: other files that are read.
 
     Raises:
-        ImageError: a folder holds no image, or the output's name is that of no format.
+        ImageError: a folder holds no image, or the output's suffix is not an image format.
         OutputError: a result would replace a source, or two results would have one name.
     """
     inside = output.resolve()
@@ -77,11 +77,13 @@ def find_jobs(
             for path in images_in(source)
             if path.is_file()
             and not any(part.startswith(".") for part in path.relative_to(source).parts)
-            # results of an earlier run, where they lie inside the folder
+            # leave out results of an earlier run inside the folder
             and (inside == source.resolve() or inside not in path.resolve().parents)
         ]
         if not found:
-            raise ImageError(f"{source}: no image in it ({', '.join(sorted(EXTENSIONS))})")
+            raise ImageError(
+                f"{source}: expected images ({', '.join(sorted(EXTENSIONS))}), got none"
+            )
         jobs += [
             Job(path, _target(output, str(path.relative_to(source)), suffix)) for path in found
         ]
@@ -91,7 +93,7 @@ def find_jobs(
         index, is_source, other = clash
         target = jobs[index].target
         if is_source:
-            raise OutputError(f"{target} would replace a source; choose another -o")
+            raise OutputError(f"{target} would replace a source; give another -o")
         raise OutputError(
             f"{jobs[other].source} and {jobs[index].source} would both become {target}; upscale "
             "them into different folders"
@@ -104,10 +106,10 @@ def _names_a_file(output: Path, suffix: str | None) -> bool:
         return False
     if output.suffix.lower() not in EXTENSIONS:
         raise ImageError(
-            f"{output}: cannot write {output.suffix}; one of {', '.join(sorted(EXTENSIONS))}"
+            f"{output}: expected one of {', '.join(sorted(EXTENSIONS))}, got {output.suffix}"
         )
     if suffix not in (None, output.suffix.lower()):
-        raise ImageError(f"{output} is no name for --format {suffix[1:]}; leave one of them out")
+        raise ImageError(f"{output} contradicts --format {suffix[1:]}; leave one of them out")
     return True
 
 
@@ -128,15 +130,15 @@ def upscale_files(
 ) -> BatchResult:
     """Upscale files; one that fails does not stop the others.
 
-    The next file is decoded, and the last one encoded, while one is on the backend. Each result
-    appears whole or not at all. A result that is there already is not made again.
+    While the backend runs one file, the next is decoded and the previous encoded. Each result
+    appears whole or not at all. An existing result is skipped.
 
     Args:
-        overwrite: make it again all the same.
-        quality: of JPEG and WebP, 1..100.
-        largest_megapixels: what is larger is refused before it is decoded.
-        progress: told the files that are through, and how each is tiled.
-        windows: told those of the current file.
+        overwrite: replace existing results.
+        quality: quality of JPEG and WebP, 1..100.
+        largest_megapixels: larger images are refused before they are decoded.
+        progress: receives the finished files, and how each is tiled.
+        windows: receives the finished windows of the current file.
     """
     outcome = BatchResult()
     waiting: list[Job] = []
@@ -189,7 +191,7 @@ def _upscale_one(
     progress: Progress,
     windows: Progress,
 ) -> Future[None]:
-    """Give all rows to the encoder; the future ends when the file is written."""
+    """Give all rows to the encoder. The future completes when the file is written."""
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
     windows.phase(job.source.name)
     if not plan.is_whole:
@@ -206,7 +208,7 @@ def _upscale_one(
 
 
 def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, windows: Progress) -> Iterator[Pixels]:
-    """Rows with as many channels as the file has; alpha goes through the network like colour."""
+    """Yield rows with the file's channels; alpha goes through the network like colour."""
     colour = upscaler.rows(photo, plan, progress=windows)
     alpha = _alpha_rows(upscaler, photo, plan)
     for rows in colour:
@@ -224,7 +226,7 @@ def _as_grey(rows: Pixels) -> Pixels:
 
 
 class _Alpha:
-    """The alpha of a photo in the place of its colour."""
+    """A pixel source whose colour is the alpha of a photo."""
 
     def __init__(self, photo: Photo) -> None:
         self.height, self.width, self.dtype = photo.height, photo.width, photo.dtype
@@ -240,14 +242,14 @@ def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels
         (photo.alpha(top, 0, min(_STRIP_PX, photo.height - top), photo.width) == first).all()
         for top in strips
     ):
-        # An opaque image is as common as alpha itself, and needs no network.
+        # Constant alpha, as of opaque images, is common and needs no network.
         heights = (factor * row[0][0].share for row in plan.windows)
         return (np.broadcast_to(first, (height, factor * photo.width, 3)) for height in heights)
     return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, factor)
 
 
 def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:
-    """No alpha outside that of the 3x3 pixels around: what is opaque or clear stays exactly so."""
+    """Clip alpha to the range of the 3x3 source pixels, so opaque and clear stay exact."""
     for windows, upscaled in zip(plan.windows, rows, strict=True):
         first, last = windows[0][0].inner_start, windows[0][0].inner_stop
         top, bottom = max(0, first - 1), min(photo.height, last + 1)
@@ -264,7 +266,7 @@ def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> I
 def _read_ahead(
     jobs: Sequence[Job], largest_megapixels: float
 ) -> Iterator[tuple[Job, Future[Photo]]]:
-    """Decode one file ahead, in a thread."""
+    """Decode one file ahead in a thread."""
     reader = ThreadPoolExecutor(1, "read ahead")
     ahead: deque[Future[Photo]] = deque()
     try:

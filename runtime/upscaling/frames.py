@@ -1,4 +1,4 @@
-"""Where frames come from and where they go: folders of images, or what OpenCV opens."""
+"""Sources and sinks of frames: folders of images, or what OpenCV opens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
 
 @dataclass(frozen=True)
 class Frame:
-    """RGB (H, W, 3), of a source or upscaled, and the `time.perf_counter()` of its capture."""
+    """An RGB image (H, W, 3), source or result, and the `time.perf_counter()` of its capture."""
 
     name: str
     image: ImageArray
@@ -38,11 +38,11 @@ Write = Callable[[Frame], object]
 
 @dataclass(frozen=True)
 class FrameSource:
-    """Frames, which close the source when they are closed.
+    """A source of frames; closing the frames closes it.
 
     Attributes:
-        is_live: they come at their own pace, whether they are wanted or not.
-        rate: frames a second; 0 where it is not known.
+        is_live: True if frames come at their own pace.
+        rate: frames per second; 0 if unknown.
     """
 
     frames: Frames
@@ -51,14 +51,15 @@ class FrameSource:
 
 
 def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[Path] = ()) -> None:
-    """Refuse an output that is the source, or one of its frames.
+    """Refuse an output that is the source or one of its frames.
 
     Args:
-        output, suffix: as `open_sink` will be given them.
-        reads: what is read besides.
+        output, suffix: as for `open_sink`.
+        reads: other files that are read.
 
     Raises:
-        OutputError: it is; or a result would replace an image of the folder, or another result.
+        OutputError: the output is one of these, or a result would replace an image of the folder
+            or another result.
         ImageError: the folder has no images.
     """
     if output is None:
@@ -69,16 +70,16 @@ def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[P
     elif not _is_video(output):  # frames are named by their number
         existing = Path(output).glob(f"*{suffix}")
         writes += [path for path in existing if re.fullmatch(r"\d{6,}", path.stem)]
-    # Of a pipeline, the names that it may make, such as frame%03d.png, are there already.
+    # `_files_in` has expanded the names that a pipeline may write, such as frame%03d.png.
     check_outputs([*_files_in(source), *reads], list(dict.fromkeys(writes)))
 
 
 def _files_in(source: str) -> list[Path]:
-    """What OpenCV may read as, or a pipeline may write to: a name, or names within an address.
+    """Files that OpenCV may read, or a pipeline may write: a name, or names within an address.
 
-    Such as `file:film.mkv`, `concat:a.ts|b.ts`, `filesrc location=film.mkv ! ...`, `frame%03d.png`;
-    and of one of numbered images all, as OpenCV goes on with the next. What a list of files names,
-    as an .m3u8 has it, is not looked up.
+    Such as `file:film.mkv`, `concat:a.ts|b.ts`, `filesrc location=film.mkv ! ...`, `frame%03d.png`.
+    One numbered image stands for all, as OpenCV goes on with the next. Files that a playlist
+    (.m3u8) names are not looked up.
     """
     if source.isdecimal():
         return []
@@ -102,14 +103,14 @@ def _files_in(source: str) -> list[Path]:
 
 
 def open_source(source: str, output: str | None, suffix: str) -> FrameSource:
-    """Open a folder of images; or a camera, file, address or GStreamer pipeline with OpenCV.
+    """Open a folder of images, or with OpenCV a camera, file, address or GStreamer pipeline.
 
     Args:
-        output, suffix: as `open_sink` will be given them.
+        output, suffix: as for `open_sink`.
 
     Raises:
         MissingDependencyError: OpenCV is not installed, and it is no folder.
-        ImageError: it cannot be opened.
+        ImageError: the source cannot be opened.
     """
     if os.path.isdir(source):
         folder = Path(source)
@@ -122,7 +123,7 @@ def open_source(source: str, output: str | None, suffix: str) -> FrameSource:
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, _api(cv2, source))
     if not capture.isOpened():
         raise ImageError(
-            f"{source}: no folder, and no camera, video, address or pipeline that OpenCV can open"
+            f"{source}: expected a folder, or a camera, video, address or pipeline for OpenCV"
         )
     is_recorded = os.path.isfile(source) or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
     return FrameSource(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
@@ -135,7 +136,7 @@ def _read(folder: Path, paths: list[Path]) -> Frames:
 
 
 def _captured(cv2: ModuleType, capture: Any) -> Frames:
-    """Until there are no more; OpenCV does not tell an end from a camera that is unplugged."""
+    """Yield frames to the end. OpenCV reports an unplugged camera as an end too."""
     try:
         for number in count():
             is_there, bgr = capture.read()
@@ -151,18 +152,18 @@ def _captured(cv2: ModuleType, capture: Any) -> Frames:
 def open_sink(
     output: str | None, suffix: str, rate: float, size: tuple[int, int]
 ) -> Iterator[Write]:
-    """What writes a frame; for one thread at a time.
+    """Yield a function that writes a frame, for one thread at a time.
 
     Args:
-        output: a folder, for images with the names of the frames; a file of a video, which appears
-            when it is complete; a GStreamer pipeline; or None, for nowhere.
-        suffix: of images.
-        rate: of a video, frames a second.
-        size: H and W of the frames.
+        output: a folder for images named after the frames; a video file, which appears when it is
+            complete; a GStreamer pipeline; or None to write nothing.
+        suffix: suffix of images.
+        rate: frames per second of a video.
+        size: H and W of the frames, px.
 
     Raises:
-        MissingDependencyError: OpenCV is not installed, and it is no folder.
-        ImageError: a video has no rate, cannot be made, or is not complete in the end.
+        MissingDependencyError: the output is a video, and OpenCV is not installed.
+        ImageError: a video has no rate, cannot be opened, or is incomplete at the end.
     """
     if output is None:
         yield lambda _: None
@@ -177,7 +178,7 @@ def open_sink(
 @contextmanager
 def _video(output: str, rate: float, size: tuple[int, int]) -> Iterator[Write]:
     if not rate > 0:
-        raise ImageError(f"the source of {output} tells no frame rate; give it with --rate")
+        raise ImageError(f"the source of {output} has no frame rate; give --rate")
     cv2 = require("cv2", "camera")
     height, width = size
     is_stream = " ! " in output
@@ -186,19 +187,19 @@ def _video(output: str, rate: float, size: tuple[int, int]) -> Iterator[Write]:
         writer = cv2.VideoWriter(str(target), _api(cv2, output), codec, rate, (width, height))
         if not writer.isOpened():
             raise ImageError(
-                f"{output}: OpenCV cannot write a video of {width}x{height} px at {rate} frames a "
-                "second there; give another kind, or a folder for images"
+                f"{output}: OpenCV cannot write a video of {width}x{height} px at {rate} frames "
+                "per second there; give another format, or a folder for images"
             )
         try:
             yield lambda frame: writer.write(cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR))
         finally:
             writer.release()
         if not is_stream and not _is_complete(cv2, target):
-            raise ImageError(f"{output} could not be written to its end: is the disk full?")
+            raise ImageError(f"{output} is incomplete; check the free space of the disk")
 
 
 def _is_complete(cv2: ModuleType, path: str | Path) -> bool:
-    """Whether the last frame is there; VideoWriter does not tell that it cannot write."""
+    """True if the last frame can be read; VideoWriter does not report failed writes."""
     video = cv2.VideoCapture(str(path))
     last = video.get(cv2.CAP_PROP_FRAME_COUNT) - 1
     return bool(last >= 0 and video.set(cv2.CAP_PROP_POS_FRAMES, last) and video.read()[0])
@@ -213,7 +214,7 @@ def _api(cv2: ModuleType, name: str) -> int:
         return int(cv2.CAP_ANY)
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
         raise ImageError(
-            f"{name}: a GStreamer pipeline, and this OpenCV was built without GStreamer; that of "
-            "JetPack has it, that of PyPI has not"
+            f"{name}: a GStreamer pipeline needs an OpenCV built with GStreamer; JetPack's is, "
+            "PyPI's is not"
         )
     return int(cv2.CAP_GSTREAMER)

@@ -1,8 +1,7 @@
-"""How much memory an inference takes, and how much there is.
+"""Memory that an inference takes, and memory that is free.
 
-Run as a module with `MODEL BACKEND HxW...`, it prints the peak of its own process for each size, in
-the order given, which is from small to large: a process of its own, because what the process did
-before would hide in its peak.
+Run as a module with `MODEL BACKEND HxW...`, it prints the peak memory of its process for each size,
+given from small to large. It needs its own process, because earlier work would raise the peak.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from adadm.runtime.python_process import python_command
 HeightWidth = tuple[int, int]
 """H and W, px."""
 
-# Of a container: the limit, what is used, and where that says how much of it is cache.
+# Files of a container's cgroup: limit, usage, and the statistics that tell how much is cache.
 _V2, _V1 = "/sys/fs/cgroup/memory.", "/sys/fs/cgroup/memory/memory."
 _CGROUPS = (
     (f"{_V2}max", f"{_V2}current", f"{_V2}stat"),
@@ -39,32 +38,33 @@ _CGROUPS = (
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """The peak of a session on one backend, above what the process takes without it.
+    """Peak memory of a session on one backend, above that of the process without it.
 
     Attributes:
-        fixed_bytes: the loaded model.
-        bytes_per_pixel: of `lr`; all tensors of an inference, the output in float32 too.
+        fixed_bytes: memory of the loaded model.
+        bytes_per_pixel: memory per pixel of `lr` for all tensors of an inference, with the output
+            in float32.
     """
 
     fixed_bytes: int
     bytes_per_pixel: int
 
     def bytes_for(self, pixels: int) -> int:
-        """The peak for an input of so many pixels."""
+        """Peak for an input of `pixels` pixels."""
         return self.fixed_bytes + self.bytes_per_pixel * pixels
 
 
 def memory_models(metadata: ModelMetadata) -> dict[str, MemoryModel]:
-    """What export wrote, by the backend that it was measured on; empty where it did not."""
+    """Memory models that export wrote, by backend; empty if it wrote none."""
     return {backend: MemoryModel(*numbers) for backend, numbers in (metadata.memory or {}).items()}
 
 
 def free_bytes(limit_bytes: int | None = None, held_bytes: int = 0) -> int:
-    """Memory that this process can still take, of the machine and of the container that it is in.
+    """Memory that this process can still take, within its machine and container.
 
     Args:
-        limit_bytes: what it may take in all.
-        held_bytes: of what it has taken, what it can take again.
+        limit_bytes: limit of the whole process.
+        held_bytes: memory that it holds and can reuse.
     """
     free: int = psutil.virtual_memory().available
     if limit_bytes is not None:
@@ -77,13 +77,13 @@ def free_bytes(limit_bytes: int | None = None, held_bytes: int = 0) -> int:
 
 
 def process_bytes() -> int:
-    """What this process takes now."""
+    """Resident memory of this process."""
     taken: int = psutil.Process().memory_info().rss
     return taken
 
 
 def _cache_bytes(statistics: str) -> int:
-    """Of files that were read, which the kernel drops when a process needs the memory."""
+    """Page cache of read files, which the kernel drops when a process needs memory."""
     with suppress(OSError, ValueError):
         entries = dict(line.split() for line in Path(statistics).read_text().splitlines())
         return int(entries.get("total_inactive_file", entries.get("inactive_file", 0)))
@@ -93,10 +93,10 @@ def _cache_bytes(statistics: str) -> int:
 def measure_memory(
     model: bytes | str | os.PathLike[str], backend: str, sizes: Sequence[HeightWidth]
 ) -> MemoryModel:
-    """Run a model in a process of its own, and fit its peak by a line over the pixels.
+    """Run a model in its own process, and fit a line to its peaks over the pixels.
 
     Args:
-        sizes: H and W, from small to large; one alone is a size that is fixed.
+        sizes: H and W, from small to large; a single one means a model of fixed size.
 
     Raises:
         SessionError: the process fails.
@@ -108,8 +108,8 @@ def measure_memory(
     result = subprocess.run(command, input=source, capture_output=True, check=False)
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip().splitlines()
-        # silent where the system kills it, for want of memory above all
-        reason = said[-1] if said else f"its process ended with {result.returncode}"
+        # stderr is empty if the system killed it, mostly for lack of memory
+        reason = said[-1] if said else f"its process exited with {result.returncode}"
         raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
     before, loading, *running = json.loads(result.stdout)
     if len(sizes) == 1:
@@ -120,14 +120,14 @@ def measure_memory(
 
 
 def _rounded_up(number: float) -> int:
-    """To two digits: more would differ at each measurement."""
+    """Round up to two digits: further digits vary between measurements."""
     whole = max(math.ceil(number), 0)
     unit: int = 10 ** max(0, len(str(whole)) - 2)
     return -(-whole // unit) * unit
 
 
 def main(arguments: list[str]) -> None:
-    """Print the bytes before loading, the peak of loading, and that of each size, as JSON."""
+    """Print as JSON the bytes before loading, the peak of loading, and the peak of each size."""
     from adadm.runtime.backends import open_session
 
     path, backend, *sizes = arguments
@@ -146,14 +146,14 @@ def main(arguments: list[str]) -> None:
 
 
 def _forget_loading() -> None:
-    """Give back what a backend took while it compiled: an inference could hide in that (Linux)."""
+    """Release memory that a backend took to compile: it could hide an inference's peak (Linux)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _peak_rss() -> int:
-    """Of this process so far; getrusage would count what its parent had before."""
+    """Peak memory of this process so far; getrusage would count its parent's too."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:

@@ -1,13 +1,13 @@
-"""The statistics that the tiles of one image share, from its tiles and from a sample of it.
+"""Statistics that the tiles of one image share, from its tiles and from a sample of it.
 
-Every trunk's std depends on the factors before it, and they on the std before them, so a pass over
-the tiles with wrong statistics returns wrong ones: of B modulators only the first is right after
-one pass, the second after two. Trained networks then take B passes to settle.
+Every trunk's std depends on the factors before it, and each factor on the std before it. So a pass
+over the tiles with wrong statistics returns wrong ones: of B modulators only the first is right
+after one pass, the second after two. Trained networks then take B passes to settle.
 
 A *mosaic* shortens that. It is one window full of small patches from all over the image, of which
-only the middles count, so that its statistics are nearly those of the image, and so is its
-*response*: what its statistics become when the factors are made of others. With `F` for a pass over
-all tiles, `M` for one over the mosaics, both from the std that is given to the std that is found,
+only the middles count. Its statistics are nearly those of the image. So is its *response*: how its
+statistics change when the factors follow from another std. Let `F` be a pass over all tiles and `M`
+a pass over the mosaics, both functions of the given std that return the found std:
 
     given = M(own)                      the mosaics' own std, to begin with
     found = F(given)                    one pass over the image
@@ -39,20 +39,20 @@ Std = npt.NDArray[np.float64]
 Feed = dict[str, npt.NDArray[Any]]
 
 _MOST_PASSES = 12
-# Of a std; in float32 those of equal tensors differ by a few roundings of 6e-8.
+# Relative change of a std. Stds of equal float32 tensors differ by a few roundings of 6e-8.
 _SETTLED = 1e-6
 
 _MOSAICS = 4
 _MIDDLE_PX = 16
 _REPETITIONS = 2
 _LARGEST_CORRECTION = 2.0
-# On photographs in tiles of 128 px corrections are 1 to 3 %, and what is left of them 0.1 %.
+# On photographs in tiles of 128 px, corrections are 1 to 3 %, and their remaining error is 0.1 %.
 _LIKE_ITS_SAMPLE = 0.05
 _EXTRA_PASSES = 4
 
 
 def runs(plan: Plan, passes: Passes) -> int:
-    """How many windows `shared_std` runs, if no more passes are needed than asked for."""
+    """Number of windows that `shared_std` runs, without extra passes."""
     count = 2 if passes == "settle" else int(passes) - 1
     return count * (plan.count + _MOSAICS * (1 + _REPETITIONS)) + _MOSAICS
 
@@ -66,13 +66,13 @@ def shared_std(
     passes: Passes,
     on_run: Callable[[], object],
 ) -> npt.NDArray[np.float32]:
-    """The std of every trunk over the whole image, from windows of it.
+    """Std of every trunk over the whole image, from windows of it.
 
     Args:
         session: the model that returns moments (`adadm export --stats external`).
-        read: a region of the image.
-        passes: those over the image, and the one that makes the result. Where the mosaics correct
-            a std by more than 5 %, the image is unlike them, and up to four more follow.
+        read: reads a region of the image.
+        passes: passes over the image, including the one that makes the result. If the mosaics
+            correct a std by more than 5 %, the image is unlike them and up to four more follow.
         on_run: called after each window and each mosaic.
 
     Returns:
@@ -111,7 +111,7 @@ def shared_std(
 
 
 def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> Std:
-    """The unbiased std of each trunk over all tiles.
+    """Unbiased std of each trunk over all tiles.
 
     Args:
         moments: (N, B, 3) of each tile or batch of tiles: count, mean, and sum of squared
@@ -124,7 +124,7 @@ def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> Std:
     """
     count, mean, squares = np.concatenate(moments).astype(np.float64).transpose(2, 0, 1)
     total = count.sum(axis=0)
-    with np.errstate(invalid="ignore", over="ignore"):  # of a network that diverges
+    with np.errstate(invalid="ignore", over="ignore"):  # a network that diverges
         pooled_mean = (count * mean).sum(axis=0) / total
         pooled = (squares + count * (mean - pooled_mean) ** 2).sum(axis=0)
         return np.asarray(np.sqrt(pooled / np.maximum(total - 1, 1)))
@@ -132,12 +132,12 @@ def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> Std:
 
 def _as_input(std: Std) -> npt.NDArray[np.float32]:
     if not np.isfinite(std).all():
-        raise SessionError("the network diverges on this image: its statistics are no numbers")
+        raise SessionError("the network diverges on this image: its statistics are not finite")
     return std.astype(np.float32).reshape(1, -1, 1, 1)
 
 
 def _ratio(response: Std, expected: Std) -> Std:
-    """Bounded, so that a sample unlike the image does no harm that another pass cannot mend."""
+    """Ratio, clamped so that a mosaic unlike the image errs no more than one pass can correct."""
     ratio = np.divide(response, expected, out=np.ones_like(expected), where=expected > 0)
     finite = np.nan_to_num(ratio, nan=1.0)
     return np.asarray(np.clip(finite, 1 / _LARGEST_CORRECTION, _LARGEST_CORRECTION))
@@ -150,9 +150,9 @@ def _windows(read: Read, to_input: ToInput, plan: Plan) -> Iterator[Feed]:
 
 
 def _mosaics(read: Read, to_input: ToInput, plan: Plan) -> Iterator[Feed]:
-    """Windows of patches that lie on a grid over the image, each its own part of the grid.
+    """Yield windows of patches on a grid over the image, each with its own part of the grid.
 
-    A patch has a margin of a third of the overlap, which holds most of what its middle sees.
+    The margin of a patch is a third of the overlap; it holds most of what the patch's middle sees.
     """
     margin = plan.overlap // 3
     side = _MIDDLE_PX + 2 * margin
@@ -176,7 +176,7 @@ def _mosaics(read: Read, to_input: ToInput, plan: Plan) -> Iterator[Feed]:
 
 
 def _axis(window: int, whole: int, side: int, margin: int) -> tuple[int, list[int], list[slice]]:
-    """Length of a patch, where the patches of two mosaics begin, and their middles in a mosaic."""
+    """Length of a patch, starts of the patches of two mosaics, and their middles in a mosaic."""
     length = min(side, window)
     margin = margin if length == side else 0
     count = window // length

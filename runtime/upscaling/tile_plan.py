@@ -1,4 +1,4 @@
-"""Which windows of an image are run, and why: memory, overlap, and what that costs in accuracy."""
+"""Choose the windows of an image, by memory, overlap and accuracy."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from adadm.runtime.upscaling.windows import Window, grid
 Tile = int | Literal["auto", "off"]
 
 DEFAULT_ACCURACY = 0.01
-"""Grey levels, of 255, that tiles may be off from the whole image once the factors have settled."""
+"""Largest error of settled tiles against the whole image, in grey levels of 255."""
 
-_SAFETY = 4  # other photographs than those that export measured
+_SAFETY = 4  # for photographs unlike those that export measured
 _FALLBACK_OVERLAP = 32
 _STEP = 32
 _SURELY_FITS_PX, _TILE_WHERE_UNKNOWN_PX = 1_000_000, 512
@@ -28,13 +28,13 @@ _ROWS_AT_ONCE = 3  # one being filled, one waiting, one being encoded
 
 @dataclass(frozen=True)
 class Plan:
-    """How one image is run.
+    """The windows that one image is run in.
 
     Attributes:
-        windows: row by row; one alone is the whole image.
-        overlap: px of `lr` around each window's share.
-        reason: why so, in a few words.
-        warning: what the result loses by it, if anything.
+        windows: windows by row; a single one is the whole image.
+        overlap: overlap around each window's share, px of `lr`.
+        reason: reason for the choice, in a few words.
+        warning: loss of quality by tiling; empty if there is none.
     """
 
     windows: list[list[Window]]
@@ -48,12 +48,12 @@ class Plan:
 
     @property
     def count(self) -> int:
-        """How many windows there are."""
+        """Number of windows."""
         return len(self.windows) * len(self.windows[0])
 
     @property
     def shape(self) -> tuple[int, int]:
-        """H and W of each window, px of `lr`."""
+        """Height and width of each window, px of `lr`."""
         row, column = self.windows[0][0]
         return row.length, column.length
 
@@ -69,7 +69,7 @@ class Plan:
 
 
 def choose_overlap(metadata: ModelMetadata, accuracy: float) -> tuple[int, str]:
-    """The overlap that keeps settled tiles within `accuracy`, and a warning if none does."""
+    """Overlap that keeps settled tiles within `accuracy`, and a warning if none does."""
     measured = metadata.halo_errors or []
     enough = [px for px, levels in measured if levels * _SAFETY <= accuracy]
     if enough:
@@ -87,7 +87,7 @@ def choose_overlap(metadata: ModelMetadata, accuracy: float) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class LargestTile:
-    """What bounds a window: the memory that is free, and what each of its pixels takes."""
+    """Limit of a window by memory: what is free, and what each pixel takes."""
 
     memory: MemoryModel
     free_bytes: int
@@ -95,19 +95,19 @@ class LargestTile:
     bytes_per_value: int
 
     def fits(self, window: tuple[int, int], share: int, width: int) -> bool:
-        """Whether a window, and the rows of the result that wait for the encoder, fit.
+        """True if a window and the result rows that wait for the encoder fit.
 
         Args:
             window: H and W, px of `lr`.
-            share: how many rows of `lr` are finished at once.
-            width: of the image, px of `lr`.
+            share: rows of `lr` that are finished at once.
+            width: image width, px of `lr`.
         """
         rows = _ROWS_AT_ONCE * 3 * self.bytes_per_value * share * width * self.upscale**2
         return self.memory.bytes_for(math.prod(window)) + rows <= _SHARE_OF_FREE * self.free_bytes
 
 
 def memory_model(metadata: ModelMetadata, backend: str) -> MemoryModel | None:
-    """The memory of a backend as export measured it, or of the hungriest one it did measure."""
+    """Memory model of a backend as export measured it, else of the hungriest measured one."""
     models = memory_models(metadata)
     if backend in models:
         return models[backend]
@@ -127,27 +127,27 @@ def make_plan(
 
     Args:
         size: H and W, px.
-        tile: the side of a window without its overlap, or `off`, or `auto` for the whole image if
+        tile: side of a window without its overlap, px; or `off`; or `auto` for the whole image if
             it fits, else the largest tile that does.
-        overlap: px on each side.
-        largest: what fits; None where that is unknown.
-        sizes: what the model takes. Where that is bounded it decides, not the memory, which was
-            planned for it; a single size also decides against `tile`.
-        tile_sizes: what the models for tiles take, asked when it comes to tiles; by default as
-            the model itself.
+        overlap: overlap on each side, px.
+        largest: limit by memory; None if unknown.
+        sizes: sizes that the model takes. A bounded range decides instead of the memory, which
+            was planned for it; a single size overrides `tile` too.
+        tile_sizes: returns the sizes that the models for tiles take, called only if tiles are
+            needed; by default `sizes`.
 
     Raises:
-        TilingError: no window is of a size that is taken: the image is too small, what was asked
-            for is not in the range, or the largest window is all overlap.
+        TilingError: no window has a size that the model takes: the image is too small, the
+            required tile is out of range, or the largest window is all overlap.
     """
     held = next((taken for taken in sizes if taken.holds(size)), None)
     if tile == "off":
         if held is None:
             raise TilingError(
                 f"the model takes {_listed(sizes)}, the image has {_width_x_height(size)}, and "
-                "tiles are off"
+                "tiles are off; allow them: --tile auto"
             )
-        return _whole(size, "asked for")
+        return _whole(size, "tiles are off")
     if held and held.is_bounded and (tile == "auto" or held.is_fixed):
         return _whole(size, f"the model takes {_listed([held])}")
     if tile == "auto":
@@ -156,7 +156,7 @@ def make_plan(
             return _whole(size, reason)
         side = limit or max(size)
     else:
-        side, reason = tile, f"tiles of {tile} px were asked for"
+        side, reason = tile, f"tiles of {tile} px are required"
     if held and side + 2 * overlap >= max(size):
         return _whole(size, "it is no larger than one tile")
     takes = "the model takes"
@@ -180,7 +180,7 @@ def make_plan(
 
 
 def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> list[SizeRange]:
-    """What two models take both."""
+    """Sizes that both of two models take."""
     pairs = ((left, right) for left in first for right in second)
     shared = [
         SizeRange(
@@ -195,10 +195,10 @@ def common_sizes(first: Sequence[SizeRange], second: Sequence[SizeRange]) -> lis
 def _affordable_side(
     size: HeightWidth, overlap: int, largest: LargestTile | None, sizes: Sequence[SizeRange]
 ) -> tuple[int | None, str]:
-    """The side of the largest tile that memory allows, None if the image does; and why."""
+    """Side of the largest tile that fits into memory, None if the image fits; and the reason."""
     height, width = size
     if largest is None:
-        unknown = "how much memory it takes is unknown"
+        unknown = "its memory need is unknown"
         if all(taken.is_bounded for taken in sizes):
             return None, unknown
         if height * width <= _SURELY_FITS_PX:
@@ -213,7 +213,7 @@ def _affordable_side(
         window = (min(height, side + 2 * overlap), min(width, side + 2 * overlap))
         if largest.fits(window, min(height, side + overlap), width):
             return side, f"the largest tile that fits, {free}"
-    return side, f"no tile is sure to fit, {free}"
+    return side, f"no tile fits for certain, {free}"
 
 
 def _whole(size: HeightWidth, reason: str) -> Plan:
@@ -226,12 +226,12 @@ def _why_no_window(
     if not any(taken.least[0] <= size[0] and taken.least[1] <= size[1] for taken in sizes):
         return (
             f"the image has {_width_x_height(size)}; export without --static, or build for sizes "
-            "that are not larger than the image (--min)"
+            "no larger than the image (--min)"
         )
     if tile != "auto" and not all(taken.is_fixed for taken in sizes):
         return (
             f"and tiles of {tile} px with an overlap of {overlap} px on each side are windows of "
-            f"{_width_x_height(wanted)} px; ask for other tiles, or build for that size"
+            f"{_width_x_height(wanted)} px; give another --tile, or build for that size"
         )
     return (
         f"which leaves nothing within an overlap of {overlap} px on each side; give a smaller "

@@ -1,4 +1,4 @@
-"""Upscaling images of any size with one model, whole or in tiles that share their statistics.
+"""Upscale images of any size with one model, whole or in tiles that share their statistics.
 
 from adadm.runtime import Upscaler
 
@@ -42,24 +42,25 @@ class Upscaler:
     """One model, opened once, for any number of images.
 
     Args:
-        model: `x2` or `x4` for a bundled model, or the path of an exported one, or of an engine
-            that was built of it. Tiles with more than one pass need the two models that `adadm
-            export --stats external` writes beside, or their engines.
-        backend: as `adadm.runtime.backends.open_session` takes it.
-        tile: the side of a tile in px of the input, without its overlap; `off` for the whole image
+        model: `x2` or `x4` for a bundled model, or the path of an exported model or of an engine
+            built from one. Tiles with more than one pass need the two models that `adadm export
+            --stats external` writes beside it, or their engines.
+        backend: as for `adadm.runtime.backends.open_session`.
+        tile: side of a tile in input px, without its overlap; `off` for the whole image
             at once; `auto` for the whole image if it fits into memory, else the largest tile.
-        passes: how often each tile is run. 1 gives each tile a statistic of its own, as other tools
-            do; with 2, the first pass collects the statistic of the image from the tiles; more
-            make it more exact, and `settle` goes on until it does not change, for at most 12. An
-            image that is unlike a sample of it gets up to four more.
-        overlap: px around each tile; by default what `accuracy` needs.
+        passes: runs of each tile. With 1, each tile has its own statistic, as in other tools.
+            With 2, the first pass collects the statistic of the image from the tiles. More
+            passes make it more exact. `settle` repeats until it does not change, at most 12
+            times. An image that is unlike a sample of it gets up to four more.
+        overlap: overlap around each tile, px; by default what `accuracy` needs.
         accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
-        threads: of the CPU; 0 leaves it to the backend.
-        memory_gib: what the process may take in all, on a CPU; by default what is free.
+        threads: CPU threads; 0 leaves the number to the backend.
+        memory_gib: total memory limit of the process on a CPU, GiB; by default what is free.
 
     Raises:
         SessionError: the model cannot be loaded.
-        TilingError: an option makes no sense.
+        TilingError: an option is out of range, or the model is not a whole model of `adadm export`
+            for a single image.
     """
 
     def __init__(
@@ -84,12 +85,12 @@ class Upscaler:
         self.metadata, self.backend = whole.metadata, whole.backend
         if self.metadata.upscale is None or self.metadata.rgb_range is None:
             raise TilingError(
-                f"{self.model} was not made by adadm export: it has no metadata of it"
+                f"{self.model} has no metadata of 'adadm export'; export the network with it"
             )
         if self.metadata.stats not in (None, "internal"):
             raise TilingError(
-                f"{self.model} is one of the two models for tiles; give the model that they belong "
-                "to, without .tile or .moments in its name"
+                f"{self.model} is one of the two models for tiles; give the whole model, without "
+                ".tile or .moments in its name"
             )
         self.upscale_factor = self.metadata.upscale
         self._rgb_range = self.metadata.rgb_range
@@ -98,8 +99,8 @@ class Upscaler:
         self._sizes = whole.sizes
         if not self._sizes:
             raise TilingError(
-                f"{self.model} takes {lr.shape[0] or 'several'} images at once; export it for one, "
-                "or build a profile for one"
+                f"{self.model} takes {lr.shape[0] or 'several'} images at once, expected one; "
+                "export it for one, or build a profile for one"
             )
         chosen, self._warning = choose_overlap(self.metadata, accuracy)
         self.overlap = chosen if overlap is None else overlap
@@ -109,14 +110,14 @@ class Upscaler:
 
         Args:
             image: uint8 or uint16 (H, W, 3), RGB.
-            progress: told the windows that are done.
+            progress: receives the finished windows.
 
         Returns:
             (upscale * H, upscale * W, 3), of the same data type.
 
         Raises:
-            ImageError: the array is no such image.
-            TilingError: it must be tiled, and the model cannot be.
+            ImageError: the array is not such an image.
+            TilingError: the image needs tiles, and the model does not allow them.
             SessionError: the backend fails.
         """
         source, r, done = ArrayPixels(image), self.upscale_factor, 0
@@ -127,16 +128,16 @@ class Upscaler:
         return result
 
     def plan(self, height: int, width: int, dtype: npt.DTypeLike = np.uint8) -> Plan:
-        """How an image of a size is run.
+        """Plan the windows of an image by its size.
 
         Raises:
-            TilingError: it must be tiled, and the model cannot be.
+            TilingError: the image needs tiles, and the model does not allow them.
         """
         memory = memory_model(self.metadata, self.backend)
         largest = None
         if memory is not None and self.backend in CPU_BACKENDS:
             itemsize = np.dtype(dtype).itemsize
-            # A session keeps what it took for the last image, and takes it for the next.
+            # A session keeps the memory of the last image and reuses it for the next.
             kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
             held = min(max(process_bytes() - self._bytes_before, 0), kept)
             free = free_bytes(self._memory_bytes, held)
@@ -149,26 +150,26 @@ class Upscaler:
     def rows(
         self, source: PixelSource, plan: Plan | None = None, *, progress: Progress = SILENT
     ) -> Iterator[Pixels]:
-        """Upscale an image of any size, some of its rows at a time.
+        """Upscale an image of any size, a band of rows at a time.
 
         Args:
-            source: read by regions, once in each pass.
-            plan: from `plan()`, where it is known already.
-            progress: told the windows that are done.
+            source: the image, read by regions once per pass.
+            plan: result of `plan()`, if known already.
+            progress: receives the finished windows.
 
         Yields:
             Rows of the result from top to bottom, (h, upscale * W, 3) of the source's data type.
         """
         if self._reads_images and source.dtype != np.uint8:
             raise ImageError(
-                "the image has 16 bits and the model takes 8; export with --io float32"
+                "expected an image of 8 bits, got 16; export the model with --io float32"
             )
         plan = plan or self.plan(source.height, source.width, source.dtype)
         count = _Count(progress, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         variant: Variant = "whole"
         std = None
-        # A whole image that the model itself cannot run, those for tiles may, as one tile.
+        # The models for tiles may run, as one tile, a whole image that the model itself cannot.
         takes = any(taken.holds(plan.shape) for taken in self._sizes)
         if self.passes != 1 and not (plan.is_whole and takes):
             count.total += runs(plan, self.passes)
@@ -196,7 +197,7 @@ class Upscaler:
         r = self.upscale_factor
         height = r * windows[0][0].share
         result = np.empty((height, r * source.width, 3), source.dtype)
-        session = self._variants.session(variant)  # each time: alpha may ask for another between
+        session = self._variants.session(variant)  # each time: alpha may switch variants in between
         for rows, columns in windows:
             image = source.colour(rows.start, columns.start, rows.length, columns.length)
             feed = {"lr": self._input(image)}
@@ -210,7 +211,7 @@ class Upscaler:
             else:
                 share = sr[:, :, top : top + height, left : left + width]
                 if np.isnan(share.min()):
-                    raise SessionError("the network diverges on this image, to no number at all")
+                    raise SessionError("the network diverges on this image: its output has NaN")
                 into[:] = image_from_batch(share, self._rgb_range, source.dtype)
             count.one_more()
         return result
@@ -245,12 +246,12 @@ def _check_options(
     tile: Tile, passes: Passes, overlap: int | None, accuracy: float, memory_gib: float | None
 ) -> None:
     if tile not in ("auto", "off") and not (isinstance(tile, int) and tile >= 1):
-        raise TilingError(f"tile is {tile!r}, expected auto, off, or a number of pixels from 1 on")
+        raise TilingError(f"tile: expected auto, off, or a positive integer, px, got {tile!r}")
     if passes != "settle" and not (isinstance(passes, int) and passes >= 1):
-        raise TilingError(f"passes is {passes!r}, expected a number from 1 on, or settle")
+        raise TilingError(f"passes: expected a positive integer or settle, got {passes!r}")
     if overlap is not None and overlap < 0:
-        raise TilingError(f"overlap is {overlap}, expected 0 or more")
+        raise TilingError(f"overlap: expected 0 or more px, got {overlap}")
     if not accuracy > 0:
-        raise TilingError(f"accuracy is {accuracy}, expected a number of grey levels above 0")
+        raise TilingError(f"accuracy: expected a number of grey levels above 0, got {accuracy}")
     if memory_gib is not None and not 0 < memory_gib < math.inf:
-        raise TilingError(f"memory is {memory_gib}, expected a number of GiB above 0")
+        raise TilingError(f"memory: expected a number of GiB above 0, got {memory_gib}")

@@ -1,4 +1,4 @@
-"""The three variants of a model: for the whole image, for tiles, and for the moments of tiles."""
+"""Three variants of a model: for the whole image, for tiles, and for the moments of tiles."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from adadm.runtime.sessions.session import Session, SizeRange
 from adadm.runtime.upscaling.tile_plan import common_sizes
 
 CPU_BACKENDS = ("cpu", "openvino")
-"""Those that take their memory from the machine's."""
+"""Backends that use the machine's main memory."""
 
 
 class ModelVariants:
-    """The variants of one model, each opened when it is needed first.
+    """Variants of one model, each opened on first use.
 
     Args:
-        model: the file of the variant for the whole image, which is opened at once.
-        backend: of the first variant; the others are opened on the one that was chosen for it.
-        threads: of the CPU; 0 leaves it to the backend.
-        alone: hold one variant at a time, as a session keeps the memory of its runs; on a CPU only.
+        model: file of the variant for the whole image, which is opened at once.
+        backend: backend of that variant; the others use the one that was chosen for it.
+        threads: CPU threads; 0 leaves the number to the backend.
+        alone: on a CPU, hold one variant at a time, since a session keeps the memory of its runs.
 
     Raises:
         SessionError: the model cannot be loaded.
@@ -39,13 +39,13 @@ class ModelVariants:
         self._alone = alone and self._backend in CPU_BACKENDS
 
     def session(self, variant: Variant) -> Session:
-        """The model in a variant. Not to be kept: asking for another variant may close it.
+        """Session of a variant. Do not keep it: requesting another variant may close it.
 
         Raises:
             SessionError: all are closed, or the variant cannot be loaded.
         """
         if self._closed:
-            raise SessionError("the upscaler is closed; make another")
+            raise SessionError("the upscaler is closed; open another")
         if self._alone:
             for other in self._sessions.keys() - {variant}:
                 self._sessions.pop(other).close()
@@ -57,13 +57,13 @@ class ModelVariants:
         return self._sessions[variant]
 
     def tile_sizes(self, height: int, width: int) -> list[SizeRange]:
-        """What the two variants for tiles take both, which are opened and checked the first time.
+        """Sizes that both variants for tiles take; the first call opens and checks them.
 
         Args:
-            height, width: of the image that needs them, for the messages.
+            height, width: size of the image that needs tiles, px, for the messages.
 
         Raises:
-            TilingError: one is not there, they are not of this model, or no tile fits both.
+            TilingError: a variant is missing or belongs to another model, or no tile fits both.
         """
         if not self._tile_sizes:
             tile, moments = (self._checked(variant, height, width) for variant in FOR_TILES)
@@ -94,8 +94,8 @@ class ModelVariants:
             )
             raise TilingError(
                 f"an image of {width}x{height} px needs tiles, and tiles that share the "
-                f"statistic need {path}, which is not there; {make}, or give each tile a "
-                "statistic of its own: --passes 1 (seams)"
+                f"statistic need {path}, which is missing; {make}, or give each tile its own "
+                "statistic: --passes 1 (seams)"
             )
         session = self.session(variant)
         if differs := session.metadata.difference(self._metadata):

@@ -1,4 +1,4 @@
-"""How an image is cut into windows of one shape that overlap."""
+"""Cut an image into overlapping windows of one shape."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Span:
     """A window along one axis, px.
 
     Attributes:
-        start, stop: what is read.
-        inner_start, inner_stop: the share of the image that this window answers for; what lies
-            around it is its halo.
+        start, stop: pixels read.
+        inner_start, inner_stop: share of the result that comes from this window; the pixels
+            around it are its halo.
     """
 
     start: int
@@ -23,17 +23,17 @@ class Span:
 
     @property
     def length(self) -> int:
-        """Of what is read."""
+        """Pixels read."""
         return self.stop - self.start
 
     @property
     def share(self) -> int:
-        """Of what this window answers for."""
+        """Pixels of the result that come from this window, at the scale of the input."""
         return self.inner_stop - self.inner_start
 
     @property
     def inside(self) -> slice:
-        """The share, counted from the window's own start."""
+        """The share, relative to the window's start."""
         return slice(self.inner_start - self.start, self.inner_stop - self.start)
 
 
@@ -42,14 +42,14 @@ Window = tuple[Span, Span]
 
 
 def spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cut an axis into windows of `size` pixels, or one of `length` where that is not more.
+    """Cut an axis into windows of `size` pixels, or one of `length` if that is no more.
 
-    The shares of the windows cover the axis once. Each lies `overlap` pixels or more inside its
-    window, but for the ends of the image, where there is nothing to read and the network pads as
-    it does with the whole image. The last window moves back, so that all have the same size.
+    The shares cover the axis once. Each lies at least `overlap` pixels inside its window, except
+    at the ends of the image, where the network pads as it does with the whole image. The last
+    window moves back, so that all have the same size.
 
     Args:
-        size: above twice the overlap.
+        size: more than twice the overlap.
     """
     if length <= size:
         return [Span(0, length, 0, length)]

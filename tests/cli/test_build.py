@@ -131,10 +131,14 @@ def test_what_is_up_to_date_is_left_and_what_changed_is_built_anew(
         ("jetson-orin-jp62", "", "adadm bundle --target jetson-orin-jp62"),
         ("tensorrt10", "", "pip install"),
         ("jetson-orin-jp51", "", "--opset 17 --modulator inline"),
-        ("tensorrt-rtx", "--compute-capability SM87", "SM87 is not among the GPUs of tensorrt-rtx"),
-        ("tensorrt-rtx", "--compute-capability 8.9", "8.9 is not among"),
-        ("tensorrt-rtx", "--min 1x300x300 --opt 1x200x200", "in no order"),
-        ("tensorrt-rtx", "--opt 1x20x20 --opt 1x30x30 --max 1x40x40", "--max is given 1 times"),
+        ("tensorrt-rtx", "--compute-capability SM87", "expected a GPU of tensorrt-rtx (SM75, "),
+        ("tensorrt-rtx", "--compute-capability 8.9", "SM121), got 8.9"),
+        ("tensorrt-rtx", "--min 1x300x300 --opt 1x200x200", "expected --min <= --opt"),
+        (
+            "tensorrt-rtx",
+            "--opt 1x20x20 --opt 1x30x30 --max 1x40x40",
+            "--max as often as --opt (2 times), got 1",
+        ),
         ("tensorrt-rtx", "--adopt missing.plan", "missing.plan"),
         ("tensorrt-rtx", "--adopt empty.plan", "empty.plan is empty"),
     ],
@@ -157,7 +161,7 @@ def test_what_cannot_be_built_is_explained(
 def test_a_bad_model(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model.write_bytes(model.read_bytes()[:-1000])
     assert adadm(model, "-o", tmp_path / "out" / "x.engine") == 1
-    assert "is no ONNX model, or not the whole of one" in capsys.readouterr().err
+    assert "is not a complete ONNX model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -181,8 +181,8 @@ def test_it_stops_after_some_frames(
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--frames", "0"], "argument --frames: '0' is no number from 1 on"),
-        (["--rate", "nan"], "argument --rate: 'nan' is no number above 0"),
+        (["--frames", "0"], "argument --frames: expected a positive integer, got '0'"),
+        (["--rate", "nan"], "argument --rate: expected a number above 0, got 'nan'"),
         (["--format", "gif"], "invalid choice: 'gif'"),
     ],
 )
@@ -205,17 +205,17 @@ def test_what_cannot_be_read_or_written_is_explained(
     # A video whose frames are missing is one that opens.
     whole = video_of(Path("cut.avi"), 3).read_bytes()
     Path("cut.avi").write_bytes(whole[: whole.index(b"movi") + 4])
-    no_source = "no folder, and no camera, video, address or"
+    no_source = "expected a folder, or a camera, video, address or"
     for line, said in (
-        ("empty", "empty: no image in it"),
-        ("cut.avi", "cut.avi gives no frame"),
+        ("empty", "empty: expected images"),
+        ("cut.avi", "expected frames from cut.avi, got none"),
         *(
             (source, f"{source}: {no_source}")
             for source in ("nothing", "text.avi", "/dev/video9876", "9876")
         ),
-        ("in --model x2", "camera.py: x2 does not read images of 8 bits, as frames are;"),
+        ("in --model x2", "camera.py: expected a model that reads 8-bit images, got x2; make"),
         ("in --model x2", "adadm export --io uint8 or adadm quantize --io uint8"),
-        ("in -o out.avi", "tells no frame rate; give it with --rate"),
+        ("in -o out.avi", "has no frame rate; give --rate"),
         ("in -o file/a.mp4 --rate 5", "file"),
         ("in -o file/folder", "file"),
         ("in -o in", "would replace a source"),

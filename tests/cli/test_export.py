@@ -311,9 +311,7 @@ def test_a_missing_extra_is_named_by_the_script_too(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     install = "pip install 'adadm-deploy[export,cpu]'"
-    assert result.stderr == (
-        f"adadm export: onnx-ir is not installed, and this needs it: {install}\n"
-    )
+    assert result.stderr == (f"adadm export: onnx-ir is not installed, but required: {install}\n")
 
 
 MEASURED = """

@@ -75,7 +75,7 @@ TWICE = [
     ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine.log"),
     ("upscale", "photos also -o out"),
 ]
-SAID = ("is read, and writing it would destroy it", "would replace a source", "no regular file")
+SAID = ("is an input; writing it would destroy", "would replace a source", "not a regular file")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_what_a_pipeline_reads_and_writes_counts(
     shutil.copy("photos/a.png", "frames/000000.png")
     source = source.replace("HERE", str(folder))
     assert execute("camera", [source, "--model", "net.onnx", "-o", output]) == 1
-    assert "is read, and writing it would destroy it" in capsys.readouterr().err
+    assert "is an input; writing it would destroy it" in capsys.readouterr().err
 
 
 def test_a_colon_in_the_name_of_a_film_is_no_address(folder: Path) -> None:

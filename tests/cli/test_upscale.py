@@ -115,7 +115,7 @@ def test_what_is_done_is_skipped_unless_it_is_to_be_made_again(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "1.png").write_text("mine")
     for options, said in (
-        ((), "1 done, 1 skipped (they were there; --overwrite makes them again), 0 failed"),
+        ((), "1 done, 1 skipped (they exist; --overwrite replaces them), 0 failed"),
         (("--overwrite",), "2 done, 0 skipped, 0 failed"),
     ):
         assert adadm(tmp_path / "in", "-o", tmp_path / "out", *options) == 0
@@ -135,8 +135,8 @@ def test_bad_files_do_not_stop_the_rest_and_are_named_with_reasons(
     assert captured.out == f"{tmp_path / 'out'}: 1 done, 0 skipped, 3 failed\n"
     assert "Traceback" not in captured.err
     assert captured.err.partition("adadm upscale: 3 of 4 images failed:\n")[2] == (
-        f"  {source / 'bomb.png'}: 60000x60000 are 3600 megapixels, and 500 are allowed; if the "
-        "file is to be trusted, allow more with --max-megapixels\n"
+        f"  {source / 'bomb.png'}: expected at most 500 megapixels, got 3600 (60000x60000); if "
+        "you trust the file, allow more with --max-megapixels\n"
         f"  {source / 'text.jpg'}: not a PNG, JPEG, WebP, TIFF or BMP image\n"
         f"  {tmp_path / 'missing.png'}: no such file\n"
     )
@@ -150,15 +150,15 @@ def test_what_cannot_be_begun_is_one_line(
     save(Path("also/a.png"), picture())
     Path("empty").mkdir()
     for arguments, message in (
-        ("empty -o out", "empty: no image in it (.bmp, "),
-        ("in -o in", "in/a.png would replace a source; choose another -o"),
+        ("empty -o out", "empty: expected images (.bmp, "),
+        ("in -o in", "in/a.png would replace a source; give another -o"),
         ("in also -o out", "in/a.png and also/a.png would both become out/a.png; upscale"),
         ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x4"),
-        ("in -o out --overlap -1", "overlap is -1, expected 0 or more"),
-        ("in -o out --accuracy 0", "accuracy is 0.0, expected a number of grey"),
-        ("in -o out --memory nan", "memory is nan, expected a number of GiB"),
-        ("in/a.png -o x.gif", "cannot write .gif"),
-        ("in/a.png -o x.jpg --format png", "x.jpg is no name for --format png"),
+        ("in -o out --overlap -1", "overlap: expected 0 or more px, got -1"),
+        ("in -o out --accuracy 0", "accuracy: expected a number of grey levels above 0, got 0.0"),
+        ("in -o out --memory nan", "memory: expected a number of GiB above 0, got nan"),
+        ("in/a.png -o x.gif", "got .gif"),
+        ("in/a.png -o x.jpg --format png", "x.jpg contradicts --format png"),
     ):
         assert adadm(*arguments.split()) == 1
         captured = capsys.readouterr()
@@ -265,7 +265,7 @@ def test_quality_of_jpeg(tmp_path: Path) -> None:
             "2 x 3 windows of 64x64 px, which overlap by 12 px on each side: tiles of 40 px were",
             1,
         ),
-        ("--memory 0.001", "12 px on each side: no tile is sure to fit, 0.0 GiB are free", 1),
+        ("--memory 0.001", "12 px on each side: no tile fits for certain, 0.0 GiB are free", 1),
         ("--tile 40 --passes 1 --overlap 3", "overlap by 3 px", None),
     ],
 )
@@ -399,9 +399,7 @@ def test_a_missing_extra_is_named() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 1
     install = "pip install 'adadm-deploy[photos]'"
-    assert result.stderr == (
-        f"adadm upscale: pyvips is not installed, and this needs it: {install}\n"
-    )
+    assert result.stderr == (f"adadm upscale: pyvips is not installed, but required: {install}\n")
 
 
 def test_the_folder_one_is_in_is_a_folder_too(

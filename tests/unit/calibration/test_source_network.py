@@ -172,7 +172,9 @@ def test_files_of_others_and_damaged_ones_are_refused(
         load_source_network(tmp_path / "missing.onnx")
     path = export(UNFOLDED)
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(EngineError, match=r"not the whole of one: .*; copy or export it again"):
+    with pytest.raises(
+        EngineError, match=r"not a complete ONNX model: .*; copy or export it again"
+    ):
         load_source_network(path)
 
 

@@ -81,7 +81,7 @@ def test_a_folder_that_is_read_stands_for_its_images(tmp_path: Path) -> None:
 def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/null"), Path("/dev/stdout"), tmp_path / "pipe"):
-        with pytest.raises(OutputError, match=f"{path} is no regular file: give the name of"):
+        with pytest.raises(OutputError, match=f"{path} is not a regular file: give the name of"):
             check_outputs([], [path])
 
 

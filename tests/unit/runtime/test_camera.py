@@ -230,7 +230,9 @@ def test_a_session_that_fails_leaves_what_was_done() -> None:
 def test_frames_of_two_sizes_are_refused() -> None:
     written: list[Frame] = []
     given = (frame(number, (6, 4) if number == 2 else (4, 6)) for number in range(3))
-    with pytest.raises(ImageError, match="2 has 4x6 px, and the first frame has 6x4 px; give"):
+    with pytest.raises(
+        ImageError, match="frame 2: expected 6x4 px as in the first, got 4x6 px; give"
+    ):
         upscale(given, written.append)
     check(written, [0, 1])
 
@@ -246,7 +248,7 @@ def test_figures_of_an_endless_loop_do_not_grow() -> None:
 
 def test_results_would_replace_a_source_or_each_other(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png", picture(0))
-    with pytest.raises(OutputError, match="would replace a source; choose another -o"):
+    with pytest.raises(OutputError, match="would replace a source; give another -o"):
         check_frames(str(tmp_path), str(tmp_path), ".png")
     write_image(tmp_path / "a.bmp", picture(0))
     with pytest.raises(OutputError, match=r"would both become .*a\.png"):
@@ -257,7 +259,7 @@ def test_results_would_replace_a_source_or_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rate", [0.0, -1.0, math.nan])
 def test_a_video_needs_a_rate(tmp_path: Path, rate: float) -> None:
     with (
-        pytest.raises(ImageError, match=r"tells no frame rate; give it with --rate"),
+        pytest.raises(ImageError, match=r"has no frame rate; give --rate"),
         open_sink(str(tmp_path / "a.mp4"), ".png", rate, (4, 6)),
     ):
         pass

@@ -23,7 +23,7 @@ def test_help_lists_the_verbs_and_imports_nothing_that_takes_time() -> None:
 def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     assert cli.main(["exprot"]) == 2
-    assert "no verb 'exprot'; verbs: export" in capsys.readouterr().err
+    assert "expected a verb (export, quantize," in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,7 +127,7 @@ def test_a_base_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     install(tmp_path, "aaa", "2.8.9")
     some, other, both = check_extras()
     assert some.verdict == both.verdict == "broken"
-    assert "aaa 2.8.9, older than 2.9" in some.found
+    assert "aaa 2.8.9, required >= 2.9" in some.found
 
 
 def test_sources_that_are_only_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_backend_that_computes_something_else(
     monkeypatch.setitem(BACKENDS, "openvino", lambda _, threads: OpenVINOSession(changed, threads))
     check = check_backends(model, info_of(), NOTHING)["openvino"]
     assert judged(check) == ("broken", "pip install --force-reinstall 'adadm-deploy[openvino]'")
-    assert check.found.startswith("unlike cpu, 60 dB are asked: openvino (1, 3, 48, 48)")
+    assert check.found.startswith("differs from cpu, 60 dB required: openvino (1, 3, 48, 48)")
 
 
 def test_whatever_a_backend_raises_is_a_finding(
@@ -256,7 +256,7 @@ def test_folders_that_cannot_be_written(
         temporary, cache = check_disks(model)
     assert (temporary.verdict, cache.verdict) == ("broken", "broken")
     assert "No usable temporary directory" in temporary.found
-    assert f"{tmp_path / 'file' / 'adadm'} cannot be written" in cache.found
+    assert f"{tmp_path / 'file' / 'adadm'} is not writable" in cache.found
 
 
 ORIN, THOR = "NVIDIA Jetson AGX Orin Developer Kit", "NVIDIA Jetson AGX Thor Developer Kit"
@@ -336,10 +336,10 @@ def test_a_jetson_has_the_tensorrt_of_its_target(tensorrt_of: Callable[[str], Te
     assert str(other) == "TensorRT 10.9.0.34"
     (check,) = check_jetson(other, orin)
     assert check.verdict == "broken"
-    assert "this machine has TensorRT 10.9.0.34, jetson-orin-jp62 has 10.3" in check.found
+    assert "expected TensorRT 10.3 for jetson-orin-jp62, got 10.9.0.34" in check.found
     (check,) = check_jetson(ALL, orin)
     assert judged(check) == ("ok", None)
-    assert check.found.endswith("jetson-orin-jp62, TensorRT 10.3; TensorRT 10.3.0 is here")
+    assert check.found.endswith("jetson-orin-jp62, TensorRT 10.3; installed: TensorRT 10.3.0")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_jetson_has_the_tensorrt_of_its_target(tensorrt_of: Callable[[str], Te
         pytest.param("11.1.0.100", "CUDA: ", "nvidia-smi", marks=no_gpu),
         (
             "10.0.1.6",
-            "this machine has TensorRT 10.0.1.6, tensorrt10 has 10.3",
+            "expected TensorRT 10.3 for tensorrt10, got 10.0.1.6",
             "pip install --upgrade 'adadm-deploy[tensorrt]'",
         ),
     ],

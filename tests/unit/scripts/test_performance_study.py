@@ -48,7 +48,7 @@ def test_a_peer_that_fails_is_a_result(files: Files, tmp_path: Path) -> None:
     given = Files(files.checkpoint, broken, files.ours)
     peers = ("naive_onnxruntime", "ours_onnxruntime")
     results = measure.run_peers(peers, given, lr, rounds=1, console=Console(quiet=True))
-    assert "is no ONNX model" in results["naive_onnxruntime"]["failure"]
+    assert "is not a complete ONNX model" in results["naive_onnxruntime"]["failure"]
     assert results["ours_onnxruntime"]["ms"]
 
 

@@ -128,7 +128,7 @@ def test_too_small_for_the_network_or_for_a_tile(folder: Path) -> None:
 def test_without_photographs(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no photographs were given"):
         CalibrationImages.of([], upscale=2)
-    with pytest.raises(ImageError, match="no image in it"):
+    with pytest.raises(ImageError, match="expected images"):
         CalibrationImages.of([tmp_path], upscale=2)
     with pytest.raises(ImageError, match="no such file"):
         CalibrationImages.of([tmp_path / "missing"], upscale=2)

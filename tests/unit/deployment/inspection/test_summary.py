@@ -434,7 +434,7 @@ def _without_modulators(folder: Path) -> Path:
             r"expected a checkpoint \(.pt, .*, got .*\.txt",
         ),
         (lambda f: f / "no.pth", "auto", {}, CheckpointError, "no such file"),
-        (_file("x2.onnx", b""), "auto", {}, EngineError, "no ONNX model, or not the whole of one"),
+        (_file("x2.onnx", b""), "auto", {}, EngineError, "not a complete ONNX model"),
         (_without_metadata, "auto", {}, CalibrationError, "metadata lacks adadm.version, adadm.f"),
         (
             lambda f: MODELS / "edsr_adadm_x2.tile.onnx",

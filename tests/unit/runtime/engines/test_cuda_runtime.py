@@ -59,7 +59,7 @@ def test_the_runtime_is_of_the_version_that_was_installed() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cudaErrorNoDevice", "no CUDA-capable device .*; no NVIDIA GPU is visible: look at"),
+        ("cudaErrorNoDevice", "no CUDA-capable device .*; no NVIDIA GPU is visible: check"),
         ("cudaErrorMemoryAllocation", "out of memory; too little memory is free: .*--max$"),
         ("cudaErrorLaunchFailure", "unspecified launch failure$"),
     ],

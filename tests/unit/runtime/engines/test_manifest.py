@@ -91,8 +91,8 @@ def test_files_of_before_are_read_and_engines_stay_up_to_date(engine: Path) -> N
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"target": "jetson-orin-jp60"}, " was edited or is damaged: sha256 is .*"),
-        ({"sha256": "0" * 64}, " was edited or is damaged: sha256 is 000.*"),
+        ({"target": "jetson-orin-jp60"}, " was edited or is damaged: expected sha256 .*, got .*"),
+        ({"sha256": "0" * 64}, " was edited or is damaged: .*, got 000.*"),
         ({"format": 2}, ": format: expected 1, got 2"),
         (
             {"profiles": [{"lr": {"minimum": [1], "optimum": [1], "maximum": [1.5]}}]},
@@ -173,12 +173,12 @@ def test_an_engine_comes_back(engine: Path, manifest: Manifest) -> None:
         (
             FLIPPED,
             MANIFEST,
-            r"\.engine is damaged, or .*\.engine\.json is another engine's: .* 2048 bytes of "
-            rf"sha256 {manifest_of(FLIPPED).engine_sha256}, expected 2048 of "
-            rf"{MANIFEST.engine_sha256}; build the engine again",
+            r"\.engine is damaged, or .*\.engine\.json belongs to a different engine: expected "
+            rf"2048 bytes of sha256 {MANIFEST.engine_sha256}, got 2048 of "
+            rf"{manifest_of(FLIPPED).engine_sha256}; build the engine again",
         ),
-        (PLAN, manifest_of(b"other"), "is another engine's: .* expected 5 of"),
-        (b"", manifest_of(b""), r"\.engine is empty, expected an engine; build"),  # yet they agree
+        (PLAN, manifest_of(b"other"), "belongs to a different engine: expected 5 bytes"),
+        (b"", manifest_of(b""), r"\.engine is empty; build"),  # yet they agree
     ],
     ids=["one bit", "manifest of another", "empty"],
 )
@@ -396,11 +396,11 @@ def test_an_engine_fits_the_machine_that_it_was_built_for(capability: str) -> No
 @pytest.mark.parametrize(
     ("flavour", "version", "capability", "message"),
     [
-        ("tensorrt", "10.3.1", "SM87", "by TensorRT 10.3.0, and here is TensorRT 10.3.1: .*build"),
-        ("rtx", "10.3.0", "SM87", "by TensorRT 10.3.0, and here is TensorRT for RTX 10.3.0: "),
-        ("tensorrt", "10.3.0", "SM86", "was built for SM87 or SM89, and the GPU here is SM86; b"),
-        ("tensorrt", "10.3.0", "SM8", "was built for SM87 or SM89, and the GPU here is SM8; b"),
-        ("tensorrt", "10.3.0", None, "needs a GPU of SM87 or SM89, and no GPU is found here; run"),
+        ("tensorrt", "10.3.1", "SM87", "requires TensorRT 10.3.0, got TensorRT 10.3.1: .*build"),
+        ("rtx", "10.3.0", "SM87", "requires TensorRT 10.3.0, got TensorRT for RTX 10.3.0: "),
+        ("tensorrt", "10.3.0", "SM86", "requires a GPU of SM87 or SM89, got SM86; build"),
+        ("tensorrt", "10.3.0", "SM8", "requires a GPU of SM87 or SM89, got SM8; build"),
+        ("tensorrt", "10.3.0", None, "requires a GPU of SM87 or SM89, got none; run"),
     ],
 )
 def test_an_engine_of_another_machine_is_refused(

@@ -57,10 +57,10 @@ def test_of_profiles_alike_the_first_is_taken() -> None:
 def test_shapes_that_no_profile_holds_are_refused_with_all_ranges(shapes: dict[str, Shape]) -> None:
     lr = "x".join(map(str, shapes["lr"]))
     message = (
-        rf"(?s)^lr {lr}, columns 1x\d+ is outside of every profile of the engine:\n"
+        rf"(?s)^lr {lr}, columns 1x\d+ is outside every profile of the engine:\n"
         r"  0: lr 1x3x64x64, columns 1x64 to lr 1x3x1024x1024, columns 1x1024\n"
         r"  1: lr 1x3x16x16, columns 1x16 to lr 1x3x256x256, columns 1x256\n"
-        r".*Build one that holds it \(adadm build --min --opt --max\), .*adadm upscale --tile$"
+        r".*Build an engine for it \(adadm build --min --opt --max\), .*adadm upscale --tile$"
     )
     with pytest.raises(SessionError, match=message):
         choose_profile(PROFILES, shapes)

@@ -32,5 +32,5 @@ def test_a_builder_is_told() -> None:
     told = [call.args[0] for call in config.set_flag.call_args_list]
     assert told == [flags.FP16, flags.INT8, flags.OBEY_PRECISION_CONSTRAINTS]
     assert [layer.precision for layer in layers] == [trt.float32, None, None]
-    with pytest.raises(EngineError, match=r"none of the 1 layers .* such as x: the parser names"):
+    with pytest.raises(EngineError, match=r"has none of the 1 layers .* such as x: the parser"):
         WeakTyping((), ("x",)).configure(trt, network, config)

@@ -406,11 +406,13 @@ def test_bombs_are_refused_by_their_header(photo: Photo, tmp_path: Path) -> None
         file.seek(18)
         file.write(struct.pack("<ii", 50_000, 50_000))
     for name in ("bomb.png", "bomb.bmp"):
-        message = rf"{name}: 50000x50000 are 2500 megapixels, and 500 are .* --max-megapixels"
+        message = (
+            rf"{name}: .* at most 500 megapixels, got 2500 \(50000x50000\);.* --max-megapixels"
+        )
         with pytest.raises(ImageError, match=message):
             open_photo(tmp_path / name)
     assert open_photo(photo.path, 37 * 29 / 1e6).width == 37
-    with pytest.raises(ImageError, match=r"0\.001072 are allowed"):
+    with pytest.raises(ImageError, match=r"at most 0\.001072 megapixels"):
         open_photo(photo.path, 0.001072)
 
 
@@ -501,7 +503,7 @@ def test_jpeg_keeps_its_chroma_and_takes_a_quality(tmp_path: Path) -> None:
             assert {layer[1:3] for layer in written.layer} == {(1, 1)}  # type: ignore[attr-defined]
         sizes.append((tmp_path / "b.jpg").stat().st_size)
     assert sizes[1] > 2 * sizes[0]
-    with pytest.raises(ValueError, match=r"quality 101: not 1\.\.100"):
+    with pytest.raises(ValueError, match="quality: expected 1 to 100, got 101"):
         PhotoWriter(tmp_path / "b.jpg", open_photo(tmp_path / "a.png"), upscale=1, quality=101)
 
 
@@ -521,8 +523,8 @@ def test_what_a_format_cannot_hold_is_refused_before_any_row(tmp_path: Path) -> 
     PhotoWriter(tmp_path / "b.jpg", photo, 13)
     for name, upscale, message in (
         ("b.jpg", 14, r"b\.jpg: 14x70000 pixels, and JPEG allows 65500 a side"),
-        ("b.webp", 4, "4x20000 pixels, and WebP allows 16383 a side; write PNG"),
-        ("b.gif", 1, r"b\.gif: cannot write '\.gif'; one of \.png"),
+        ("b.webp", 4, r"at most 16383 px \(WebP\), got 4x20000; write PNG"),
+        ("b.gif", 1, r"b\.gif: expected one of \.png, .*, got '\.gif'"),
     ):
         with pytest.raises(ImageError, match=message):
             PhotoWriter(tmp_path / name, photo, upscale)
@@ -587,13 +589,13 @@ def test_ctrl_c_while_the_queue_is_full(photo: Photo, tmp_path: Path) -> None:
 
 def test_rows_that_do_not_fit_are_refused(photo: Photo, tmp_path: Path) -> None:
     rows = rgb(photo)
-    not_like_it = r"after 0 rows of \(29, 37, 3\) uint8"
+    not_like_it = r"rows of \(29, 37, 3\) uint8 after 0, got"
     for wrong, message in (
         (rows[:, 1:], not_like_it),
         (rows[..., :1], not_like_it),
         (rows.astype(np.uint16), not_like_it),
         (np.concatenate([rows] * 2), not_like_it),
-        (rows[:28], "28 rows of 29"),
+        (rows[:28], "expected 29 rows, got 28"),
     ):
         with (
             pytest.raises(ValueError, match=message),

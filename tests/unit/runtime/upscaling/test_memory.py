@@ -143,9 +143,9 @@ def test_a_process_that_fails_is_said_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     for model, backend, reason in (
-        (tmp_path / "broken.onnx", "cpu", "broken.onnx is no ONNX model"),
-        (b"no model", "cpu", "the model is no ONNX model"),
-        (MODEL, "gpu", "no backend 'gpu'"),
+        (tmp_path / "broken.onnx", "cpu", "broken.onnx is not a complete ONNX model"),
+        (b"no model", "cpu", "the model is not a complete ONNX model"),
+        (MODEL, "gpu", "got 'gpu'"),
     ):
         message = rf"^the memory on {backend} cannot be measured: .*{reason}"
         with pytest.raises(SessionError, match=message) as caught:

@@ -78,7 +78,7 @@ def test_rows_of_a_very_wide_result_are_counted() -> None:
 def test_where_nothing_fits_the_smallest_tile_is_tried_and_that_is_said() -> None:
     plan = make_plan((500, 700), "auto", 12, room(1))
     assert sides(plan) == (32, 32)
-    assert plan.reason == "no tile is sure to fit, 0.0 GiB are free"
+    assert plan.reason == "no tile fits for certain, 0.0 GiB are free"
     small = make_plan((20, 30), "auto", 12, room(1))
     assert small.is_whole and small.reason == "it is no larger than one tile"
 
@@ -86,21 +86,21 @@ def test_where_nothing_fits_the_smallest_tile_is_tried_and_that_is_said() -> Non
 def test_tiles_of_512_where_memory_is_unknown_and_the_image_is_no_small_one() -> None:
     plan = make_plan((2000, 3000), "auto", 12, None)
     assert sides(plan) == (512, 512)
-    assert plan.reason == "how much memory it takes is unknown"
+    assert plan.reason == "its memory need is unknown"
     assert make_plan((1000, 1000), "auto", 12, None).is_whole
     assert make_plan((1001, 1000), "auto", 12, None).count == 4
 
 
 def test_off_is_the_whole_image_whatever_is_free() -> None:
     plan = make_plan((5000, 7000), "off", 12, room(1))
-    assert plan.is_whole and str(plan) == "the whole image: asked for"
+    assert plan.is_whole and str(plan) == "the whole image: tiles are off"
 
 
 def test_a_number_is_the_side_without_overlap() -> None:
     plan = make_plan((150, 300), 64, 12, room(1e6))
     assert str(plan) == (
         "2 x 5 windows of 88x88 px, which overlap by 12 px on each side: "
-        "tiles of 64 px were asked for"
+        "tiles of 64 px are required"
     )
     assert plan.count == 10
     assert make_plan((150, 300), 276, 12, None).reason == "it is no larger than one tile"
@@ -162,7 +162,7 @@ def test_a_range_counts_and_not_the_memory_that_was_planned_for_it() -> None:
 
 def test_a_tile_that_is_asked_for_is_taken_or_refused_with_the_range() -> None:
     plan = make_plan((500, 700), 200, 12, None, sizes=[SMALL])
-    assert (plan.shape, plan.reason) == ((224, 224), "tiles of 200 px were asked for")
+    assert (plan.shape, plan.reason) == ((224, 224), "tiles of 200 px are required")
     assert make_plan((100, 700), 200, 12, None, sizes=[SMALL]).shape == (100, 224)
     assert make_plan((250, 250), 40, 12, None, sizes=[SMALL]).shape == (
         64,
@@ -173,7 +173,7 @@ def test_a_tile_that_is_asked_for_is_taken_or_refused_with_the_range() -> None:
         with pytest.raises(
             TilingError,
             match=rf"takes 64x64 to 256x256 px, and tiles of {tile} px with an overlap of 12 px on "
-            rf"each side are windows of {window}x{window} px; ask for other tiles, or build for",
+            rf"each side are windows of {window}x{window} px; give another --tile, or build for",
         ):
             make_plan((500, 700), tile, 12, None, sizes=[SMALL])
 
@@ -182,8 +182,8 @@ def test_an_image_below_all_ranges_is_refused_with_the_remedy() -> None:
     for tile in ("auto", 100):
         with pytest.raises(
             TilingError,
-            match=r"64x64 to 256x256 px or .*, the image has 3000x63; .*build for sizes that are "
-            r"not larger than the image \(--min\)",
+            match=r"64x64 to 256x256 px or .*, the image has 3000x63; .*build for sizes "
+            r"no larger than the image \(--min\)",
         ):
             make_plan((63, 3000), tile, 12, None, sizes=[SMALL, LARGE])
 
