@@ -1,4 +1,4 @@
-"""From a trained checkpoint to an exact ONNX model.
+"""Export a trained checkpoint to an exact ONNX model.
 
 from adadm.export import Options, export_onnx, load_checkpoint
 

@@ -1,4 +1,4 @@
-"""Arguments that say what a checkpoint does not: its architecture, and what no tensor shows."""
+"""Arguments for what a checkpoint lacks: its architecture, and what no tensor shows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "--arch",
         type=_architecture,
         default="auto",
-        help=f"of a checkpoint: {', '.join(ARCHITECTURES)}, or package.module:factory for a "
-        "network of your own; default: auto, recognised from the tensors",
+        help=f"architecture of a checkpoint: {', '.join(ARCHITECTURES)}, or "
+        "package.module:factory for your own network; default: auto, recognised by the tensors",
     )
     parser.add_argument(
         "--limit",
         type=_limit,
         metavar="auto|off|FACTOR",
-        help="for a checkpoint: the factors follow the deviation of a trunk up to FACTOR times "
-        f"that of training, so that high contrast cannot run away; auto: the file's, or {FACTOR}; "
-        "default: auto",
+        help="for a checkpoint: let factors follow the deviation of a trunk only up to FACTOR "
+        "times that of training, so that high contrast cannot run away; auto: the file's limits, "
+        f"else {FACTOR}; default: auto",
     )
     group = parser.add_argument_group(
-        "what no tensor shows", "overrules the file's metadata and the values in brackets"
+        "hyper-parameters that no tensor shows", "override the file and the values in brackets"
     )
     for name, values in _undetectable().items():
         flag = f"--{name.replace('_', '-')}"
@@ -37,10 +37,10 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
-    """Add `--stats`: of the whole image inside the model, or given to models for tiles.
+    """Add `--stats`: computed inside the model, or given to models for tiles from outside.
 
     Args:
-        external: what the verb does then.
+        external: help for `external`: what the verb does then.
     """
     parser.add_argument(
         "--stats",
@@ -51,13 +51,13 @@ def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What these were given, as `load_checkpoint` takes it by keyword."""
+    """Values of these options, as keyword arguments of `load_checkpoint`."""
     values = {name: getattr(arguments, name) for name in ("arch", "limit", *_undetectable())}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _undetectable() -> dict[str, list[str]]:
-    """The published values of each hyper-parameter that no tensor shows, with their networks."""
+    """Published values of each hyper-parameter that no tensor shows, with their networks."""
     published: dict[str, list[str]] = {}
     for network in ARCHITECTURES.values():
         for name, value in {**network.template, **network.choices}.items():
@@ -84,4 +84,4 @@ def _architecture(text: str) -> str:
     if text in ("auto", *ARCHITECTURES) or re.fullmatch(r"\w+(\.\w+)*:\w+", text):
         return text
     names = ", ".join(("auto", *ARCHITECTURES))
-    raise argparse.ArgumentTypeError(f"{text!r} is none of {names}, nor package.module:factory")
+    raise argparse.ArgumentTypeError(f"expected {names} or package.module:factory, got {text!r}")

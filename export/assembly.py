@@ -1,4 +1,4 @@
-"""From a traced graph to models in the form that was asked for."""
+"""Turn a traced graph into models of the required form."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _METADATA_OF_ONNXSIM = "onnxsim."
 
 @dataclass(frozen=True)
 class Assembled:
-    """Models in the form that was asked for, not compared with anything yet.
+    """Models of the required form, before any comparison.
 
     Attributes:
-        decisions: one for each BatchNormalization; empty with `fold="off"`.
-        tail: what became of the tail; None with `tail="original"`.
-        tiles: None with `stats="internal"`.
+        decisions: outcome for each BatchNormalization; empty with `fold="off"`.
+        tail: outcome for the tail; None with `tail="original"`.
+        tiles: models for tiles; None with `stats="internal"`.
     """
 
     model: onnx.ModelProto
@@ -49,14 +49,14 @@ class Assembled:
 
 
 def assemble(model: ir.Model, network: NetworkMetadata, options: Options) -> Assembled:
-    """Bring a traced graph, in place, into the form that was asked for, but for `io`, and check it.
+    """Bring a traced graph into the required form in place, except for `io`, and check it.
 
     Args:
-        network: what the metadata says of the network, as `Checkpoint.metadata` does. What it says
-            of the graph, whose tail may have been collapsed before, overrules what is found there.
+        network: metadata of the network, such as `Checkpoint.metadata`. Its fields on the graph,
+            whose tail may have been collapsed earlier, override those found here.
 
     Raises:
-        ExportError: the options do not fit the graph, or a check of the file fails.
+        ExportError: the options do not suit the graph, or a check of the file fails.
     """
     decisions = fold_batch_norm(model) if options.fold == "exact" else []
     reach = receptive_field(model)
@@ -86,7 +86,7 @@ def assemble(model: ir.Model, network: NetworkMetadata, options: Options) -> Ass
 
 
 def bake_image_io(proto: onnx.ModelProto, network: Network, options: Options) -> onnx.ModelProto:
-    """The same model for images: uint8 (N, H, W, 3) in and out.
+    """Convert a model to images as input and output, uint8 (N, H, W, 3).
 
     Raises:
         ExportError: a check of the result fails.
@@ -110,8 +110,8 @@ def _finished(model: ir.Model, upscale: int, options: Options) -> onnx.ModelProt
 
 
 def _simplified(model: ir.Model) -> onnx.ModelProto:
-    """Onnxsim's result, without the notes that it leaves in the metadata."""
-    onnxsim = require("onnxsim", "export")  # takes long to import, which not every verb needs
+    """Simplify a model with onnxsim, and drop the notes that it leaves in the metadata."""
+    onnxsim = require("onnxsim", "export")  # slow to import, and not every verb needs it
     common.ShapeInferencePass()(model)
     proto = ir.to_proto(model)
     simplified, _ = onnxsim.simplify(proto, skip_fuse_bn=True)

@@ -1,8 +1,8 @@
-"""Checkpoints: recognising the network in a file, and refusing what does not fit.
+"""Checkpoints: recognise the network in a file, and refuse a file that does not fit.
 
-Published checkpoints come without the hyper-parameters that no tensor shows. A loader that skips
-what does not match would return a network with untrained layers, so this one refuses, and lists the
-difference.
+Published checkpoints lack the hyper-parameters that no tensor shows. A loader that skipped
+mismatched tensors would return a network with untrained layers, so this one refuses and lists the
+differences.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from adadm.runtime.models.metadata import NetworkMetadata
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A number that builds the network, and where it was found.
+    """A hyper-parameter of the network, and its source.
 
     Attributes:
         source: `tensors`, `flag`, `file`, `choice` or `template`; the last is a guess.
@@ -47,7 +47,7 @@ class Hyperparameter:
             "tensors": "read from the tensors",
             "flag": "given on the command line",
             "file": "from the file's metadata",
-            "choice": "ours to choose",
+            "choice": "our choice",
             "template": "GUESSED: the published template's value",
         }
         return f"{self.value:g} ({words[self.source]})"
@@ -55,7 +55,7 @@ class Hyperparameter:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with its trained weights, in evaluation mode, and where it came from."""
+    """A network with its trained weights in evaluation mode, and its origin."""
 
     network: Network
     hyperparameters: dict[str, Hyperparameter]
@@ -64,7 +64,7 @@ class Checkpoint:
 
     @property
     def metadata(self) -> NetworkMetadata:
-        """What every model of the checkpoint says of its network."""
+        """Metadata of the network, for every model of the checkpoint."""
         return NetworkMetadata(
             architecture=self.network.architecture,
             upscale=self.network.upscale,
@@ -80,7 +80,7 @@ class Checkpoint:
 
     @property
     def guesses(self) -> dict[str, float]:
-        """The hyper-parameters that nothing in the file or on the command line confirms."""
+        """Hyper-parameters that neither the file nor the caller confirms."""
         return {k: h.value for k, h in self.hyperparameters.items() if h.guessed}
 
 
@@ -91,17 +91,17 @@ def load_checkpoint(
     limit: Limit | None = None,
     **overrides: float | None,
 ) -> Checkpoint:
-    """Read a checkpoint and build its network.
+    """Read a checkpoint, and build its network.
 
     Args:
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
-            `package.module:factory` for a network of one's own.
-        limit: of the deviation that the factors of modulators follow, as a multiple of that of
-            training; `auto`, or None: the limits that the file has, or the usual multiple; `off`:
-            no limit.
+            `package.module:factory` for a custom network.
+        limit: limit of the deviation that the factors of modulators follow, as a multiple of that
+            of training; `auto` or None for the limits in the file, else the usual multiple; `off`
+            for no limit.
         **overrides: hyper-parameters that the tensors do not show (`template` and `choices` of the
-            network); they overrule the file, and None is unset.
+            network); they override the file, except None.
 
     Raises:
         CheckpointError: the file cannot be read, or does not fit the network.
@@ -137,36 +137,36 @@ def save_checkpoint(
 
 
 def network_class(arch: str) -> type[Network]:
-    """The network class of a name in `ARCHITECTURES`, or of `package.module:factory`.
+    """Network class by a name in `ARCHITECTURES` or by `package.module:factory`.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such class.
     """
     if ":" in arch:
         return custom_network_class(arch)
     if arch not in ARCHITECTURES:
         raise CheckpointError(
-            f"unknown architecture {arch}; known: {some_names(ARCHITECTURES)}, "
-            "or package.module:factory for a network of your own"
+            f"expected architecture {some_names(ARCHITECTURES)}, or package.module:factory for "
+            f"your own network, got {arch}"
         )
     return ARCHITECTURES[arch]
 
 
 def build_network(network_type: type[Network], hyperparameters: Mapping[str, float]) -> Network:
-    """Build a network of a class, untrained.
+    """Build an untrained network.
 
     Raises:
-        CheckpointError: a hyper-parameter has a value that no network can have.
+        CheckpointError: a hyper-parameter has an invalid value.
     """
     try:
         network = network_type(**hyperparameters)
-    except (ValueError, TypeError, RuntimeError) as error:  # of a layer, whatever it is
+    except (ValueError, TypeError, RuntimeError) as error:  # raised by some layer
         listed = ", ".join(f"{name} {value:g}" for name, value in hyperparameters.items())
         raise CheckpointError(
-            f"no {network_type.architecture} can be built with {listed}: {error}"
+            f"cannot build {network_type.architecture} with {listed}: {error}"
         ) from error
     if network.rgb_range <= 0:
-        raise CheckpointError(f"rgb_range is {network.rgb_range:g}, expected more than 0")
+        raise CheckpointError(f"rgb_range: expected a number above 0, got {network.rgb_range:g}")
     return network
 
 
@@ -176,7 +176,7 @@ def _architecture(
     recorded = str(metadata.get("architecture", ""))
     if arch == "auto" and ":" in recorded:
         raise CheckpointError(
-            f"{path} says that {recorded} builds its network, which would run code; "
+            f"{path} names {recorded} as the builder of its network, which would run code; "
             f"if you trust it, give --arch {recorded}"
         )
     candidates = list(ARCHITECTURES.values()) if arch == "auto" else [network_class(arch)]
@@ -185,8 +185,8 @@ def _architecture(
             return candidate
     expected = arch if arch != "auto" else some_names(ARCHITECTURES)
     raise CheckpointError(
-        f"{path} is not recognised as {expected} with AdaDM; "
-        f"its keys are {some_names(sorted(state))}"
+        f"{path}: expected tensors of {expected} with AdaDM, got the keys "
+        f"{some_names(sorted(state))}"
     )
 
 
@@ -200,7 +200,8 @@ def _resolve(
     recorded = metadata.get("architecture", network_type.architecture)
     if recorded != network_type.architecture:
         raise CheckpointError(
-            f"{path} says that it holds {recorded}, its tensors are {network_type.architecture}'s"
+            f"{path}: expected tensors of {recorded}, as its metadata states, got those of "
+            f"{network_type.architecture}"
         )
     resolved = {
         name: Hyperparameter(value, "tensors")
@@ -212,13 +213,13 @@ def _resolve(
     for name in flags.keys() & resolved.keys():
         if flags[name] != resolved[name].value:
             raise CheckpointError(
-                f"{name} is {resolved[name].value:g} by the tensors of {path}, "
-                f"given: {flags[name]:g}"
+                f"{name}: expected {resolved[name].value:g}, as the tensors of {path} show, got "
+                f"{flags[name]:g}"
             )
     if unknown := sorted(flags.keys() - undetectable.keys() - resolved.keys()):
         raise CheckpointError(
-            f"{network_type.architecture} has no hyper-parameter {some_names(unknown)} to set; "
-            f"it has {some_names(undetectable)}"
+            f"{network_type.architecture}: expected hyper-parameters among "
+            f"{some_names(undetectable)}, got {some_names(unknown)}"
         )
     for name, default in undetectable.items():
         if name in resolved:
@@ -230,7 +231,7 @@ def _resolve(
                 value, source = values[name], place
         if value is None:
             raise CheckpointError(
-                f"{name} of {network_type.architecture} is in no tensor and has no published "
+                f"{name} of {network_type.architecture} is not in the tensors and has no published "
                 f"value; give it by --{name.replace('_', '-')}, or to load_checkpoint"
             )
         kind = default if isinstance(default, type) else type(default)
@@ -239,13 +240,13 @@ def _resolve(
 
 
 def _of_type(kind: type[float], name: str, value: float) -> float:
-    """A finite number, and a whole one where it has to be."""
+    """Check that a number is finite, and an integer if `kind` is int."""
     if not math.isfinite(value):
-        raise CheckpointError(f"{name} is {value}, expected a finite number")
+        raise CheckpointError(f"{name}: expected a finite number, got {value}")
     if kind is not int:
         return float(value)
     if value != int(value) or value < 0:
-        raise CheckpointError(f"{name} is {value:g}, expected a whole number")
+        raise CheckpointError(f"{name}: expected an integer, 0 or more, got {value:g}")
     return int(value)
 
 
@@ -263,12 +264,14 @@ def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) 
     for key, tensor in state.items():
         if tensor.shape != expected[key].shape:
             raise CheckpointError(
-                f"{path}: {key} has the shape {tuple(tensor.shape)}, "
-                f"expected {tuple(expected[key].shape)}"
+                f"{path}: {key}: expected shape {tuple(expected[key].shape)}, "
+                f"got {tuple(tensor.shape)}"
             )
         if not torch.isfinite(tensor.float()).all():
-            raise CheckpointError(f"{path}: {key} has NaN or infinite values; training diverged?")
+            raise CheckpointError(
+                f"{path}: {key} has NaN or infinite values; check that training converged"
+            )
         if key.endswith("running_var") and (lowest := tensor.min().item()) <= 0:
             raise CheckpointError(
-                f"{path}: {key} has the value {lowest:g}; a running variance is greater than 0"
+                f"{path}: {key}: expected running variances above 0, got {lowest:g}"
             )

@@ -1,9 +1,9 @@
-"""Limits of the modulators: how far a factor follows the deviation of its trunk.
+"""Limits of the modulators: the largest deviation of a trunk that its factor follows.
 
 `factor = exp(w * ln(min(std, limit)) + b)`. In evaluation mode batch normalization is affine, so
-that the residual grows with the trunk; with a factor that grows too, each block amplifies contrast
-the more the more there is of it, and above that of training the network runs away. A limit is a
-multiple of the deviation that the trunk had in training.
+the residual grows with the trunk. If the factor grows too, each block amplifies high contrast more
+than low contrast, and above the contrast of training the network runs away. A limit is a multiple
+of the deviation that the trunk had in training.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from adadm.export.proof.cases import photograph_batches, photograph_side
 from adadm.runtime.errors import CheckpointError
 
 Limit = float | Literal["auto", "off"]
-"""A multiple of the deviation of training; `auto`: that of the file, or `FACTOR`; `off`: none."""
+"""Multiple of the deviation of training; `auto`: the file's limits, or `FACTOR`; `off`: none."""
 
 FACTOR = 1.5
-"""No photograph of 163 reaches it, and no drawn picture runs away with it."""
+"""None of 163 photographs reaches it, and no drawn picture runs away with it."""
 
 
 def set_limits(network: Network, limit: Limit, recorded: Mapping[str, float]) -> None:
     """Give each modulator of a network its limit.
 
     Args:
-        recorded: the limits that the network's file has, by the names of the modulators.
+        recorded: limits in the network's file, by modulator name.
 
     Raises:
-        CheckpointError: the factor is not a positive number, or the recorded limits are not those
-            of the network's modulators.
+        CheckpointError: the factor is not a positive number, or the recorded limits do not match
+            the network's modulators.
     """
     if limit == "off":
         return
@@ -61,21 +61,21 @@ def set_limits(network: Network, limit: Limit, recorded: Mapping[str, float]) ->
 
 
 def named_modulators(network: Network) -> dict[str, Modulator]:
-    """The modulators of a network by module name, in the order of definition."""
+    """Modulators of a network by module name, in the order of definition."""
     return {n: m for n, m in network.root.named_modules() if isinstance(m, Modulator)}
 
 
 def limits_of(network: Network) -> dict[str, float]:
-    """The limits of those modulators that have one."""
+    """Limits by modulator name; modulators without a limit are left out."""
     limits = {name: module.limit for name, module in named_modulators(network).items()}
     return {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def deviations_of_training(network: Network) -> dict[str, float]:
-    """The std of the trunk at each modulator, by its name, as far as can be told afterwards.
+    """Std of the trunk in training by modulator name, estimated afterwards.
 
-    Where batch normalization reads the trunk, its running statistics tell it; elsewhere it is
-    measured, the mean over photographs.
+    If batch normalization reads the trunk, its running statistics give the std. Else it is
+    measured: the mean over photographs.
     """
     side = network.smallest_side * 2 + 7
     read = _read_by_modules(network, torch.zeros(1, 3, side, side))
@@ -98,13 +98,13 @@ def deviations_of_training(network: Network) -> dict[str, float]:
 
 
 def trunk_deviations(network: Network, lr: torch.Tensor) -> dict[str, float]:
-    """The std of the trunk at each modulator, by its name, for one image (1, 3, H, W)."""
+    """Std of the trunk by modulator name, for one image (1, 3, H, W)."""
     read = _read_by_modules(network, lr)
     return {n: read[module].std().item() for n, module in named_modulators(network).items()}
 
 
 def _measured(network: Network) -> dict[str, float]:
-    """The mean std of the trunk at each modulator over the photographs of scikit-image."""
+    """Mean std of the trunk over scikit-image's photographs, by modulator name."""
     measured = [
         trunk_deviations(network, torch.from_numpy(lr))
         for lr in photograph_batches(network, photograph_side(network)).values()
@@ -113,7 +113,7 @@ def _measured(network: Network) -> dict[str, float]:
 
 
 def _read_by_modules(network: Network, lr: torch.Tensor) -> dict[nn.Module, torch.Tensor]:
-    """What each normalization and each modulator reads first when the network runs."""
+    """First input of each normalization and modulator in a run of the network."""
     read: dict[nn.Module, torch.Tensor] = {}
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What is measured at export: the overlap that tiles need, and the memory that a model takes."""
+"""Measurements at export: the overlap that tiles need, and the memory that a model takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from adadm.runtime.upscaling.memory import MemoryModel, measure_memory
 
 _logger = logging.getLogger(__name__)
 
-# Multiply-adds, a few seconds of two cores; a network has about as many for a pixel as parameters.
+# Multiply-adds: a few seconds on two cores. A network needs about one per parameter and pixel.
 _MEMORY_BUDGET, _HALO_BUDGET = 8e11, 3e11
 _MEMORY_SIDES_PX, _HALO_SIDES_PX = (64, 128), (64, 192)
 
@@ -28,16 +28,16 @@ _HALOS_PX = (0, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96)
 
 @dataclass(frozen=True)
 class HaloError:
-    """The largest error on photographs of what lies `px` or more inside a cut, the std given."""
+    """Largest error on photographs at `px` or more from a cut, with the std given."""
 
     px: int
     levels: float
 
 
 def measure_halo(network: Network, models: TileModels) -> list[HaloError]:
-    """Cut photographs at two sides, give the cut the std of the whole, and see how far it is off.
+    """Measure the error of cropped photographs that are given the std of the whole.
 
-    The cut meets in a corner, as tiles do.
+    Two adjacent sides are cropped, so the cuts meet in a corner, as with tiles.
     """
     tile, moments = (
         OnnxRuntimeSession(m.SerializeToString()) for m in (models.tile, models.moments)
@@ -63,9 +63,9 @@ def measure_halo(network: Network, models: TileModels) -> list[HaloError]:
 def measure_memories(
     network: Network, model: onnx.ModelProto, static: Shape | None
 ) -> dict[str, MemoryModel]:
-    """The memory of a model for float32 on each CPU backend that is installed here.
+    """Measure the memory of a float32 model on each installed CPU backend.
 
-    A backend that cannot run the model is left out, but ONNX Runtime, which has run it already.
+    A backend that cannot run the model is left out, except ONNX Runtime, which has run it before.
 
     Raises:
         SessionError: ONNX Runtime fails.

@@ -1,4 +1,4 @@
-"""From a checkpoint to an ONNX model that is proven to compute the same."""
+"""Export a checkpoint to an ONNX model that is proven to compute the same."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from adadm.runtime.upscaling.memory import MemoryModel
 
 @dataclass(frozen=True)
 class Export:
-    """An exported model, and what is known of it.
+    """An exported model and its measurements.
 
     Attributes:
-        decisions, tail, tiles: as `Assembled` has them.
-        nodes_before, nodes_after: operator counts of the graph, function bodies apart.
-        parity: one comparison a case.
-        tiles_parity: the same of the model for tiles, given the std of the whole image.
-        hashing: how the hash codes of each case compare; empty for a network without attention.
-        halo: the error at each overlap of tiles; empty with `stats="internal"` or a fixed size.
-        memory: the peak of a session, by backend.
+        decisions, tail, tiles: as in `Assembled`.
+        nodes_before, nodes_after: operator counts of the graph, without function bodies.
+        parity: comparison of each case.
+        tiles_parity: likewise for the model for tiles, given the std of the whole image.
+        hashing: comparison of the hash codes of each case; empty without attention.
+        halo: error at each overlap of tiles; empty with `stats="internal"` or a fixed size.
+        memory: memory model of a session, by backend.
     """
 
     model: onnx.ModelProto
@@ -62,11 +62,11 @@ class Export:
 
     @property
     def worse_than_bicubic(self) -> bool:
-        """Whether the mean PSNR-Y lies below that of bicubic interpolation."""
+        """True if the mean PSNR-Y is below that of bicubic interpolation."""
         return sum(a.network_db - a.bicubic_db for a in self.accuracy) < 0
 
     def write(self, output: Path, report: Path | None = None) -> list[Path]:
-        """Write the model, those for tiles beside it, and the report: all files or none."""
+        """Write the model, the models for tiles beside it, and the report: all files or none."""
         models = {output: self.model}
         if self.tiles is not None:
             models |= {
@@ -82,7 +82,7 @@ class Export:
         return list(models)
 
     def as_json(self) -> dict[str, Any]:
-        """The report, for `json_format.text`."""
+        """Content of the report, for `json_format.text`."""
         network = self.checkpoint.network
         return {
             "checkpoint": {"file": self.checkpoint.path.name, "sha256": self.checkpoint.sha256},
@@ -105,10 +105,10 @@ class Export:
 def export_onnx(
     checkpoint: Checkpoint, options: Options = DEFAULTS, *, progress: Progress = SILENT
 ) -> Export:
-    """Export a checkpoint and prove the result against PyTorch.
+    """Export a checkpoint, and prove the result against PyTorch.
 
     Raises:
-        ExportError: the options do not fit the network, or a check of the file fails.
+        ExportError: the options do not suit the network, or a check of the file fails.
         ParityError: ONNX Runtime and PyTorch disagree.
     """
     network = checkpoint.network
@@ -129,9 +129,9 @@ def export_onnx(
         std_of = functools.partial(std_from, moments)
         tiles_parity, _ = check_parity(network, tiles.tile, options.static, std_of)
         if options.static is None:
-            progress.phase("measuring how much overlap tiles need")
+            progress.phase("measuring the overlap that tiles need")
             halo = measure_halo(network, tiles)
-    progress.phase("measuring how much memory the model takes")
+    progress.phase("measuring the memory of the model")
     memory = measure_memories(network, proto, options.static)
     protos = [proto, *((tiles.tile, tiles.moments) if tiles else ())]
     for form in protos:
@@ -164,7 +164,7 @@ def export_onnx(
 def _note_measured(
     proto: onnx.ModelProto, halo: list[HaloError], memory: dict[str, MemoryModel]
 ) -> None:
-    """Write down what the runtime cannot compute from the graph."""
+    """Record in the metadata what the runtime cannot compute from the graph."""
     noted = ModelMetadata(
         memory={name: (model.fixed_bytes, model.bytes_per_pixel) for name, model in memory.items()},
         halo_errors=[(error.px, error.levels) for error in halo] or None,

@@ -1,4 +1,4 @@
-"""The two models that tiles need, what they cost, and how far tiles are from the whole image."""
+"""The two models that tiles need, and the std of whole images."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from adadm.runtime.sessions.session import FloatArray
 
 @dataclass(frozen=True)
 class TileModels:
-    """What `--stats external` adds to a model.
+    """The two models that `--stats external` adds.
 
     Attributes:
         tile: reads `lr` and `std` (N, B, 1, 1), one for each of the B modulators; returns `sr`.
-        moments: reads `lr`, `std` (not positive where it is unknown), `rows_inside` (N, 1, H, 1)
-            and `columns_inside` (N, 1, 1, W); returns `moments` (N, B, 3). It has no tail.
+        moments: reads `lr`, `std` (0 or less if unknown), `rows_inside` (N, 1, H, 1) and
+            `columns_inside` (N, 1, 1, W); returns `moments` (N, B, 3). It has no tail.
     """
 
     tile: onnx.ModelProto
@@ -31,7 +31,7 @@ class TileModels:
 
 
 def tile_graphs(model: ir.Model) -> tuple[ir.Model, ir.Model]:
-    """The graphs of `TileModels.tile` and `TileModels.moments`, from one that is folded.
+    """Make the graphs of `TileModels.tile` and `TileModels.moments` from a folded graph.
 
     Raises:
         ExportError: the network has no modulator.
@@ -50,7 +50,7 @@ def tile_graphs(model: ir.Model) -> tuple[ir.Model, ir.Model]:
 
 
 def std_from(moments: OnnxRuntimeSession, lr: FloatArray) -> Batch:
-    """The std (N, B, 1, 1) of every trunk for whole images, as the model reads them."""
+    """Std (N, B, 1, 1) of every trunk over whole images, from the moments model."""
     batch = lr.shape[0]
     height, width = lr.shape[1:3] if lr.dtype == np.uint8 else lr.shape[2:]
     (blocks,) = (spec.shape[1] for spec in moments.inputs if spec.name == "std")

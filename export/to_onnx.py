@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Export a trained checkpoint to ONNX, exactly, and prove it against PyTorch.
+"""Export a trained checkpoint to ONNX exactly, and prove it against PyTorch.
 
-Also `adadm export`. Batch normalization is folded exactly, each AdaDM modulator is one node, and
-the file is written only when ONNX Runtime agrees with PyTorch on photographs and hard cases.
+Also `adadm export`. Batch normalization is folded exactly, and each AdaDM modulator is one node.
+The file is written only if ONNX Runtime agrees with PyTorch on photographs and hard cases.
 """
 
 from __future__ import annotations
 
 import sys
 
-if __name__ == "__main__":  # before the imports below, so that a missing extra is named
+if __name__ == "__main__":  # before the imports below, to name a missing extra
     from adadm.runtime.cli import main as adadm
 
     sys.exit(adadm(["export", *sys.argv[1:]]))
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def print_report(export: Export, console: Console) -> None:
-    """Print what was read, what was folded, and how close ONNX Runtime is to PyTorch."""
+    """Print the hyper-parameters, the folds, and the parity with PyTorch."""
     network, say = export.checkpoint.network, partial(console.print, highlight=False)
     console.print(f"[bold]{network.architecture} x{network.upscale} with AdaDM[/bold]")
     for name, parameter in export.checkpoint.hyperparameters.items():
@@ -83,7 +83,7 @@ def print_report(export: Export, console: Console) -> None:
     worst = max(result.largest_error for result in export.parity)
     say(
         f"parity: largest error {worst:.2e}, {worst / (peak or 1):.1e} of the peak "
-        f"(allowed {LARGEST_RELATIVE_ERROR:.0e})"
+        f"(limit {LARGEST_RELATIVE_ERROR:.0e})"
     )
     if export.tiles_parity:
         worst = max(result.largest_error for result in export.tiles_parity)
@@ -104,9 +104,9 @@ def print_report(export: Export, console: Console) -> None:
         differing = sum(hashing.differing for hashing in export.hashing)
         psnr_db = min(hashing.free_psnr_db for hashing in export.hashing)
         say(
-            f"hash codes: {differing} of {codes} differ from PyTorch's, by a rounding; when each "
-            f"uses its own, the outputs agree to {psnr_db:.1f} dB or better (above, PyTorch was "
-            "given those of ONNX Runtime)"
+            f"hash codes: {differing} of {codes} differ from PyTorch's, by a rounding. Above, "
+            "PyTorch used the codes of ONNX Runtime; if each uses its own, outputs agree to "
+            f"{psnr_db:.1f} dB or better"
         )
     for accuracy in export.accuracy:
         say(
@@ -134,14 +134,14 @@ def _warn(export: Export, progress: Progress) -> None:
     guesses = export.checkpoint.guesses
     named = ", ".join(f"{name} {value:g}" for name, value in guesses.items())
     if export.worse_than_bicubic:
-        cause = f"guessed: {named}; set them by flag" if guesses else "nothing was guessed"
+        cause = f"guessed: {named}; set them by option" if guesses else "nothing was guessed"
         progress.message(
             f"WARNING: the network is worse than bicubic interpolation ({cause}). "
-            "It may be untrained, or trained with other hyper-parameters.",
+            "It may be untrained, or trained with different hyper-parameters.",
             warning=True,
         )
     elif guesses:
-        progress.message(f"note: guessed, not in the file: {named}")
+        progress.message(f"note: not in the file, published values used: {named}")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -152,35 +152,41 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "-o",
         "--output",
         type=paths.written_as(".onnx"),
-        help="default: the checkpoint's name, .onnx",
+        help="default: the checkpoint's name with .onnx",
     )
     parser.add_argument(
         "--modulator",
         choices=("function", "inline"),
         default="function",
-        help="one node with its body in the file, or expanded (TensorRT 8.x); default: function",
+        help="function: one node with its body in the file; inline: expanded, for TensorRT 8.x; "
+        "default: function",
     )
-    parser.add_argument("--fold", choices=("exact", "off"), default="exact", help="default: exact")
+    parser.add_argument(
+        "--fold",
+        choices=("exact", "off"),
+        default="exact",
+        help="fold batch normalization exactly, or keep it; default: exact",
+    )
     parser.add_argument(
         "--tail",
         choices=("collapsed", "original"),
         default="collapsed",
-        help="one convolution at low resolution and one DepthToSpace where the tail is linear, or "
-        "as it is; default: collapsed",
+        help="collapsed: one convolution at low resolution and one DepthToSpace, if the tail is "
+        "linear; original: unchanged; default: collapsed",
     )
     parser.add_argument(
         "--io",
         choices=("float32", "uint8"),
         default="float32",
-        help="(N, 3, H, W) in 0..rgb_range, or images (N, H, W, 3); default: float32",
+        help="float32: (N, 3, H, W) in 0..rgb_range; uint8: images (N, H, W, 3); default: float32",
     )
     parser.add_argument("--opset", type=int, choices=OPSETS, default=19, help="default: 19")
-    parser.add_argument("--static", type=size, metavar="NxHxW", help="fix the input's size")
+    parser.add_argument("--static", type=size, metavar="NxHxW", help="fix the input size")
     parser.add_argument("--factors", action="store_true", help="output the modulation factors too")
     add_stats(
         parser,
-        "write two more models, NAME.tile.onnx and NAME.moments.onnx, so that an "
-        "image can be run in tiles that share the statistics of the modulators; default: internal",
+        "write two more models, NAME.tile.onnx and NAME.moments.onnx, for running an image in "
+        "tiles that share the statistics of the modulators; default: internal",
     )
     parser.add_argument(
         "--report", type=paths.written, metavar="FILE.json", help="write the report"

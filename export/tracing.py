@@ -1,4 +1,4 @@
-"""A PyTorch network as an ONNX graph on onnx-ir, with every modulator one node."""
+"""Trace a PyTorch network to an ONNX graph on onnx-ir, with one node for each modulator."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from adadm.export.operators.modulator import is_modulator
 from adadm.runtime.errors import ExportError
 
 TRACED_OPSET = 18
-"""The oldest opset that torch.onnx emits by itself."""
+"""Oldest opset that torch.onnx emits directly."""
 
-_group_norm = nn.functional.group_norm  # before trace() puts another in its place
+_group_norm = nn.functional.group_norm  # the original, which trace() replaces meanwhile
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def trace(network: Network, *, free_sizes: bool = True) -> ir.Model:
-    """Export a network in evaluation mode, as it is.
+    """Export a network in evaluation mode, unchanged.
 
     The graph reads `lr` (N, 3, H, W) and returns `sr` (N, 3, r*H, r*W), in the network's data
     type. Nodes and values carry the names of the PyTorch modules.
 
     Args:
-        free_sizes: leave N, H and W free; fixed to some example it takes a third less time, which
-            is enough for who reads nodes and weights alone.
+        free_sizes: leave N, H and W free. Fixing them to an example takes a third less time, and
+            suffices for reading nodes and weights.
 
     Raises:
-        ExportError: torch.onnx cannot export the network so.
+        ExportError: torch.onnx cannot export the network.
     """
     for module in network.modules():
         if isinstance(module, Modulator):
             module.freeze()
     dtype = next(network.parameters()).dtype
-    side = network.smallest_side * 2 + 7  # unlike each other, so that none is taken for constant
+    side = (
+        network.smallest_side * 2 + 7
+    )  # odd, distinct sizes, so that the exporter takes none for a constant
     example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
     group_norm = patch.object(nn.functional, "group_norm", _symbolic_group_norm)
     with _quiet_exporter(), group_norm, torch.no_grad():
@@ -85,7 +87,7 @@ def _symbolic_group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """In place of `torch.nn.functional.group_norm`: one node for an image (N, C, H, W)."""
+    """Replacement of `torch.nn.functional.group_norm`: one node for (N, C, H, W)."""
     if x.ndim != 4:
         return _group_norm(x, num_groups, weight, bias, eps)
     channels = x.shape[1]
@@ -102,7 +104,7 @@ def _symbolic_group_norm(
 
 
 def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> None:
-    """Replace the free N, H and W of a graph by numbers, in place."""
+    """Replace the free N, H and W of a graph by numbers in place."""
     batch, height, width = shape
     sizes: dict[str, int] = {"N": batch, "H": height, "W": width}
     sizes |= {f"{upscale}*H": upscale * height, f"{upscale}*W": upscale * width}
@@ -113,7 +115,7 @@ def freeze_shape(model: ir.Model, shape: tuple[int, int, int], upscale: int) -> 
 
 
 def _name_after_modules(graph: ir.Graph) -> None:
-    """Name nodes and values after PyTorch modules: TensorRT's layers and errors then show them."""
+    """Name nodes and values after PyTorch modules, for TensorRT's layers and errors."""
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
     for node in graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "['']"))
@@ -134,7 +136,7 @@ def _name_after_modules(graph: ir.Graph) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's own notices (no torchvision, deprecations in torch) off stderr."""
+    """Silence the exporter's notices (no torchvision, deprecations in torch) on stderr."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

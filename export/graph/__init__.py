@@ -1,1 +1,1 @@
-"""What graph passes are written with."""
+"""Tools for writing graph passes."""

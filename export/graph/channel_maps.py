@@ -1,16 +1,16 @@
-"""What became of each channel of a network's tensors, in the metadata of a model.
+"""Channel maps: how passes have changed each channel of a network's tensors, in the metadata.
 
-The key `adadm.channel_maps` is a JSON object: by the name of a value of the graph for whole images,
-`[scale, offset]`, each one number for all channels or a list of one a channel. The value holds
-`scale * x + offset`, where x is the tensor of the same name in the network as it was trained, of a
-convolution with a constant factor after it (`res_scale`) times that. What is not named holds x.
-Numbers have the digits that tell float32 values apart.
+The key `adadm.channel_maps` is a JSON object: `[scale, offset]` by the name of a value of the graph
+for whole images, each a number for all channels or a list by channel. The value holds
+`scale * x + offset`, where x is the tensor of the same name in the trained network; after a
+convolution with a constant factor (`res_scale`), x includes that factor. Values that are not named
+hold x. Numbers have enough digits to tell float32 values apart.
 
-A fold moves what it takes from a normalization into the tensors around it (`ShiftTrunk`,
-`FoldBatchNormAfterRelu`, `FoldAffineIntoPrecedingConv`), lowering changes their ranges
-(`ScaleTrunk`, `EqualizeChannels`). Each notes what it does as it does it (`map_channels`), so that
-whoever compares two forms of a network tensor by tensor need not guess it from weights, which may
-be what is wrong.
+A fold moves the map of a normalization into the tensors around it (`ShiftTrunk`,
+`FoldBatchNormAfterRelu`, `FoldAffineIntoPrecedingConv`). Lowering changes their ranges
+(`ScaleTrunk`, `EqualizeChannels`). Each records its change at once (`map_channels`). So whoever
+compares two forms of a network, tensor by tensor, need not guess the maps from weights, which may
+be wrong.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from adadm.runtime.models.metadata import ModelMetadata
 
 
 def note_channel_maps(model: ir.Model) -> None:
-    """Write what passes did to the values of a model into its metadata, after what stands there."""
+    """Write the maps that passes recorded into a model's metadata, composed with those there."""
     maps = read_channel_maps(ModelMetadata.from_props(model.metadata_props)) or {}
     for value in (value for node in model.graph for value in node.outputs):
         if (noted := take_channel_map(value)) is not None:
@@ -34,7 +34,7 @@ def note_channel_maps(model: ir.Model) -> None:
 
 
 def read_channel_maps(metadata: ModelMetadata) -> dict[str, Affine] | None:
-    """The maps by name; None of a model that was made without them."""
+    """Read the maps by value name; None if the model has none."""
     if metadata.channel_maps is None:
         return None
     return {

@@ -1,8 +1,8 @@
 """Per-channel affine maps, and the convolutions that they fold into.
 
 Weights are combined in float64 and rounded once: a changed initializer keeps its unrounded values
-for the next fold. No initializer is changed in place, because two nodes may share it. A value that
-holds a map of what it held before keeps that map, for `graph.channel_maps`.
+for the next fold. No initializer is changed in place, because two nodes may share it. A value whose
+content is mapped keeps the map, for `graph.channel_maps`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Affine:
     shift: Array
 
     def after(self, first: Affine | None) -> Affine:
-        """This map of what another one returns, if one is given."""
+        """This map applied to the result of `first`, if given."""
         if first is None:
             return self
         return Affine(self.scale * first.scale, self.scale * first.shift + self.shift)
@@ -45,7 +45,7 @@ class Leaf:
     """A convolution that a value reaches, directly or through Concat along the channels.
 
     Attributes:
-        offset: the input channel of the convolution at which the value's channels begin.
+        offset: input channel of the convolution at which the value's channels begin.
     """
 
     convolution: ir.Node
@@ -53,21 +53,21 @@ class Leaf:
 
 
 def map_channels(value: ir.Value, affine: Affine) -> None:
-    """Note that a value holds a map of what it held before."""
+    """Record that a value now holds `affine` of its former content."""
     value.meta[CHANNEL_MAP] = affine.after(value.meta.get(CHANNEL_MAP))
 
 
 def take_channel_map(value: ir.Value) -> Affine | None:
-    """What a value holds of what it held before all passes; it forgets that."""
+    """Remove and return the map from a value's content before all passes."""
     noted: Affine | None = value.meta.pop(CHANNEL_MAP, None)
     return noted
 
 
 def affine_of_batch_norm(node: ir.Node) -> Affine:
-    """The affine map of a BatchNormalization in inference.
+    """Affine map of a BatchNormalization in inference.
 
     Raises:
-        NotFoldable: it is in training mode, or a parameter is not constant.
+        NotFoldable: the node is in training mode, or a parameter is not constant.
     """
     if node.attributes.get_int("training_mode", 0) or len(node.outputs) > 1:
         raise NotFoldable("it is in training mode")
@@ -80,10 +80,10 @@ def affine_of_batch_norm(node: ir.Node) -> Affine:
 
 
 def std_of_batch_norm_input(node: ir.Node) -> float:
-    """The std, over all channels, that the running statistics of a BatchNormalization tell.
+    """Std over all channels, from the running statistics of a BatchNormalization.
 
     Raises:
-        NotFoldable: they are not constant.
+        NotFoldable: the statistics are not constant.
     """
     mean, variance = (constant_of(value) for value in node.inputs[3:5])
     if mean is None or variance is None:
@@ -92,7 +92,7 @@ def std_of_batch_norm_input(node: ir.Node) -> float:
 
 
 def pooled_variance(means: Array, variances: Array) -> float:
-    """Of all channels together, by the law of total variance, from each one's (C,)."""
+    """Variance over all channels, from those of each (C,), by the law of total variance."""
     return float(variances.mean() + means.var())
 
 
@@ -100,7 +100,7 @@ def check_shift_of(modulator: ir.Node) -> None:
     """Refuse a modulator whose center or delta a pass cannot change.
 
     Raises:
-        NotFoldable: one is not constant.
+        NotFoldable: center or delta is not constant.
     """
     if any(constant_of(value) is None for value in modulator.inputs[2:]):
         raise NotFoldable(f"center or delta of {label(modulator)} is not constant")
@@ -110,7 +110,7 @@ def weight_of(convolution: ir.Node) -> Array:
     """Weights (M, C/group, ...) of a convolution.
 
     Raises:
-        NotFoldable: they are not constant.
+        NotFoldable: the weights are not constant.
     """
     weight = constant_of(convolution.inputs[1])
     if weight is None:
@@ -119,10 +119,10 @@ def weight_of(convolution: ir.Node) -> Array:
 
 
 def bias_of(convolution: ir.Node) -> Array:
-    """Bias (M,) of a convolution, zeros where it has none.
+    """Bias (M,) of a convolution; zeros without one.
 
     Raises:
-        NotFoldable: it is not constant.
+        NotFoldable: the bias is not constant.
     """
     if len(convolution.inputs) < 3 or convolution.inputs[2] is None:
         return np.zeros(weight_of(convolution).shape[0])
@@ -150,21 +150,21 @@ def _set_parameter(convolution: ir.Node, index: int, kind: str, values: Array) -
 
 
 def pads(convolution: ir.Node) -> bool:
-    """Whether a convolution pads its input, so that zeros meet the weights at the border."""
+    """True if a convolution pads its input with zeros at the border."""
     if convolution.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return True
     return any(convolution.attributes.get_ints("pads", ()))
 
 
 def scale_inputs(leaf: Leaf, scale: Array) -> None:
-    """Multiply the weights with which a convolution reads some of its input channels."""
+    """Multiply the weights of some input channels of a convolution."""
     weight = weight_of(leaf.convolution)
     factors = _by_weight(leaf, scale, fill=1.0)
     set_weight(leaf.convolution, weight * _spread(factors, weight.ndim))
 
 
 def shift_inputs(leaf: Leaf, shift: Array) -> None:
-    """Let an unpadded convolution add `shift` to some of its input channels, by its bias."""
+    """Add `shift` to some input channels of an unpadded convolution, by its bias."""
     weight = weight_of(leaf.convolution)
     shifts = _by_weight(leaf, shift, fill=0.0)
     added = (weight * _spread(shifts, weight.ndim)).reshape(weight.shape[0], -1).sum(axis=1)
@@ -181,12 +181,12 @@ def _by_weight(leaf: Leaf, values: Array, fill: float) -> Array:
 
 
 def _spread(values: Array, ndim: int) -> Array:
-    """Append axes, so that values broadcast over the kernel."""
+    """Append axes, to broadcast values over the kernel."""
     return values.reshape(values.shape + (1,) * (ndim - values.ndim))
 
 
 def scale_outputs(convolution: ir.Node, affine: Affine, *, noted: bool = True) -> None:
-    """Let a convolution apply an affine map to what it returns.
+    """Fold an affine map of the output into a convolution.
 
     Args:
         noted: call `map_channels` too.
@@ -202,7 +202,7 @@ def reached_convolutions(value: ir.Value) -> list[Leaf]:
     """All convolutions that read a value, directly or through Concat along the channels.
 
     Raises:
-        NotFoldable: something else reads it too, or it is a graph output.
+        NotFoldable: another kind of node reads the value, or it is a graph output.
     """
     if value.is_graph_output():
         raise NotFoldable(f"{value.name} is a graph output")
@@ -210,10 +210,10 @@ def reached_convolutions(value: ir.Value) -> list[Leaf]:
 
 
 def input_leaves(value: ir.Value, node: ir.Node, index: int) -> list[Leaf]:
-    """The convolutions that one use of a value reaches.
+    """Convolutions that one use of a value reaches.
 
     Raises:
-        NotFoldable: it reaches something else too.
+        NotFoldable: the use reaches another kind of node too.
     """
     if node.op_type == "Conv" and not node.domain and index == 0:
         weight_of(node)

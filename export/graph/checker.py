@@ -1,4 +1,4 @@
-"""The checks that every ONNX file passes before it is written."""
+"""Checks that every ONNX file passes before it is written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from adadm.runtime.errors import ExportError
 
 
 def check_file(proto: onnx.ModelProto, opset: int) -> None:
-    """The ONNX checker, strict shape inference, and the opset that the file really has.
+    """Run the ONNX checker and strict shape inference, and check the opset of the file.
 
     Raises:
-        ExportError: one of them objects.
+        ExportError: a check fails.
     """
     try:
         onnx.checker.check_model(proto, full_check=True)
@@ -22,4 +22,4 @@ def check_file(proto: onnx.ModelProto, opset: int) -> None:
     for function in proto.functions:
         opsets |= {entry.version for entry in function.opset_import if not entry.domain}
     if opsets != {opset}:
-        raise ExportError(f"the model has the opsets {sorted(opsets)}, asked was {opset}")
+        raise ExportError(f"expected opset {opset}, got {sorted(opsets)}")

@@ -1,4 +1,4 @@
-"""The opset of a graph, changed by proof that its operators mean the same in both."""
+"""Change the opset of a graph, with proof that its operators mean the same in both."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _NEUTRAL_WHEN_ABSENT = {
     "num_outputs",
     "saturate",
 }
-"""What operators of opset 17 to 20 gained or lost without another meaning of nodes without it."""
+"""Attributes that operators of opset 17 to 20 gained or lost, and whose absence is neutral."""
 _REDUCTIONS_OF_17 = {"none", "add", "mul"}
 
 
 def set_opset(model: ir.Model, opset: int) -> None:
-    """Set the opset of a graph whose operators mean the same in both versions, in place.
+    """Set the opset of a graph in place, if its operators mean the same in both versions.
 
-    A node means the same where the two definitions of its operator agree on the inputs and
-    attributes that it has, on all defaults, and differ otherwise in attributes only whose absence
-    changes nothing. The axes of reductions, an input from opset 18 on, become an attribute for 17.
+    A node means the same if the two definitions of its operator agree on the node's inputs and
+    attributes and on all defaults, and otherwise differ only in attributes whose absence is
+    neutral. The axes of reductions, an input from opset 18 on, become an attribute for 17.
 
     Raises:
-        ExportError: an operator changed between them; the message names it.
+        ExportError: an operator changed between the opsets; the message names it.
     """
     traced = model.opset_imports[""]
     nodes = [node for node in model.graph.all_nodes() if not node.domain]
@@ -56,7 +56,7 @@ def set_opset(model: ir.Model, opset: int) -> None:
 
 
 def _drop_defaults(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) -> None:
-    """Remove attributes that the other version does not have, where they say nothing."""
+    """Remove attributes that the other version lacks, if they have their default."""
     for name in [name for name in node.attributes if name not in after.attributes]:
         default = before.attributes[name].default_value
         if default.name and node.attributes[name].value == _value(default):
@@ -69,7 +69,7 @@ def _lower_axes(node: ir.Node, before: defs.OpSchema, after: defs.OpSchema) -> N
     if _AXES in before.attributes or _AXES not in after.attributes or axes is None:
         return
     while (producer := axes.producer()) is not None and producer.op_type in ("Reshape", "Cast"):
-        axes = producer.inputs[0]  # the exporter makes one axis a list so
+        axes = producer.inputs[0]  # the exporter turns a single axis into a list this way
         if axes is None:
             return
     if before.inputs[1].name == _AXES and (constant := ir.convenience.get_const_tensor(axes)):

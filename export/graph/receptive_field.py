@@ -1,4 +1,4 @@
-"""How far a pixel of the image reaches back into the input."""
+"""Receptive field of a pixel of the image in the input."""
 
 from __future__ import annotations
 
@@ -18,36 +18,35 @@ _POINTWISE = frozenset(
         "Neg", "PRelu", "Pow", "Relu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh", "Where",
     }
 )  # fmt: skip
-"""What looks at one pixel; so do Concat, Slice and Split of channels."""
+"""Operators that read one pixel; Concat, Slice and Split of channels do so too."""
 
 _CHANNELS, _RANK = 1, 4
 
 
 @dataclass(frozen=True)
 class _Reach:
-    """How far a value looks, px of the input, and its pixels for one of the input's, a side."""
+    """Reach of a value in px of the input; and its pixels per input pixel along a side."""
 
     px: Fraction
     density: Fraction
 
 
 class _Unbounded(Exception):
-    """An operator whose reach is unknown, or the whole image."""
+    """An operator reads the whole image, or its reach is unknown."""
 
 
 def receptive_field(model: ir.Model) -> int | None:
-    """The distance in pixels of `lr` beyond which no input pixel changes an output pixel.
+    """Distance in pixels of `lr` beyond which no input pixel changes an output pixel.
 
-    The statistics of the modulators, which reach over the whole image, are left out: tiles share
-    them. Nothing else may be left out: attention, pooling over the image, group normalization,
-    strips that move (a flip, a collapsed tail) and operators that this function does not know have
-    no bound.
+    The statistics of the modulators, which cover the whole image, are ignored, because tiles share
+    them. Nothing else is: attention, pooling over the image, group normalization, strips that move
+    (a flip, a collapsed tail) and unknown operators have no bound.
 
     Args:
-        model: with its tail as it was traced.
+        model: a graph with its traced tail.
 
     Returns:
-        The radius, rounded up; None where there is no bound.
+        The radius, rounded up; None if there is no bound.
     """
     reaches: dict[ir.Value, _Reach] = {model.graph.inputs[0]: _Reach(Fraction(0), Fraction(1))}
     try:
@@ -74,7 +73,7 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
         dilations = attributes.get_ints("dilations", [1] * len(sides))
         strides = attributes.get_ints("strides", [1] * len(sides))
         before = attributes.get_ints("pads", [0] * len(sides))
-        # A pixel looks to one side by its padding there, to the other by the rest of the kernel.
+        # A pixel reads as far as the padding on one side, and the rest of the kernel on the other.
         # With a stride it stands for several pixels, the last of which are further from the first.
         furthest = max(
             max(pad + stride - 1, dilation * (side - 1) - pad)
@@ -97,7 +96,7 @@ def _through(node: ir.Node, reach: _Reach) -> _Reach:
 
 
 def _is_of_channels(node: ir.Node) -> bool:
-    """Whether a node joins, cuts or picks channels, and no rows or columns."""
+    """True if a node joins, cuts or picks channels, but not rows or columns."""
     if node.op_type in ("Concat", "Split"):
         return node.attributes.get_int("axis", 0) % _RANK == _CHANNELS
     if node.op_type != "Slice" or len(node.inputs) < 4:

@@ -1,4 +1,4 @@
-"""Nodes and values of a graph: what they are, where they come from, what takes their place.
+"""Inspect and replace nodes and values of a graph.
 
 A constant that a fold made keeps its unrounded values for the next fold. No initializer is changed
 in place, because two nodes may share it.
@@ -16,27 +16,27 @@ import onnx_ir as ir
 Array = npt.NDArray[np.float64]
 
 CHANNEL_MAP = "channel_map"
-"""By which a value knows what `map_channels` noted."""
+"""Key of the map that `map_channels` records in a value."""
 _UNROUNDED = "unrounded"
 
 
 class NotFoldable(Exception):
-    """The reason for which a pass leaves a node alone."""
+    """The reason why a pass leaves a node alone."""
 
 
 def label(node: ir.Node) -> str:
-    """How a message calls a node."""
+    """Name of a node for messages."""
     return node.name or str(node.outputs[0].name)
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
-    """The graph that a node is in (the passes leave function bodies alone)."""
+    """Graph of a node (the passes leave function bodies alone)."""
     assert isinstance(node.graph, ir.Graph)
     return node.graph
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
-    """A constant in float64, unrounded where a fold made it; None for what is not constant."""
+    """Constant in float64, unrounded if a fold made it; None if the value is not constant."""
     if value is None or value.is_graph_input():
         return None
     if (unrounded := value.meta.get(_UNROUNDED)) is not None:
@@ -46,10 +46,10 @@ def constant_of(value: ir.Value | None) -> Array | None:
 
 
 def constant_values(value: ir.Value | None) -> Array:
-    """A constant in float64, as `constant_of` has it.
+    """Constant in float64, as from `constant_of`.
 
     Raises:
-        NotFoldable: it is not constant.
+        NotFoldable: the value is not constant.
     """
     if (values := constant_of(value)) is None:
         raise NotFoldable(f"{value.name if value else 'an input'} is not constant")
@@ -57,10 +57,10 @@ def constant_values(value: ir.Value | None) -> Array:
 
 
 def shape_of(value: ir.Value | None) -> ir.Shape:
-    """The shape of a value, with whatever sizes are free.
+    """Shape of a value, including free sizes.
 
     Raises:
-        NotFoldable: it is unknown.
+        NotFoldable: the shape is unknown.
     """
     if value is None or value.shape is None:
         raise NotFoldable(f"the shape of {value.name if value else 'an input'} is unknown")
@@ -68,10 +68,10 @@ def shape_of(value: ir.Value | None) -> ir.Shape:
 
 
 def dtype_of(value: ir.Value | None) -> ir.DataType:
-    """The data type of a value.
+    """Data type of a value.
 
     Raises:
-        NotFoldable: it is unknown.
+        NotFoldable: the data type is unknown.
     """
     if value is None or value.dtype is None:
         raise NotFoldable(f"the data type of {value.name if value else 'an input'} is unknown")
@@ -81,7 +81,7 @@ def dtype_of(value: ir.Value | None) -> ir.DataType:
 def new_initializer(
     graph: ir.Graph, name: str, values: npt.NDArray[Any], dtype: ir.DataType
 ) -> ir.Value:
-    """Add a constant of a data type to a graph, under a free name that begins with `name`."""
+    """Add a constant to a graph, under a free name that begins with `name`."""
     free, count = name, 0
     while free in graph.initializers:
         count += 1
@@ -97,12 +97,12 @@ def new_initializer(
 def replace_initializer(
     node: ir.Node, index: int, values: Array, *, name: str = "", dtype: ir.DataType | None = None
 ) -> None:
-    """Give an input of a node new constant values, by default of the type of the old ones.
+    """Give an input of a node new constant values, by default in the type of the old ones.
 
-    An initializer that nothing else reads goes, and leaves its name to the new one.
+    An old initializer without other readers is removed; the new one takes its name.
 
     Raises:
-        NotFoldable: there is no type.
+        NotFoldable: the type is unknown.
     """
     graph, old = graph_of(node), node.inputs[index]
     dtype, name = dtype or dtype_of(old), name or str(old and old.name)
@@ -114,31 +114,31 @@ def replace_initializer(
 
 
 def sole_consumer(value: ir.Value) -> bool:
-    """Whether exactly one input of one node reads a value, and nothing outside the graph does."""
+    """True if exactly one input of one node reads a value, and it is not a graph output."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
-    """Whether a node is one of these operators of ONNX's own."""
+    """True if a node is one of these operators of the default domain."""
     return node is not None and node.op_type in op_types and not node.domain
 
 
 def is_batch_norm(node: ir.Node) -> bool:
-    """Whether a node is ONNX's own BatchNormalization."""
+    """True if a node is a BatchNormalization of the default domain."""
     return is_op(node, "BatchNormalization")
 
 
 def produced_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node of a type in the default domain that computes a value, if one does."""
+    """Node that computes a value, if it has this type in the default domain; else None."""
     node = value.producer() if value is not None else None
     return node if is_op(node, op_type) else None
 
 
 def producer_of(value: ir.Value) -> ir.Node:
-    """The node that computes a value.
+    """Node that computes a value.
 
     Raises:
-        NotFoldable: it is an input or an initializer.
+        NotFoldable: the value is an input or an initializer.
     """
     if (node := value.producer()) is None:
         raise NotFoldable(f"no node computes {value.name}")
@@ -146,10 +146,10 @@ def producer_of(value: ir.Value) -> ir.Node:
 
 
 def input_of(node: ir.Node, index: int) -> ir.Value:
-    """An input that a node has to have.
+    """Required input of a node.
 
     Raises:
-        NotFoldable: it is left out.
+        NotFoldable: the input is left out.
     """
     value = node.inputs[index] if index < len(node.inputs) else None
     if value is None:
@@ -167,7 +167,7 @@ def named_node(
     shape: Iterable[int | ir.SymbolicDim | None] | None = None,
     domain: str = "",
 ) -> ir.Node:
-    """A node whose one result is called like it, with what is known of its type and shape."""
+    """Make a node whose single result has its name, and the type and shape if given."""
     node = ir.node(op_type, inputs, attributes, domain=domain, name=name)
     result = node.outputs[0]
     result.name = name
@@ -179,9 +179,9 @@ def named_node(
 
 
 def replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all readers of `old` read `new`, and remove the node that computed `old`.
+    """Make all readers of `old` read `new`, and remove the node that computed `old`.
 
-    A graph output keeps its name, and what it holds.
+    A graph output keeps its name and its content.
     """
     node, name, is_output = producer_of(old), old.name, old.is_graph_output()
     if is_output:

@@ -1,4 +1,4 @@
-"""The networks that the toolkit knows, one file each. To add one, see CONTRIBUTING.md."""
+"""Networks of the toolkit, one file each. To add one, see CONTRIBUTING.md."""
 
 from adadm.export.networks.edsr import EDSR
 from adadm.export.networks.network import Network
@@ -10,4 +10,4 @@ __all__ = ["ARCHITECTURES", "EDSR", "NLSN", "RDN", "Network"]
 ARCHITECTURES: dict[str, type[Network]] = {
     network.architecture: network for network in (NLSN, EDSR, RDN)
 }
-"""In the order in which a checkpoint is recognised: NLSN has the keys of EDSR, and more."""
+"""Networks by name, in the order of recognition: NLSN has the keys of EDSR, and more."""

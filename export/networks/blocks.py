@@ -1,4 +1,4 @@
-"""Building blocks that the AdaDM networks share, with the published state-dict keys."""
+"""Building blocks of the AdaDM networks, with the published state-dict keys."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ def convolution(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn
 
 
 def normalization(features: int, groups: int) -> nn.Module:
-    """Batch normalization, or with `groups` above 0 group normalization (1: of the whole image)."""
+    """Batch normalization; group normalization if `groups` is above 0 (1: the whole image)."""
     return nn.GroupNorm(groups, features) if groups else nn.BatchNorm2d(features)
 
 
 class Modulator(nn.Conv2d):
     """AdaDM's adaptive deviation modulator: `x + r * exp(w * ln(std(x)) + b)`.
 
-    The published code keeps `w` and `b` as a 1x1 convolution on one channel named `phi`; being
-    one, this module has its keys (`phi.weight` (1, 1, 1, 1), `phi.bias` (1,)). `std` is over
-    (C, H, W) of each image, unbiased. Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for
-    Image Super-Resolution", 2021, section 3.
+    The published code keeps `w` and `b` in a 1x1 convolution on one channel named `phi`. This
+    module is such a convolution, so it has the same keys: `phi.weight` (1, 1, 1, 1), `phi.bias`
+    (1,). `std` is over (C, H, W) of each image, unbiased. Source: Liu, Tang, Wu, "AdaDM: Enabling
+    Normalization for Image Super-Resolution", 2021, section 3.
 
     Under `torch.onnx.export` it becomes one node, `AdaDMModulate` or `AdaDMModulateLimited`.
 
     Attributes:
-        limit: the largest std that the factor sees, a number of float32; None, as published, for
-            any. Above the std of training a network without limits may run away
+        limit: largest std that the factor follows, exact in float32; None for no limit, as
+            published. Above the std of training, a network without limits may run away
             (docs/explanation/contrast.md).
     """
 
@@ -51,14 +51,14 @@ class Modulator(nn.Conv2d):
         self._constants: dict[str, Any] | None = None
 
     def freeze(self) -> None:
-        """Remember `w` and `b` as numbers: inside an export the parameters have no values."""
+        """Store `w` and `b` as numbers: inside an export the parameters have no values."""
         assert self.bias is not None
         self._constants = {"weight": self.weight.item(), "bias": self.bias.item()}
         if self.limit is not None:
             self._constants["limit"] = self.limit
 
     def factor(self, x: torch.Tensor) -> torch.Tensor:
-        """The modulation factor (N, 1, 1, 1) that the trunk `x` (N, C, H, W) calls for."""
+        """Modulation factor (N, 1, 1, 1) for the trunk `x` (N, C, H, W)."""
         std = x.std(dim=(1, 2, 3), keepdim=True)
         if self.limit is not None:
             std = std.clamp(max=self.limit)
@@ -84,7 +84,7 @@ class AdaDM(nn.Module):
     """Any residual branch with AdaDM: `x + body(x) * exp(w * ln(std(x)) + b)`.
 
     Args:
-        body: the branch, normalization included; (N, C, H, W) to the same shape.
+        body: the branch with its normalization; (N, C, H, W) to the same shape.
     """
 
     def __init__(self, body: nn.Module) -> None:
@@ -99,7 +99,7 @@ class AdaDM(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """AdaDM's residual block, of EDSR and NLSN: normalization before each convolution."""
+    """AdaDM's residual block in EDSR and NLSN, with normalization before each convolution."""
 
     def __init__(self, features: int, res_scale: float, norm_groups: int = 0) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ class ResidualBlock(nn.Module):
 
 
 def upsampling_stages(upscale: int, in_features: int, features: int) -> list[nn.Module]:
-    """Convolution and PixelShuffle, once for x2 and x3, twice for x4; linear throughout."""
+    """Linear upsampling: convolution and PixelShuffle, once for x2 and x3, twice for x4."""
     step, repeats = (3, 1) if upscale == 3 else (2, round(math.log2(upscale)))
     if step**repeats != upscale:
-        raise ValueError(f"upscale is {upscale}, expected 2, 3 or 4")
+        raise ValueError(f"upscale: expected 2, 3 or 4, got {upscale}")
     stages: list[nn.Module] = []
     for _ in range(repeats):
         stages += [convolution(in_features, step**2 * features), nn.PixelShuffle(step)]
@@ -131,13 +131,13 @@ def upsampling_stages(upscale: int, in_features: int, features: int) -> list[nn.
 
 
 def linear_tail(upscale: int, features: int) -> nn.Sequential:
-    """The tail of EDSR and NLSN: upsampling, and a convolution to the image."""
+    """Tail of EDSR and NLSN: upsampling, and a convolution to the image."""
     upsampler = nn.Sequential(*upsampling_stages(upscale, features, features))
     return nn.Sequential(upsampler, convolution(features, 3))
 
 
 def read_linear_tail(state: Mapping[str, torch.Tensor]) -> int:
-    """The factor of a `linear_tail` named `tail`.
+    """Read the factor of a `linear_tail` named `tail`.
 
     Raises:
         CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
@@ -147,7 +147,7 @@ def read_linear_tail(state: Mapping[str, torch.Tensor]) -> int:
 
 
 def read_upscale(convolutions: list[torch.Tensor]) -> int:
-    """The factor of upsampling stages from the weights of their convolutions and of the next one.
+    """Read the factor of upsampling stages from the weights of their and the next convolution.
 
     Raises:
         CheckpointError: the shapes belong to no x2, x3 or x4 upsampler.
@@ -162,25 +162,25 @@ def read_upscale(convolutions: list[torch.Tensor]) -> int:
     except KeyError:
         shapes = ", ".join(str(tuple(weight.shape)) for weight in convolutions) or "none"
         raise CheckpointError(
-            f"the tail's convolutions have the shapes {shapes}; expected, before the last one with "
-            "n input channels, one to 4n channels for x2, one to 9n for x3, two to 4n for x4"
+            "expected, before the tail's last convolution with n input channels, one to 4n "
+            f"channels for x2, one to 9n for x3, or two to 4n for x4, got the shapes {shapes}"
         ) from None
 
 
 def read_head_features(state: Mapping[str, torch.Tensor], key: str) -> int:
-    """The channels that a network's first convolution makes of the three colours.
+    """Read the number of channels that a network's first convolution returns.
 
     Raises:
-        CheckpointError: the weight is no (n, 3, 3, 3).
+        CheckpointError: the weight is not (n, 3, 3, 3).
     """
     shape = tuple(state[key].shape)
     if len(shape) != 4 or shape[1:] != (3, 3, 3):
-        raise CheckpointError(f"{key} has the shape {shape}, expected (n, 3, 3, 3)")
+        raise CheckpointError(f"{key}: expected shape (n, 3, 3, 3), got {shape}")
     return shape[0]
 
 
 def read_norm_groups(state: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    """`norm_groups` where the tensors show it: batch normalization has running statistics."""
+    """Read `norm_groups` if the tensors show it: batch normalization has running statistics."""
     normalized = any(re.search(r"\.norm\d?\.weight$", key) for key in state)
     without_statistics = not any(key.endswith("running_mean") for key in state)
     return {} if normalized and without_statistics else {"norm_groups": 0}

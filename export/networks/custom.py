@@ -1,4 +1,4 @@
-"""Networks that users bring: any module from `lr` to `sr`, by the name of what builds it."""
+"""Networks of users: any module from `lr` to `sr`, by the name of its factory."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _SIDES_TRIED = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def custom_network_class(name: str) -> type[Network]:
-    """The network class behind `package.module:factory`.
+    """Network class for `package.module:factory`.
 
-    The factory is a subclass of `Network`, which is returned as it is, or anything that returns an
-    `nn.Module` when called without arguments. Of such a module the factor and the smallest input
-    are measured; `rgb_range` has to be given. Modules in the working folder are found too.
+    The factory is a subclass of `Network`, which is returned itself, or a callable without
+    arguments that returns an `nn.Module`. The factor and the smallest input of such a module are
+    measured; its `rgb_range` must be given. Modules in the working folder are found too.
 
     Raises:
-        CheckpointError: there is no such factory, or it builds no super-resolution network.
+        CheckpointError: there is no such factory, or it does not build a super-resolution network.
     """
     factory = _find(name)
     if isinstance(factory, type) and issubclass(factory, Network):
         if inspect.isabstract(factory) or not hasattr(factory, "template"):
-            raise CheckpointError(f"--arch {name}: {name} does not define all that a Network has")
+            raise CheckpointError(
+                f"--arch {name}: expected a complete Network, with all methods and a template"
+            )
         return factory
 
     class Custom(Network):
@@ -59,7 +61,7 @@ def custom_network_class(name: str) -> type[Network]:
             return self.adopted
 
         @classmethod
-        def detects(cls, state: StateDict) -> bool:  # noqa: ARG003 (whatever was asked for)
+        def detects(cls, state: StateDict) -> bool:  # noqa: ARG003 (chosen by the user)
             return True
 
         @classmethod
@@ -79,7 +81,7 @@ def custom_network_class(name: str) -> type[Network]:
 def _find(name: str) -> Callable[[], Any]:
     module_name, _, attribute = name.partition(":")
     if (folder := os.getcwd()) not in sys.path:
-        sys.path.append(folder)  # last, so that nothing there hides a library
+        sys.path.append(folder)  # last, so that no file there hides a library
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -88,14 +90,16 @@ def _find(name: str) -> Callable[[], Any]:
         ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise CheckpointError(f"--arch {name}: {module_name} has no function or class {attribute}")
+        raise CheckpointError(
+            f"--arch {name}: expected a function or class {attribute} in {module_name}"
+        )
     builds: Callable[[], Any] = factory
     return builds
 
 
 @torch.inference_mode()
 def _measure(name: str, module: nn.Module) -> tuple[int, int]:
-    """The side of the smallest square that a module accepts, px, and its factor."""
+    """Side of the smallest square that a module accepts, px; and its factor."""
     training = module.training
     module.eval()
     failure: Exception | None = None
@@ -109,8 +113,8 @@ def _measure(name: str, module: nn.Module) -> tuple[int, int]:
         upscale = shape[-1] // side
         if upscale < 2 or shape != (1, 3, upscale * side, upscale * side):
             raise CheckpointError(
-                f"{name} makes {shape} of (1, 3, {side}, {side}); expected (1, 3, r*{side}, "
-                f"r*{side}), r a whole number from 2 on"
+                f"{name}: expected (1, 3, r*{side}, r*{side}) for (1, 3, {side}, {side}), with an "
+                f"integer r of 2 or more, got {shape}"
             )
         return side, upscale
     raise CheckpointError(f"{name} fails on squares of 1 to {_SIDES_TRIED[-1]} px: {failure}")

@@ -26,7 +26,7 @@ class EDSR(Network):
     Published size: 32 blocks, 256 features, res_scale 0.1, rgb_range 255.
 
     Attributes:
-        block: what the body is made of.
+        block: class of the blocks in the body.
     """
 
     architecture: ClassVar[str] = "edsr"

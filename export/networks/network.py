@@ -1,4 +1,4 @@
-"""What the toolkit asks of a super-resolution network."""
+"""Interface of a super-resolution network."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from torch import nn
 StateDict = Mapping[str, torch.Tensor]
 
 Undetectable = float | type[int] | type[float]
-"""The published value of a hyper-parameter, or its type where there is none."""
+"""Published value of a hyper-parameter, or its type if there is none."""
 
 
 class Network(nn.Module, ABC):
     """A network from `lr` (N, 3, H, W) to `sr` (N, 3, upscale*H, upscale*W), RGB, 0..rgb_range.
 
     Attributes:
-        architecture: the name that `--arch` takes.
+        architecture: name for `--arch`.
         template: hyper-parameters that a state dict does not hold, with the values of the
             published training template; a loader that falls back on them is guessing. An integer
-            stays one. A type stands for a value that must be given.
+            stays an integer. A type marks a value that must be given.
         choices: hyper-parameters that training does not fix, with our values.
-        smallest_area: the least H*W of an input, px.
-        hyperparameters: the keyword arguments that build this very network again: those of
-            `__init__`, recorded when it is called.
-        upscale, rgb_range: each network sets them; rgb_range is the value of white.
+        smallest_area: least H*W of an input, px.
+        hyperparameters: keyword arguments of `__init__`, recorded by it, that build this network
+            again.
+        upscale, rgb_range: set by each network; rgb_range is the value of white.
 
-    What several networks are built with: upscale 2, 3 or 4; how many residual blocks; features, the
-    channels of the trunk; res_scale, the constant factor of every residual branch; norm_groups, 0
-    for batch normalization, else the groups of group normalization.
+    Common hyper-parameters: upscale, 2, 3 or 4; blocks, the number of residual blocks; features,
+    the channels of the trunk; res_scale, the constant factor of every residual branch; norm_groups,
+    0 for batch normalization, else the groups of group normalization.
     """
 
     architecture: ClassVar[str]
@@ -62,23 +62,23 @@ class Network(nn.Module, ABC):
 
     @property
     def root(self) -> nn.Module:
-        """The module whose names and keys are those of checkpoints and graphs."""
+        """Module whose names and keys appear in checkpoints and graphs."""
         return self
 
     @property
     def smallest_side(self) -> int:
-        """The side of the smallest square input, px."""
+        """Side of the smallest square input, px."""
         return math.isqrt(self.smallest_area - 1) + 1
 
     @classmethod
     @abstractmethod
     def detects(cls, state: StateDict) -> bool:
-        """Whether a state dict looks like this network, complete or not."""
+        """True if a state dict looks like this network, even if it is incomplete."""
 
     @classmethod
     @abstractmethod
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
-        """The keyword arguments that the shapes in a detected state dict give away.
+        """Read keyword arguments from the shapes in a detected state dict.
 
         Raises:
             CheckpointError: the shapes are not those of this network.
@@ -86,11 +86,11 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def features(self, lr: torch.Tensor) -> torch.Tensor:
-        """The trunk: `lr` to features (N, C, H, W) at low resolution."""
+        """Run the trunk: `lr` to features (N, C, H, W) at low resolution."""
 
     @abstractmethod
     def reconstruct(self, features: torch.Tensor) -> torch.Tensor:
-        """The tail: features to `sr`."""
+        """Run the tail: features to `sr`."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """`lr` (N, 3, H, W) to `sr` (N, 3, upscale*H, upscale*W)."""

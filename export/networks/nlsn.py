@@ -1,4 +1,4 @@
-"""NLSN with AdaDM: residual blocks, sparse attention before every eight of them, a linear tail."""
+"""NLSN with AdaDM: residual blocks, sparse attention before every eighth one, a linear tail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BLOCKS_BETWEEN_ATTENTION = 8
 
 
 class MeanShift(nn.Conv2d):
-    """Adds a multiple of the mean colour, as the 1x1 convolution of the published code.
+    """Adds a multiple of the mean colour by a 1x1 convolution, as in the published code.
 
     Args:
         offset: -rgb_range to subtract the mean, +rgb_range to add it.
@@ -49,10 +49,10 @@ class NLSN(Network):
 
     Args:
         embedding: channels by which attention matches pixels; 0 for a quarter of the features.
-        res_scale: the factor of what is attended to, too.
+        res_scale: constant factor of the residual branches and of the attention.
         chunk_size: pixels in a chunk of the attention.
         n_hashes: rounds of the attention.
-        seed: of the rotations by which the attention hashes; any number is as good.
+        seed: seed of the rotations by which the attention hashes; any number will do.
     """
 
     architecture: ClassVar[str] = "nlsn"
@@ -79,7 +79,9 @@ class NLSN(Network):
         norm_groups: int = 0,
     ) -> None:
         if min(chunk_size, n_hashes) < 1:
-            raise ValueError("chunk_size and n_hashes must be at least 1")
+            raise ValueError(
+                f"chunk_size and n_hashes: expected at least 1, got {chunk_size} and {n_hashes}"
+            )
         super().__init__()
         self.upscale, self.rgb_range, self.smallest_area = upscale, rgb_range, chunk_size
         embedding = embedding or features // 4
@@ -116,13 +118,13 @@ class NLSN(Network):
         mean = state["sub_mean.bias"]
         if len(embeddings) != 1 or mean.shape != (3,):
             raise CheckpointError(
-                f"the embeddings have {sorted(embeddings)} channels and sub_mean.bias has the "
-                f"shape {tuple(mean.shape)}; expected one number of channels, and (3,)"
+                "expected one number of channels of the embeddings, and sub_mean.bias of shape "
+                f"(3,), got {sorted(embeddings)} and {tuple(mean.shape)}"
             )
         rgb_range = float(mean[0]) / -_MEAN[0]
         if not (math.isfinite(rgb_range) and rgb_range > 0):
             raise CheckpointError(
-                f"sub_mean.bias[0] is {float(mean[0]):g}, expected -rgb_range * {_MEAN[0]}"
+                f"sub_mean.bias[0]: expected -rgb_range * {_MEAN[0]}, got {float(mean[0]):g}"
             )
         return {
             "upscale": read_linear_tail(state),

@@ -1,4 +1,4 @@
-"""RDN with AdaDM: residual dense blocks, all of them fused at the end, a linear tail."""
+"""RDN with AdaDM: residual dense blocks, fused at the end, and a linear tail."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from adadm.runtime.errors import CheckpointError
 
 
 class DenseLayer(nn.Module):
-    """A convolution whose features are appended to what it reads."""
+    """A convolution whose features are appended to its input."""
 
     def __init__(self, in_features: int, growth: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class DenseLayer(nn.Module):
 
 
 class ResidualDenseBlock(nn.Module):
-    """AdaDM's residual dense block: one normalization, which every layer reads through Concat."""
+    """AdaDM's residual dense block: every layer reads its one normalization through Concat."""
 
     def __init__(self, features: int, layers: int, growth: int, norm_groups: int = 0) -> None:
         super().__init__()
@@ -59,10 +59,10 @@ class RDN(Network):
     8 layers, growth 64. rgb_range 255.
 
     Args:
-        blocks: D in the paper.
+        blocks: number of blocks (D in the paper).
         layers: convolutions in each block (C).
         growth: channels that each convolution adds (G).
-        features: G0.
+        features: channels of the trunk (G0).
     """
 
     architecture: ClassVar[str] = "rdn"
@@ -105,8 +105,8 @@ class RDN(Network):
         first = state["RDBs.0.convs.0.conv.0.weight"]
         if first.ndim != 4:
             raise CheckpointError(
-                f"RDBs.0.convs.0.conv.0.weight has the shape {tuple(first.shape)}, "
-                "expected (growth, features, 3, 3)"
+                "RDBs.0.convs.0.conv.0.weight: expected shape (growth, features, 3, 3), got "
+                f"{tuple(first.shape)}"
             )
         return {
             "upscale": read_upscale([state[key] for key in tail]),

@@ -1,4 +1,4 @@
-"""Non-local sparse attention: each pixel attends to those that a random rotation puts near it."""
+"""Non-local sparse attention: each pixel attends to pixels that a random rotation puts near."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from adadm.runtime.errors import ImageError
 class AttentionRound(nn.Module):
     """One round of hashing, sorting and attention within chunks of the sorted pixels.
 
-    The published code draws a new rotation at every call, also in inference, so that two runs
-    differ. Here that is so in training only: in evaluation the rotation is a constant, drawn once,
-    and as many of its columns are used as the size asks for.
+    The published code draws a new rotation at every call, even in inference, so that two runs
+    differ. Here only training does so. In evaluation the rotation is a constant, drawn once; the
+    number of columns used depends on the image size.
 
     Args:
         embedding: channels by which pixels are matched.
@@ -36,7 +36,7 @@ class AttentionRound(nn.Module):
         self.register_buffer("rotations", rotations, persistent=False)
 
     def project(self, match: torch.Tensor) -> torch.Tensor:
-        """Each pixel's projection onto the centres of the buckets: (N, H*W, buckets)."""
+        """Project each pixel onto the centres of the buckets: (N, H*W, buckets)."""
         pixels = match.shape[2] * match.shape[3]
         buckets = min(pixels // self.chunk_size + pixels // self.chunk_size % 2, LARGEST_BUCKETS)
         rotations = self.rotations[:, : buckets // 2]
@@ -53,11 +53,11 @@ class AttentionRound(nn.Module):
         Args:
             match: (N, embedding, H, W).
             values: (N, C, H, W).
-            codes: the bucket of each pixel (N, H*W), in place of the nearest one.
+            codes: bucket of each pixel (N, H*W), instead of the nearest one.
 
         Returns:
-            What each pixel attended to, (N, C, H, W), and the log-sum-exp of its scores,
-            (N, 1, H, W), by which rounds are weighed.
+            The attended values, (N, C, H, W), and the log-sum-exp of each pixel's scores,
+            (N, 1, H, W), by which rounds are weighted.
         """
         batch, _, height, width = values.shape
         pixels = height * width
@@ -78,7 +78,7 @@ class AttentionRound(nn.Module):
         order = torch.cat((order, order[:, 2 * pixels - filled :]), dim=1)  # fill the last chunk
 
         def in_chunks(image: torch.Tensor) -> torch.Tensor:
-            """(N, C, H, W) to (N, chunks, chunk_size, C), sorted."""
+            """Sort pixels into chunks: (N, C, H, W) to (N, chunks, chunk_size, C)."""
             rows = image.flatten(2).transpose(1, 2)
             index = order[..., None].expand(-1, -1, rows.shape[-1])
             return rows.gather(1, index).reshape(batch, -1, self.chunk_size, rows.shape[-1])
@@ -100,7 +100,7 @@ class AttentionRound(nn.Module):
 
 
 def _with_neighbours(chunks: torch.Tensor) -> torch.Tensor:
-    """Append to each chunk the one before it and the one after it, in a ring."""
+    """Append to each chunk the previous and the next one, in a ring."""
     return torch.cat((chunks, chunks.roll(1, dims=1), chunks.roll(-1, dims=1)), dim=2)
 
 
@@ -108,12 +108,12 @@ class SparseAttention(nn.Module):
     """NLSN's non-local sparse attention.
 
     Source: Mei, Fan, Zhou, "Image Super-Resolution with Non-Local Sparse Attention", 2021. The
-    rounds are independent until they are weighed, so each is computed by itself: the memory is
-    that of one.
+    rounds are independent until they are weighted, so each is computed on its own, with the memory
+    of a single one.
 
     Args:
-        embedding: channels by which pixels are matched, of each of the rounds.
-        res_scale: constant factor of what is attended to.
+        embedding: channels by which each round matches pixels.
+        res_scale: constant factor of the attended values.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class SparseAttention(nn.Module):
         height, width = x.shape[2:]
         if not torch.onnx.is_in_onnx_export() and height * width < self.chunk_size:
             raise ImageError(
-                f"the input has {height}x{width} = {height * width} px, "
-                f"sparse attention needs at least {self.chunk_size} (its chunk_size)"
+                f"expected at least {self.chunk_size} px (the chunk_size of the sparse attention), "
+                f"got {height}x{width} = {height * width}"
             )
         match, values = self.conv_match(x), self.conv_assembly(x)
         attended, scores = zip(*(attend(match, values) for attend in self.rounds), strict=True)

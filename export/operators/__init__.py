@@ -1,8 +1,8 @@
-"""The operators of the domain `adadm`: each a node, with its body in the same file.
+"""Operators of the domain `adadm`: each a node, with its body in the same file.
 
-A runtime that has a kernel of an operator's name uses it; every other one expands the model-local
-function that defines the node. Inputs and outputs are fixed: each signature has a name of its own,
-because a call that leaves an optional one out passes the checker and fails in the runtimes.
+A runtime with a kernel of an operator's name uses the kernel; any other expands the model-local
+function that defines the node. Inputs and outputs are fixed and each signature has its own name,
+because a call that leaves out an optional input passes the checker and fails in the runtimes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ FUNCTIONS: Mapping[str, Callable[[int], ir.Function]] = {
     **modulator.FUNCTIONS,
     **sparse_attention.FUNCTIONS,
 }
-"""The body of each operator, by name, for an opset of the default domain from 17 on."""
+"""Makers of the operators' bodies by name, for an opset of the default domain, 17 or later."""
 
 
 def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """The nodes of a graph, then those of function bodies; with what is in an If or a Loop."""
+    """Yield the nodes of a graph, then those of function bodies, including If and Loop bodies."""
     yield from model.graph.all_nodes()
     for function in model.functions.values():
         yield from function.all_nodes()
 
 
 def update_functions(model: ir.Model) -> None:
-    """Give a model the bodies of the operators that it uses, for its opset, and no others."""
+    """Give a model exactly the bodies of the operators that it uses, for its opset."""
     for identifier in [i for i in model.functions if i[0] == DOMAIN and i[1] in FUNCTIONS]:
         del model.functions[identifier]
     used = {node.op_type for node in all_nodes(model) if node.domain == DOMAIN}

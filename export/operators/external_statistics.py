@@ -1,7 +1,7 @@
-"""AdaDM's modulator in tiles of an image: its statistic comes from outside, and moments go out.
+"""AdaDM's modulator in tiles of an image: it reads its statistic and returns moments.
 
-An image cut into tiles has one statistic, not one a tile. These operators, in the domain `adadm`,
-let a model take the std of each trunk as an input, and return what a tile adds to it.
+All tiles of an image share one statistic. These operators of the domain `adadm` let a model read
+the std of each trunk as an input, and return the contribution of a tile to it.
 
     AdaDMModulateExternal(x, r, std; weight, bias)               -> y = x + r * factor
     AdaDMModulateShiftedExternal(x, r, delta, std; weight, bias) -> y = x + delta + r * factor
@@ -10,15 +10,15 @@ let a model take the std of each trunk as an input, and return what a tile adds 
     AdaDMMomentsShifted(x, center, inside)                       -> moments of x - center
     AdaDMStandardDeviation(moments, known)                       -> std
 
-    factor  = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, of
-              min(std, limit) in place of std
-    moments = (count, mean, sum of squared deviations from that mean), over all channels of the
-              pixels that are inside
+    factor  = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, with
+              min(std, limit) instead of std
+    moments = (count, mean, sum of squared deviations from that mean) over all channels of the
+              pixels inside
     std     = known where known > 0, else sqrt(squares / (count - 1)) of the moments
 
 x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); std, known: (N, 1, 1, 1); inside: (N, 1, H, W),
 1 for a pixel of the tile, 0 in the halo around it; moments: (N, 1, 3). std, known, inside and
-moments are float32 whatever the type of the others.
+moments are always float32.
 
 Numerics: those of `adadm.export.operators.modulator`. Moments of tiles are pooled in float64 by
 `adadm.runtime.upscaling.shared_std`; squares of deviations from the tile's own mean keep the digits
@@ -48,7 +48,7 @@ STANDARD_DEVIATION = "AdaDMStandardDeviation"
 
 
 def external_name(signature: Signature) -> str:
-    """The operator that has the std of a modulator as an input."""
+    """Name of the operator that reads the std of a modulator as an input."""
     return f"AdaDMModulate{'Shifted' * signature.shifted}External{'Limited' * signature.limited}"
 
 

@@ -5,13 +5,13 @@
     y = (x - mean) / sqrt(variance + epsilon) * scale + bias
 
 x, y: (N, C, H, W); scale, bias: (C,). Mean and (biased) variance are over the channels of one group
-and over H and W; one group is layer normalization of the whole image. Nothing of it can be folded:
+and over H and W; one group is layer normalization of the whole image. It cannot be folded, because
 the statistics depend on the input.
 
-ONNX's own GroupNormalization says in which type its statistics are from opset 21 on;
-InstanceNormalization, by which exporters replace it, never says. Here the body casts to float32
-first and back last, so they stay in float32 in a half-precision graph too, and each mean takes two
-steps, for the reason given for the modulator.
+ONNX's own GroupNormalization defines the type of its statistics only from opset 21 on;
+InstanceNormalization, by which exporters replace it, never does. Here the body casts to float32
+first and back last, so the statistics stay in float32 in a half-precision graph too. Each mean
+takes two steps, for the reason given for the modulator.
 
 Source: Wu, He, "Group Normalization", 2018.
 """

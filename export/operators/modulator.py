@@ -5,34 +5,34 @@ The node is `AdaDMModulate` in the domain `adadm`.
     AdaDMModulate(x, r; weight, bias)                        -> y = x + r * factor
     AdaDMModulateShifted(x, r, center, delta; weight, bias)  -> y = x + delta + r * factor
 
-the same two with the suffix `Limited` and a third attribute, and each of the four with the suffix
-`WithFactor`, which returns (y, factor).
+Both exist with the suffix `Limited` and a third attribute, limit. Each of these four exists with
+the suffix `WithFactor`, which returns (y, factor).
 
     std    = sqrt(sum((u - mean(u))^2) / (n - 1)), over the n = C*H*W elements of one image,
              u = x, or x - center when shifted
-    factor = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, of
-             min(std, limit) in place of std
+    factor = exp(min(weight * ln(std) + bias, 80)) where std > 0, else 0; when limited, with
+             min(std, limit) instead of std
 
 x, r, y: (N, C, H, W); center, delta: (1, C, 1, 1); factor: (N, 1, 1, 1). The attributes are floats.
 
-Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay
-in float32 when a tool turns the rest of the graph into half precision (where a factor above 65504
-still overflows, in the last cast). The variance takes two
-passes; the mean takes two steps, plane by plane, and the sum of squares three, one axis after the
-other: ONNX Runtime's CPU kernels add what is contiguous in one float32 chain, which was off by
-5e-4 on 64x270x480 (docs/explanation/numerics.md). Three guards make the factor finite in float32:
+Numerics. The body casts to float32 first and casts the factor back last, so the statistics stay in
+float32 when a tool converts the rest of the graph to half precision (where a factor above 65504
+still overflows in the last cast). The variance takes two passes. The mean takes two steps, plane by
+plane, and the sum of squares three, axis by axis: ONNX Runtime's CPU kernels add contiguous values
+in one float32 chain, which was off by 5e-4 on 64x270x480 (docs/explanation/numerics.md). Three
+guards make the factor finite in float32:
 
 - std = 0: PyTorch gives the factor 0 for weight > 0, NaN or infinity otherwise; here it is 0.
 - The square of a deviation below 2**-63 (1e-19) underflows in float32, so std counts as 0 there.
 - The exponent is capped at 80, where exp is 5.5e34 and float32 ends at 3.4e38.
 
-The limit. In evaluation mode batch normalization is affine, so that r grows with x, and with a
-factor that grows with x too a block amplifies contrast more the more there is: above that of its
-training, a network runs away (docs/explanation/contrast.md). A limit stops it, and costs the bits
-of no image that stays below it.
+The limit. In evaluation mode batch normalization is affine, so r grows with x. If the factor grows
+with x too, a block amplifies high contrast more than low contrast: above the contrast of its
+training, a network runs away (docs/explanation/contrast.md). A limit prevents that, and images that
+stay below it are unchanged bit for bit.
 
-The body keeps to what the parsers of TensorRT 8.5 and later read as it is meant: they ignore
-Shape's `start`, and reduce floats only. CastLike, which they lack, exists in no inlined file
+The body uses only what the parsers of TensorRT 8.5 and later read correctly: they ignore Shape's
+`start`, and reduce only floats. They lack CastLike, which inlined files do not contain
 (`passes.InlineFunctions`).
 
 Source: Liu, Tang, Wu, "AdaDM: Enabling Normalization for Image Super-Resolution", 2021.
@@ -54,7 +54,7 @@ from adadm.export.operators.domain import DOMAIN, function_from_text, reduction
 LARGEST_EXPONENT = 80
 
 CONVERSIONS = ("Cast", "CastLike", "DequantizeLinear", "Identity", "QuantizeLinear")
-"""Operators that return what they read, in another type."""
+"""Operators that return their input in another type."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class Signature:
 
     @property
     def as_shifted(self) -> Signature:
-        """The operator that reads a shifted trunk."""
+        """The same operator for a shifted trunk."""
         return signature(shifted=True, limited=self.limited, factor="factor" in self.outputs)
 
     @property
     def with_factor(self) -> Signature:
-        """The operator that returns the factor too."""
+        """The same operator with the factor as an output."""
         return signature(shifted=self.shifted, limited=self.limited, factor=True)
 
 
 def signature(*, shifted: bool = False, limited: bool = False, factor: bool = False) -> Signature:
-    """The operator that has what is asked for."""
+    """Signature of the operator with these features."""
     name = "AdaDMModulate" + "Shifted" * shifted + "Limited" * limited + "WithFactor" * factor
     return Signature(
         name,
@@ -107,26 +107,26 @@ SIGNATURES = {
 
 
 def is_modulator(node: ir.Node | None) -> TypeGuard[ir.Node]:
-    """Whether a node is one of the operators above."""
+    """True if a node is one of the operators above."""
     return node is not None and node.domain == DOMAIN and node.op_type in SIGNATURES
 
 
 def modulators(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The modulators of a graph, in order."""
+    """Modulators of a graph, in order."""
     return (node for node in graph if is_modulator(node))
 
 
 @dataclass(frozen=True)
 class InlinedModulator:
-    """A modulator whose body stands in a graph: `result = trunk + residual * factor`, or shifted.
+    """A modulator inlined in a graph: `result = trunk + residual * factor`, or shifted.
 
     Attributes:
-        trunk, residual: before conversions between types.
-        factor: what the residual is multiplied by.
-        result: called as the modulator was.
-        weight, bias: of the exponent.
-        limit: of the std that the factor sees; infinite where there is none.
-        inner: the nodes that compute the result from trunk and residual.
+        trunk, residual: values before conversions between types.
+        factor: factor of the residual.
+        result: result, with the name of the modulator's output.
+        weight, bias: parameters of the exponent.
+        limit: largest std that the factor follows; infinite without a limit.
+        inner: nodes that compute the result from trunk and residual.
     """
 
     trunk: ir.Value
@@ -140,12 +140,12 @@ class InlinedModulator:
 
 
 def find_inlined(graph: ir.Graph) -> list[InlinedModulator]:
-    """The modulators of a graph whose bodies are inlined, in the order of their results.
+    """Find the modulators of a graph whose bodies are inlined, in the order of their results.
 
     Pattern: `trunk (+ delta) + residual * exp(min(weight * ln(...) + bias, 80))` of a std that
-    depends on the trunk alone, in any types, whatever the values are called. What a simplifier
-    takes away may be missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0; and
-    so may the limit.
+    depends only on the trunk, in any types, with any names. Parts that a simplifier removes may be
+    missing: a weight of 1, a bias of 0, the cap, the choice for a std of 0. The limit may be
+    missing too.
     """
     return [modulator for node in graph if node.op_type == "Add" for modulator in _ended_by(node)]
 
@@ -178,7 +178,7 @@ def _ended_by(add: ir.Node) -> Iterator[InlinedModulator]:
 def _split_number(
     value: ir.Value | None, op_type: str, neutral: float
 ) -> tuple[ir.Value | None, float]:
-    """What a node combines with a number, and the number; itself where there is no such node."""
+    """Operand and number of a node of this type; the value and `neutral` without such a node."""
     node = _behind(value, op_type)
     for operand, number in (node.inputs, node.inputs[::-1]) if node else ():
         constant = ir.convenience.get_const_tensor(number) if number is not None else None
@@ -188,7 +188,7 @@ def _split_number(
 
 
 def _between(ends: Collection[ir.Value], last: ir.Node) -> frozenset[ir.Node]:
-    """What computes a node's result from some values and constants; empty if it reads more."""
+    """Nodes that compute a node's result from `ends` and constants; empty if it reads more."""
     inner: set[ir.Node] = set()
     waiting = [last]
     while waiting:
@@ -206,20 +206,20 @@ def _between(ends: Collection[ir.Value], last: ir.Node) -> frozenset[ir.Node]:
 
 
 def _behind(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """What computes a value before conversions, if it is of a type."""
+    """Node that computes a value before conversions, if it has this type."""
     node = unconverted(value).producer() if value is not None else None
     return node if node is not None and node.op_type == op_type and not node.domain else None
 
 
 def unconverted(value: ir.Value) -> ir.Value:
-    """What a value was before conversions between types, and before it was quantized."""
+    """Value before conversions between types and quantization."""
     while (node := value.producer()) and node.op_type in CONVERSIONS and node.inputs[0]:
         value = node.inputs[0]
     return value
 
 
 def modulator_function(signature: Signature, opset: int) -> ir.Function:
-    """The body of an operator, for one opset of the default domain.
+    """Make the body of an operator for one opset of the default domain.
 
     Raises:
         ExportError: the opset is older than 17.
@@ -266,11 +266,11 @@ def sum_of_squares(result: str, value: str, opset: int) -> str:
 def deviation(opset: int, *, shifted: bool) -> str:
     """Statements for the `deviation` of `wide_x` from its `mean`.
 
-    When shifted, of `wide_x - center` from its own mean, for which `mean_of_x` is given.
+    When shifted, the deviation of `wide_x - center` from its own mean; `mean_of_x` is given.
     """
     if not shifted:
         return "deviation = Sub (wide_x, mean)"
-    # mean(x - center) = mean(x) - mean(center): the shift costs no sweep of its own.
+    # mean(x - center) = mean(x) - mean(center): the shift needs no extra sweep.
     return f"""
             wide_center = Cast <to = 1> (center)
             {mean("mean_of_center", "wide_center", opset)}
@@ -280,7 +280,7 @@ def deviation(opset: int, *, shifted: bool) -> str:
 
 
 def standard_deviation() -> str:
-    """Statements for `std`, unbiased, from `squares`, those of the deviations, and `count`."""
+    """Statements for the unbiased `std` from `squares` of the deviations and `count`."""
     return """
             one_element = Constant <value_float = 1.0> ()
             fewer = Sub (count, one_element)

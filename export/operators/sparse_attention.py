@@ -6,17 +6,17 @@ match: (N, E, H, W); values, attended: (N, C, H, W); rotations: (E, 64) float32;
 (N, 1, H, W), the log-sum-exp of each pixel's scores; codes: (N, H*W) int64, each pixel's bucket.
 H*W is at least chunk_size. Everything is computed in float32, and cast back last.
 
-Pixels are hashed to one of at most 128 buckets (the nearest of the rotated axes, of which as many
-are used as the size asks for), sorted by bucket, cut into chunks, and attend to their own chunk and
-to the two beside it, in a ring. The last chunk is filled with the last pixels once more.
+Pixels are hashed to one of at most 128 buckets (the nearest of the rotated axes, whose number
+depends on the image size), sorted by bucket, and cut into chunks. They attend to their own chunk
+and to the two beside it, in a ring. The last chunk is filled by repeating the last pixels.
 
 The sort. `torch.sort` exports as TopK over all pixels, where TensorRT allows 3840. The codes are
 small integers, so this is a stable counting sort: a pixel's place is the number of pixels in
 smaller buckets, plus those of its bucket in earlier chunks, plus those before it in its chunk.
-CumSum over the pixels would count them, but the parsers of TensorRT 8 to 10.1 make it a loop of as
-many trips; here triangular matrices of ones count within chunks and over chunks. Their products are
-exact: the factors are 0, 1 and counts up to chunk_size (TensorFloat-32 keeps integers up to 2048),
-the sums are in float32 (integers up to 2**24).
+CumSum over the pixels would count them, but the parsers of TensorRT 8 to 10.1 turn it into a loop
+with one trip a pixel. Here triangular matrices of ones count within chunks and over chunks. Their
+products are exact: the factors are 0, 1 and counts up to chunk_size (TensorFloat-32 keeps integers
+up to 2048), the sums are in float32 (integers up to 2**24).
 
 The widest tensors of a round have 3*(E + C) + 2*128 + 3*chunk_size floats a pixel, and
 (H*W / chunk_size)**2 floats.
@@ -34,7 +34,7 @@ ATTENTION_ROUND = "SparseAttentionRound"
 LARGEST_BUCKETS = 128
 CODES_OUTPUT = 2
 SMALLEST_NORM = 5e-5
-"""Keys shorter than this are not made unit vectors."""
+"""Keys shorter than this are not normalized to unit vectors."""
 
 _SIZES = """
     zero = Constant <value_ints = [0]> ()

@@ -1,4 +1,4 @@
-"""The conversion between images and what the network computes with, moved into the graph."""
+"""Move the conversion between images and batches into the graph."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ _WHITE = 255.0
 
 
 class BakeImageIO(ir.passes.InPlacePass):
-    """Lets a network read and return images: uint8 (N, H, W, 3) in place of float32 (N, 3, H, W).
+    """Makes a network read and return images: uint8 (N, H, W, 3) instead of float32 (N, 3, H, W).
 
     Pattern: a graph whose first input and first output are float images of the value range
-    0..rgb_range. Other outputs stay what they are.
+    0..rgb_range. Other outputs are unchanged.
 
     Algebra: at the input Cast, Transpose, `* rgb_range / 255`; at the output Clip to
     0..rgb_range, `* 255 / rgb_range`, Round (half to even), Transpose, Cast. `runtime.images`
-    clips last, which is the same, since the factor is positive; here Clip comes first, so that no
-    optimizer multiplies the factor into the weights of a convolution before it, and the result is
-    the same to the last grey level. Cast is the first and the last node, as TensorRT wants of
-    uint8. A graph that returns moments, and no image, gets the input's part alone.
-    The metadata says so.
+    clips last, which is the same, since the factor is positive. Here Clip comes first, so that no
+    optimizer multiplies the factor into the weights of the preceding convolution, and every grey
+    level is the same. Cast is the first and the last node, as TensorRT requires for uint8. A graph
+    that returns moments instead of an image gets only the input's part. The metadata records it.
 
     Left alone when: the input is uint8 already.
 
     Args:
-        rgb_range: the value of white.
+        rgb_range: value of white.
     """
 
     def __init__(self, rgb_range: float) -> None:
@@ -49,7 +48,7 @@ class BakeImageIO(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _images(self, graph: ir.Graph, lr: ir.Value) -> ir.Value:
-        """A new graph input in the place of `lr`, under its name."""
+        """Replace the graph input `lr` by an image input of the same name."""
         image = ir.val(lr.name, ir.DataType.UINT8, _nhwc(lr))
         lr.name = f"{lr.name}.float32"
         graph.inputs[0] = image
@@ -92,7 +91,7 @@ class BakeImageIO(ir.passes.InPlacePass):
 
 
 class _Chain:
-    """Nodes of which each reads the result of the one before it, named after a step."""
+    """A chain of nodes, each reading the previous result, named after a step."""
 
     def __init__(self, value: ir.Value, step: str) -> None:
         self.value = value

@@ -1,4 +1,4 @@
-"""Convolutions and pixel shuffles up to the image: one convolution, one shuffle."""
+"""Collapse convolutions and pixel shuffles up to the image to one convolution and one shuffle."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class CollapseLinearTail(FoldingPass):
     through every layer, in float64. Its reach `p` is how far the layers can reach, counted on the
     way, whatever their weights are; no weight lies outside.
 
-    At the border the zeros that pad the later convolutions are no part of that. They reach `ring`
-    low-resolution pixels inwards; these come from the tail as it was, run on four strips of
-    `ring + p` pixels, and take their place by Slice and Concat. The slices clip where the strips
-    overlap or are longer than the image, so that every size from 1x1 up is right: the near strips
-    take what there is, the far ones what is left.
+    At the border this lacks the zeros that pad the later convolutions. They reach `ring`
+    low-resolution pixels inwards. These pixels come from the original tail, run on four strips of
+    `ring + p` pixels, and are inserted by Slice and Concat. The slices clip where the strips
+    overlap or exceed the image, so that every size from 1x1 up is right: the near strips take
+    their full width where possible, the far ones the rest.
 
     Exact when: always.
 
-    Left alone when: something that is not linear follows; something else reads what lies between; a
-    convolution has strides, dilations, groups, another padding, or weights that are not constant;
-    the tail is collapsed already, or costs fewer multiply-adds as it is.
+    Left alone when: a nonlinear node follows; another node reads an inner value; a convolution
+    has strides, dilations, groups, another padding, or weights that are not constant; the tail is
+    collapsed already, or costs fewer multiply-adds uncollapsed.
     """
 
     result: ClassVar[str] = "collapsed"
@@ -73,13 +73,13 @@ class CollapseLinearTail(FoldingPass):
         before, after = _multiply_adds(tail), kernel.size
         if after >= before:
             raise NotFoldable(
-                f"it takes {before} multiply-adds a pixel, and would take {after} collapsed"
+                f"it takes {before} multiply-adds a pixel, but {after} when collapsed"
             )
         _Rewriter(tail, upscale, kernel, bias, ring).rewrite()
 
 
 def is_border_strip(node: ir.Node) -> bool:
-    """Whether a node is part of a strip that a collapsed tail computes its border from."""
+    """True if a node is part of a strip for the border of a collapsed tail."""
     return f"{_COLLAPSED}." in label(node)
 
 
@@ -88,10 +88,10 @@ def _is_shuffle(node: ir.Node) -> bool:
 
 
 def _tail_from(shuffle: ir.Node) -> list[ir.Node]:
-    """The layers from the convolution before the first shuffle to the graph output.
+    """Layers from the convolution before the first shuffle to the graph output.
 
     Raises:
-        NotFoldable: they are no linear chain.
+        NotFoldable: the layers are not a linear chain.
     """
     first = produced_by(shuffle.inputs[0], "Conv")
     if first is None:
@@ -143,7 +143,7 @@ def _upscale(tail: list[ir.Node]) -> int:
 
 
 def _multiply_adds(tail: list[ir.Node]) -> int:
-    """Of the layers, for one pixel of low resolution."""
+    """Multiply-adds of the layers for one low-resolution pixel."""
     pixels, total = 1, 0
     for layer in tail:
         if _is_shuffle(layer):
@@ -154,16 +154,16 @@ def _multiply_adds(tail: list[ir.Node]) -> int:
 
 
 def _collapse(tail: list[ir.Node], upscale: int) -> tuple[Array, Array, int]:
-    """The tail as one convolution, in the channel order of DepthToSpace's mode CRD.
+    """Compute the tail as one convolution, in the channel order of DepthToSpace's mode CRD.
 
     Returns:
-        Kernel (M, C, 2p + 1, 2p + 1), bias (M,), and how many pixels of low resolution at the
-        border it is wrong for.
+        Kernel (M, C, 2p + 1, 2p + 1); bias (M,); and the width of the border where it is wrong,
+        low-resolution px.
     """
     trailing = len(list(itertools.takewhile(_is_shuffle, reversed(tail))))
     last = len(tail) - trailing - 1
     colours = weight_of(tail[last]).shape[0] // _upscale(tail[last + 1 :]) ** 2
-    # How each pixel of a block (M) depends on channel, row and column of what a layer reads; the
+    # Weights from channel, row and column of a layer's input to each pixel of a block (M); the
     # block begins at row and column `origin`.
     outputs = colours * upscale**2
     weights: Array = np.eye(outputs).reshape(outputs, colours, upscale, upscale)
@@ -185,7 +185,7 @@ def _collapse(tail: list[ir.Node], upscale: int) -> tuple[Array, Array, int]:
 
 
 def _through_convolution(weights: Array, kernel: Array) -> Array:
-    """Weights (M, C', y, x) of a convolution's output to those of its input (M, C, y, x)."""
+    """Turn weights (M, C', y, x) of a convolution's output into those of its input."""
     rows, columns = weights.shape[2:]
     height, width = kernel.shape[2:]
     shape = (weights.shape[0], kernel.shape[1], rows + height - 1, columns + width - 1)
@@ -197,7 +197,7 @@ def _through_convolution(weights: Array, kernel: Array) -> Array:
 
 
 def _through_shuffle(weights: Array, origin: int, shuffle: ir.Node) -> tuple[Array, int]:
-    """Weights of a DepthToSpace's output to those of its input, and where the block begins."""
+    """Turn weights of a DepthToSpace's output into those of its input; with the block's origin."""
     block = _block_size(shuffle)
     before = -origin % block
     rows, columns = weights.shape[2:]
@@ -213,7 +213,7 @@ def _through_shuffle(weights: Array, origin: int, shuffle: ir.Node) -> tuple[Arr
 
 
 def _ring(tail: list[ir.Node], upscale: int) -> int:
-    """How far the zeros that pad the later convolutions reach, in pixels of low resolution."""
+    """Reach of the zeros that pad the later convolutions, low-resolution px."""
     wrong = 0
     for layer in tail[1:]:
         if _is_shuffle(layer):
@@ -225,7 +225,7 @@ def _ring(tail: list[ir.Node], upscale: int) -> int:
 
 @dataclass
 class _Rewriter:
-    """Puts the collapsed tail, and the four strips, in the place of the tail."""
+    """Replaces the tail by the collapsed tail and the four strips."""
 
     tail: list[ir.Node]
     upscale: int
@@ -277,7 +277,7 @@ class _Rewriter:
         return self._node("DepthToSpace", "shuffle", [convolved], **shuffle)
 
     def _strip(self, features: ir.Value, side: str, axis: int, bounds: tuple[int, int]) -> ir.Value:
-        """The tail as it was, on a strip of the features."""
+        """Append the original tail on a strip of the features."""
         value = self._slice(features, f"{side}.features", {axis: bounds})
         for index, layer in enumerate(self.tail):
             inputs = [value, *layer.inputs[1:]]

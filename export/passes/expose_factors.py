@@ -1,4 +1,4 @@
-"""The modulation factors as graph outputs."""
+"""Make the modulation factors graph outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from adadm.export.operators.modulator import SIGNATURES, modulators
 class ExposeFactors(ir.passes.InPlacePass):
     """Adds the factor of every modulator to the outputs: `factor_0`, `factor_1`, ... (N, 1, 1, 1).
 
-    Exact when: always; each modulator becomes the operator of the same body that returns its
-    factor too.
+    Exact when: always; each modulator becomes the operator with the same body that also returns
+    its factor.
 
     Left alone when: a modulator's factor is an output already.
     """

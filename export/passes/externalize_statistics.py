@@ -1,4 +1,4 @@
-"""The statistic of every modulator as an input of the graph."""
+"""Make the statistic of every modulator an input of the graph."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ STD = "std"
 
 
 class ExternalizeStatistics(ir.passes.InPlacePass):
-    """Lets the std of each modulator come from outside, so that tiles of one image can share it.
+    """Makes the std of each modulator an input, so that tiles of one image can share it.
 
     The graph gets an input `std` (N, B, 1, 1), float32, one value for each of the B modulators in
-    their order. Where the graph returns the moments of a trunk (`ReturnMoments`), a value that is
-    not positive stands for the std of those moments.
+    their order. If the graph returns the moments of a trunk (`ReturnMoments`), a value of 0 or less
+    stands for the std of those moments.
 
-    Exact when: the std that is given is that of the trunk.
+    Exact when: the given std is that of the trunk.
 
     Left alone when: the graph has no modulator.
     """
@@ -54,7 +54,7 @@ class ExternalizeStatistics(ir.passes.InPlacePass):
 
 
 def _one_of(std: ir.Value, index: int, modulator: ir.Node) -> ir.Value:
-    """The std of one modulator: (N, 1, 1, 1), a slice of all, or that of its moments."""
+    """Std of one modulator (N, 1, 1, 1): a slice of the input, or from its moments."""
     graph = graph_of(modulator)
     result: dict[str, Any] = {"dtype": ir.DataType.FLOAT, "shape": [shape_of(std)[0], 1, 1, 1]}
     bounds = [

@@ -1,4 +1,4 @@
-"""Conv, then a constant per-channel map: the map goes into the convolution."""
+"""Fold a constant per-channel map into the convolution before it."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
 
     Exact when: always; the padding of the convolution lies before the map.
 
-    Left alone when: something else reads the convolution's output; weights, bias or the map are
-    not constant; the factor of Mul varies along another axis than the channels; a second
-    convolution is not diagonal, or has groups, pads or strides.
+    Left alone when: another node reads the convolution's output; weights, bias or the map are not
+    constant; the factor of Mul varies along another axis than the channels; a second convolution is
+    not diagonal, or has groups, pads or strides.
     """
 
     result: ClassVar[str] = "folded into the convolution before it"
@@ -66,8 +66,8 @@ class FoldAffineIntoPrecedingConv(FoldingPass):
             affine = Affine(np.diagonal(weight_of(node)[..., 0, 0]), bias_of(node))
         else:
             affine = _channel_scale(node, weight.shape[0], weight.ndim)
-        # A factor right after a convolution is in its weights in every form: what is not folded is
-        # fused by onnxsim.
+        # A factor right after a convolution enters its weights in every form: if it is not folded
+        # here, onnxsim fuses it.
         noted = node.op_type != "Mul" or convolution in self._mapped
         scale_outputs(convolution, affine, noted=noted)
         if noted:
@@ -83,7 +83,7 @@ def _conv_before(node: ir.Node) -> ir.Node | None:
 
 
 def _is_diagonal_conv(node: ir.Node) -> bool:
-    """Whether a node is a convolution that neither mixes pixels nor channels."""
+    """True if a node is a convolution that mixes neither pixels nor channels."""
     weight = constant_of(node.inputs[1]) if is_op(node, "Conv") else None
     if weight is None or weight.shape[0] != weight.shape[1] or weight.shape[2:] != (1, 1):
         return False
@@ -106,5 +106,5 @@ def _channel_scale(node: ir.Node, channels: int, ndim: int) -> Affine:
         or aligned.size != aligned.shape[1]
         or aligned.size not in (1, channels)
     ):
-        raise NotFoldable(f"its factor has the shape {factor.shape}, not one value a channel")
+        raise NotFoldable(f"its factor has the shape {factor.shape} instead of one value a channel")
     return Affine(np.broadcast_to(aligned.ravel(), (channels,)), np.zeros(channels))

@@ -1,4 +1,4 @@
-"""Conv, ReLU, BatchNormalization: the normalization costs nothing (AdaDM's norm2)."""
+"""Fold a BatchNormalization after Conv and ReLU (AdaDM's norm2)."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class FoldBatchNormAfterRelu(FoldingPass):
     Pattern: `Conv -> Relu -> BatchNormalization -> anything`.
 
     Algebra: with `s = sign(a)`, `s = 1` where `a = 0`, `a relu(z) + t = s (relu(|a| z) + s t)`. The
-    convolution before takes `|a|` into its rows and its bias, an Add of `s t` a channel follows the
-    ReLU, the convolutions after take `s` into the weights of their input channels. (`max(|a| z +
-    s t, s t)` is the same, and slower on ONNX Runtime and OpenVINO, which fuse a ReLU into the
+    convolution before takes `|a|` into its rows and its bias. An Add of `s t` per channel follows
+    the ReLU. The convolutions after take `s` into the weights of their input channels. (`max(|a| z
+    + s t, s t)` is the same, but slower on ONNX Runtime and OpenVINO, which fuse a ReLU into the
     convolution before it.)
 
     Exact when: always. The zeros that pad the convolutions after it stay zeros, since `s 0 = 0`.
 
-    Left alone when: something else reads the convolution's or the ReLU's output; a parameter is
-    not constant; some `a` is negative and the result reaches something other than convolutions.
+    Left alone when: another node reads the convolution's or the ReLU's output; a parameter is not
+    constant; some `a` is negative and the result reaches other nodes than convolutions.
     """
 
     result: ClassVar[str] = "folded into the activation"
@@ -72,7 +72,7 @@ class FoldBatchNormAfterRelu(FoldingPass):
         shift = (sign * affine.shift).reshape((1, -1) + (1,) * (weight.ndim - 2))
         node.op_type = "Add"
         node.attributes.clear()
-        node.resize_inputs(1)  # gamma's name is not to be that of the shift
+        node.resize_inputs(1)  # so that the shift does not take gamma's name
         node.resize_inputs(2)
         dtype = dtype_of(convolution.inputs[1])
         replace_initializer(node, 1, shift, name=f"{label(node)}.shift", dtype=dtype)

@@ -1,4 +1,4 @@
-"""BatchNormalization before convolutions that pad nothing: the ordinary fold."""
+"""Fold a BatchNormalization into the unpadded convolutions after it: the ordinary fold."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class FoldBatchNormIntoFollowingConv(FoldingPass):
 
     Algebra: `W*(a x + t) + b = (W a)*x + (b + sum W t)`, input channels of W scaled.
 
-    Exact when: no convolution pads, or `t = 0`. At a padded border the zeros take the place of
-    `a x + t`, so the sum of `W t` would be too large there.
+    Exact when: no convolution pads, or `t = 0`. At a padded border zeros stand for `a x + t`, so
+    the sum of `W t` would be too large there.
 
-    Left alone when: a convolution pads and `t` is not 0; something other than convolutions reads
-    the normalization; a parameter is not constant.
+    Left alone when: a convolution pads and `t` is not 0; a node other than a convolution reads the
+    normalization; a parameter is not constant.
     """
 
     result: ClassVar[str] = "folded into the convolutions after it"

@@ -1,4 +1,4 @@
-"""The frame of the folding passes: which nodes, what was done, and why not."""
+"""Base of the folding passes, which record a decision for each node."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decision:
-    """What a pass did with one node.
+    """The outcome of a pass for one node.
 
     Attributes:
-        node: the name of the module or node.
-        result: what became of it; None where it was left alone.
-        reason: why it was left alone; empty otherwise.
+        node: name of the module or node.
+        result: form of the result; None if the node was left alone.
+        reason: reason why it was left alone; empty otherwise.
     """
 
     node: str
@@ -31,11 +31,11 @@ class Decision:
 
 
 class FoldingPass(ir.passes.InPlacePass):
-    """Folds one node at a time; a node that cannot be folded is left alone, with the reason.
+    """Folds one node at a time; a node that cannot be folded is left alone with a reason.
 
     Attributes:
-        result: how a report calls the result.
-        decisions: one for each node that the last call looked at, in graph order.
+        result: name of the result in reports.
+        decisions: decision for each node that the last call examined, in graph order.
     """
 
     result: ClassVar[str]
@@ -45,14 +45,14 @@ class FoldingPass(ir.passes.InPlacePass):
 
     @abstractmethod
     def matches(self, node: ir.Node) -> bool:
-        """Whether a node has the place in the graph that this pass is about."""
+        """True if a node is in the position that this pass handles."""
 
     @abstractmethod
     def fold(self, node: ir.Node) -> None:
         """Fold a matching node.
 
         Raises:
-            NotFoldable: it cannot be folded exactly; nothing has been changed.
+            NotFoldable: the node cannot be folded exactly; nothing has been changed.
         """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

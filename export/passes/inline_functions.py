@@ -1,4 +1,4 @@
-"""The bodies of model-local functions in the place of their calls."""
+"""Replace calls of model-local functions by their bodies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import onnx_ir.passes.common as common
 class InlineFunctions(ir.passes.InPlacePass):
     """Replaces calls of functions by their bodies, for targets that do not read functions.
 
-    Pattern: a call of one of the model's functions in the main graph; then `CastLike(x, like)`,
-    which the bodies have and TensorRT 8.x does not know: it becomes a Cast to the data type of
-    `like`. Each node of a body is called as its result is there, with a number where that is
-    taken, so that the names do not depend on the opset.
+    Pattern: a call of one of the model's functions in the main graph; then `CastLike(x, like)`
+    from the bodies, which TensorRT 8.x lacks: it becomes a Cast to the data type of `like`. Each
+    node of a body is named after its result, with a number if that name is taken, so that the
+    names do not depend on the opset.
 
-    Exact when: always; a call means its body, and that is the definition of CastLike.
+    Exact when: always; this is the definition of a call and of CastLike.
 
     Left alone when: the data type of `like` is unknown.
     """

@@ -1,4 +1,4 @@
-"""Passes in the order in which they make a graph exact and small."""
+"""Sequences of passes that make a graph exact and small."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _IN_A_BODY = "it is in the body of a function, or of an If or Loop"
 def fold_batch_norm(model: ir.Model) -> list[Decision]:
     """Fold every BatchNormalization of a model that can be folded exactly, in place.
 
-    Works on any ONNX graph (`onnx_ir.load`), whatever exported it. Constant factors after
-    convolutions (`res_scale`) are folded on the way.
+    Works on any ONNX graph (`onnx_ir.load`) of any exporter. Constant factors after convolutions
+    (`res_scale`) are folded too.
 
     Returns:
-        One decision for each BatchNormalization: what became of it, or why it was kept.
+        The decision for each BatchNormalization.
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
-    common.RemoveUnusedNodesPass()(model)  # a dead reader would stand in the way of a fold
+    common.RemoveUnusedNodesPass()(model)  # a dead reader would prevent a fold
     common.ShapeInferencePass()(model)
     norms = [node for node in all_nodes(model) if is_batch_norm(node)]
     names = {node: label(node) for node in norms}
@@ -59,12 +59,12 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
 
 
 def collapse_tail(model: ir.Model) -> Decision:
-    """Collapse the linear tail of a model into one convolution and one DepthToSpace, in place.
+    """Collapse the linear tail of a model to one convolution and one DepthToSpace, in place.
 
     Works on any ONNX graph, after `fold_batch_norm`.
 
     Returns:
-        What became of the tail, or why it was left alone.
+        The decision for the tail.
     """
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     collapsing = CollapseLinearTail()

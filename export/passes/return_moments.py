@@ -1,4 +1,4 @@
-"""The moments of every trunk in the place of the image."""
+"""Return the moments of every trunk instead of the image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ INSIDE = ("rows_inside", "columns_inside")
 
 
 class ReturnMoments(ir.passes.InPlacePass):
-    """Returns what each trunk's std is made of, over the pixels that are inside, and no image.
+    """Returns the moments that give each trunk's std, over the pixels inside, instead of the image.
 
     The graph gets two inputs, `rows_inside` (N, 1, H, 1) and `columns_inside` (N, 1, 1, W), 1 for
-    the pixels that count and 0 for the halo around them, and one output in place of all others:
-    `moments` (N, B, 3), count, mean and sum of squared deviations for each of the B modulators.
-    What only the image needed is dead then, the tail and the last residual branch first of all.
+    the pixels that count and 0 for the halo around them, and one output instead of all others:
+    `moments` (N, B, 3): count, mean and sum of squared deviations for each of the B modulators.
+    Nodes that only the image needs are dead then, such as the tail and the last residual branch.
 
     Exact when: always.
 

@@ -1,4 +1,4 @@
-"""BatchNormalization between the trunk and padded convolutions: the trunk moves instead (norm1)."""
+"""Fold a BatchNormalization between trunk and padded convolutions by shifting the trunk (norm1)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from adadm.export.operators.modulator import SIGNATURES, is_modulator
 from adadm.export.passes.folding import FoldingPass
 
 LARGEST_CENTER_TO_STD = 16.0
-"""Of `max|c|` to the std of the trunk; above, the shift takes over 4 of the 24 bits of float32."""
+"""Largest ratio of `max|c|` to the std of the trunk: 16 costs 4 of the 24 bits of float32."""
 
 Edit = Callable[[], None]
 Array = npt.NDArray[np.float64]
@@ -51,8 +51,8 @@ class ShiftTrunk(FoldingPass):
     Pattern: `x -> BatchNormalization -> (Concat ->)* Conv`, where a modulator reads the same `x`.
 
     Algebra: `a x + t = a (x + c)` with `c = t / a`. The trunk carries `x + c`; the convolutions
-    take `a` into the weights of their input channels. What computes `x` adds `c` (the bias of a
-    convolution, `delta` of a modulator); what else reads `x` takes it away again: `center` and
+    take `a` into the weights of their input channels. The node that computes `x` adds `c` (the bias
+    of a convolution, `delta` of a modulator). Other readers of `x` subtract it again: `center` and
     `delta` of a modulator, the mean of another BatchNormalization, the bias of an unpadded
     convolution, the other operand of an Add.
 
@@ -60,8 +60,8 @@ class ShiftTrunk(FoldingPass):
     and after.
 
     Left alone when: `a = 0` for a channel with `t != 0`; `max|c|` is above `LARGEST_CENTER_TO_STD`
-    times the std of `x` that the running statistics tell, so that digits would be lost; something
-    computes or reads `x` that cannot take the shift; a parameter is not constant.
+    times the std of `x` from the running statistics, so that digits would be lost; a node that
+    computes or reads `x` cannot take the shift; a parameter is not constant.
     """
 
     result: ClassVar[str] = "shifted trunk"
@@ -93,7 +93,7 @@ class ShiftTrunk(FoldingPass):
 
 
 def _center(node: ir.Node) -> Array:
-    """`c = t / a`, if it is defined and small enough to keep the digits of the trunk."""
+    """Compute `c = t / a`, if it is defined and small enough to keep the digits of the trunk."""
     affine = affine_of_batch_norm(node)
     dead = affine.scale == 0
     if (impossible := dead & (affine.shift != 0)).any():
@@ -110,7 +110,7 @@ def _center(node: ir.Node) -> Array:
 
 
 def _shift_producer(value: ir.Value, shift: Array, dtype: ir.DataType) -> Sequence[Edit]:
-    """Edits that make what computes `value` add `shift` (C,), in the trunk's type, to it."""
+    """Edits that make the node that computes `value` add `shift` (C,) in the trunk's type."""
     producer = value.producer()
     noted = functools.partial(map_channels, value, Affine(np.ones(1), shift))
     if is_modulator(producer) and value.index() == 0:
@@ -134,7 +134,7 @@ def _shift_producer(value: ir.Value, shift: Array, dtype: ir.DataType) -> Sequen
 def _absorb(
     trunk: ir.Value, reader: ir.Node, index: int, shift: Array, dtype: ir.DataType
 ) -> Iterator[Edit]:
-    """Edits that make a reader of the shifted trunk compute what it did before."""
+    """Edits that keep the result of a reader of the shifted trunk."""
     if is_modulator(reader) and index == 0:
         check_shift_of(reader)
         yield lambda: _move(reader, shift, dtype, to_center=1, to_delta=-1)
@@ -156,7 +156,7 @@ def _absorb(
 def _move(
     modulator: ir.Node, shift: Array, dtype: ir.DataType, *, to_center: int, to_delta: int
 ) -> None:
-    """Add multiples of a shift to a modulator's center and delta; a plain one becomes shifted."""
+    """Add multiples of a shift to a modulator's center and delta, making it shifted if needed."""
     signature = SIGNATURES[modulator.op_type]
     if not signature.shifted:
         modulator.op_type = signature.as_shifted.name

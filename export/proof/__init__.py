@@ -1,1 +1,1 @@
-"""Proof that an export computes what PyTorch does."""
+"""Proof that an export computes the same as PyTorch."""

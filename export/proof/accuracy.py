@@ -1,4 +1,4 @@
-"""How much better than bicubic interpolation a network is."""
+"""Accuracy of a network compared with bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from adadm.runtime.images.metrics import psnr_y
 
 @dataclass(frozen=True)
 class Accuracy:
-    """PSNR-Y (dB) of a reduced photograph, enlarged again."""
+    """PSNR-Y (dB) of a photograph, reduced and enlarged again."""
 
     name: str
     bicubic_db: float

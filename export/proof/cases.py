@@ -1,4 +1,4 @@
-"""Photographs and hard cases on which parity is judged."""
+"""Photographs and hard cases for the check of parity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PHOTOGRAPH_PX = (40, 128)
 
 
 def parity_cases(network: Network, static: Shape | None) -> Iterator[tuple[str, Batch]]:
-    """Named batches (N, 3, H, W): what is usual, and what breaks exports."""
+    """Yield named batches (N, 3, H, W): photographs, and cases that break exports."""
     white = network.rgb_range
     photos = photograph_batches(network, photograph_side(network))
     if static is not None:
@@ -47,7 +47,7 @@ def parity_cases(network: Network, static: Shape | None) -> Iterator[tuple[str, 
 
 
 def photograph_batches(network: Network, side: int) -> dict[str, Batch]:
-    """Reduced photographs (1, 3, H, W), at most `side` px high and wide, for a network."""
+    """Reduced photographs (1, 3, H, W) for a network, at most `side` px high and wide."""
     return {
         name: batch_from_image(reduce(hr, network.upscale), network.rgb_range)
         for name, hr in photograph_crops(network, side).items()
@@ -55,13 +55,13 @@ def photograph_batches(network: Network, side: int) -> dict[str, Batch]:
 
 
 def photograph_crops(network: Network, side: int) -> dict[str, ImageArray]:
-    """Crops from the middle, of `side` px once they are reduced."""
+    """Crops from the middle of photographs, `side` px high and wide after reduction."""
     upscale = network.upscale
     return {n: _middle(image, side * upscale, upscale) for n, image in photographs().items()}
 
 
 def photograph_side(network: Network) -> int:
-    """Smaller for a network with more parameters, to take seconds."""
+    """Side of reduced photographs, px; smaller for more parameters, so that a run takes seconds."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
     side = int(np.clip((_PIXELS_TIMES_PARAMETERS / parameters) ** 0.5, *_PHOTOGRAPH_PX))
     return max(side, network.smallest_side)
@@ -74,7 +74,7 @@ def _middle(image: ImageArray, side: int, multiple_of: int) -> ImageArray:
 
 
 def _fitted(photo: Batch, shape: Shape) -> Batch:
-    """A batch of a shape from a photograph (1, 3, H, W), mirrored where it is too small."""
+    """Batch of a given shape from a photograph (1, 3, H, W), mirrored if that is too small."""
     count, height, width = shape
     missing = [
         (0, max(0, size - have))

@@ -1,9 +1,9 @@
-"""Drawn pictures: text, lines, patterns, screens, in the contrasts that photographs do not reach.
+"""Drawn pictures: text, lines, patterns, screens, in contrasts that photographs do not reach.
 
-An AdaDM network that was trained on photographs alone can run away on them, so they are what a
-network is tried on. A *pattern* is the share of the ink in each pixel, float (H, W) or (H, W, 3) in
-0..1; a picture mixes two colours by it, channel by channel. `UNSEEN` are patterns of other kinds,
-which `draw_at_random` never draws: on them one sees what a network trained on the rest has learnt.
+An AdaDM network trained only on photographs can run away on such pictures, so networks are tested
+on them. A *pattern* is the share of ink in each pixel, float (H, W) or (H, W, 3) in 0..1; a picture
+mixes two colours by it, channel by channel. `UNSEEN` are patterns of other kinds, which
+`draw_at_random` never draws: they test a network trained on the rest.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Kind:
     """A kind of pattern.
 
     Attributes:
-        pattern: makes one from its side (px), its scale (px) and a source of randomness.
-        scales: those of `drawn_pictures`, px: a period, a width, the height of letters.
+        pattern: makes a pattern from its side (px), its scale (px) and a random generator.
+        scales: scales in `drawn_pictures`, px: a period, a width, or the height of letters.
     """
 
     pattern: Callable[[int, int, np.random.Generator], Pattern]
@@ -40,11 +40,11 @@ class Kind:
 
 
 def drawn_pictures(side: int = 96, *, unseen: bool = False) -> dict[str, ImageArray]:
-    """One picture of each kind, scale and contrast, uint8 (side, side, 3), always the same ones.
+    """Reproducible pictures of each kind, scale and contrast, uint8 (side, side, 3), by name.
 
     Args:
         side: height and width, px.
-        unseen: those of the kinds that are not for training.
+        unseen: draw the kinds that are not for training.
     """
     contrasts = {"": (BLACK, WHITE), "_inverted": (WHITE, BLACK), "_dim": _DIM}
     pictures = {}
@@ -56,7 +56,7 @@ def drawn_pictures(side: int = 96, *, unseen: bool = False) -> dict[str, ImageAr
 
 
 def draw_at_random(side: int, rng: np.random.Generator) -> ImageArray:
-    """A picture of any of `KINDS`, uint8 (side, side, 3): half black and white, half in colours."""
+    """Random picture of one of `KINDS`, uint8 (side, side, 3): half are black and white."""
     kind = KINDS[rng.choice(list(KINDS))]
     scale = round(2 ** rng.uniform(0, 5))
     ink, paper = (BLACK, WHITE) if rng.random() < 0.5 else rng.integers(0, 256, (2, 3))
@@ -65,7 +65,7 @@ def draw_at_random(side: int, rng: np.random.Generator) -> ImageArray:
 
 
 def mix(pattern: Pattern, ink: npt.ArrayLike, paper: npt.ArrayLike) -> ImageArray:
-    """Two colours, RGB 0..255, mixed by a pattern: uint8 (H, W, 3)."""
+    """Mix two colours, RGB 0..255, by a pattern: uint8 (H, W, 3)."""
     share = pattern if pattern.ndim == 3 else pattern[..., None]
     ink, paper = np.asarray(ink, float), np.asarray(paper, float)
     mixed: ImageArray = np.rint(paper + share * (ink - paper)).astype(np.uint8)
@@ -73,7 +73,7 @@ def mix(pattern: Pattern, ink: npt.ArrayLike, paper: npt.ArrayLike) -> ImageArra
 
 
 class _Canvas:
-    """Pillow's drawing, black and transparent at first; as a pattern when it is done."""
+    """A drawing with Pillow, black at first, that becomes a pattern."""
 
     def __init__(self, side: int, mode: str = "L") -> None:
         self.side = side
@@ -84,7 +84,7 @@ class _Canvas:
         return np.asarray(self.image) / 255.0
 
     def write(self, left: float, top: float, height: int, rng: np.random.Generator) -> None:
-        """A line of random words from there to the right border."""
+        """Draw a line of random words from (left, top) to the right border."""
         font = ImageFont.load_default(size=max(5, height))
         count = 2 + int((self.side - left) / (0.5 * max(5, height)))
         letters = rng.choice(list(_LETTERS + " " * 12), count)
@@ -93,7 +93,7 @@ class _Canvas:
 
 
 def _grid(side: int) -> tuple[Pattern, Pattern]:
-    """Rows and columns of all pixels, from the middle, px."""
+    """Row and column of all pixels, relative to the middle, px."""
     rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
     return rows, columns
 
@@ -138,20 +138,20 @@ def _rings(side: int, scale: int, rng: np.random.Generator) -> Pattern:
 
 
 def _square_wave(distance: Pattern, width: int) -> Pattern:
-    """Bands of a width, px, with edges a pixel wide."""
+    """Bands of `width` px, with edges one pixel wide."""
     phase = np.abs(distance / width % 2 - 1) - 0.5  # -0.5..0.5 over a band
     return np.clip(0.5 + phase * width, 0, 1)
 
 
 def _bars(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """Saturated colours side by side, as television's test picture has them."""
+    """Saturated colours side by side, like a television test picture."""
     colours = np.array(list(product((0.0, 1.0), repeat=3)))
     order = rng.permuted(np.resize(np.arange(8), -(-side // scale)))
     return np.tile(np.repeat(colours[order], scale, axis=0)[:side], (side, 1, 1))
 
 
 def _gradient(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """From one colour to the other in so many steps, 1 being none at all."""
+    """A gradient between the two colours in `scale` steps; smooth for 1."""
     rows, columns = _grid(side)
     angle = rng.uniform(0, np.pi)
     ramp: Pattern = np.clip(0.5 + (rows * np.sin(angle) + columns * np.cos(angle)) / side, 0, 1)
@@ -205,7 +205,7 @@ def _page(side: int, scale: int, rng: np.random.Generator) -> Pattern:
 
 
 def _shapes(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """Filled areas over one another, in saturated colours and greys."""
+    """Overlapping filled areas in saturated colours and greys."""
     canvas = _Canvas(side, "RGB")
     for left, top in rng.integers(-scale, side, (max(8, side // scale), 2)):
         right, bottom = rng.integers(
@@ -224,7 +224,7 @@ def _spiral(side: int, scale: int, rng: np.random.Generator) -> Pattern:
 
 
 def _zone_plate(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """Rings that grow finer outwards, down to the scale at the borders."""
+    """Rings that become finer outwards, down to the scale at the borders."""
     rows, columns = _grid(side)
     phase = np.pi * (rows**2 + columns**2) / (scale * side) + rng.uniform(0, np.pi)
     wave: Pattern = np.cos(phase) / 2 + 0.5
@@ -237,7 +237,7 @@ def _barcode(side: int, scale: int, rng: np.random.Generator) -> Pattern:
 
 
 def _mosaic(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """Cells around random points, each of one colour."""
+    """Cells around random points, one colour each."""
     points = rng.uniform(0, side, (max(3, side // scale) ** 2, 2))
     rows, columns = np.mgrid[:side, :side]
     distances = np.hypot(rows[..., None] - points[:, 0], columns[..., None] - points[:, 1])
@@ -270,7 +270,7 @@ def _notes(side: int, scale: int, rng: np.random.Generator) -> Pattern:
 
 
 def _sprites(side: int, scale: int, rng: np.random.Generator) -> Pattern:
-    """Symmetrical figures of large pixels, as old games have them."""
+    """Symmetrical figures of large pixels, like those of old games."""
     count = -(-side // (9 * scale))
     rows = [np.concatenate([_sprite(rng) for _ in range(count)], axis=1) for _ in range(count)]
     return np.concatenate(rows).repeat(scale, axis=0).repeat(scale, axis=1)[:side, :side]

@@ -1,7 +1,7 @@
-"""Whether an exported model computes what PyTorch computes, and whether that is any good.
+"""Check that an exported model computes what PyTorch computes.
 
-Two questions, because the first does not answer the second: a wrong guess of `res_scale` or
-`rgb_range` is shared by both sides, so parity holds and the pictures are bad.
+Parity does not imply accuracy: a wrong guess of `res_scale` or `rgb_range` is shared by both sides,
+so parity holds although the pictures are bad. `export.proof.accuracy` measures that.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from adadm.runtime.images.compare import Comparison, compare
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 LARGEST_RELATIVE_ERROR = 3e-5
-"""Of the output's peak: float32 keeps 6e-8 a step, and a network has some hundred steps."""
+"""Limit relative to the output's peak: float32 rounds by 6e-8 a step, in some hundred steps."""
 
 
 @dataclass(frozen=True)
 class Hashing:
-    """How the hash codes of one case compare with PyTorch's.
+    """Comparison of the hash codes of one case with PyTorch's.
 
     Attributes:
-        codes: how many there are, over all rounds.
-        differing: how many differ, each by a rounding.
-        free_psnr_db: between the outputs when each backend uses its own codes.
+        codes: number of codes over all rounds.
+        differing: number of codes that differ, each by a rounding.
+        free_psnr_db: PSNR between the outputs if each backend uses its own codes, dB.
     """
 
     name: str
@@ -50,20 +50,20 @@ def check_parity(
 ) -> tuple[list[Comparison], list[Hashing]]:
     """Compare a model on ONNX Runtime with its network on photographs and hard cases.
 
-    The hash codes of sparse attention jump where two buckets are equally near, so a rounding can
-    move a pixel to another chunk and change the output by more than a rounding. There PyTorch is
-    given ONNX Runtime's codes, each of which must be a nearest bucket but for a rounding, and the
-    outputs must agree as everywhere.
+    The hash codes of sparse attention jump where two buckets are equally near. A rounding can then
+    move a pixel to another chunk and change the output by more than a rounding. So PyTorch is
+    given ONNX Runtime's codes, each of which must be a nearest bucket within a rounding, and the
+    outputs must agree as usual.
 
     Args:
-        static: N, H and W of a model whose sizes are fixed.
-        std_of: computes the model's input `std` from its `lr`, where it has one.
+        static: N, H and W of a model of fixed size.
+        std_of: computes the model's input `std` from `lr`, if it has one.
 
     Returns:
-        One comparison a case; and for a network that hashes, how its codes compare.
+        The comparison of each case; and that of its hash codes, for a network with attention.
 
     Raises:
-        ParityError: shapes differ, a value is not finite, an error is above
+        ParityError: shapes differ, a value is not finite, an error exceeds
             `LARGEST_RELATIVE_ERROR` of the largest output of all cases (of `sr`, and of each
             modulation factor that the model returns), or a hash code is off by more than that
             share of the largest projection.
@@ -78,8 +78,8 @@ def check_parity(
         expected, factors, rounds = run_with_codes(network, lr, codes)
         if not np.isfinite(expected).all():
             raise ParityError(
-                f"PyTorch's own output of the case {name} is not finite: the network diverges, "
-                "or its hyper-parameters are not those of its training; nothing was written"
+                f"PyTorch's own output of the case {name} is not finite: the network diverges, or "
+                "its hyper-parameters differ from those of training; nothing was written"
             )
         border_px = 4 * network.upscale
         results.append(compare(name, sr, expected, border_px))
@@ -106,11 +106,11 @@ def check_parity(
 def check_image_io(
     network: Network, images: onnx.ModelProto, batches: onnx.ModelProto, static: Shape | None = None
 ) -> None:
-    """Check that a model for images returns the very grey levels of the one for batches.
+    """Check that a model for images returns exactly the grey levels of the one for batches.
 
     Args:
-        images: reads and returns uint8 (N, H, W, 3).
-        batches: the same model for float32 (N, 3, H, W), converted by `runtime.images` here.
+        images: model that reads and returns uint8 (N, H, W, 3).
+        batches: the same model for float32 (N, 3, H, W), with conversions by `runtime.images`.
 
     Raises:
         ParityError: a pixel differs.
@@ -124,23 +124,23 @@ def check_image_io(
         sr = session.run({"lr": np.stack(pictures)})["sr"]
         if differing := int((sr != np.stack(expected)).sum()):
             raise ParityError(
-                f"{name}: with uint8 in and out {differing} of {sr.size} values differ from "
-                "those of the conversion outside the graph; nothing was written"
+                f"{name}: with --io uint8, {differing} of {sr.size} values differ from the "
+                "conversion outside the graph; nothing was written"
             )
 
 
 def _check_factor(output: str, cases: list[str], pairs: list[tuple[Batch, Batch]]) -> None:
-    """Hold one factor to the largest of all cases, as `sr` is.
+    """Check one factor relative to its largest value over all cases, as for `sr`.
 
-    Not to itself: a shifted trunk resolves its std to a rounding of `center`, which is some 1e-5 of
-    the std of a flat image, whose factor and residual are the smaller for it.
+    Not relative to itself: a shifted trunk resolves its std to a rounding of `center`. On a flat
+    image that is some 1e-5 of the std, but factor and residual are small there.
     """
     allowed = LARGEST_RELATIVE_ERROR * max(np.abs(expected).max() for _, expected in pairs)
     for case, (factor, expected) in zip(cases, pairs, strict=True):
         if not (np.abs(factor - expected) <= allowed).all():
             raise ParityError(
-                f"{output} of {case} is {factor.ravel()} in ONNX Runtime and {expected.ravel()} in "
-                f"PyTorch (allowed: {allowed:.2g} apart); nothing was written"
+                f"{output} of {case}: expected {expected.ravel()} as in PyTorch, got "
+                f"{factor.ravel()} in ONNX Runtime (limit {allowed:.2g}); nothing was written"
             )
 
 
@@ -150,14 +150,14 @@ def _check_codes(case: str, rounds: list[HashCodes]) -> None:
             raise ParityError(
                 f"{case}: {result.differing} of {result.pixels} hash codes of {result.name} differ "
                 f"from PyTorch's, by up to {result.largest_gap:.2g} of the largest projection "
-                f"(allowed {LARGEST_RELATIVE_ERROR:g}); nothing was written"
+                f"(limit {LARGEST_RELATIVE_ERROR:g}); nothing was written"
             )
 
 
 def session_with_codes(
     network: Network, model: onnx.ModelProto
 ) -> tuple[OnnxRuntimeSession, dict[str, str]]:
-    """A session that returns the hash codes too, and its output for each attention round."""
+    """Open a session that returns the hash codes too; with its output by attention round."""
     codes_of = {name: f"{name}.{CODES_OUTPUT}" for name in attention_rounds(network)}
     if codes_of:
         returning = onnx.ModelProto()

@@ -1,4 +1,4 @@
-"""Running a network in PyTorch, and looking inside while it runs."""
+"""Run a network in PyTorch, and record its inner values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from adadm.runtime.images.arrays import Batch
 
 @dataclass(frozen=True)
 class HashCodes:
-    """The buckets that another backend gave to the pixels of one attention round.
+    """Comparison of another backend's buckets in one attention round with PyTorch's.
 
     Attributes:
-        differing: how many of them are not PyTorch's.
-        largest_gap: how much nearer PyTorch's bucket is, at most, as a share of the largest
-            projection; where two buckets are equally near it is a rounding.
+        differing: number of pixels in another bucket.
+        largest_gap: largest amount by which PyTorch's bucket is nearer, relative to the largest
+            projection; a rounding if two buckets are equally near.
     """
 
     name: str
@@ -42,7 +42,7 @@ def run_network(network: Network, lr: Batch) -> Batch:
 
 
 def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
-    """Run a network in PyTorch; returns `sr` and the modulation factors (N, 1, 1, 1) in order."""
+    """Run a network in PyTorch; return `sr` and the modulation factors (N, 1, 1, 1) in order."""
     factors: list[Batch] = []
 
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -59,13 +59,13 @@ def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
 def run_with_codes(
     network: Network, lr: Batch, codes: Mapping[str, npt.NDArray[np.int64]]
 ) -> tuple[Batch, list[Batch], list[HashCodes]]:
-    """Run a network whose attention takes the given buckets, by the name of each round.
+    """Run a network whose attention uses given buckets, by the name of each round.
 
-    Every round sees what it sees in the backend that made the codes, so that a code can differ
-    from PyTorch's by rounding alone.
+    Every round reads the same input as in the backend that made the codes, so a code can differ
+    from PyTorch's only by rounding.
 
     Returns:
-        `sr`, the modulation factors in order, and how the codes compare with PyTorch's.
+        `sr`, the modulation factors in order, and the comparison of the codes with PyTorch's.
     """
     results: list[HashCodes] = []
 
@@ -92,5 +92,5 @@ def run_with_codes(
 
 
 def attention_rounds(network: Network) -> dict[str, AttentionRound]:
-    """The rounds of sparse attention in a network, by module name."""
+    """Rounds of sparse attention in a network, by module name."""
     return {n: m for n, m in network.root.named_modules() if isinstance(m, AttentionRound)}

@@ -1,4 +1,4 @@
-"""Photographs that come with scikit-image: no download, no file of our own."""
+"""Photographs from scikit-image: no download, and no files of our own."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A bundle: a folder for a device without network, and the manifest of what is in it.
+"""A bundle: a folder for a device without network, and the manifest of its content.
 
-The digests find damage and mix-ups. They are no signature: who writes the folder writes them too.
+The digests find damage and mix-ups. They are not a signature: whoever writes the folder writes
+them too.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _AGAIN = "make the bundle again with `adadm bundle`"
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceCase:
-    """Inputs, and what a variant of the model makes of them.
+    """Inputs, and the outputs of a variant of the model for them.
 
     Attributes:
         variant: `whole`, `tile` or `moments`.
-        file: an .npz of each input and output by name; of `whole` of each factor too.
-        inputs: their shapes.
-        psnr_db: what each output has to reach, against the reference's own peak.
+        file: .npz with each input and output by name; for `whole` each factor too.
+        inputs: shapes of the inputs by name.
+        psnr_db: required PSNR of each output against the reference's own peak, dB.
     """
 
     name: str
@@ -47,7 +48,7 @@ class ReferenceCase:
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """A `Profile` of one input, as the manifest has it."""
+    """A `Profile` of one input, in the format of the manifest."""
 
     min: Shape
     opt: Shape
@@ -56,22 +57,22 @@ class ShapeRange:
 
 @dataclass(frozen=True, kw_only=True)
 class BundleManifest:
-    """What MANIFEST.json says. Files are named relative to its folder.
+    """Content of MANIFEST.json. Files are named relative to its folder.
 
     Attributes:
-        adadm: the version that made the bundle.
-        source_sha256: of the model that it was made from, before that was brought into its form.
+        adadm: version that made the bundle.
+        source_sha256: digest of the source model, before conversion to the target's form.
         target_name: one of `TARGETS`.
-        tensorrt: the version that the target has.
-        quantization: what `adadm quantize` noted; None for a float32 export.
-        models, engines, shapes: by variant, of which `whole` is always there.
-        workspace_bytes: what the builder may take for scratch; None leaves it to TensorRT.
-        factors_patch: bytes that, after those of the model, make one that outputs `factor_0`,
-            `factor_1`, ... too, as protobuf merges messages that follow each other; None for a
-            model without modulators.
-        factor_tolerance: how far a factor may be off, relative to the largest of its block.
-        references: one of each variant at least.
-        files: the digest of every file but the manifest and what the device makes.
+        tensorrt: TensorRT version of the target.
+        quantization: record of `adadm quantize`; None for a float32 export.
+        models, engines, shapes: by variant; `whole` is always present.
+        workspace_bytes: limit of the builder's scratch memory; None leaves it to TensorRT.
+        factors_patch: file whose bytes, appended to the model, add the outputs `factor_0`,
+            `factor_1`, ..., as protobuf merges consecutive messages; None for a model without
+            modulators.
+        factor_tolerance: largest error of a factor, relative to the largest of its block.
+        references: at least one for each variant.
+        files: digest of every file except the manifest and the products of the device.
     """
 
     format: Literal[1] = 1
@@ -96,7 +97,7 @@ class Bundle(BundleManifest):
     """A folder with its manifest.
 
     Attributes:
-        sha256: of the manifest itself.
+        sha256: digest of the manifest itself.
     """
 
     folder: Path
@@ -107,12 +108,12 @@ class Bundle(BundleManifest):
         """Read the manifest and check it against itself.
 
         Raises:
-            EngineError: it is missing, no manifest of this format, names a file outside the folder
-                or one without a digest, or its parts do not fit each other.
+            EngineError: the manifest is missing or of another format, names a file outside the
+                folder or without a digest, or its parts contradict each other.
         """
         path = Path(folder) / MANIFEST
         if not path.is_file():
-            raise EngineError(f"{path} is not there; expected the folder that `adadm bundle` made")
+            raise EngineError(f"{path} is missing; expected a folder made by `adadm bundle`")
         manifest = read(BundleManifest, path, error=EngineError, advice=_AGAIN)
         bundle = cls(folder=Path(folder), sha256=sha256_of(path), **vars(manifest))
         if (problem := bundle._problem()) is not None:
@@ -121,76 +122,73 @@ class Bundle(BundleManifest):
 
     @property
     def target(self) -> Target:
-        """What the bundle is for."""
+        """Target of the bundle."""
         return TARGETS[self.target_name]
 
     @property
     def profiles(self) -> Mapping[str, Profiles]:
-        """How the engines are built, by variant."""
+        """Optimization profiles of the engines, by variant."""
         return {
             variant: tuple({name: Profile(*astuple(s)) for name, s in p.items()} for p in profiles)
             for variant, profiles in self.shapes.items()
         }
 
     def path(self, name: str) -> Path:
-        """Where a file of the bundle is."""
+        """Path of a file of the bundle."""
         return self.folder / name
 
     @property
     def read_files(self) -> list[Path]:
-        """What is read of it: all that was shipped, and the engines that were built."""
+        """Files that are read: all shipped ones, and the built engines with their manifests."""
         engines = [self.path(engine) for engine in self.engines.values()]
         built = [*engines, *map(manifest_path, engines)]
         return [self.path(MANIFEST), *map(self.path, self.files), *built]
 
     def damaged_files(self) -> list[str]:
-        """What was shipped and is missing, unreadable or has another digest."""
+        """Names of shipped files that are missing, unreadable or changed, by digest."""
         return sorted(name for name, digest in self.files.items() if self.digest(name) != digest)
 
     def changed_files(self) -> list[str]:
-        """The damaged files, and engines whose manifest says that they are of another model."""
+        """Names of damaged files, and of engines that were built from another model."""
         changed = self.damaged_files()
         for variant, engine in self.engines.items():
-            with suppress(EngineError):  # opening the engine says what is wrong
+            with suppress(EngineError):  # opening the engine reports the error
                 built_from = read_manifest(self.path(engine)).model_sha256
                 if built_from != self.files[self.models[variant]]:
                     changed.append(engine)
         return sorted(changed)
 
     def digest(self, name: str) -> str | None:
-        """SHA-256 of a file as it is now; None where it cannot be read."""
+        """Current SHA-256 of a file; None if it cannot be read."""
         with suppress(OSError):
             return sha256_of(self.path(name))
         return None
 
     def arrays(self, reference: ReferenceCase, more: Iterable[str] = ()) -> dict[str, FloatArray]:
-        """The inputs and outputs of a reference, by name.
+        """Inputs and outputs of a reference, by name.
 
         Args:
-            more: names besides, which have to be there.
+            more: further names that are required.
 
         Raises:
-            EngineError: the file is missing or damaged, lacks an array, or has an input of another
-                shape than the manifest says.
+            EngineError: the file is missing or damaged, lacks an array, or an input's shape differs
+                from the manifest.
         """
         path = self.path(reference.file)
         try:
             with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # before numpy makes sense of it
+                damaged = archive.testzip()  # before numpy parses it
             if damaged is not None:
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
             with np.load(path, allow_pickle=False) as content:
                 arrays = dict(content)
         except Exception as error:  # zipfile, zlib and numpy share no narrower base
-            raise EngineError(
-                f"{path} cannot be read: {error}; expected the .npz that was shipped: copy the "
-                "bundle again"
-            ) from error
+            raise EngineError(f"{path} cannot be read: {error}; copy the bundle again") from error
         if missing := sorted({*reference.inputs, *reference.psnr_db, *more} - arrays.keys()):
-            raise EngineError(f"{path} lacks {', '.join(missing)}; it has {', '.join(arrays)}")
+            raise EngineError(f"{path}: expected {', '.join(missing)} too, got {', '.join(arrays)}")
         for name, shape in reference.inputs.items():
             if arrays[name].shape != shape:
-                raise EngineError(f"{path}: {name} is {arrays[name].shape}, expected {shape}")
+                raise EngineError(f"{path}: {name}: expected {shape}, got {arrays[name].shape}")
         return arrays
 
     def _has_inside(self, name: str) -> bool:
@@ -200,12 +198,12 @@ class Bundle(BundleManifest):
         return False
 
     def _problem(self) -> str | None:
-        """What is wrong with the manifest by itself, if its parts are of the right types."""
+        """First contradiction within a manifest of the right types; None without one."""
         if self.target_name not in TARGETS:
-            return f"target is {self.target_name!r}, expected one of {', '.join(TARGETS)}"
+            return f"target: expected one of {', '.join(TARGETS)}, got {self.target_name!r}"
         variants = set(self.models)
         if "whole" not in variants:
-            return f"models are {sorted(variants)}, without whole"
+            return f"models: expected whole among them, got {sorted(variants)}"
         for name, found in (
             ("engines", set(self.engines)),
             ("profiles", set(self.shapes)),
@@ -213,26 +211,26 @@ class Bundle(BundleManifest):
         ):
             if found != variants:
                 return (
-                    f"{name} are of the forms {sorted(found)}, expected those of the models, "
-                    f"{sorted(variants)}"
+                    f"{name}: expected the forms of the models, {sorted(variants)}, got "
+                    f"{sorted(found)}"
                 )
         ranges = [found for p in self.shapes.values() for shapes in p for found in shapes.values()]
         sizes = [size for found in ranges for shape in astuple(found) for size in shape]
         if min([*sizes, 1 if self.workspace_bytes is None else self.workspace_bytes]) < 1:
-            return "a size of profiles, or workspace_bytes, is below 1"
+            return "expected sizes of profiles and workspace_bytes of 1 or more, got less"
         shipped = {*self.models.values(), *(reference.file for reference in self.references)}
         shipped |= {self.factors_patch} if self.factors_patch is not None else set()
         named = (*shipped, *self.engines.values(), *self.files)
         if outside := [name for name in named if not self._has_inside(name)]:
-            return f"{outside[0]!r} is named, expected files of the bundle"
+            return f"expected files of the bundle, got {outside[0]!r}"
         if missing := sorted(shipped - self.files.keys()):
-            return f"files has no digest of {', '.join(missing)}"
+            return f"files: expected a digest of {', '.join(missing)}, got none"
         engines = list(self.engines.values())
         products = [f"{engine}{suffix}" for engine in engines for suffix in ("", ".json", ".plan")]
         written = [self.path(name).resolve() for name in products]
         read = {self.path(name).resolve() for name in (MANIFEST, *self.files)}
         if len(set(written)) < len(written) or not read.isdisjoint(written):
-            return f"the engines are to be {', '.join(engines)}, expected names of their own"
+            return f"engines: expected names of their own, got {', '.join(engines)}"
         return None
 
 
@@ -245,13 +243,12 @@ def record(
     outputs: Mapping[str, FloatArray],
     psnr_db: Mapping[str, float],
 ) -> ReferenceCase:
-    """Write what `Bundle.arrays` reads of a case, and its row of the manifest.
+    """Write the arrays of a case for `Bundle.arrays`, and return its row of the manifest.
 
-    Each array but the factors is written raw besides, as trtexec reads it and as its output is
-    compared without numpy.
+    Each array except the factors is written raw too, for trtexec and for comparisons without numpy.
 
     Args:
-        folder: of the bundle.
+        folder: folder of the bundle.
     """
     stem = folder / "reference" / f"{variant}.{name}"
     stem.parent.mkdir(exist_ok=True)

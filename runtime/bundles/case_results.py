@@ -1,4 +1,4 @@
-"""What became of a reference: how far the outputs are from it, and how long a run takes."""
+"""Results of a reference case: difference of the outputs, and latency."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from adadm.runtime.images.compare import Comparison, compare
 from adadm.runtime.json_format import key
 from adadm.runtime.sessions.session import FloatArray, Session
 
-_BORDER_PX = 4  # of lr, as when a model is exported
+_BORDER_PX = 4  # of lr, as in the check at export
 
 
 @dataclass(frozen=True)
 class Times:
-    """How long runs took, ms."""
+    """Statistics of the times of runs, ms."""
 
     count: int
     mean: float
@@ -33,7 +33,7 @@ class Times:
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> Times:
-        """Summarize at least one."""
+        """Summarize one or more times."""
         median, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
         mean = float(np.mean(times_ms))
         return cls(len(times_ms), mean, median, p90, p99, min(times_ms), max(times_ms))
@@ -41,11 +41,11 @@ class Times:
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one input.
+    """Latency for one input.
 
     Attributes:
-        end_to_end_ms: with the copies to the device and back.
-        kernels_ms: without; None but for an engine.
+        end_to_end_ms: times with the copies to the device and back.
+        kernels_ms: times without the copies; only for an engine.
     """
 
     reference: str
@@ -55,11 +55,11 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseRow:
-    """What a file has of a reference.
+    """Row of a reference in a report file.
 
     Attributes:
-        outputs: by name what was asked, `asked_psnr_db`, and the fields of the `Comparison`, where
-            there is one; trtexec's comparison has `psnr_db`, null where equal, and `largest_error`.
+        outputs: by output the required PSNR, `asked_psnr_db`, and the fields of the `Comparison`,
+            if any; trtexec's comparison has `psnr_db`, null if equal, and `largest_error`.
     """
 
     name: str
@@ -71,12 +71,12 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of a reference.
+    """Result of a reference case.
 
     Attributes:
-        comparisons: by output; None where there is nothing to compare, such as NaN; empty where the
+        comparisons: comparison by output; None if it is impossible, such as with NaN; empty if the
             model did not run.
-        failures: why it failed; none when it passed.
+        failures: reasons of the failure; empty if it passed.
     """
 
     reference: ReferenceCase
@@ -86,7 +86,7 @@ class CaseResult:
 
     @property
     def row(self) -> CaseRow:
-        """What is written of it."""
+        """Row for the report file."""
         case = self.reference
         outputs = {
             name: {"asked_psnr_db": case.psnr_db[name], **(vars(comparison) if comparison else {})}
@@ -104,7 +104,7 @@ class CaseResult:
 def latency_of(
     session: Session, name: str, feed: Mapping[str, FloatArray], seconds: float
 ) -> Latency:
-    """Of a session that has run the feed before."""
+    """Measure a session that has run the feed before."""
     times_ms: list[float] = []
     end = time.perf_counter() + seconds
     while not times_ms or time.perf_counter() < end:
@@ -122,11 +122,11 @@ def compare_case(
     found: Mapping[str, FloatArray],
     expected: Mapping[str, FloatArray],
 ) -> tuple[dict[str, Comparison | None], list[str]]:
-    """Each output that is asked for against the reference, and what is wrong."""
+    """Compare each required output with the reference; with a list of failures."""
     comparisons: dict[str, Comparison | None] = dict.fromkeys(reference.psnr_db)
     failures = []
     if found.keys() != reference.psnr_db.keys():
-        failures.append(f"outputs are {sorted(found)}, expected {sorted(reference.psnr_db)}")
+        failures.append(f"expected outputs {sorted(reference.psnr_db)}, got {sorted(found)}")
     for name, asked_db in reference.psnr_db.items():
         if name not in found:
             continue
@@ -136,14 +136,14 @@ def compare_case(
             failures.append(str(error))
             continue
         comparisons[name] = comparison
-        # An error against a peak of 0 has no PSNR, and is too much.
+        # Any error fails if the peak is 0, since it has no PSNR.
         if comparison.largest_error and not (comparison.peak and comparison.psnr_db >= asked_db):
-            failures.append(f"{comparison}; asked {asked_db:.1f} dB")
+            failures.append(f"{comparison}; required {asked_db:.1f} dB")
     return comparisons, failures
 
 
 def _compare(name: str, found: FloatArray, expected: FloatArray, lr: FloatArray) -> Comparison:
-    """Images of any layout; what is no image has no border."""
+    """Compare arrays, with a border for images of either layout."""
     if expected.ndim != 4:
         return compare(name, found, expected, 0)
     upscale = expected.shape[2] // lr.shape[2]  # H or W

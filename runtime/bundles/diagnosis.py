@@ -1,7 +1,7 @@
-"""Where a whole image goes wrong: the first block whose modulation factor is off.
+"""Find the first block where a whole image goes wrong, by its modulation factor.
 
-A factor follows from the standard deviation of all that enters its block. So it tells of a
-difference anywhere before it that moves the deviation; one that does not, it cannot see.
+A factor follows from the standard deviation of the input of its block. So it reveals any earlier
+difference that changes the deviation, but no other.
 """
 
 from __future__ import annotations
@@ -35,18 +35,19 @@ def diagnose(
     *,
     progress: Progress = SILENT,
 ) -> str:
-    """Run the model once more, with its factors as outputs, and compare them in order.
+    """Run the model again with its factors as outputs, and compare them in order.
 
     Args:
-        reference: one of a whole image, which failed.
-        backend: on which it failed; for an engine another is built in a temporary folder.
+        reference: case of a whole image that failed.
+        backend: backend on which it failed; for `engine`, another engine is built in a temporary
+            folder.
 
     Returns:
-        What was found; or why nothing could be, which hides no failure.
+        The finding, or the reason why there is none.
     """
     if bundle.factors_patch is None:
-        return "it cannot be localized: the model has no modulators"
-    once_more = "once more with the factors as outputs"
+        return "not localized: the model has no modulators"
+    once_more = "again with the factors as outputs"
     if backend == "engine":
         progress.phase(f"building the engine {once_more}, which takes minutes")
     else:
@@ -62,12 +63,12 @@ def diagnose(
         outputs = {name: array for name, array in found.items() if name not in names}
         if not compare_case(reference, outputs, expected)[1]:
             return (
-                "with the factors as outputs too, the same model agrees with the reference: "
-                "what differs is how this one was built"
+                "the same model with the factors as outputs agrees with the reference: the "
+                "difference comes from the build of this engine or session"
             )
         return _first_difference(names, found, expected, bundle)
     except (AdadmError, OSError, ValueError) as error:  # the last of damaged metadata
-        return f"it could not be localized: {error}"
+        return f"not localized: {error}"
 
 
 def _first_difference(
@@ -81,18 +82,18 @@ def _first_difference(
         here, elsewhere = (side[name].astype(np.float64).ravel() for side in (found, expected))
         if here.shape != elsewhere.shape:
             raise EngineError(
-                f"{name} is {found[name].shape}, the reference has {expected[name].shape}; make "
-                "the bundle again with `adadm bundle`"
+                f"{name}: expected {expected[name].shape} as in the reference, got "
+                f"{found[name].shape}; make the bundle again with `adadm bundle`"
             )
         errors = np.abs(here - elsewhere)
-        worst = int(errors.argmax())  # a NaN, if there is one
+        worst = int(errors.argmax())  # of a NaN, if there is one
         if errors[worst] <= allowed * largest[name]:
             continue
         off = f"{errors[worst] / largest[name]:.2%} off" if largest[name] else "off"
         before = f"in block {index - 1}, or between the two" if index else "before the first block"
         return (
             f"block {index}: factor {here[worst]:.4g}, expected {elsewhere[worst]:.4g} ({off}, "
-            f"{allowed:.2%} allowed). It is the first that is off, and follows from what enters "
+            f"limit {allowed:.2%}). It is the first wrong factor, and follows from the input of "
             f"its block: the difference arises {before}"
         )
     return (
@@ -102,7 +103,7 @@ def _first_difference(
 
 
 def _largest(bundle: Bundle, names: list[str]) -> dict[str, float]:
-    """The largest factor of each block over the references, to which errors are relative."""
+    """Largest factor of each block over the references, to which errors are relative."""
     references = [r for r in bundle.references if r.variant == "whole"]
     arrays = [bundle.arrays(reference, names) for reference in references]
     return {

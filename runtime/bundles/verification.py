@@ -1,4 +1,4 @@
-"""Whether an engine, or a model, does on this device what it did where the bundle was made."""
+"""Verify that an engine or a model reproduces on this device the outputs in its bundle."""
 
 from __future__ import annotations
 
@@ -33,17 +33,16 @@ _FAILURES = (AdadmError, OSError, ValueError)  # the last of damaged metadata
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationReport:
-    """What `verify.py --json` writes; without our runtime, some of it.
+    """Report of `verify.py --json`; without our runtime, some of the fields.
 
     Attributes:
-        passed: whether all is as shipped and every output reaches what is asked.
-        backend, reason: what was run, and why that; `trtexec` without our runtime.
-        changed_files: which are not as shipped.
-        diagnosis: which block is the first to differ; None where no whole image came out wrong.
-        latency: of the first reference of a whole image; None where it did not run.
+        passed: True if all files are as shipped and every output reaches its required PSNR.
+        backend, reason: backend that was run, and the reason; `trtexec` without our runtime.
+        changed_files: names of files that differ from the shipped ones.
+        diagnosis: first block that differs; None if no whole image is wrong.
+        latency: latency of the first reference of a whole image; None if it did not run.
         device: a `DeviceInfo`; without our runtime `board`, `system` and `python`.
-        sha256: of the manifest, the models and the engines, as they are on this device; None for
-            what is not there.
+        sha256: digests of manifest, models and engines on this device; None for missing files.
     """
 
     format: Literal[1] = 1
@@ -64,7 +63,7 @@ class VerificationReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """All that `verify` found: what is written, and of what."""
+    """All results of `verify`: the report, its bundle and the results of the cases."""
 
     report: VerificationReport
     bundle: Bundle
@@ -81,17 +80,17 @@ def verify(
 ) -> Verification:
     """Run every reference of a bundle, compare, and measure.
 
-    What fails is noted and does not end the rest.
+    Failures are recorded; the other cases still run.
 
     Args:
-        backend: `engine`, `cpu` for ONNX Runtime on the models that were shipped, or `auto`: the
-            engine where it was built and TensorRT and a GPU work.
-        seconds: how long to measure, at least one run.
-        trust: run an engine without a manifest too, which may run any code.
+        backend: `engine`; `cpu` for ONNX Runtime on the shipped models; or `auto`: the engine if
+            it was built and TensorRT and a GPU work, else `cpu`.
+        seconds: measuring time; at least one run is measured.
+        trust: run an engine even without a manifest. An engine can run any code.
     """
     progress.phase("checking the files")
     changed = bundle.changed_files()
-    chosen, reason = _choose(bundle) if backend == "auto" else (backend, "asked for")
+    chosen, reason = _choose(bundle) if backend == "auto" else (backend, "selected explicitly")
     outcomes: list[CaseResult] = []
     for variant in dict.fromkeys(reference.variant for reference in bundle.references):
         references = [case for case in bundle.references if case.variant == variant]
@@ -105,7 +104,7 @@ def verify(
                 progress.phase(f"running {reference.name}, {variant}")
                 timed = variant == "whole" and index == 0
                 outcomes.append(_outcome(session, bundle, reference, seconds if timed else None))
-    device = device_info()  # at once, as clocks fall when there is nothing to do
+    device = device_info()  # at once, as clocks drop when idle
     wrong = [o.reference for o in outcomes if o.failures and o.comparisons]
     whole = next((reference for reference in wrong if reference.variant == "whole"), None)
     named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
@@ -128,18 +127,18 @@ def verify(
 
 
 def _choose(bundle: Bundle) -> tuple[Backend, str]:
-    """What `auto` runs, and why."""
+    """Choose the backend for `auto`; with the reason."""
     engine = bundle.path(bundle.engines["whole"])
     if not engine.is_file():
-        return "cpu", f"{engine} is not there, which build.sh makes"
+        return "cpu", f"{engine} is missing; build.sh makes it"
     try:
         load_tensorrt(read_manifest(engine).flavour)
         gpu = cuda_runtime.compute_capability()
-        return "engine", f"it is there, TensorRT too, and a GPU of {gpu}"
+        return "engine", f"the engine, TensorRT and a GPU of {gpu} are here"
     except (MissingDependencyError, SessionError) as error:
         return "cpu", f"the engine cannot run here: {error}"
-    except EngineError as error:  # a broken engine is no reason to pass without it
-        return "engine", f"it is there, but {error}"
+    except EngineError as error:  # a broken engine must not pass by the models
+        return "engine", f"the engine is here, but {error}"
 
 
 def _path(bundle: Bundle, variant: str, backend: Backend) -> Path:
@@ -149,7 +148,7 @@ def _path(bundle: Bundle, variant: str, backend: Backend) -> Path:
 def _outcome(
     session: Session, bundle: Bundle, reference: ReferenceCase, seconds: float | None
 ) -> CaseResult:
-    """Run one reference; measure it where `seconds` are given."""
+    """Run one reference; measure it if `seconds` is given."""
     try:
         expected = bundle.arrays(reference)
         feed = {name: expected[name] for name in reference.inputs}

@@ -165,7 +165,8 @@ def _pairs(option: str, values: Mapping[str, str]) -> str:
 def _options(target: Target) -> frozenset[str]:
     if target.tensorrt is None:
         raise EngineError(
-            f"{target.name} needs no engine and no trtexec: ONNX Runtime or OpenVINO run the model"
+            f"{target.name} has no trtexec and needs no engine: ONNX Runtime or OpenVINO run the "
+            "model"
         )
     if target.is_rtx:
         raise EngineError(f"{target.name} has no trtexec; build the engine with `adadm build`")

@@ -62,10 +62,10 @@ class ModelMetadata:
             `images_sha256` of the calibration images; `budget_db` of PSNR-Y; `int8`, the names of
             the INT8 convolutions; `factor_scales`, the multiplier of each modulation factor in
             graph order, or empty. Absent in a float32 export.
-            channel_maps: by value name `[scale, offset]`, each a number or a list by channel: the value
-                holds `scale * x + offset` of the tensor x of the trained network
-                (`export.graph.channel_maps`). Absent if unknown; empty if none changed.
-            others: keys of other tools and of later versions, unchanged.
+        channel_maps: by value name `[scale, offset]`, each a number or a list by channel: the value
+            holds `scale * x + offset` of the tensor x of the trained network
+            (`export.graph.channel_maps`). Absent if unknown; empty if none changed.
+        others: keys of other tools and of later versions, unchanged.
     """
 
     version: str | None = None

@@ -124,7 +124,7 @@ def test_the_first_block_that_differs_is_named(
     assert report.diagnosis is not None
     assert report.diagnosis.startswith(
         f"block {block}: factor {found[block]:.4g}, expected {expected[block]:.4g} "
-        f"({off[block]:.2%} off, 0.40% allowed)"
+        f"({off[block]:.2%} off, limit 0.40%)"
     )
     assert report.diagnosis.endswith(where)
 
@@ -188,7 +188,7 @@ def test_a_diagnosis_that_fails_hides_nothing(
     found = _verified(folder)
     assert found.outcomes[0].comparisons["sr"] is not None
     assert found.report.diagnosis is not None
-    assert re.match(f"it could not be localized: .*{message}", found.report.diagnosis)
+    assert re.match(f"not localized: .*{message}", found.report.diagnosis)
 
 
 def test_factors_of_several_images_in_uint8(tmp_path: Path) -> None:
@@ -268,9 +268,9 @@ def test_the_engine_of_a_diagnosis_is_built(folder: Path) -> None:
     bundle = Bundle.open(folder)
     result = diagnose(bundle, bundle.references[0], "engine", progress=progress)
     progress.phase.assert_called_once_with(
-        "building the engine once more with the factors as outputs, which takes minutes"
+        "building the engine again with the factors as outputs, which takes minutes"
     )
-    assert re.match("it could not be localized: .*(CUDA|cuda)", result)
+    assert re.match("not localized: .*(CUDA|cuda)", result)
 
 
 def test_targets_that_build_elsewhere_record_nothing_here(folder: Path) -> None:

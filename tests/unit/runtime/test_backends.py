@@ -219,7 +219,7 @@ def test_a_feed_that_does_not_fit_is_refused(
 
 
 def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
-    with pytest.raises(SessionError, match=r"no NoSuchProvider; it has .*CPUExecutionProvider"):
+    with pytest.raises(SessionError, match=r"with NoSuchProvider, got .*CPUExecutionProvider"):
         OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
 
 

@@ -57,7 +57,7 @@ def test_every_form_passes_and_it_says_what_was_run(folder: Path) -> None:
     found = verify(Bundle.open(folder), "auto", 0.01, progress=progress)
     assert found.report.passed
     assert found.report.backend == "cpu"
-    assert str(found.report.reason).endswith("model.engine is not there, which build.sh makes")
+    assert str(found.report.reason).endswith("model.engine is missing; build.sh makes it")
     ran = [
         (outcome.reference.name, outcome.reference.variant, *outcome.comparisons)
         for outcome in found.outcomes
@@ -117,8 +117,8 @@ def test_altered_weights_fail_and_the_rest_is_compared(folder: Path) -> None:
     assert failed == [True, True, False, False]
     comparison = found.outcomes[0].comparisons["sr"]
     assert comparison is not None and comparison.psnr_db < ASKED_DB
-    assert f"dB; asked {ASKED_DB} dB" in found.outcomes[0].failures[0]
-    assert found.report.diagnosis == "it cannot be localized: the model has no modulators"
+    assert f"dB; required {ASKED_DB} dB" in found.outcomes[0].failures[0]
+    assert found.report.diagnosis == "not localized: the model has no modulators"
     sign(folder)  # so that digests tell nothing
     found = _verified(folder)
     assert (found.report.passed, found.report.changed_files) == (False, ())
@@ -187,7 +187,7 @@ def test_without_a_whole_engine_nothing_else_is_run(folder: Path) -> None:
     assert (found.report.passed, found.report.backend, found.report.reason) == (
         False,
         "engine",
-        "asked for",
+        "selected explicitly",
     )
     assert len(found.outcomes) == 4
     assert all("engine cannot be read: No such file" in o.failures[0] for o in found.outcomes)
@@ -238,7 +238,7 @@ def test_moments_are_no_images() -> None:
 def test_outputs_of_other_names_or_shapes_fail() -> None:
     sr = smooth(8, 10)
     wrong = "sr: expected float32 (1, 3, 8, 10), got float32 (1, 3, 7, 10)"
-    assert _compare(20, sr, sr, {"hr": sr}) == (None, ["outputs are ['hr'], expected ['sr']"])
+    assert _compare(20, sr, sr, {"hr": sr}) == (None, ["expected outputs ['sr'], got ['hr']"])
     assert _compare(20, sr, sr, sr[:, :, 1:]) == (None, [wrong])
 
 
@@ -269,7 +269,7 @@ def test_the_command_passes(folder: Path) -> None:
     assert "moments" in done.stdout and "inf" in done.stdout
     assert "latency of waves, end to end: median" in done.stdout
     verdict = done.stdout.splitlines()[-1]
-    assert verdict.startswith("passed on cpu: ") and verdict.endswith("which build.sh makes")
+    assert verdict.startswith("passed on cpu: ") and verdict.endswith("build.sh makes it")
     assert content["passed"] is True
 
 
@@ -277,7 +277,7 @@ def test_the_command_fails_and_writes_why(folder: Path) -> None:
     _alter_weights(folder / "model.onnx")
     done, content = _run(folder, "--backend", "cpu")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "FAILED on cpu: asked for"
+    assert done.stdout.splitlines()[-1] == "FAILED on cpu: selected explicitly"
     assert "does not pass on cpu:\n  model.onnx is missing or differs from" in done.stderr
     assert "waves, whole: sr (1, 3, 96, 112): largest error" in done.stderr
     assert (content["passed"], content["changed_files"]) == (False, ["model.onnx"])

@@ -190,14 +190,14 @@ def test_a_shell_reads_the_line_as_it_was() -> None:
 def test_several_profiles_need_tensorrt_10(name: str) -> None:
     version = TARGETS[name].tensorrt
     with pytest.raises(
-        EngineError, match=rf"trtexec {version} .* one profile, and 2 .*engine for each"
+        EngineError, match=rf"trtexec {version} .* one profile, got 2; .*engine for each"
     ):
         build_command("m", "e", TARGETS[name], [SMALL, LARGE])
 
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("cpu", "ONNX Runtime or OpenVINO run the model"), ("tensorrt-rtx", "`adadm build` builds")],
+    [("cpu", "ONNX Runtime or OpenVINO run the model"), ("tensorrt-rtx", "with `adadm build`")],
 )
 @pytest.mark.parametrize(
     "command",

@@ -522,7 +522,7 @@ def test_what_a_format_cannot_hold_is_refused_before_any_row(tmp_path: Path) -> 
     photo = open_photo(tmp_path / "a.png")
     PhotoWriter(tmp_path / "b.jpg", photo, 13)
     for name, upscale, message in (
-        ("b.jpg", 14, r"b\.jpg: 14x70000 pixels, and JPEG allows 65500 a side"),
+        ("b.jpg", 14, r"b\.jpg: expected sides of at most 65500 px \(JPEG\), got 14x70000;"),
         ("b.webp", 4, r"at most 16383 px \(WebP\), got 4x20000; write PNG"),
         ("b.gif", 1, r"b\.gif: expected one of \.png, .*, got '\.gif'"),
     ):

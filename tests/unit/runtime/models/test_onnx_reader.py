@@ -226,7 +226,7 @@ def test_the_remedy_for_weights_in_another_file_works(onnx: Any, model: Path) ->
     proto = branching(onnx, weight(onnx, "a"), weight(onnx, "b"))
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(999, np.float32), "big"))
     onnx.save(proto, model, save_as_external_data=True, size_threshold=0, location="big.bin")
-    with pytest.raises(EngineError, match=r"another file, big.bin; .* one file: ") as refusal:
+    with pytest.raises(EngineError, match=r"another file, big.bin. .* one file: ") as refusal:
         read_onnx(model)
     exec(str(refusal.value).split("one file: ")[1], {"onnx": onnx})
     compare(onnx, model)
@@ -270,7 +270,7 @@ def test_what_reaches_outside_of_a_model_is_refused(
     model: Path, content: bytes, reason: str
 ) -> None:
     model.write_bytes(content)
-    with pytest.raises(EngineError, match=rf"m\.onnx .*{reason}"):
+    with pytest.raises(EngineError, match=rf"m\.onnx: .*{reason}"):
         read_onnx(model)
 
 
@@ -378,11 +378,11 @@ def test_what_passes_of_damaged_bytes_is_read_as_onnx_reads_it(onnx: Any, model:
         (b"", "it has no ir_version"),
         (field(7, IN + OUT) + OPSET, "it has no ir_version"),
         (VERSION + OPSET, "it has no graph"),
-        (VERSION + field(7, IN + OUT), r"the opsets \[\] of the default domain"),
-        (MODEL + OPSET, r"the opsets \[17, 17\] of the default domain"),
+        (VERSION + field(7, IN + OUT), r"one opset of the default domain, got \[\]"),
+        (MODEL + OPSET, r"one opset of the default domain, got \[17, 17\]"),
         (
             VERSION + field(7, IN + OUT) + field(8, pair("adadm", 1)),
-            r"one opset of the default domain, got \[\]",
+            r"opset of the default domain, got \[\]",
         ),
         (VERSION + field(7, IN + OUT) + field(8, field(1, "")), "of the domain ai.onnx, got 0"),
         *(
@@ -475,7 +475,7 @@ def test_the_names_of_the_element_types_are_those_of_onnx(onnx: Any, model: Path
             continue
         model.write_bytes(around(field(12, value_info("y", number, 2))))
         word = words.get(name, name.lower())
-        with pytest.raises(EngineError, match=rf"the output y is {word}, expected"):
+        with pytest.raises(EngineError, match=rf"the output y: expected .*, got {word};"):
             read_onnx(model)
 
 
