@@ -90,7 +90,7 @@ def test_a_guess_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     captured = capsys.readouterr()
     message = " ".join(captured.err.split())
     assert "WARNING: the network is worse than bicubic interpolation" in message
-    assert "guessed: res_scale 0.1, rgb_range 255; set them by flag" in message
+    assert "guessed: res_scale 0.1, rgb_range 255; set them by option" in message
     assert "res_scale = 0.1 (GUESSED" in captured.out
     model = onnx.load(tmp_path / "edsr.onnx")
     assert [output.name for output in model.graph.output] == ["sr", "factor_0"]
@@ -156,7 +156,7 @@ DIFFER = "ONNX Runtime and PyTorch differ by more than 3e-05.*nothing was writte
             "BakeImageIO",
             lambda _: BakeImageIO(254),  # for white
             ("--io", "uint8"),
-            r"astronaut: with uint8 in and out \d+ of \d+ values differ",
+            r"astronaut: with --io uint8, \d+ of \d+ values differ",
         ),
     ],
     ids=["bias", "factor", "tile", "moments", "images"],

@@ -212,7 +212,7 @@ def test_other_sums_are_no_modulators(body: str) -> None:
 
 
 def test_older_opset_is_refused() -> None:
-    with pytest.raises(ExportError, match="opset 17 on, not for 16"):
+    with pytest.raises(ExportError, match="opset 17 or later, got 16"):
         modulator_function(SIGNATURES["AdaDMModulate"], 16)
 
 

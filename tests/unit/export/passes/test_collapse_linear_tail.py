@@ -154,7 +154,7 @@ SHUFFLE = nn.PixelShuffle(2)
         ),
         (
             [convolution(8, 4, 1), SHUFFLE, convolution(1, 3)],
-            "takes 140 multiply-adds a pixel, and would take 864",
+            "takes 140 multiply-adds a pixel, but 864 when collapsed",
         ),
     ],
 )

@@ -32,7 +32,7 @@ def test_fires(body: str) -> None:
             f"{CONV} b = BatchNormalization (c, G, T, M, S) y = Add (b, c)",
             "something else reads the output",
         ),
-        (f"{CONV} y = Mul (c, rowwise)", "not one value a channel"),
+        (f"{CONV} y = Mul (c, rowwise)", "instead of one value a channel"),
         (
             "w = Add (W3, V3) c = Conv <pads = [1, 1, 1, 1]> (x, w, B) "
             "y = BatchNormalization (c, G, T, M, S)",
