@@ -223,7 +223,7 @@ def test_hyperparameters_that_cannot_be_are_refused(
 def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
     network = random_edsr(2, 1, 4)
     save_checkpoint(tmp_path / "edsr.safetensors", network, {"architecture": "rdn"})
-    with pytest.raises(CheckpointError, match="expected tensors of rdn, .* got those of edsr"):
+    with pytest.raises(CheckpointError, match=r"expected tensors of rdn, .* got those of edsr"):
         load_checkpoint(tmp_path / "edsr.safetensors")
 
 
