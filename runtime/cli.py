@@ -23,7 +23,7 @@ _TABLE = """
 export    export.to_onnx  export,cpu  convert a trained checkpoint to an exact ONNX model
 quantize  calibration.quantize  quantize  lower a network to FP16 or INT8, under a budget in dB
 validate  deployment.validate  validate  certify that a deployed model matches its reference
-inspect   deployment.inspect_network  quantize  what will cost quality in deployment, by block
+inspect   deployment.inspect_network  quantize  show what will cost quality in deployment
 ship      deployment.ship  validate  do all of it, from a checkpoint to certified bundles
 build     runtime.build_engine  rtx  build a TensorRT engine, with a manifest of its origin
 bundle    deployment.bundle  quantize  pack a folder that a Jetson builds and checks by itself

@@ -184,7 +184,7 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
                 )
         elif kind == _NODE and message.text(4) == _COMPILED:
             raise EngineError(
-                f"{name} contains another program's engine ({_COMPILED}), and an engine is code; "
+                f"{name}: contains another program's engine ({_COMPILED}), and an engine is code; "
                 "use the model that it was compiled from"
             )
         elif kind == _NODE and message.text(7) == _DOMAIN:

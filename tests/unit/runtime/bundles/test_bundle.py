@@ -52,7 +52,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"format": 2}, "format: expected 1, got 2; make the bundle again"),
-        ({"target": "toaster"}, "target is 'toaster', expected one of jetson-xavier-jp51, "),
+        ({"target": "toaster"}, "target: expected one of jetson-xavier-jp51, .*, got 'toaster' "),
         ({"models": {"tile": "model.onnx"}}, "expected whole among them"),
         ({"engines": {}}, r"engines: expected the forms of the models, \['whole'\], got \[\]"),
         (
@@ -127,7 +127,7 @@ def test_a_reference_that_is_not_as_the_manifest_says(folder: Path) -> None:
     lr, sr = np.zeros((1, 3, 48, 56), np.float32), np.zeros(1)
     for arrays, names, message in (
         ({"lr": lr}, ["factor_0"], r"whole\.waves\.npz: expected factor_0, sr too, got lr"),
-        ({"lr": lr[..., :8, :8], "sr": sr}, [], r"lr is \(1, 3, 8, 8\), expected \(1, 3, 48, 56\)"),
+        ({"lr": lr[..., :8, :8], "sr": sr}, [], r"lr: expected \(1, 3, 48, 56\), got \(1, 3, 8, 8\)"),
         ({"lr": np.array([{}]), "sr": sr}, [], "cannot be read: .*allow_pickle=False"),
     ):
         np.savez(path, **arrays)
