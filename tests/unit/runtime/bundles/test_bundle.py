@@ -52,7 +52,7 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"format": 2}, "format: expected 1, got 2; make the bundle again"),
-        ({"target": "toaster"}, "target: expected one of jetson-xavier-jp51, .*, got 'toaster' "),
+        ({"target": "toaster"}, "target: expected one of jetson-xavier-jp51, .*, got 'toaster'"),
         ({"models": {"tile": "model.onnx"}}, "expected whole among them"),
         ({"engines": {}}, r"engines: expected the forms of the models, \['whole'\], got \[\]"),
         (
