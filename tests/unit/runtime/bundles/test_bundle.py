@@ -127,7 +127,11 @@ def test_a_reference_that_is_not_as_the_manifest_says(folder: Path) -> None:
     lr, sr = np.zeros((1, 3, 48, 56), np.float32), np.zeros(1)
     for arrays, names, message in (
         ({"lr": lr}, ["factor_0"], r"whole\.waves\.npz: expected factor_0, sr too, got lr"),
-        ({"lr": lr[..., :8, :8], "sr": sr}, [], r"lr: expected \(1, 3, 48, 56\), got \(1, 3, 8, 8\)"),
+        (
+            {"lr": lr[..., :8, :8], "sr": sr},
+            [],
+            r"lr: expected \(1, 3, 48, 56\), got \(1, 3, 8, 8\)",
+        ),
         ({"lr": np.array([{}]), "sr": sr}, [], "cannot be read: .*allow_pickle=False"),
     ):
         np.savez(path, **arrays)
