@@ -195,7 +195,7 @@ def test_a_model_of_one_size_has_no_profile(
     assert adadm(*arguments, "--opt", "1x40x56", "--min", "1x40x56", "--max", "1x40x56") == 0
     capsys.readouterr()
     assert adadm(*arguments, "--opt", "1x64x64") == 1
-    assert "takes (1, 40, 56) (N, H, W) alone" in capsys.readouterr().err
+    assert "takes only (1, 40, 56) (N, H, W)" in capsys.readouterr().err
 
 
 def test_what_the_parser_refuses_is_named_and_the_log_is_kept(

@@ -149,7 +149,7 @@ DIFFER = "ONNX Runtime and PyTorch differ by more than 3e-05.*nothing was writte
     ("name", "planted", "options", "message"),
     [
         ("fold_batch_norm", wrong_bias, (), f"{DIFFER}.*astronaut"),
-        ("fold_batch_norm", wrong_factor, ("--factors",), r"factor_0 of astronaut is \["),
+        ("fold_batch_norm", wrong_factor, ("--factors",), r"factor_0 of astronaut: expected \["),
         ("tile_graphs", wrong_form(0), ("--stats", "external"), DIFFER),
         ("tile_graphs", wrong_form(1), ("--stats", "external"), DIFFER),
         (

@@ -75,7 +75,7 @@ TWICE = [
     ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine.log"),
     ("upscale", "photos also -o out"),
 ]
-SAID = ("is an input; writing it would destroy", "would replace a source", "not a regular file")
+SAID = ("is read, and writing it would destroy it", "would replace a source", "not a regular file")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_what_a_pipeline_reads_and_writes_counts(
     shutil.copy("photos/a.png", "frames/000000.png")
     source = source.replace("HERE", str(folder))
     assert execute("camera", [source, "--model", "net.onnx", "-o", output]) == 1
-    assert "is an input; writing it would destroy it" in capsys.readouterr().err
+    assert "is read, and writing it would destroy it" in capsys.readouterr().err
 
 
 def test_a_colon_in_the_name_of_a_film_is_no_address(folder: Path) -> None:
@@ -206,7 +206,7 @@ def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
     before = contents(folder)
     command = [sys.executable, "bundle/verify.py", "--json", f"bundle/{output}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = "no regular file" if output in ("pipe", "stream") else "would replace a file that is"
+    said = "not a regular file" if output in ("pipe", "stream") else "would replace a file that is"
     assert done.returncode == 1 and said in done.stderr
     assert contents(folder) == before
     assert Path("bundle/pipe").is_fifo() and Path("bundle/stream").is_symlink()

@@ -262,7 +262,7 @@ def test_quality_of_jpeg(tmp_path: Path) -> None:
     [
         (
             "--tile 40",
-            "2 x 3 windows of 64x64 px, which overlap by 12 px on each side: tiles of 40 px were",
+            "2 x 3 windows of 64x64 px, which overlap by 12 px on each side: tiles of 40 px are",
             1,
         ),
         ("--memory 0.001", "12 px on each side: no tile fits for certain, 0.0 GiB are free", 1),
