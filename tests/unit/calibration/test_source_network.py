@@ -110,7 +110,7 @@ def test_what_is_known_of_a_source(
 def test_flags_reach_the_checkpoint(checkpoint: Path) -> None:
     source = load_source_network(checkpoint, "edsr", res_scale=None, rgb_range=1)
     assert source.metadata.rgb_range == 1
-    with pytest.raises(CheckpointError, match="not recognised as rdn"):
+    with pytest.raises(CheckpointError, match="expected tensors of rdn"):
         load_source_network(checkpoint, "rdn")
 
 
