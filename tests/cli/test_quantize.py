@@ -446,7 +446,7 @@ Places = Callable[[Project, Path], dict[str, Any]]
     ("options", "given", "message"),
     [
         ("", lambda p, t: {"images": t / "nothing"}, "nothing: no such file or folder"),
-        ("--arch rdn", lambda p, t: {"source": p.checkpoint}, "not recognised as rdn"),
+        ("--arch rdn", lambda p, t: {"source": p.checkpoint}, "expected tensors of rdn"),
         ("--rgb-range 1", None, "--rgb-range can be given with a checkpoint only"),
         ("--static 1x8x40", None, "the tile is 40x8 px; required: sides of at least 16 px"),
         ("--tile 64", None, "the reduced image is 44x36 px, smaller than a tile of 64x64 px"),

@@ -173,10 +173,10 @@ def _drop_factors(folder: Path) -> None:
             lambda folder: (folder / "model.factors.patch").write_bytes(b"\x0b"),
             "not a complete ONNX model",
         ),
-        (_drop_factors, r"whole\.waves\.npz lacks factor_0, factor_1"),
+        (_drop_factors, r"whole\.waves\.npz: expected factor_0, factor_1"),
         (
             lambda folder: _replace_arrays(folder, factor_0=np.zeros((2, 1, 1, 1), np.float32)),
-            r"factor_0 is \(1, 1, 1, 1\), the reference has \(2, 1, 1, 1\)",
+            r"factor_0: expected \(2, 1, 1, 1\) as in the reference, got \(1, 1, 1, 1\)",
         ),
     ],
 )
