@@ -477,7 +477,7 @@ def test_refused(
         ("--precision int8 -o x2.onnx --budget-db nan", "a number of dB, 0 or more, got 'nan'"),
         ("--precision int8 -o x2.onnx --photographs 0", "expected a positive integer, got '0'"),
         ("--precision int8 -o x2.onnx --tile 32 --static 1x32x32", "not allowed with"),
-        ("--precision fp16 -o x2.onnx --sensitivity", "is what convolutions cost in INT8"),
+        ("--precision fp16 -o x2.onnx --sensitivity", "measures convolutions in INT8"),
     ],
 )
 def test_usage(
