@@ -121,7 +121,7 @@ class CalibrationImages:
         if not chosen or len(unusable) > _UNUSABLE_SHARE * tried:
             listed = "".join(f"\n  {message}" for message in unusable)
             raise CalibrationError(
-                f"{len(unusable)} of {tried} photographs are unusable; limit a tenth. Remove "
+                f"{len(unusable)} of {tried} photographs are unusable; limit 10 %. Remove "
                 f"them or give others:{listed}"
             )
         return replace(

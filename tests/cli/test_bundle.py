@@ -233,7 +233,7 @@ def refused(result: subprocess.CompletedProcess[str], bundled: Path) -> str:
 def test_a_program_that_is_missing_is_named(target: str, name: str, copied: Copied) -> None:
     bundled = copied(target, "fp16")
     said = refused(build(bundled, **{name: "/nowhere/program"}), bundled)
-    assert f"no program /nowhere/program; set {name}" in said
+    assert f"/nowhere/program is not found; set {name}" in said
 
 
 def test_outputs_of_an_older_engine_are_not_taken(copied: Copied) -> None:

@@ -310,7 +310,7 @@ def test_a_lowered_model_whose_trunk_was_multiplied(
     assert main(list(map(str, arguments))) == 0
     capsys.readouterr()
     report = report_of(output, tmp_path, "--images", crops)
-    assert "and b is that of the multiplied trunk" in " ".join(capsys.readouterr().out.split())
+    assert "and b is that of the scaled trunk" in " ".join(capsys.readouterr().out.split())
     expected = report_of(source, tmp_path, "--images", crops)
     np.testing.assert_allclose(factors_of(report), factors_of(expected), rtol=0.02)
     biases = [[block["bias"] for block in found["blocks"]] for found in (report, expected)]
@@ -511,7 +511,7 @@ def test_group_normalization_is_said_to_stay(
     save_checkpoint(tmp_path / "grouped.safetensors", network)
     assert inspect(tmp_path / "grouped.safetensors", "-o", tmp_path / "grouped.svg") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "group normalization takes its statistics from the input, so that nothing" in printed
+    assert "group normalization takes its statistics from the input, so that it cannot" in printed
 
 
 def test_every_finding_is_documented_and_its_options_exist(

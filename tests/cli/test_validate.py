@@ -277,12 +277,12 @@ def test_inputs_without_originals_and_limits_of_ones_own(
     assert adadm(bundled_path("x2"), certified(folder), *options) == 1
     captured = capsys.readouterr()
     assert "worst parity is" in captured.err and "at least 300" in captured.err
-    assert "not measured without originals" in captured.out
+    assert "not measured: it requires originals" in captured.out
     content = content_of(output)
     assert content["thresholds"]["given"] == {"parity_db": 300.0, "mean_shift_levels": 0.4}
     limits.write_text('{"parity": 99}')
     assert adadm(bundled_path("x2"), certified(folder), *options) == 1
-    assert "no limit 'parity'; is parity_db meant?" in capsys.readouterr().err
+    assert "unknown limit 'parity'; did you mean parity_db?" in capsys.readouterr().err
     assert "PSNR-Y lost" not in [check["name"] for check in content["checks"]]
     assert content["ledger"]["stages"][0]["psnr_y_db"] is None
     assert content["speed"][0]["lr_px"] == [60, 48]  # not reduced
