@@ -147,7 +147,7 @@ def _warn(export: Export, progress: Progress) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
     paths = Paths()
-    parser.add_argument("checkpoint", type=paths.read, help=".pt, .pth or .safetensors")
+    parser.add_argument("checkpoint", type=paths.read_file, help=".pt, .pth or .safetensors")
     parser.add_argument(
         "-o",
         "--output",

@@ -86,17 +86,25 @@ class Paths:
 
     def read(self, text: str) -> Path:
         """Parse the path of a file, or of a folder of images, that is read."""
-        self._reads.append(Path(text))
+        self._reads.append(named_path(text))
         return Path(text)
+
+    def read_file(self, text: str) -> Path:
+        """Parse the path of a file that is read."""
+        if named_path(text).is_dir():
+            raise argparse.ArgumentTypeError(f"expected a file, got the folder {text!r}")
+        return self.read(text)
 
     def model(self, text: str) -> str:
         """Parse the name of a model that is read, with the files beside it that belong to it."""
+        if not Path(text).name:
+            raise argparse.ArgumentTypeError(f"expected a model, got the folder {text!r}")
         self._reads += companion_files(text)
         return text
 
     def written(self, text: str | Path) -> Path:
         """Parse the path of a file or folder that is written."""
-        self._writes.append(Path(text))
+        self._writes.append(named_path(text))
         return Path(text)
 
     def written_as(self, *suffixes: str) -> Callable[[str], Path]:
@@ -127,6 +135,13 @@ class Paths:
         once = {_identity(path): path for path in rewrites}
         for written in ([*self._writes, *writes], list(once.values())):
             check_outputs([*self._reads, *reads], written)
+
+
+def named_path(text: str | Path) -> Path:
+    """Parse a path, which an empty text is not."""
+    if not str(text):
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    return Path(text)
 
 
 def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:

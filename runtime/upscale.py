@@ -10,7 +10,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from adadm.runtime.arguments import positive
+from adadm.runtime.arguments import named_path, positive
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import EXTENSIONS
@@ -94,7 +94,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "-o",
         "--output",
-        type=Path,
+        type=named_path,
         required=True,
         help="a folder that mirrors the input folders, or a file name for a single image",
     )

@@ -105,7 +105,7 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
     if wrong := [name for name, value in course.items() if settings.get(name) != value]:
         reasons = ", ".join(f"{name} {settings.get(name)}, not {course[name]}" for name in wrong)
         raise CheckpointError(f"{output} was trained with other settings: {reasons}; remove it")
-    return load_checkpoint(output, arch).network
+    return load_checkpoint(output, arch, limit="off").network  # as the paper has it
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

@@ -117,3 +117,21 @@ def test_arguments_are_collected_while_they_are_read(file: Path, tmp_path: Path)
     bundled = str(bundled_path("x2"))
     with pytest.raises(OutputError, match=r"edsr_adadm_x2\.onnx is read"):
         parse("x2", "-o", bundled).check()
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (Paths().read, "", "expected a path"),
+        (Paths().written, "", "expected a path"),
+        (Paths().read_file, "", "expected a path"),
+        (Paths().read_file, ".", "expected a file, got the folder '.'"),
+        (Paths().model, ".", "expected a model, got the folder '.'"),
+        (Paths().model, "", "expected a model"),
+    ],
+)
+def test_what_names_no_file_is_refused(
+    parse: Callable[[str], object], text: str, message: str
+) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        parse(text)
