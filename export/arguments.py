@@ -20,6 +20,17 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         help=f"architecture of a checkpoint: {', '.join(ARCHITECTURES)}, or "
         "package.module:factory for your own network; default: auto, recognised by the tensors",
     )
+    add_limit(parser)
+    group = parser.add_argument_group(
+        "hyper-parameters that no tensor shows", "override the file and the values in brackets"
+    )
+    for name, values in _undetectable().items():
+        flag = f"--{name.replace('_', '-')}"
+        group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
+
+
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Add `--limit`: how far the factors of a checkpoint follow the deviation of a trunk."""
     parser.add_argument(
         "--limit",
         type=_limit,
@@ -28,12 +39,6 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "times that of training, so that high contrast cannot run away; auto: the file's limits, "
         f"else {FACTOR}; default: auto",
     )
-    group = parser.add_argument_group(
-        "hyper-parameters that no tensor shows", "override the file and the values in brackets"
-    )
-    for name, values in _undetectable().items():
-        flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
 
 
 def add_stats(parser: argparse.ArgumentParser, external: str) -> None:

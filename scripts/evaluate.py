@@ -24,6 +24,8 @@ from rich.progress import track
 from skimage.metrics import structural_similarity
 
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.export.arguments import add_limit
+from adadm.export.limits import Limit
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
@@ -74,7 +76,7 @@ class Model:
 def main(argv: list[str]) -> None:
     """Measure, print a table, and write it as JSON with `--json`."""
     arguments = _parse(argv)
-    model = load_model(arguments.model, arguments.arch)
+    model = load_model(arguments.model, arguments.arch, limit=arguments.limit)
     scores = [evaluate(model, folder) for folder in arguments.folders]
     if arguments.json:
         json_format.write(arguments.json, {"model": arguments.model.name, "scores": scores})
@@ -92,7 +94,7 @@ def main(argv: list[str]) -> None:
     Console().print(table)
 
 
-def load_model(path: Path, arch: str = "auto") -> Model:
+def load_model(path: Path, arch: str = "auto", *, limit: Limit | None = None) -> Model:
     """Open an ONNX model on ONNX Runtime, or a checkpoint in PyTorch."""
     if path.suffix == ".onnx":
         session = OnnxRuntimeSession(
@@ -106,7 +108,7 @@ def load_model(path: Path, arch: str = "auto") -> Model:
     from adadm.export import load_checkpoint
     from adadm.export.proof.pytorch import run_network
 
-    network = load_checkpoint(path, arch).network
+    network = load_checkpoint(path, arch, limit=limit).network
     return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))
 
 
@@ -158,6 +160,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--arch", default="auto", help="architecture of a checkpoint; default: detected"
     )
+    add_limit(parser)
     parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the scores")
     arguments = parser.parse_args(argv)
     paths.check()
