@@ -198,7 +198,7 @@ def test_trtexec_gets_no_model_that_is_not_as_shipped(
     model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
     (bundled / name).write_bytes(model.SerializeToString())
     said = refused(build(bundled), bundled)
-    assert name in said and "as" in said and "shipped" in said
+    assert name in said and "shipped" in said
 
 
 def test_the_log_of_trtexec_is_kept(copied: Copied) -> None:
