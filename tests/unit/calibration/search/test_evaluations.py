@@ -147,7 +147,7 @@ def test_references_that_cannot_be_compared_with() -> None:
             meter(exact)
     with pytest.raises(CalibrationError, match="expected at least one photograph"):
         meter(enlarging(2), [])
-    with pytest.raises(ImageError, match="shapes"):
+    with pytest.raises(ImageError, match="expected shape"):
         meter(lambda lr: lr)
 
 
