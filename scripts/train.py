@@ -29,19 +29,19 @@ from rich.progress import (
 
 from adadm.export.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
 from adadm.export.networks import ARCHITECTURES, Network
-from adadm.export.proof.drawn_pictures import draw_at_random, drawn_pictures
+from adadm.export.proof.accuracy import drawn_margins
+from adadm.export.proof.drawn_pictures import draw_at_random
+from adadm.export.proof.pytorch import enlarge_image
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.images.arrays import (
     ImageArray,
-    batch_from_image,
     enlarge,
     find_images,
-    image_from_batch,
     read_image,
 )
-from adadm.runtime.images.metrics import psnr_y, resemblance_margin
+from adadm.runtime.images.metrics import psnr_y
 from training.crops import Crops, Pair, make_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -91,6 +91,7 @@ def _train(
 ) -> None:
     """Train from the current step to the end of the course."""
     network = training.network
+    bicubic_db = _psnr_db([enlarge(p.lr, network.upscale) for p in validation], validation)
     began = last_save = time.monotonic()
     before_s = training.elapsed_s
     columns = "{task.description}", BarColumn(), "{task.percentage:>5.1f} %", "{task.fields[note]}"
@@ -110,7 +111,7 @@ def _train(
                 progress.update(task, completed=share, note=f"{rate}, L1 {mean:.3f}")
             ended = _share(training, arguments) >= 1
             if training.step % arguments.validate_every == 0 or ended:
-                console.log(f"step {training.step}: {_validate(network, validation)}")
+                console.log(f"step {training.step}: {_validate(network, validation, bicubic_db)}")
             if time.monotonic() - last_save > arguments.save_every_s:
                 training.save(resume_of(arguments.output))
                 last_save = time.monotonic()
@@ -147,7 +148,9 @@ def _build(arguments: argparse.Namespace) -> Network:
             f"expected --upscale {network.upscale} of {arguments.arch}, got {arguments.upscale}"
         )
     if arguments.start_from:
-        trained = load_checkpoint(arguments.start_from, arguments.arch).network.state_dict()
+        trained = load_checkpoint(
+            arguments.start_from, arguments.arch, limit="off"
+        ).network.state_dict()
         fresh = network.state_dict()
         shared = {k: v for k, v in trained.items() if k in fresh and v.shape == fresh[k].shape}
         network.load_state_dict(shared, strict=False)
@@ -184,22 +187,13 @@ def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
     ]
 
 
-def _validate(network: Network, photographs: list[Pair]) -> str:
+def _validate(network: Network, photographs: list[Pair], bicubic_db: float) -> str:
     """Validate: photographs by PSNR-Y as in papers, drawn pictures by distance from their input."""
-    upscale = network.upscale
-    results = [_enlarge(network, pair.lr) for pair in photographs]
-    score, bicubic = (
-        np.mean(
-            [psnr_y(sr, pair.hr, upscale) for sr, pair in zip(images, photographs, strict=True)]
-        )
-        for images in (results, [enlarge(pair.lr, upscale) for pair in photographs])
-    )
-    said = f"{score:.3f} dB, {score - bicubic:+.3f} dB over bicubic"
+    network.eval()
+    score = _psnr_db([enlarge_image(network, pair.lr) for pair in photographs], photographs)
+    said = f"{score:.3f} dB, {score - bicubic_db:+.3f} dB over bicubic"
     for unseen in (False, True):
-        margins = {
-            name: resemblance_margin(_enlarge(network, lr), lr)
-            for name, lr in drawn_pictures(unseen=unseen).items()
-        }
+        margins = drawn_margins(network, unseen=unseen)
         worst = min(margins, key=margins.__getitem__)
         below = sum(margin < -1 for margin in margins.values())
         said += f"; {below} of {len(margins)} {'unseen' if unseen else 'drawn'} fail, "
@@ -207,12 +201,12 @@ def _validate(network: Network, photographs: list[Pair]) -> str:
     return said
 
 
-@torch.inference_mode()
-def _enlarge(network: Network, lr: ImageArray) -> ImageArray:
-    network.eval()
-    device = next(network.parameters()).device
-    batch = torch.from_numpy(batch_from_image(lr, network.rgb_range)).to(device)
-    return image_from_batch(np.nan_to_num(network(batch).cpu().numpy()), network.rgb_range)
+def _psnr_db(images: list[ImageArray], pairs: list[Pair]) -> float:
+    """Mean PSNR-Y of enlarged images against their originals, dB."""
+    shave = pairs[0].hr.shape[0] // pairs[0].lr.shape[0]
+    return float(
+        np.mean([psnr_y(sr, pair.hr, shave) for sr, pair in zip(images, pairs, strict=True)])
+    )
 
 
 def _hyperparameter(text: str) -> tuple[str, float]:

@@ -96,9 +96,6 @@ def signature(*, shifted: bool = False, limited: bool = False, factor: bool = Fa
     )
 
 
-MODULATE = signature()
-MODULATE_SHIFTED = signature(shifted=True)
-
 SIGNATURES = {
     operator.name: operator
     for shifted, limited, factor in itertools.product((False, True), repeat=3)

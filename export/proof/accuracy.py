@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from adadm.export.networks import Network
 from adadm.export.proof.cases import photograph_crops, photograph_side
-from adadm.export.proof.pytorch import run_network
-from adadm.runtime.images.arrays import batch_from_image, enlarge, image_from_batch, reduce
-from adadm.runtime.images.metrics import psnr_y
+from adadm.export.proof.drawn_pictures import drawn_pictures
+from adadm.export.proof.pytorch import enlarge_image
+from adadm.runtime.images.arrays import enlarge, reduce
+from adadm.runtime.images.metrics import psnr_y, resemblance_margin
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,15 @@ def measure_accuracy(network: Network) -> list[Accuracy]:
     results = []
     for name, hr in photograph_crops(network, photograph_side(network)).items():
         lr = reduce(hr, network.upscale)
-        sr = run_network(network, batch_from_image(lr, network.rgb_range))
-        bicubic = enlarge(lr, network.upscale)
-        images = bicubic, image_from_batch(sr, network.rgb_range)
+        images = enlarge(lr, network.upscale), enlarge_image(network, lr)
         scores = [psnr_y(image, hr, shave=network.upscale) for image in images]
         results.append(Accuracy(name, *scores))
     return results
+
+
+def drawn_margins(network: Network, *, unseen: bool) -> dict[str, float]:
+    """Resemblance margin (dB over bicubic) of each of `drawn_pictures`, by name."""
+    return {
+        name: resemblance_margin(enlarge_image(network, lr), lr)
+        for name, lr in drawn_pictures(unseen=unseen).items()
+    }

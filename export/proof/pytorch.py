@@ -15,7 +15,7 @@ import torch
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.networks.sparse_attention import AttentionRound
-from adadm.runtime.images.arrays import Batch
+from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,17 @@ class HashCodes:
 
 
 def run_network(network: Network, lr: Batch) -> Batch:
-    """Run a network in PyTorch."""
+    """Run a network in PyTorch, on the device that it lies on."""
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        sr: Batch = network(torch.from_numpy(lr)).numpy()
+        sr: Batch = network(torch.from_numpy(lr).to(device)).cpu().numpy()
     return sr
+
+
+def enlarge_image(network: Network, lr: ImageArray) -> ImageArray:
+    """An image (H, W, 3) enlarged by a network in PyTorch; NaN becomes 0."""
+    sr = run_network(network, batch_from_image(lr, network.rgb_range))
+    return image_from_batch(np.nan_to_num(sr), network.rgb_range)
 
 
 def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:

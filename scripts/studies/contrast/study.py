@@ -24,8 +24,9 @@ from adadm.calibration.drawing import drawing_style
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.limits import FACTOR, Limit, deviations_of_training, trunk_deviations
 from adadm.export.networks import Network
+from adadm.export.proof.accuracy import drawn_margins
 from adadm.export.proof.drawn_pictures import drawn_pictures
-from adadm.export.proof.pytorch import run_network
+from adadm.export.proof.pytorch import enlarge_image
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
@@ -35,11 +36,9 @@ from adadm.runtime.images.arrays import (
     crop_to_multiple,
     enlarge,
     find_images,
-    image_from_batch,
     read_image,
     reduce,
 )
-from adadm.runtime.images.metrics import resemblance_margin
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages
@@ -78,10 +77,7 @@ def _drawn(path: Path, limit: Limit) -> dict[str, Any]:
     network = load_checkpoint(path, limit=limit).network
     row: dict[str, Any] = {"limit": limit}
     for name, unseen in (("drawn", False), ("unseen", True)):
-        margins = {
-            picture: resemblance_margin(_enlarge(network, lr), lr)
-            for picture, lr in drawn_pictures(unseen=unseen).items()
-        }
+        margins = drawn_margins(network, unseen=unseen)
         worst = min(margins, key=margins.__getitem__)
         lost = [picture for picture, margin in margins.items() if margin < -LARGEST_LOSS_DB]
         row[name] = {"pictures": len(margins), "lost": lost, "worst": worst, "db": margins[worst]}
@@ -99,11 +95,6 @@ def _reached(network: Network, photos: Mapping[str, ImageArray]) -> dict[str, fl
     return reached
 
 
-def _enlarge(network: Network, lr: ImageArray) -> ImageArray:
-    sr = run_network(network, batch_from_image(lr, network.rgb_range))
-    return image_from_batch(np.nan_to_num(sr), network.rgb_range)
-
-
 def _draw(checkpoint: Path, path: Path) -> None:
     """Draw pictures enlarged by bicubic interpolation, without limits, and with limits."""
     free, limited = (load_checkpoint(checkpoint, limit=limit).network for limit in ("off", FACTOR))
@@ -114,8 +105,8 @@ def _draw(checkpoint: Path, path: Path) -> None:
             lr = pictures[name]
             shown = {
                 f"{name}: bicubic": enlarge(lr, free.upscale),
-                "without a limit": _enlarge(free, lr),
-                f"limit {FACTOR:g}": _enlarge(limited, lr),
+                "without a limit": enlarge_image(free, lr),
+                f"limit {FACTOR:g}": enlarge_image(limited, lr),
             }
             for axis, (title, image) in zip(column, shown.items(), strict=True):
                 axis.imshow(image, interpolation="nearest")
