@@ -13,8 +13,7 @@ from adadm.calibration.quality.ledger import Stage
 from adadm.calibration.source_network import load_source_network
 from adadm.deployment.certification.running import evaluated, precision_of, run_graph, split_outputs
 from adadm.export.assembly import assemble
-from adadm.export.limits import Limit
-from adadm.export.networks.blocks import Modulator
+from adadm.export.limits import Limit, named_modulators
 from adadm.export.operators.modulator import modulators
 from adadm.export.options import DEFAULTS
 from adadm.export.proof.pytorch import run_network, run_with_factors
@@ -93,7 +92,6 @@ def load_baseline(
     options = replace(DEFAULTS, factors=True)
     graph = assemble(source.model.clone(), source.metadata, options).model
     exported = OnnxRuntimeSession(graph.SerializeToString())
-    modules = network.root.named_modules()
     return Baseline(
         path=path,
         sha256=source.sha256,
@@ -104,7 +102,7 @@ def load_baseline(
         ),
         run=lambda lr: run_network(network, lr),
         graph=graph,
-        blocks=_blocks([name for name, module in modules if isinstance(module, Modulator)]),
+        blocks=_blocks(list(named_modulators(network))),
         metadata=source.metadata,
     )
 
