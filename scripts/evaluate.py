@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Measure a checkpoint or an ONNX model on folders of original photographs.
+"""Measure a checkpoint, an ONNX model or an engine on folders of original photographs.
 
     python scripts/evaluate.py MODEL Set5 Set14 --json scores.json
 
 Each original is reduced by the model's factor (MATLAB's antialiased bicubic), enlarged again, and
 compared: PSNR and SSIM on the Y channel without a border of `upscale` pixels, as papers report
-them, beside bicubic interpolation. Float16 values of an ONNX model are rounded to half precision,
-as on hardware; ONNX Runtime on a CPU does not round them.
+them, beside bicubic interpolation.
 """
 
 from __future__ import annotations
@@ -14,20 +13,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 from rich.console import Console
 from rich.progress import track
 from skimage.metrics import structural_similarity
 
-from adadm.calibration.target_forms.float16_emulation import rounded_to_half
+from adadm.deployment.certification.running import evaluated, run_graph, run_session
 from adadm.export.arguments import add_limit
 from adadm.export.limits import Limit
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
+from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.images.arrays import (
@@ -42,8 +42,7 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 from adadm.runtime.images.metrics import luma, psnr_y
-from adadm.runtime.models.onnx_reader import checked_onnx
-from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.tables import make_table
 
 _LEAST_PX = 11
@@ -68,6 +67,7 @@ class Model:
     upscale: int
     rgb_range: float
     run: Callable[[Batch], Batch]
+    description: str
 
     def __call__(self, lr: ImageArray) -> ImageArray:
         return image_from_batch(self.run(batch_from_image(lr, self.rgb_range)), self.rgb_range)
@@ -76,12 +76,19 @@ class Model:
 def main(argv: list[str]) -> None:
     """Measure, print a table, and write it as JSON with `--json`."""
     arguments = _parse(argv)
-    model = load_model(arguments.model, arguments.arch, limit=arguments.limit)
+    model = load_model(
+        arguments.model, arguments.arch, limit=arguments.limit, backend=arguments.backend
+    )
+    if arguments.self_ensemble:
+        model = replace(model, run=self_ensemble(model.run))
     scores = [evaluate(model, folder) for folder in arguments.folders]
     if arguments.json:
-        json_format.write(arguments.json, {"model": arguments.model.name, "scores": scores})
+        json_format.write(
+            arguments.json,
+            {"model": arguments.model.name, "run": model.description, "scores": scores},
+        )
     headers = ("folder", "images", "bicubic", "model", "gain, dB")
-    title = f"{arguments.model.name}, x{model.upscale}: PSNR-Y (dB) / SSIM"
+    title = f"{arguments.model.name}, x{model.upscale}, {model.description}: PSNR-Y (dB) / SSIM"
     table = make_table(title, headers, left=("folder",))
     for score in scores:
         table.add_row(
@@ -94,22 +101,48 @@ def main(argv: list[str]) -> None:
     Console().print(table)
 
 
-def load_model(path: Path, arch: str = "auto", *, limit: Limit | None = None) -> Model:
-    """Open an ONNX model on ONNX Runtime, or a checkpoint in PyTorch."""
-    if path.suffix == ".onnx":
-        session = OnnxRuntimeSession(
-            rounded_to_half(onnx.load_from_string(checked_onnx(path))).SerializeToString()
-        )
-        if missing := session.metadata.missing("upscale", "rgb_range"):
-            raise AdadmError(f"{path} has no metadata {missing[0]!r}; export it with adadm")
-        metadata = session.metadata.network
-        return Model(metadata.upscale, metadata.rgb_range, lambda lr: session.run({"lr": lr})["sr"])
+def load_model(
+    path: Path, arch: str = "auto", *, limit: Limit | None = None, backend: str = "cpu"
+) -> Model:
+    """Open a checkpoint in PyTorch, or a model or an engine on a backend.
 
-    from adadm.export import load_checkpoint
-    from adadm.export.proof.pytorch import run_network
+    Args:
+        arch, limit: for a checkpoint.
+        backend: for a model. `cpu` rounds float16 values to half precision, as hardware does and
+            ONNX Runtime on a CPU does not.
+    """
+    if path.suffix != ".onnx" and not is_engine(path):
+        from adadm.export import load_checkpoint
+        from adadm.export.proof.pytorch import run_network
 
-    network = load_checkpoint(path, arch, limit=limit).network
-    return Model(network.upscale, network.rgb_range, lambda lr: run_network(network, lr))
+        network = load_checkpoint(path, arch, limit=limit).network
+        run = partial(run_network, network)
+        return Model(network.upscale, network.rgb_range, run, "PyTorch")
+
+    session = open_session(path, "auto" if is_engine(path) else backend)
+    if missing := session.metadata.missing("upscale", "rgb_range"):
+        raise AdadmError(f"{path} has no metadata {missing[0]!r}; export it with adadm")
+    metadata = session.metadata.network
+    measured = run_session(session, metadata)
+    if session.backend == "cpu":
+        measured = run_graph(evaluated(path, metadata), metadata)
+    return Model(metadata.upscale, metadata.rgb_range, lambda lr: measured(lr)[0], session.backend)
+
+
+def self_ensemble(run: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
+    """Mean of the results for the eight flips and rotations of the input (Lim et al., 2017)."""
+
+    def run_all(lr: Batch) -> Batch:
+        results = [
+            np.rot90(run(np.ascontiguousarray(np.rot90(seen, turns, (2, 3)))), -turns, (2, 3))
+            for seen in (lr, lr[..., ::-1])
+            for turns in range(4)
+        ]
+        upright = [*results[:4], *(result[..., ::-1] for result in results[4:])]
+        mean: Batch = np.asarray(np.mean(upright, axis=0, dtype=np.float64), np.float32)
+        return mean
+
+    return run_all
 
 
 def evaluate(model: Model, folder: Path) -> Score:
@@ -153,7 +186,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     paths = Paths()
-    parser.add_argument("model", type=paths.read, help=".onnx, .safetensors, .pt or .pth")
+    parser.add_argument(
+        "model", type=paths.read, help=".safetensors, .pt, .pth, .onnx, .engine or .plan"
+    )
     parser.add_argument(
         "folders", type=paths.read, nargs="+", help="folders of original photographs"
     )
@@ -161,6 +196,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--arch", default="auto", help="architecture of a checkpoint; default: detected"
     )
     add_limit(parser)
+    parser.add_argument(
+        "--backend",
+        choices=[name for name in BACKENDS if name != "engine"],
+        default="cpu",
+        help="backend that runs an ONNX model; cpu emulates a device's rounding to half "
+        "precision; default: cpu",
+    )
+    parser.add_argument(
+        "--self-ensemble",
+        action="store_true",
+        help="average the results for the eight flips and rotations of each image",
+    )
     parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the scores")
     arguments = parser.parse_args(argv)
     paths.check()
