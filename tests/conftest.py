@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib.util
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from unittest.mock import patch
 
 import hypothesis
 import pytest
@@ -81,6 +83,20 @@ def _why_no_gpu() -> str | None:
     if tool is None or subprocess.run([tool], capture_output=True).returncode != 0:
         return "no NVIDIA GPU here"
     return None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def equal_networks_are_exported_once() -> Iterator[None]:
+    """By PyTorch; what is made of its graphs is made each time."""
+    if importlib.util.find_spec("torch") is None:  # a Python on which the runtime alone is tested
+        yield
+        return
+    import torch.onnx
+
+    from _support.kept_exports import exporting_once
+
+    with patch.object(torch.onnx, "export", exporting_once(torch.onnx.export)):
+        yield
 
 
 @pytest.fixture

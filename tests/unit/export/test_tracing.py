@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import inspect
+
 import onnx_ir as ir
 import pytest
+import torch
 
 from _support.exports import exported, trace_like, traced
 from _support.networks import random_network
@@ -60,3 +63,11 @@ def test_weights_are_in_the_constants_of_a_graph_alone() -> None:
     network = random_network("edsr", 2, seed=2)
     expected, found = (ir.to_proto(make(network)) for make in (trace, trace_like))
     assert found.SerializeToString() == expected.SerializeToString()
+
+
+def test_a_kept_export_is_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what PyTorch returns nothing is lost in a file; `torch.onnx.export` is replaced here."""
+    network = random_network("nlsn", 2)
+    kept = [ir.to_proto(trace(network)).SerializeToString() for _ in range(2)]
+    monkeypatch.setattr(torch.onnx, "export", inspect.unwrap(torch.onnx.export))
+    assert kept == [ir.to_proto(trace(network)).SerializeToString()] * 2
