@@ -12,13 +12,28 @@ from PIL import Image
 from _support.scripts import ROOT
 from _support.toy_networks import enlarging_edsr
 from adadm.deployment import ship, validate
+from adadm.deployment.certification import certify
+from adadm.deployment.certification.baseline import Baseline
+from adadm.deployment.certification.candidate import Candidate
 from adadm.deployment.certification.certificate import digest_of
+from adadm.deployment.certification.speed import measure_speed
 from adadm.export import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
+from adadm.runtime.images.arrays import Batch
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def speed_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for seconds."""
+
+    def measure_once(reference: Baseline, model: Candidate, lr: Batch, _: float) -> object:
+        return measure_speed(reference, model, lr, seconds=0)
+
+    monkeypatch.setattr(certify, "measure_speed", measure_once)
 
 
 @pytest.fixture
