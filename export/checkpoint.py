@@ -8,6 +8,7 @@ differences.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import nn
 
+from adadm.export.graph.channels import are_initial
 from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
@@ -25,6 +28,8 @@ from adadm.export.state_dict import METADATA_KEY, read_state_dict, some_names
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 from adadm.runtime.models.metadata import NetworkMetadata
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint, and build its network.
 
+    Logs a warning that names the batch normalizations of `never_updated`.
+
     Args:
         path: `.pt` or `.pth` (tensors only) or `.safetensors`.
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
@@ -116,6 +123,14 @@ def load_checkpoint(
         {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
     )
     network = network.float().eval()
+    if new := never_updated(network):
+        _logger.warning(
+            "WARNING: %s: the running statistics of %d batch normalizations were never updated "
+            "(means 0, variances 1): %s. The network does not compute what it computed in "
+            "training; update them by running it in training mode on training data, and save it "
+            "again",
+            *(path, len(new), some_names(new)),
+        )
     set_limits(network, "auto" if limit is None else limit, metadata.get("limits", {}))
     return Checkpoint(network, hyperparameters, path, sha256_of(path))
 
@@ -134,6 +149,21 @@ def save_checkpoint(
     metadata = {METADATA_KEY: json.dumps(description, sort_keys=True)}
     with written_whole(path) as partial:
         partial.write_bytes(safetensors.torch.save(state, metadata))
+
+
+def never_updated(network: Network) -> list[str]:
+    """Names of the batch normalizations whose running statistics are those of a new one.
+
+    The number of batches that PyTorch counts is not asked: many files lack it.
+    """
+    return [
+        name
+        for name, module in network.root.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        and module.running_mean is not None
+        and module.running_var is not None
+        and are_initial(module.running_mean.numpy(), module.running_var.numpy())
+    ]
 
 
 def network_class(arch: str) -> type[Network]:

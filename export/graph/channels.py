@@ -96,6 +96,11 @@ def pooled_variance(means: Array, variances: Array) -> float:
     return float(variances.mean() + means.var())
 
 
+def are_initial(means: Array, variances: Array) -> bool:
+    """True if running statistics (C,) are those of a new batch normalization: 0 and 1."""
+    return bool((means == 0).all() and (variances == 1).all())
+
+
 def check_shift_of(modulator: ir.Node) -> None:
     """Refuse a modulator whose center or delta a pass cannot change.
 

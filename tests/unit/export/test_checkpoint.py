@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from _support.networks import random_edsr
 from adadm.export import load_checkpoint, save_checkpoint
+from adadm.export.checkpoint import never_updated
 from adadm.export.networks import EDSR
 from adadm.runtime.errors import CheckpointError
 
@@ -251,3 +253,18 @@ def test_half_precision_weights_are_widened(tmp_path: Path) -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in state_of().items()}
     torch.save(state, tmp_path / "half.pt")
     assert next(load_checkpoint(tmp_path / "half.pt").network.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("new", [[], ["body.1.norm2"], ["body.0.norm1", "body.2.norm1"]])
+def test_normalizations_that_were_never_updated_are_named(
+    new: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = random_edsr(2)
+    for name in new:
+        norm = network.get_submodule(name)
+        assert isinstance(norm, nn.BatchNorm2d)
+        norm.reset_running_stats()
+    save_checkpoint(tmp_path / "edsr.safetensors", network)
+    assert never_updated(load_checkpoint(tmp_path / "edsr.safetensors").network) == new
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(new)
+    assert all(f"{', '.join(new)}. The network" in message for message in caplog.messages)
