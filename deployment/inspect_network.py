@@ -1,8 +1,8 @@
 """Show what will cost quality in deployment, block by block, with remedies.
 
-Lists each modulator and normalization of a checkpoint, or of an ONNX file
-exported from one. With photographs, also shows how deviations and factors vary with their content,
-and the headroom of float16 and INT8.
+Lists each modulator and normalization of a checkpoint, or of an ONNX file exported from one, and
+measures the contrast that the network bears. With photographs, also shows how deviations and
+factors vary with their content, and the headroom of float16 and INT8.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.deployment.inspection.contact_sheet import draw_contact_sheet
+from adadm.deployment.inspection.contrast import Contrast, measure_contrast
 from adadm.deployment.inspection.figure import PICTURES, draw_inspection
 from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.summary import Inspection, inspect_on_images, inspect_weights
@@ -31,28 +33,43 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     is_model = arguments.source.suffix == ".onnx"
     images: list[Path] | None = arguments.images
-    with Bar("reading the network" if is_model else "tracing the network"):
+    with Bar("reading the network" if is_model else "tracing the network") as bar:
         inspected = read_inspected_file(
             arguments.source, free_sizes=bool(images), **network_options(arguments)
         )
-    inspection = _on_images(inspected, images) if images else inspect_weights(inspected)
+        contrast = measure_contrast(inspected, progress=bar)
+    if arguments.sheet is not None and contrast is None:
+        raise CalibrationError(
+            f"{arguments.source} fixes the size of its input, so that no drawn pictures are run; "
+            "give the checkpoint, or leave out --sheet"
+        )
+    if images:
+        inspection = _on_images(inspected, images, contrast)
+    else:
+        inspection = inspect_weights(inspected, contrast)
     print_inspection(inspection, Console(highlight=False))
-    for path in _write(inspection, arguments.output, arguments.json):
+    for path in _write(inspection, arguments.output, arguments.sheet, arguments.json):
         print(f"wrote {path}")
 
 
-def _write(inspection: Inspection, picture: Path | None, report: Path | None) -> list[Path]:
+def _write(
+    inspection: Inspection, picture: Path | None, sheet: Path | None, report: Path | None
+) -> list[Path]:
     """Write all files or none."""
     with ExitStack() as files:
+        if sheet is not None and inspection.contrast is not None:
+            draw_contact_sheet(inspection.contrast, files.enter_context(written_whole(sheet)))
         if picture is not None:
             draw_inspection(inspection, files.enter_context(written_whole(picture)))
         if report is not None:
             content = json_format.text(inspection.as_json())
             files.enter_context(written_whole(report)).write_text(content, encoding="utf-8")
-    return [path for path in (picture, report) if path is not None]
+    return [path for path in (picture, sheet, report) if path is not None]
 
 
-def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
+def _on_images(
+    inspected: InspectedFile, paths: list[Path], contrast: Contrast | None
+) -> Inspection:
     if inspected.static and inspected.static[0] > 1:
         raise CalibrationError(
             f"{inspected.path} has a batch size of {inspected.static[0]}, but photographs are "
@@ -67,7 +84,7 @@ def _on_images(inspected: InspectedFile, paths: list[Path]) -> Inspection:
             smallest_area=inspected.metadata.smallest_area,
             progress=bar,
         )
-        return inspect_on_images(inspected, images, cache_folder(), progress=bar)
+        return inspect_on_images(inspected, images, cache_folder(), contrast=contrast, progress=bar)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -92,6 +109,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=paths.written_as(*PICTURES),
         metavar="PICTURE",
         help="draw the figures: .svg or .png",
+    )
+    parser.add_argument(
+        "--sheet",
+        type=paths.written_as(*PICTURES),
+        metavar="PICTURE",
+        help="show the drawn pictures that are enlarged worst, with and without limits: .svg or "
+        ".png",
     )
     parser.add_argument("--json", type=paths.written, metavar="FILE", help="write a JSON report")
     add_network_options(parser)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.calibration.ranges.float16_ranges import LARGEST_SAFE
+from adadm.deployment.inspection.contrast import LEAST_MARGIN_DB, Contrast, Endurance
 from adadm.deployment.inspection.headroom import Headroom
 from adadm.deployment.inspection.inspected_file import InspectedFile
 from adadm.deployment.inspection.responses import BlockResponse
@@ -73,6 +74,42 @@ LARGE_FACTOR = Rule(
     "of adadm export, which holds factors up to exp(80)",
 )
 """A quarter of 65504: the calibration's margin, since other photographs have larger deviations."""
+
+NEVER_UPDATED = Rule(
+    "normalization whose statistics were never updated",
+    "warning",
+    "running means and variances other than the initial 0 and 1, by more than {:g}",
+    0.0,
+    "the network does not compute what it computed in training: run it in training mode on "
+    "training data, so that the statistics are updated, and save it again",
+)
+
+INITIAL = Rule(
+    "modulator at its initial value",
+    "note",
+    "w and b other than the initial 1 and 0, by more than {:g}",
+    0.0,
+    "check that the optimizer of the training had phi among its parameters, and that the file was "
+    "saved after the training",
+)
+
+LITTLE_HEADROOM = Rule(
+    "results fall apart a little above the contrast of photographs",
+    "warning",
+    "photographs with at least {:g} times their contrast still enlarged",
+    2.0,
+    "limit the factors, with --limit auto or a lower --limit, or train on with drawn pictures "
+    "(scripts/train.py --drawn 0.25)",
+)
+"""Photographs have half the deviation of black on white, the highest contrast of an image."""
+
+DIVERGING = Rule(
+    "drawn picture that is lost",
+    "warning",
+    "result, reduced again, at least {:+g} dB nearer to its input than bicubic's",
+    LEAST_MARGIN_DB,
+    LITTLE_HEADROOM.advice,
+)
 
 SHIFTED_FAR = Rule(
     "shift far above the deviation",
@@ -157,7 +194,8 @@ FEW_BITS = Rule(
 bits and more."""
 
 RULES = (
-    *(GUESSED, FALLING, LARGE_FACTOR, SHIFTED_FAR, KEPT, NEAR_ZERO_GAMMAS),
+    *(GUESSED, NEVER_UPDATED, LITTLE_HEADROOM, DIVERGING, FALLING, LARGE_FACTOR, INITIAL),
+    *(SHIFTED_FAR, KEPT, NEAR_ZERO_GAMMAS),
     *(SILENT, MOVING, OVERFLOW, UNDERFLOW, FEW_BITS),
 )
 
@@ -195,12 +233,14 @@ def find(
     inspected: InspectedFile,
     responses: Sequence[BlockResponse] = (),
     headroom: Mapping[str | None, Headroom] | None = None,
+    contrast: Contrast | None = None,
 ) -> list[Finding]:
     """All findings, in the order of `RULES`.
 
     Args:
         responses: responses of each block in graph order; empty without photographs.
         headroom: headroom by block name; key None for the rest of the network.
+        contrast: contrast that the network bears; None if not measured.
     """
     blocks = inspected.structure.blocks
     seen: Sequence[BlockResponse | None] = responses or [None] * len(blocks)
@@ -217,12 +257,25 @@ def find(
     for normalization in inspected.structure.normalizations:
         magnitude = np.abs(normalization.gamma)
         findings += _faint(NEAR_ZERO_GAMMAS, normalization.name, magnitude, normalization.near_zero)
+        if normalization.is_new:
+            findings.append(Finding(NEVER_UPDATED, normalization.name, 0.0))
+    if contrast is not None:
+        findings += _of_contrast(contrast.deployed)
     for name, room in (headroom or {}).items():
         findings += _of_headroom(name or OUTSIDE, room)
     return sorted(findings, key=lambda finding: RULES.index(finding.rule))
 
 
+def _of_contrast(endurance: Endurance) -> Iterator[Finding]:
+    if endurance.headroom is not None and endurance.headroom < LITTLE_HEADROOM.threshold:
+        yield Finding(LITTLE_HEADROOM, f"photograph {endurance.photograph}", endurance.headroom)
+    for name, margin in endurance.lost.items():
+        yield Finding(DIVERGING, name, margin)
+
+
 def _of_modulator(block: Block, response: BlockResponse | None) -> Iterator[Finding]:
+    if (block.weight, block.bias) == (1, 0):
+        yield Finding(INITIAL, block.name, 0.0)
     if block.weight <= FALLING.threshold:
         yield Finding(FALLING, block.name, block.weight)
     if response is not None:

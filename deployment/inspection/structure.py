@@ -10,8 +10,18 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from adadm.export.graph.channels import affine_of_batch_norm, std_of_batch_norm_input
-from adadm.export.graph.rewriting import NotFoldable, constant_of, is_batch_norm, label
+from adadm.export.graph.channels import (
+    affine_of_batch_norm,
+    are_initial,
+    std_of_batch_norm_input,
+)
+from adadm.export.graph.rewriting import (
+    NotFoldable,
+    constant_of,
+    constant_values,
+    is_batch_norm,
+    label,
+)
 from adadm.export.operators import DOMAIN
 from adadm.export.operators.group_norm import GROUP_NORM
 from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined, modulators
@@ -47,6 +57,7 @@ class Normalization:
             that take their statistics from the input.
         trunk_std: std of its input by its running statistics, if that is the trunk; else None.
         decision: result of the export for it.
+        is_new: true if its running statistics were never updated.
     """
 
     name: str
@@ -56,6 +67,7 @@ class Normalization:
     shift: Array | None
     trunk_std: float | None
     decision: Decision | None
+    is_new: bool = False
 
     @property
     def near_zero(self) -> npt.NDArray[np.bool_]:
@@ -181,4 +193,7 @@ def _read(
     except NotFoldable:
         return Normalization(label(node), _BATCH, gamma, None, None, None, decision)
     std = std_of_batch_norm_input(node) if node.inputs[0] in trunks else None
-    return Normalization(label(node), _BATCH, gamma, affine.scale, affine.shift, std, decision)
+    is_new = are_initial(*(constant_values(value) for value in node.inputs[3:5]))
+    return Normalization(
+        label(node), _BATCH, gamma, affine.scale, affine.shift, std, decision, is_new
+    )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from adadm.calibration.lowering import BUDGETS_DB, Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.deployment.inspection.contrast import Contrast
 from adadm.deployment.inspection.findings import Finding, find
 from adadm.deployment.inspection.headroom import Headroom, measure_headroom
 from adadm.deployment.inspection.inspected_file import InspectedFile
@@ -33,6 +34,7 @@ class Inspection:
     """Content of the tables, the picture and the JSON file.
 
     Attributes:
+        contrast: contrast that the network bears; None if not measured.
         images: photographs that were run; None without photographs.
         responses: responses of each block in graph order; empty without photographs.
         headroom: headroom by block name, key None for the rest; empty without photographs, and
@@ -41,6 +43,7 @@ class Inspection:
 
     inspected: InspectedFile
     findings: Sequence[Finding]
+    contrast: Contrast | None = None
     images: CalibrationImages | None = None
     responses: Sequence[BlockResponse] = ()
     headroom: Mapping[str | None, Headroom] = field(default_factory=dict)
@@ -70,15 +73,16 @@ class Inspection:
                 "headroom": self.headroom.get(None),
             },
             "batch_normalizations": inspected.decisions,
+            "contrast": _contrast_as_json(self.contrast),
             "findings": [finding.as_json() for finding in self.findings],
         }
         ready: dict[str, Any] = json_format.rounded(report)
         return ready
 
 
-def inspect_weights(inspected: InspectedFile) -> Inspection:
-    """Inspect the weights alone."""
-    return Inspection(inspected, find(inspected))
+def inspect_weights(inspected: InspectedFile, contrast: Contrast | None = None) -> Inspection:
+    """Inspect the weights, with the contrast that was measured."""
+    return Inspection(inspected, find(inspected, contrast=contrast), contrast)
 
 
 def inspect_on_images(
@@ -86,19 +90,22 @@ def inspect_on_images(
     images: CalibrationImages,
     cache: Path | None = None,
     *,
+    contrast: Contrast | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Inspect the weights, and the network's responses to photographs.
 
     Args:
         cache: folder of measured ranges, shared with `adadm quantize`.
+        contrast: result of `measure_contrast`.
 
     Raises:
         CalibrationError: the network diverges on a photograph.
     """
     if (source := inspected.source) is None:
         responses = measure_deployed_responses(inspected, images, progress=progress)
-        return Inspection(inspected, find(inspected, responses), images, responses)
+        findings = find(inspected, responses, contrast=contrast)
+        return Inspection(inspected, findings, contrast, images, responses)
     # On a target that computes in float32 the trunk is not scaled.
     request = LoweringOptions(
         "int8", TARGETS["cpu"], BUDGETS_DB["int8"], static=source.static, cache=cache
@@ -107,7 +114,15 @@ def inspect_on_images(
     responses = measure_responses(lowering, progress=progress)
     names = [block.name for block in inspected.structure.blocks]
     headroom = measure_headroom(lowering, names)
-    return Inspection(inspected, find(inspected, responses, headroom), images, responses, headroom)
+    findings = find(inspected, responses, headroom, contrast)
+    return Inspection(inspected, findings, contrast, images, responses, headroom)
+
+
+def _contrast_as_json(contrast: Contrast | None) -> dict[str, Any] | None:
+    if contrast is None:
+        return None
+    forms = {"deployed": contrast.deployed, "without_limits": contrast.unlimited}
+    return {name: form and form.as_json() for name, form in forms.items()}
 
 
 def _block_as_json(block: Block) -> dict[str, Any]:

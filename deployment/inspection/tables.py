@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from adadm.deployment.inspection.contrast import GROWTHS, Contrast, Endurance
 from adadm.deployment.inspection.findings import Finding
 from adadm.deployment.inspection.responses import Spread
 from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Normalization
@@ -38,6 +39,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
         _print_responses(inspection, console)
     if inspection.headroom:
         _print_headroom(inspection, console)
+    _print_contrast(inspection.contrast, console)
     _print_findings(inspection.findings, console)
 
 
@@ -144,6 +146,35 @@ def _print_headroom(inspection: Inspection, console: Console) -> None:
         "convolution's input in steps of its scale",
         table,
     )
+
+
+def _print_contrast(contrast: Contrast | None, console: Console) -> None:
+    if contrast is None:
+        console.print("Contrast: not measured, since the file fixes the size of its input")
+        return
+    table = _table("", "headroom", "weakest", "drawn lost", "worst, dB", "of")
+    forms = {"as deployed": contrast.deployed, "without limits": contrast.unlimited}
+    for name, form in forms.items():
+        if form is not None:
+            worst = min(form.margins, key=form.margins.__getitem__)
+            lost = f"{len(form.lost)} of {len(form.margins)}"
+            margin = f"{form.margins[worst]:+.1f}"
+            table.add_row(name, _headroom(form), form.photograph or "-", lost, margin, worst)
+    console.print(
+        "Contrast: how far that of photographs can grow before results fall more than 1 dB behind "
+        "bicubic's, and drawn pictures that do",
+        table,
+    )
+    for name, form in forms.items():
+        if form is not None and form.lost:
+            listed = ", ".join(f"{picture} {db:+.1f}" for picture, db in form.lost.items())
+            console.print(_indented(f"lost {name}, dB: {listed}"))
+
+
+def _headroom(form: Endurance) -> str:
+    if form.headroom is None:
+        return "-"
+    return f"{form.headroom:.3g}x" if math.isfinite(form.headroom) else f"{GROWTHS[-1]:g}x or more"
 
 
 def _print_findings(findings: Sequence[Finding], console: Console) -> None:

@@ -24,9 +24,11 @@ from _support.toy_networks import blocks_of, plant_shift, write_checkpoint
 from adadm.deployment.inspection.findings import (
     FALLING,
     GUESSED,
+    INITIAL,
     KEPT,
     LARGE_FACTOR,
     NEAR_ZERO_GAMMAS,
+    NEVER_UPDATED,
     SHIFTED_FAR,
     Finding,
     Rule,
@@ -37,7 +39,7 @@ from adadm.deployment.inspection.structure import block_of, read_structure
 from adadm.deployment.inspection.summary import inspect_weights
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint, network_class
-from adadm.export.networks import EDSR, Network
+from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
 from adadm.runtime.errors import AdadmError, CalibrationError, CheckpointError, EngineError
 
@@ -366,7 +368,7 @@ def test_a_planted_fault_is_found_where_it_is(
 
 
 def test_guesses_are_findings_until_they_are_given(tmp_path: Path) -> None:
-    network = EDSR(upscale=2, blocks=2, features=8)
+    network = random_network("edsr", 2)
     torch.save(network.state_dict(), tmp_path / "bare.pth")
     found = find(read(tmp_path / "bare.pth"))
     assert [(f.rule, f.place, f.figure) for f in found] == [
@@ -376,6 +378,26 @@ def test_guesses_are_findings_until_they_are_given(tmp_path: Path) -> None:
     (left,) = find(read(tmp_path / "bare.pth", res_scale=0.1))
     assert left.place == "rgb_range"
     assert find(read(tmp_path / "bare.pth", res_scale=1, rgb_range=1)) == []
+
+
+@torch.no_grad()
+def test_what_was_never_updated_is_named(tmp_path: Path) -> None:
+    """One normalization with the statistics of a new one, and one modulator that is new."""
+
+    def found() -> list[tuple[Rule, str]]:
+        path = write_checkpoint(tmp_path / "edsr.safetensors", network)
+        return [(f.rule, f.place) for f in find(read(path.with_suffix(".onnx")))]
+
+    network = random_network("edsr", 2)
+    norm = network.get_submodule("body.1.norm2")
+    assert isinstance(norm, nn.BatchNorm2d)
+    norm.reset_running_stats()
+    set_phi(network, 2, 1.0, 0.0)
+    assert found() == [(NEVER_UPDATED, "body.1.norm2"), (INITIAL, "body.2")]
+    set_phi(network, 2, 1.0, 0.01)
+    assert norm.running_mean is not None
+    norm.running_mean[0] = 0.01
+    assert found() == []
 
 
 def test_a_bias_is_judged_by_itself_where_nothing_tells_the_deviation(tmp_path: Path) -> None:
