@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from adadm.calibration.drawing import drawing_style
-from adadm.deployment.inspection.findings import FEW_BITS, OVERFLOW
 from adadm.deployment.inspection.responses import Spread
+from adadm.deployment.inspection.rules import FEW_BITS, OVERFLOW
 from adadm.deployment.inspection.structure import Normalization
 from adadm.deployment.inspection.summary import Inspection
 

@@ -45,7 +45,7 @@ from adadm.calibration.quality.drawn_inputs import drawn_inputs
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.calibration.stages import run_of_model
-from adadm.deployment.inspection.findings import DIVERGING, LITTLE_HEADROOM, RULES
+from adadm.deployment.inspection.rules import DIVERGING, LITTLE_HEADROOM, RULES
 from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import EDSR, Network

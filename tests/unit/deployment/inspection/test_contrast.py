@@ -18,8 +18,9 @@ from torch import nn
 from adadm.calibration.source_network import SourceNetwork
 from adadm.deployment.inspection.contact_sheet import draw_contact_sheet
 from adadm.deployment.inspection.contrast import GROWTHS, Contrast, Endurance, measure_contrast
-from adadm.deployment.inspection.findings import DIVERGING, LITTLE_HEADROOM, find
+from adadm.deployment.inspection.findings import find
 from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
+from adadm.deployment.inspection.rules import DIVERGING, LITTLE_HEADROOM
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.networks.network import StateDict

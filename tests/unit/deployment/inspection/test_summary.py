@@ -21,7 +21,9 @@ from _support.networks import CUSTOM, random_network
 from _support.scripts import ROOT
 from _support.slow import slow_unless
 from _support.toy_networks import blocks_of, plant_shift, write_checkpoint
-from adadm.deployment.inspection.findings import (
+from adadm.deployment.inspection.findings import Finding, find
+from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
+from adadm.deployment.inspection.rules import (
     FALLING,
     GUESSED,
     INITIAL,
@@ -30,11 +32,8 @@ from adadm.deployment.inspection.findings import (
     NEAR_ZERO_GAMMAS,
     NEVER_UPDATED,
     SHIFTED_FAR,
-    Finding,
     Rule,
-    find,
 )
-from adadm.deployment.inspection.inspected_file import InspectedFile, read_inspected_file
 from adadm.deployment.inspection.structure import block_of, read_structure
 from adadm.deployment.inspection.summary import inspect_weights
 from adadm.export import Options, save_checkpoint
