@@ -45,6 +45,10 @@ from studies import pages
 
 LIMITS: tuple[Limit, ...] = ("off", 1.25, 1.5, 1.75, 2.0, 2.5)
 LARGEST_LOSS_DB = 1.0
+BUNDLED = [
+    pages.CHECKPOINTS / f"{name}.safetensors"
+    for name in ("edsr_adadm_x2", "edsr_adadm_x4", "rdn_adadm_x2", "nlsn_adadm_x2")
+]
 PICTURED = ("bars_12", "checker_8", "line_art_4", "sprites_3")
 
 
@@ -52,13 +56,12 @@ def main(argv: list[str]) -> None:
     """Measure, then write page and picture."""
     arguments = _parse(argv)
     console = Console(stderr=True)
-    if arguments.draw:
-        results = pages.read_results("contrast")
-    else:
+    results = pages.read_results("contrast")
+    if not arguments.draw:
         photos = {f"scikit-image/{name}": image for name, image in photographs().items()}
         for path in find_images(arguments.photographs):
             photos[f"{path.parent.name}/{path.stem}"] = read_image(path)
-        results = {
+        results |= {
             path.stem: {
                 "drawn": [
                     _drawn(path, limit) for limit in track(LIMITS, path.stem, console=console)
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> None:
             for path in arguments.checkpoints
         }
         pages.write_results("contrast", results)
-    _draw(arguments.checkpoints[0], pages.PICTURES / "contrast.webp")
+    _draw(BUNDLED[0], pages.PICTURES / "contrast.webp")
     pages.write_page("contrast", _page(results))
 
 
@@ -156,13 +159,13 @@ def _page(results: dict[str, Any]) -> str:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("contrast", __doc__)
     paths = Paths()
-    bundled = [pages.CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 4)]
     parser.add_argument(
         "--checkpoints",
         type=paths.read,
         nargs="+",
-        default=bundled,
-        help="default: the bundled ones",
+        default=BUNDLED,
+        help="their figures replace earlier ones, those of other networks stay; default: the "
+        "bundled ones",
     )
     parser.add_argument(
         "--photographs",
