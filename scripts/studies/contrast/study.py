@@ -129,7 +129,7 @@ def _page(results: dict[str, Any]) -> str:
         "",
     ]
     for name, result in results.items():
-        head = ["limit", "lost, of the drawn", "worst, dB", "lost, of the unseen", "worst, dB"]
+        head = ["limit", "lost, drawn", "worst, dB", "lost, unseen kinds", "worst, dB"]
         rows = []
         for row in result["drawn"]:
             cells = [str(row["limit"])]

@@ -27,19 +27,19 @@ def page(results: Mapping[str, Any]) -> str:
         "Written by `scripts/studies/deviation/study.py`; every figure comes from",
         "[its JSON](deviation.json).",
         "",
-        "AdaDM's paper says: normalization shrinks the deviation of residual features, which",
-        "costs a super-resolution network quality; a factor predicted from the deviation restores",
-        "it, and batch normalization then helps. Here three twins of one network are trained alike",
-        "and looked into: without normalization, with batch normalization, and with batch",
-        "normalization and AdaDM. They share the convolutions that they start from, the crops and",
-        "their order.",
+        "The AdaDM paper states that normalization shrinks the deviation of residual features and",
+        "so costs a super-resolution network quality. A factor predicted from the deviation",
+        "restores it, and batch normalization then improves the network. This study trains three",
+        "variants of one network in the same way: without normalization, with batch normalization,",
+        "and with batch normalization and AdaDM. They start from the same convolutions and see the",
+        "same crops in the same order.",
         "",
         f"EDSR x{course['upscale']}, {course['blocks']} blocks of {course['features']} features,",
         f"`res_scale` 0.1, `rgb_range` 255; {course['steps']} steps of {course['batch']} crops of",
         f"{course['patch']}x{course['patch']} px, L1, Adam, learning rate",
         f"{course['learning_rate']:g}, half a cosine; seeds",
-        f"{', '.join(map(str, results['seeds']))}. That is a small network and a short",
-        "training: what is shown is an order, not what a network can reach.",
+        f"{', '.join(map(str, results['seeds']))}. The network is small and the training short:",
+        "the results show which variant is better, not the quality that a network can reach.",
         "",
         "## Quality",
         "",
@@ -49,8 +49,8 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         *_differences(twins),
         "",
-        "The paper's own figures, of networks and trainings of the published size, not of this",
-        "code:",
+        "The figures of the paper, for networks and trainings of the published size, not measured",
+        "with this code:",
         "",
         table(
             ("EDSR, PSNR-Y in dB", "as published in 2017", "with AdaDM", "difference"),
@@ -64,17 +64,17 @@ def page(results: Mapping[str, Any]) -> str:
         "",
         "![Standard deviations by block](../images/study_deviation.svg)",
         "",
-        "Mean over four photographs; the band is the range over the seeds. Left what enters each",
-        "residual block, in the middle what its first convolution reads (after the normalization,",
-        "where there is one), right what the block adds to the trunk, in percent of what enters.",
+        "Mean over four photographs; the band is the range over the seeds. Left: the input of each",
+        "residual block. Middle: the input of its first convolution, after the normalization if",
+        "there is one. Right: what the block adds to the trunk, in percent of its input.",
         "",
         _deviations(twins),
         "",
         "![What a middle block adds](../images/study_edges.webp)",
         "",
         f"What block {course['blocks'] // 2} adds to the trunk, seed {results['seeds'][0]}: the",
-        "mean magnitude over its channels, each less its own mean. Each map is drawn to its own",
-        "largest; the mean in grey levels stands above it.",
+        "mean magnitude over the channels, after subtracting the mean of each. Each map is scaled",
+        "to its own maximum; the mean in grey levels is printed above it.",
         "",
         "## What the modulators learned",
         "",
@@ -96,8 +96,11 @@ def _scores(twins: Mapping[str, Any]) -> str:
 
 
 def _differences(twins: Mapping[str, Any]) -> list[str]:
-    """Differences seed by seed, since twins of one seed start alike."""
-    lines = ["Differences between twins of one seed, dB; in brackets each seed's:", ""]
+    """Differences seed by seed, since variants of one seed start alike."""
+    lines = [
+        "Differences between variants of one seed, dB; in brackets the value of each seed:",
+        "",
+    ]
     pairs = (("normalized", "plain"), ("adadm", "plain"), ("adadm", "normalized"))
     for twin, other in pairs:
         parts = []
@@ -113,7 +116,7 @@ def _differences(twins: Mapping[str, Any]) -> list[str]:
 
 
 def _deviations(twins: Mapping[str, Any]) -> str:
-    head = ("geometric mean over blocks and seeds", "what enters, levels", "what is read")
+    head = ("geometric mean over blocks and seeds", "input, levels", "normalized")
     rows = []
     for twin, runs in twins.items():
         blocks = [block for run in runs for block in run["blocks"]]
@@ -125,7 +128,7 @@ def _deviations(twins: Mapping[str, Any]) -> str:
         rows.append(
             (NAMES[twin], f"{trunk:.1f}", f"{read:.2f}", f"{residual:.3f}", f"{added:.3f}", share)
         )
-    return table((*head, "residual", "what is added", "added, % of what enters"), rows)
+    return table((*head, "residual", "added", "added, % of input"), rows)
 
 
 def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -134,6 +137,7 @@ def _modulators(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         f"w is {min(w):.3f} to {max(w):.3f}, {statistics.mean(w):.3f} on average, b {min(b):+.3f}",
         f"to {max(b):+.3f}; before training the factor is the deviation itself (w 1, b 0). It",
-        f"multiplies the residual by {min(factors):.1f} to {max(factors):.1f}. What that means for",
-        "a deployment, `adadm inspect` says of any checkpoint ([inspect](../guide/inspect.md)).",
+        f"multiplies the residual by {min(factors):.1f} to {max(factors):.1f}. `adadm inspect`",
+        "reports what this means for the deployment of a checkpoint",
+        "([inspect](../guide/inspect.md)).",
     ]

@@ -42,15 +42,15 @@ Measured on {machine["date"]}: {machine["cpu"]}, {machine["cores"]} cores
 ({", ".join(machine["instructions"])}), {machine["memory_bytes"] / 2**30:.0f} GiB, Python
 {machine["python"]}, {packages}.
 
-Each peer is a process of its own, loaded and warmed up; then they take turns, one inference each,
-so that what else the machine does hits all of them. Figures are medians, with the fastest and the
-slowest in brackets; memory is the peak of the process, with all that it imports. All peers have
-the same weights, in float32 where nothing else is said, and their outputs are compared.
+Each peer is a separate process, loaded and warmed up. The peers take turns, one inference each, so
+that other load on the machine affects all of them. Figures are medians, with the fastest and the
+slowest in brackets; memory is the peak of the process, including its imports. All peers have the
+same weights, in float32 unless stated otherwise, and their outputs are compared.
 {bf16}
 - **PyTorch eager**: `channels_last`, `inference_mode`. **torch.compile**: the same, compiled.
-- **naive export**: `torch.onnx.export` of the network, nothing done to it.
-- **ours**: `adadm export`, defaults. ONNX Runtime and OpenVINO run as `adadm.runtime` opens them,
-  for the naive export too."""
+- **naive export**: `torch.onnx.export` of the network, unchanged.
+- **ours**: `adadm export`, defaults. ONNX Runtime and OpenVINO have the settings of
+  `adadm.runtime`, for the naive export too."""
 
 
 def _targets(results: Results, cases: Mapping[str, Case]) -> str:
@@ -77,8 +77,8 @@ def _targets(results: Results, cases: Mapping[str, Case]) -> str:
             engines = results[key]["engines"]
             ratio = engines["naive"]["activation_bytes"] / engines["ours"]["activation_bytes"]
             promise(key, "activation memory of the engine, naive by ours", 6.0, ratio)
-    head = ("promise", "at least", "seen", "")
-    return f"## What is promised\n\n{table(head, rows, numbers=True)}"
+    head = ("target", "at least", "measured", "reached")
+    return f"## Targets\n\n{table(head, rows, numbers=True)}"
 
 
 def _peers(results: Results, cases: Mapping[str, Case]) -> str:
@@ -114,8 +114,8 @@ def _peer_table(results: Results, peers: Mapping[str, Peer]) -> str:
                 "-" if name == reference else f"{result['difference']:.1e}",
             )
         )
-    head = ("", "ms", f"times as fast as {peers[naive].name}", "peak MiB", "off by")
-    note = f"Off by: the largest difference from {peers[reference].name}, as a share of the peak."
+    head = ("", "ms", f"times as fast as {peers[naive].name}", "peak MiB", "error")
+    note = f"Error: the largest difference from {peers[reference].name}, as a share of the peak."
     return f"{table(head, rows, numbers=True)}\n\n{note}"
 
 
@@ -132,11 +132,11 @@ def _sizes(points: Sequence[Results], case: Case) -> str:
             for result in results
         )
         rows.append((f"{width}x{height}", *cells))
-    note = "\n\nA dash: it failed, or its memory, continued from the sizes before, would not fit."
+    note = "\n\nA dash: the peer failed, or its extrapolated memory exceeds that of the machine."
     head = ("input", *(CPU_PEERS[name].name for name in names))
     return (
-        f"## Against the number of pixels\n\n{case.title}. At the two largest the peers ran one "
-        "after the other, twice each: together they would not fit into the memory.\n\n"
+        f"## By number of pixels\n\n{case.title}. At the two largest sizes the peers ran one "
+        "after the other, twice each: together they would exceed the memory.\n\n"
         "![Latency and memory against pixels](../images/performance_sizes.svg)\n\n"
         f"{table(head, rows, numbers=True)}{note if any('-' in row for row in rows) else ''}"
     )
@@ -144,8 +144,9 @@ def _sizes(points: Sequence[Results], case: Case) -> str:
 
 def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
     text = (
-        "## Where the time goes\n\nONNX Runtime's own profile; *reordering* is between its blocked "
-        "layout and the plain one.\n\n![Time by kind of node](../images/performance_nodes.svg)"
+        "## Time by kind of node\n\nProfile of ONNX Runtime; *reordering* converts between its "
+        "blocked layout and the plain one.\n\n"
+        "![Time by kind of node](../images/performance_nodes.svg)"
     )
     for key, case in cases.items():
         naive, ours = (results[key]["profile"][form] for form in ("naive", "ours"))
@@ -185,15 +186,15 @@ def _floor(results: Results, cases: Mapping[str, Case]) -> str:
                     f"{_median(peers[best]) / compute_ms:.2f}",
                 )
             )
-    ceiling = "at the ceiling, ms"
-    head = ("", "multiply-adds", ceiling, "moved, nothing fused", ceiling, "fastest, ms")
+    ceiling = "at the limit, ms"
+    head = ("", "multiply-adds", ceiling, "moved, without fusion", ceiling, "fastest, ms")
     return (
-        "## The floor\n\nThe ceilings of this machine, measured before the networks: "
-        f"{ceilings['multiply_adds_per_s'] / 1e9:.0f} G multiply-adds/s in a large convolution, "
-        f"the trunk's, and {ceilings['bytes_per_s'] / 1e9:.1f} GB/s in a large copy. The floor is "
-        "what the multiply-adds take at that rate, with all else hidden behind them. With nothing "
-        "fused, what the nodes read and write would take the other time besides.\n\n"
-        f"{table((*head, 'by the floor'), rows, numbers=True)}"
+        "## Lower bound\n\nLimits of this machine, measured before the networks: "
+        f"{ceilings['multiply_adds_per_s'] / 1e9:.0f} G multiply-adds/s in a large convolution of "
+        f"the trunk, and {ceilings['bytes_per_s'] / 1e9:.1f} GB/s in a large copy. The lower bound "
+        "is the time of the multiply-adds at that rate, with everything else hidden behind them. "
+        "Without fusion, reading and writing the tensors would take the other time in addition.\n\n"
+        f"{table((*head, 'by the bound'), rows, numbers=True)}"
     )
 
 
@@ -212,7 +213,7 @@ def _engines(results: Results, cases: Mapping[str, Case]) -> str:
     head = ("", "nodes in the file", "kernels", "engine", "activation memory")
     return (
         "## What TensorRT builds\n\nTensorRT for RTX, for SM89, float32, one size; its builder "
-        f"needs no GPU, so nothing was run.\n\n{table(head, rows, numbers=True)}"
+        f"needs no GPU; nothing was run.\n\n{table(head, rows, numbers=True)}"
     )
 
 
@@ -220,8 +221,8 @@ def _gpu(results: Results, cases: Mapping[str, Case]) -> str:
     measured = {key: case for key, case in cases.items() if f"{key}_gpu" in results}
     if not measured:
         return (
-            "## On a GPU\n\nNot measured: `scripts/studies/performance/study.py --gpu` does, where "
-            "there is one."
+            "## On a GPU\n\nNot measured. `scripts/studies/performance/study.py --gpu` measures it "
+            "on a machine with a GPU."
         )
     ceilings = results["gpu_ceilings"]
     text = (
@@ -247,7 +248,7 @@ def _shares(peers: Results, costs: Results, ceilings: Results) -> str:
         products = cost["multiply_adds"] / seconds / ceilings["multiply_adds_per_s"]
         moved = cost["bytes"] / seconds / ceilings["bytes_per_s"]
         shares.append(f"{peer.name} {products:.1%} and {moved:.1%}")
-    text = "Of the ceilings of half-precision products and, with nothing fused, of copying: "
+    text = "Share of the limits of half-precision products and, without fusion, of copying: "
     return f"{text}{'; '.join(shares)}."
 
 

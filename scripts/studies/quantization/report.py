@@ -11,40 +11,41 @@ Row = Mapping[str, Any]
 PARTS = {
     "ranges": (
         "Ranges",
-        "What the scale of a tensor holds. *Shipped*: the largest magnitude in photographs and "
-        "drawn inputs. The other rows know the photographs alone; their equalizers and bias "
-        "correction are the shipped ones. 99.999 % and 99.99 % are percentiles of the magnitudes, "
-        "*entropy* is the method of TensorRT's calibrator (2048 bins, 128 levels), *mean square* "
-        "the range with the least mean square error. The picture has the bundled x4 at the edge "
-        "from black to white, as an 8 bit file would show it.",
+        "Range of a tensor. *Shipped*: the largest magnitude in photographs and drawn inputs. The "
+        "other rows use photographs alone, with the shipped equalizers and bias correction. "
+        "99.999 % and 99.99 % are percentiles of the magnitudes, *entropy* is the method of "
+        "TensorRT's calibrator (2048 bins, 128 levels), *mean square* the range with the least "
+        "mean square error. The picture shows the bundled x4 at an edge from black to white, as "
+        "in an 8-bit file.",
     ),
     "reconstruction": (
         "Reconstruction",
-        "What makes up for the rounding, with the shipped ranges: nothing, the shipped correction "
-        "of the biases, error feedback (GPTQ) with a correction of the biases by the mean of the "
-        "rounded inputs, and weights fitted to the rounded inputs before that.",
+        "Compensation of the rounding, with the shipped ranges: none, the shipped correction of "
+        "the biases, error feedback (GPTQ) with a correction of the biases by the mean of the "
+        "rounded inputs, and the same after fitting the weights to the rounded inputs.",
     ),
     "equalizers": (
         "Equalizers",
-        "What each input channel is multiplied by before it is quantized. *None*: the folded "
-        "network as it is, at every convolution. *None after norm1* and *affine form of norm1*: "
-        "only convolutions that norm1 was folded into differ from what is shipped; they read the "
-        "trunk as it is, or times what norm1 multiplies it by (other channels of a Concat by 1). "
-        "*Share*: how much of the unevenness of channels the activations give up; shipped is 0.9.",
+        "Factor of each input channel before it is quantized. *None*: the folded network, "
+        "unchanged, at every convolution. *None after norm1* and *affine form of norm1* differ "
+        "from the shipped form only at convolutions that norm1 was folded into: they read the "
+        "trunk unchanged, or multiplied by the scale of norm1 (other channels of a Concat by 1). "
+        "*Share*: the part of the difference between channels that moves from the activations to "
+        "the weights; shipped is 0.9.",
     ),
     "photographs": (
         "Photographs",
-        "How many photographs the ranges come from, whole or as tiles from their middles (px of "
-        "the reduced photograph); all are measured on whole images. The drawn inputs are the same "
-        "in each row; the first row is 16 photographs, whole.",
+        "Number of photographs for the ranges, whole or as tiles from their middles (px of the "
+        "reduced photograph); the loss is measured on whole images. The drawn inputs are the same "
+        "in each row; the first row has 16 whole photographs.",
     ),
     "programs": (
         "Other programs",
-        "Each with its defaults, calibrated on the same photographs, on the network with its "
-        "normalizations and its tail as they are. ONNX Runtime's `quantize_static`, after its "
+        "Each with its defaults, calibrated on the same photographs, on the network with "
+        "unchanged normalizations and tail. ONNX Runtime's `quantize_static`, after its "
         "`quant_pre_process`; NVIDIA Model Optimizer {modelopt} with its default method, entropy, "
-        "and with max, in float32 where it is not INT8. *Quantized tensors* are those that are "
-        "rounded at run time; *TensorRT for RTX*: whether the parser of {tensorrt_rtx} takes it.",
+        "and with max, in float32 where it is not INT8. *Quantized tensors* are those "
+        "rounded at run time; *TensorRT for RTX*: whether the parser of {tensorrt_rtx} accepts it.",
     ),
 }
 
@@ -59,16 +60,16 @@ def page(results: Mapping[str, Any], networks: Collection[str]) -> str:
         "# Ways to quantize, measured",
         "",
         "Written by `scripts/studies/quantization/study.py`; every figure comes from",
-        "[its JSON](quantization.json). What they mean:",
+        "[its JSON](quantization.json). Explanation:",
         "[quantization](../explanation/quantization.md).",
         "",
-        f"The bundled networks, calibrated on {photographs} photographs, whole, where nothing else",
-        "is said. INT8 are all convolutions but those that read the image and, of factor 2, the",
-        "tail; the strips at the border of the tail are float32. *Lost* is mean PSNR-Y in dB over",
-        "a set, of the float32 model less of the lowered one; negative is a gain. *To float32* is",
-        "the PSNR of the lowered output against the float32 output, over all pixels of a set.",
-        f"*Gates* are those that fail, on {gated} of the calibration's photographs and the drawn",
-        "inputs, with what was measured and what is allowed.",
+        f"The bundled networks, calibrated on {photographs} whole photographs unless stated",
+        "otherwise. All convolutions are INT8 except those that read the image and, at factor 2,",
+        "the tail; the border strips of the tail are float32. *Lost* is the mean PSNR-Y of the",
+        "float32 model minus that of the lowered model over a set, dB; negative is a gain. *To",
+        "float32* is the PSNR of the lowered output against the float32 output, over all pixels of",
+        f"a set. *Gates* lists the gates that fail on {gated} of the calibration photographs and",
+        "the drawn inputs: the figure, the limit in brackets, and the place.",
         f"ONNX Runtime {versions['onnxruntime']}, on a CPU.",
     ]
     for part, (title, text) in PARTS.items():

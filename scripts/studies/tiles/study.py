@@ -182,9 +182,9 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "Written by `scripts/studies/tiles/study.py`; every figure comes from",
         "[its JSON](tiles.json).",
-        f"Tiles of {TILE_PX} px, net of the overlap, on 16 bit images; differences in grey levels",
-        "of 255. *Seam* is the root mean square step of the error from one pixel to the next",
-        "across the cuts, *elsewhere* the same between all other pixels.",
+        f"Tiles of {TILE_PX} px without their overlap, on 16-bit images; differences in grey",
+        "levels of 255. *Seam* is the root mean square step of the error between neighbouring",
+        "pixels across tile boundaries, *elsewhere* between all other neighbours.",
         "",
     ]
     for name, rows in results.items():
@@ -202,9 +202,9 @@ def _page(results: dict[str, list[dict[str, Any]]]) -> str:
         ]
         lines += [f"## {name}", "", pages.table(head, cells), ""]
     lines += [
-        "## The seams that one pass leaves",
+        "## Seams of one pass",
         "",
-        "With one pass each tile has factors of its own, and so an error of its own, with an edge.",
+        "With one pass, each tile has its own factors and so its own error, which ends at an edge.",
         "",
         "![Whole image, tiles with one pass, with two; differences](../images/tiling_seams.webp)",
         "",
