@@ -18,6 +18,7 @@ from _support.networks import random_network
 from adadm.export import Checkpoint, Options
 from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Hyperparameter
+from adadm.export.limits import Limit, set_limits
 from adadm.export.networks import Network
 from adadm.export.passes import Decision
 from adadm.export.tile_models import TileModels
@@ -56,21 +57,27 @@ def trace_like(network: Network) -> ir.Model:
 
 
 @functools.cache
-def _traced(architecture: str, upscale: int) -> tuple[Network, bytes]:
-    return kept_trace(lambda: random_network(architecture, upscale), architecture, upscale)
+def _traced(architecture: str, upscale: int, limit: Limit) -> tuple[Network, bytes]:
+    def make() -> Network:
+        network = random_network(architecture, upscale)
+        set_limits(network, limit, {})
+        return network
+
+    key = () if limit == "off" else (limit,)
+    return kept_trace(make, architecture, upscale, *key)
 
 
-def traced(architecture: str, upscale: int) -> tuple[Network, ir.Model]:
+def traced(architecture: str, upscale: int, limit: Limit = "off") -> tuple[Network, ir.Model]:
     """A small non-neutral network and its graph, a fresh copy at each call."""
-    network, content = _traced(architecture, upscale)
+    network, content = _traced(architecture, upscale, limit)
     return network, ir.from_proto(onnx.load_from_string(content))
 
 
 def exported(
-    architecture: str, upscale: int, options: Options
+    architecture: str, upscale: int, options: Options, limit: Limit = "off"
 ) -> tuple[Network, onnx.ModelProto, list[Decision]]:
     """The same in the form of some options, without the comparison with PyTorch."""
-    network, model = traced(architecture, upscale)
+    network, model = traced(architecture, upscale, limit)
     assembled = assemble(model, _checkpoint(network).metadata, options)
     proto = assembled.model
     if options.io == "uint8":
@@ -79,10 +86,10 @@ def exported(
 
 
 def exported_tiles(
-    architecture: str, upscale: int, options: Options
+    architecture: str, upscale: int, options: Options, limit: Limit = "off"
 ) -> tuple[Network, onnx.ModelProto, TileModels]:
     """The same, and the two models for tiles."""
-    network, model = traced(architecture, upscale)
+    network, model = traced(architecture, upscale, limit)
     external = dataclasses.replace(options, stats="external")
     assembled = assemble(model, _checkpoint(network).metadata, external)
     assert assembled.tiles is not None

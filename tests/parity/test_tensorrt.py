@@ -30,6 +30,8 @@ FORMS = list(
     itertools.product(("function", "inline"), (17, 19), (None, (1, 40, 56)), ("exact", "off"))
 )
 EACH_VALUE_ONCE = [FORMS[4], FORMS[-5]]
+LIMIT = 0.6
+"""Of the modulators, as usual exports have one; other tests here build modulators without."""
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_builds(
     fold: Literal["exact", "off"],
 ) -> None:
     options = Options(modulator=modulator, opset=opset, static=static, fold=fold, factors=True)
-    _, model, _ = exported("edsr", 2, options)
+    _, model, _ = exported("edsr", 2, options, LIMIT)
     engine = built(model, None if static else DYNAMIC)
     weights = sum(numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
     assert len(engine.plan) > weights / 2
@@ -88,7 +90,7 @@ def test_builds_the_models_for_tiles(
     modulator: Literal["function", "inline"], opset: int, io: Literal["float32", "uint8"]
 ) -> None:
     options = Options(modulator=modulator, opset=opset, io=io)
-    network, _, tiles = exported_tiles("edsr", 2, options)
+    network, _, tiles = exported_tiles("edsr", 2, options, LIMIT)
     read = {"tile": {"lr", "std"}, "moments": {"lr", "std", "rows_inside", "columns_inside"}}
     for form, inputs in read.items():
         model = getattr(tiles, form)

@@ -22,6 +22,7 @@ from _support.profiles import built, tile_profile
 from _support.slow import slow_unless
 from adadm.export import Options
 from adadm.export.assembly import bake_image_io
+from adadm.export.limits import Limit, limits_of
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.proof.parity import session_with_codes
@@ -70,17 +71,20 @@ every_case = pytest.mark.parametrize(
     ("architecture", "upscale", "options"), slow_unless(is_usual, CASES), ids=described
 )
 bounded = pytest.mark.parametrize(
-    ("architecture", "upscale"),
-    [network for network, reach in NETWORKS.items() if reach is not None],
+    ("architecture", "upscale", "limit"),
+    [
+        *((*network, "off") for network, reach in NETWORKS.items() if reach is not None),
+        ("edsr", 2, 0.6),
+    ],
     ids=described,
 )
 
 
 @functools.cache
 def forms(
-    architecture: str, upscale: int, options: Options
+    architecture: str, upscale: int, options: Options, limit: Limit = "off"
 ) -> tuple[Network, onnx.ModelProto, TileModels]:
-    return exported_tiles(architecture, upscale, options)
+    return exported_tiles(architecture, upscale, options, limit)
 
 
 def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -221,8 +225,11 @@ def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> N
 
 
 @bounded
-def test_windows_with_their_halo_are_the_whole_image(architecture: str, upscale: int) -> None:
-    network, _, tiles = forms(architecture, upscale, DEFAULT)
+def test_windows_with_their_halo_are_the_whole_image(
+    architecture: str, upscale: int, limit: Limit
+) -> None:
+    """Also where the std reaches the limit of every modulator."""
+    network, whole_model, tiles = forms(architecture, upscale, DEFAULT, limit)
     halo = NETWORKS[architecture, upscale]
     assert halo is not None
     height, width = 2 * halo + 27, 2 * halo + 34
@@ -230,6 +237,8 @@ def test_windows_with_their_halo_are_the_whole_image(architecture: str, upscale:
     tile, moments = opened(tiles.tile), opened(tiles.moments)
     whole_std = std_from(moments, lr)
     whole = tile.run({"lr": lr, "std": whole_std})["sr"]
+    assert (whole_std.ravel()[: len(limits_of(network))] > [*limits_of(network).values()]).all()
+    assert_parity(whole, opened(whole_model).run({"lr": lr})["sr"], "float32")
 
     def from_windows(overlap: int) -> tuple[Array, Array]:
         """The pooled std, and the image put together."""
