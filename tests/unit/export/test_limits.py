@@ -12,14 +12,16 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from _support.networks import random_network
+from _support.networks import PUBLISHED, random_network
 from _support.parity import assert_parity
 from _support.scripts import ROOT
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
+from adadm.export.checkpoint import network_class
 from adadm.export.limits import FACTOR, deviations_of_training, limits_of, named_modulators
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import ResidualBlock
 from adadm.export.operators.modulator import modulators
+from adadm.export.proof.cases import photograph_batches
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.pytorch import run_network
 from adadm.export.proof.sample_photographs import photographs
@@ -86,6 +88,54 @@ def test_a_limit_holds_what_would_run_away(upscale: int) -> None:
     )
     assert away < bicubic - 10
     assert held > bicubic
+
+
+MANY_BLOCKS: dict[str, tuple[str, dict[str, float]]] = {
+    "edsr, narrow": ("edsr", {"blocks": 24, "features": 16}),
+    "rdn, narrow": ("rdn", {"blocks": 16, "layers": 2, "growth": 16, "features": 16}),
+    "nlsn, narrow": ("nlsn", {"blocks": 24, "features": 16, "n_hashes": 1}),
+}
+FAST = ("edsr, narrow", "rdn, narrow")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        pytest.param(*network, id=name, marks=[pytest.mark.slow] * (name not in FAST))
+        for name, network in {**MANY_BLOCKS, **PUBLISHED}.items()
+    ],
+)
+def test_random_weights_do_not_run_away(
+    architecture: str, size: dict[str, float], tmp_path: Path
+) -> None:
+    """A published state dict, with statistics that photographs left, on photographs and drawings.
+
+    What the network has learned is not what bounds it.
+    """
+    torch.manual_seed(0)
+    network = network_class(architecture)(upscale=2, **size)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    lr = list(photograph_batches(network, 24).values())
+    lr += [
+        batch_from_image(image, network.rgb_range)
+        for name, image in drawn_pictures(24).items()
+        if not name.endswith(("_inverted", "_dim"))
+    ]
+    with torch.no_grad():
+        network.train()(torch.from_numpy(np.concatenate(lr[:4])))
+    torch.save({"state_dict": network.root.state_dict()}, tmp_path / "network.pt")
+    free, limited = (
+        load_checkpoint(tmp_path / "network.pt", limit=limit).network for limit in ("off", "auto")
+    )
+    largest = {
+        len(limits_of(each)): max(float(np.abs(run_network(each, batch)).max()) for batch in lr)
+        for each in (free, limited)
+    }
+    assert largest[len(limits_of(limited))] < 2 * network.rgb_range
+    if architecture != "edsr":
+        assert not largest[0] < 10 * network.rgb_range
 
 
 @pytest.mark.parametrize("architecture", ["edsr", "rdn"])

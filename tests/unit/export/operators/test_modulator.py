@@ -10,6 +10,8 @@ import onnx_ir as ir
 import onnxsim
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from _support.double_precision import promote
@@ -111,6 +113,46 @@ def test_below_its_limit_a_modulator_computes_the_same_bits(shifted: bool) -> No
         results.append(session.run({name: feed[name] for name in of.inputs})["y"])
     unlimited, limited_result = results
     np.testing.assert_array_equal(limited_result, unlimited)
+
+
+def narrow(least: float, most: float) -> st.SearchStrategy[float]:
+    """Numbers that an attribute holds, which is float32."""
+    return st.floats(float(np.float32(least)), float(np.float32(most)), width=32)
+
+
+@settings(max_examples=25)
+@given(
+    weight=narrow(0.05, 2),
+    bias=narrow(-2, 2),
+    limit=narrow(0.01, 500),
+    ratios=st.lists(st.floats(0.01, 100), min_size=2, max_size=6),
+    shifted=st.booleans(),
+)
+@example(weight=1.0, bias=0.0, limit=3.0, ratios=[0.5, 1.0, 2.0], shifted=False)
+def test_the_factor_rises_up_to_its_limit_and_no_further(
+    weight: float, bias: float, limit: float, ratios: list[float], shifted: bool
+) -> None:
+    """In float64, at deviations that are multiples of the limit."""
+    stds = limit * np.array(sorted(ratios))
+    noise = np.random.default_rng(0).normal(size=(3, 4, 5))
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    center = np.arange(3.0).reshape(1, 3, 1, 1) * shifted
+    feed = {"x": stds.reshape(-1, 1, 1, 1) * noise + center, "r": np.ones((len(stds), 3, 4, 5))}
+    feed |= {"center": center, "delta": np.zeros_like(center)} if shifted else {}
+    factors = []
+    for limited in (False, True):
+        operator = signature(shifted=shifted, limited=limited, factor=True)
+        model = model_of(operator, 19, weight, bias, dtype="double", limit=limit)
+        promote(model.functions[0])
+        _, factor = ReferenceEvaluator(model).run(None, feed)
+        factors.append(np.asarray(factor, np.float64).ravel())
+    free, held = factors
+    expected = np.exp(weight * np.log(np.minimum(stds, limit)) + bias)
+    np.testing.assert_allclose(held, expected, rtol=1e-10)
+    assert (np.diff(held) >= -1e-12 * held[1:]).all()
+    assert (held <= math.exp(weight * math.log(limit) + bias) * (1 + 1e-12)).all()
+    below = stds < limit * (1 - 1e-9)
+    np.testing.assert_array_equal(held[below], free[below])
 
 
 @pytest.mark.parametrize("weight", [0.9, 0.0, -0.9])
