@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 import torch
 from torch import nn
+from torch.onnx import export
 
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
@@ -54,7 +55,7 @@ def trace(network: Network, *, free_sizes: bool = True) -> ir.Model:
     group_norm = patch.object(nn.functional, "group_norm", _symbolic_group_norm)
     with _quiet_exporter(), _uncollected_garbage(), group_norm, torch.no_grad():
         try:
-            program = torch.onnx.export(
+            program = export(
                 network.root.eval(),
                 (example,),
                 dynamo=True,

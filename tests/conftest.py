@@ -91,11 +91,12 @@ def equal_networks_are_exported_once() -> Iterator[None]:
     if importlib.util.find_spec("torch") is None:  # a Python on which the runtime alone is tested
         yield
         return
-    import torch.onnx
+    import torch
 
     from _support.kept_exports import exporting_once
+    from adadm.export import tracing
 
-    with patch.object(torch.onnx, "export", exporting_once(torch.onnx.export)):
+    with patch.object(tracing, "export", exporting_once(torch.onnx.export)):
         yield
 
 

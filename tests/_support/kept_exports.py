@@ -21,7 +21,7 @@ _OF_THE_SOURCES = ("adadm.", "torch.", "_support.")
 
 
 def exporting_once(export: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.onnx.export`, whose model is kept by what the network, the example and options are."""
+    """The same function, whose model is kept by what the network, the example and options are."""
 
     @functools.wraps(export)
     def kept_export(root: nn.Module, args: tuple[torch.Tensor, ...], **options: Any) -> Any:

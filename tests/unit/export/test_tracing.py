@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import inspect
-
 import onnx_ir as ir
 import pytest
 import torch
 
 from _support.exports import exported, trace_like, traced
 from _support.networks import random_network
-from adadm.export import Options
+from adadm.export import Options, tracing
 from adadm.export.graph.checker import check_file
 from adadm.export.networks import EDSR, NLSN
 from adadm.export.options import check_options
@@ -66,8 +64,8 @@ def test_weights_are_in_the_constants_of_a_graph_alone() -> None:
 
 
 def test_a_kept_export_is_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what PyTorch returns nothing is lost in a file; `torch.onnx.export` is replaced here."""
+    """Of what PyTorch returns nothing is lost in a file."""
     network = random_network("nlsn", 2)
     kept = [ir.to_proto(trace(network)).SerializeToString() for _ in range(2)]
-    monkeypatch.setattr(torch.onnx, "export", inspect.unwrap(torch.onnx.export))
+    monkeypatch.setattr(tracing, "export", torch.onnx.export)
     assert kept == [ir.to_proto(trace(network)).SerializeToString()] * 2
