@@ -22,10 +22,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice, takewhile
 
 import numpy as np
@@ -35,7 +36,7 @@ from adadm.runtime.arguments import above_zero, positive
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
-from adadm.runtime.images.arrays import EXTENSIONS
+from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling.frames import (
@@ -46,6 +47,7 @@ from adadm.runtime.upscaling.frames import (
     open_sink,
     open_source,
 )
+from adadm.runtime.upscaling.result_guard import find_fault
 
 _WARM_UP = 3  # an engine sets itself up in its first runs
 
@@ -55,12 +57,14 @@ class Figures:
     """Measured counts and times.
 
     Attributes:
+        accepted: frames whose result is not the frame enlarged.
         seconds: from the start to the last result.
         times_ms: capture to result, and inference alone, for each of the last frames.
     """
 
     frames: int = 0
     dropped: int = 0
+    accepted: int = 0
     seconds: float = 0.0
     times_ms: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=10_000))
 
@@ -100,26 +104,50 @@ def main(argv: list[str]) -> None:
                 closing(newest(every, figures) if source.is_live else read_ahead(every)) as frames,
             ):
                 wanted = takewhile(lambda _: not stop.is_set(), islice(frames, options.frames))
-                for _ in upscale_frames(session, wanted, write, figures):
+                warn = partial(line.console.print, style="yellow", markup=False, soft_wrap=True)
+                accepted = warn if options.accept else None
+                for _ in upscale_frames(session, wanted, write, figures, accepted):
                     line.update(f"{figures}, {figures.times_ms[-1][0]:.1f} ms")
     print(figures)
+    if figures.accepted:
+        print(f"accepted though not their frame enlarged: {figures.accepted}")
     medians, p99s = np.percentile(figures.times_ms or [(math.nan, math.nan)], (50, 99), axis=0)
     for name, median, p99 in zip(("capture to result", "inference"), medians, p99s, strict=True):
         print(f"{name}: median {median:.2f} ms, 99th percentile {p99:.2f} ms")
 
 
 def upscale_frames(
-    session: Session, frames: Iterable[Frame], write: Write, figures: Figures
+    session: Session,
+    frames: Iterable[Frame],
+    write: Write,
+    figures: Figures,
+    warn: Callable[[str], object] | None = None,
 ) -> Iterator[None]:
-    """Run each frame while a thread writes the previous result.
+    """Run each frame while a thread checks and writes the previous result.
+
+    Args:
+        warn: receives the fault of the first result that is not its frame enlarged, and all such
+            results are written; if None, they are errors.
 
     Yields:
         None after each frame, once the figures include it.
 
     Raises:
         ImageError: a frame differs in size from the first.
-        SessionError: the session cannot run a frame.
+        SessionError: the session cannot run a frame, or a result is not its frame enlarged.
     """
+
+    def finish(frame: Frame, sr: ImageArray) -> None:
+        fault = find_fault(frame.image[None], sr, white=255, sampled=True)
+        if fault:
+            fault = f"frame {frame.name}: {fault}"
+            if warn is None:
+                raise SessionError(fault)
+            if not figures.accepted:
+                warn(f"WARNING: {fault}")
+            figures.accepted += 1
+        write(replace(frame, image=sr[0]))
+
     start, expected = time.perf_counter(), ""
     written: Future[object] | None = None
     with ThreadPoolExecutor(1, "sink") as sink:
@@ -132,14 +160,14 @@ def upscale_frames(
                     "frames of one size"
                 )
             started = time.perf_counter()
-            sr = session.run_shared({"lr": frame.image[None]})["sr"][0]
+            sr = session.run_shared({"lr": frame.image[None]})["sr"]
             ended = time.perf_counter()
             figures.frames, figures.seconds = figures.frames + 1, ended - start
             figures.times_ms.append(((ended - frame.captured) * 1e3, (ended - started) * 1e3))
             if written is not None:
                 written.result()
             # A copy, because the next run overwrites what this one returned.
-            written = sink.submit(write, replace(frame, image=sr.copy()))
+            written = sink.submit(finish, frame, sr.copy())
             yield
         if written is not None:
             written.result()
@@ -207,6 +235,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="frames per second of a written video; default: that of the source",
     )
     add("--frames", type=positive, metavar="N", help="stop after N frames")
+    add(
+        "--accept",
+        action="store_true",
+        help="write results that are too far from their frame, with a warning; default: the first "
+        "ends the loop",
+    )
     options = parser.parse_args(argv)
     options.format = f".{options.format}"
     return options

@@ -51,7 +51,7 @@ class ParityError(AdadmError):
 
 
 class SessionError(AdadmError):
-    """A backend refuses a model or a feed."""
+    """A backend refuses a model or a feed, or a result is not its input enlarged."""
 
 
 class TilingError(AdadmError):

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> None:
             accuracy=arguments.accuracy,
             threads=arguments.threads,
             memory_gib=arguments.memory,
+            accept=arguments.accept,
         ) as upscaler,
         Bar("images") as bar,
     ):
@@ -150,6 +151,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--quality", type=int, default=95, help="quality of JPEG and WebP, 1 to 100; default: 95")
     add("--overwrite", action="store_true", help="replace existing results")
+    add(
+        "--accept",
+        action="store_true",
+        help="write results that are not finite or too far from their input, with a warning; "
+        "default: such an image fails",
+    )
     add(
         "--memory",
         type=float,

@@ -21,16 +21,14 @@ from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.images.arrays import (
     ImageArray,
-    batch_from_image,
     crop_to_multiple,
     enlarge,
-    image_from_batch,
     reduce,
     write_image,
 )
 from adadm.runtime.images.metrics import psnr_y
-from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.tables import make_table
+from adadm.runtime.upscaling.upscaler import Upscaler
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
 PANEL_PX = 320
@@ -52,9 +50,8 @@ def main(argv: list[str]) -> None:
     model = output / f"edsr_adadm_x{arguments.upscale}.onnx"
     to_onnx.main([str(checkpoint), "-o", str(model), "--report", str(model.with_suffix(".json"))])
 
-    session = OnnxRuntimeSession(model)
-    network = session.metadata.network
-    rgb_range, upscale = network.rgb_range, network.upscale
+    upscaler = Upscaler(model, backend="cpu", tile="off")
+    upscale = upscaler.upscale_factor
     headers = ("photograph", "bicubic", "ours", "gain")
     title = f"PSNR-Y in dB, reduced and enlarged x{upscale}"
     table = make_table(title, headers, left=("photograph",))
@@ -64,7 +61,7 @@ def main(argv: list[str]) -> None:
         hr = crop_to_multiple(photo, upscale)
         lr = reduce(hr, upscale)
         bicubic = enlarge(lr, upscale)
-        sr = image_from_batch(session.run({"lr": batch_from_image(lr, rgb_range)})["sr"], rgb_range)
+        sr = upscaler.upscale(lr).astype(np.uint8)
         write_image(output / f"{name}_x{upscale}.png", sr)
         before, after = (psnr_y(image, hr, upscale) for image in (bicubic, sr))
         table.add_row(name, f"{before:.2f}", f"{after:.2f}", f"{after - before:+.2f}")

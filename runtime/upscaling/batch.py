@@ -200,17 +200,19 @@ def _upscale_one(
         progress.message(f"{job.source}: WARNING: {plan.warning}", warning=True)
     try:
         with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality=quality) as writer:
-            for rows in _rows(upscaler, photo, plan, windows):
+            for rows in _rows(upscaler, photo, plan, job.source, windows):
                 writer.write(rows)
             return writer.close_in(finishing)
     finally:
         photo.close()
 
 
-def _rows(upscaler: Upscaler, photo: Photo, plan: Plan, windows: Progress) -> Iterator[Pixels]:
+def _rows(
+    upscaler: Upscaler, photo: Photo, plan: Plan, source: Path, windows: Progress
+) -> Iterator[Pixels]:
     """Yield rows with the file's channels; alpha goes through the network like colour."""
-    colour = upscaler.rows(photo, plan, progress=windows)
-    alpha = _alpha_rows(upscaler, photo, plan)
+    colour = upscaler.rows(photo, plan, progress=_Named(str(source), windows, windows))
+    alpha = _alpha_rows(upscaler, photo, plan, _Named(f"{source}, alpha", windows))
     for rows in colour:
         channels = [_as_grey(rows) if photo.is_grey else rows]
         if alpha is not None:
@@ -225,6 +227,19 @@ def _as_grey(rows: Pixels) -> Pixels:
     return grey
 
 
+class _Named(Progress):
+    """Messages after the name of their image; steps go to another receiver."""
+
+    def __init__(self, name: str, messages: Progress, steps: Progress = SILENT) -> None:
+        self._name, self._messages, self._steps = name, messages, steps
+
+    def advance(self, done: int, total: int, note: str = "") -> None:
+        self._steps.advance(done, total, note)
+
+    def message(self, text: str, *, warning: bool = False) -> None:
+        self._messages.message(f"{self._name}: {text}", warning=warning)
+
+
 class _Alpha:
     """A pixel source whose colour is the alpha of a photo."""
 
@@ -233,7 +248,9 @@ class _Alpha:
         self.colour = photo.alpha
 
 
-def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels] | None:
+def _alpha_rows(
+    upscaler: Upscaler, photo: Photo, plan: Plan, progress: Progress
+) -> Iterator[Pixels] | None:
     if not photo.has_alpha:
         return None
     first, factor = photo.alpha(0, 0, 1, 1)[0, 0, 0], upscaler.upscale_factor
@@ -245,7 +262,8 @@ def _alpha_rows(upscaler: Upscaler, photo: Photo, plan: Plan) -> Iterator[Pixels
         # Constant alpha, as of opaque images, is common and needs no network.
         heights = (factor * row[0][0].share for row in plan.windows)
         return (np.broadcast_to(first, (height, factor * photo.width, 3)) for height in heights)
-    return _bounded(upscaler.rows(_Alpha(photo), plan), photo, plan, factor)
+    rows = upscaler.rows(_Alpha(photo), plan, progress=progress)
+    return _bounded(rows, photo, plan, factor)
 
 
 def _bounded(rows: Iterator[Pixels], photo: Photo, plan: Plan, factor: int) -> Iterator[Pixels]:

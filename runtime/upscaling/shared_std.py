@@ -132,7 +132,10 @@ def pooled_std(moments: Sequence[npt.NDArray[np.float32]]) -> Std:
 
 def _as_input(std: Std) -> npt.NDArray[np.float32]:
     if not np.isfinite(std).all():
-        raise SessionError("the network diverges on this image: its statistics are not finite")
+        raise SessionError(
+            "the network diverges on this image: its statistics are not finite. Export it with "
+            "--limit auto, or give another model"
+        )
     return std.astype(np.float32).reshape(1, -1, 1, 1)
 
 

@@ -24,6 +24,7 @@ from adadm.runtime.images.pixel_source import ArrayPixels, PixelSource
 from adadm.runtime.models.bundled import Variant, bundled_path
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.upscaling.memory import free_bytes, process_bytes
+from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
 from adadm.runtime.upscaling.tile_plan import (
     DEFAULT_ACCURACY,
@@ -56,6 +57,8 @@ class Upscaler:
         accuracy: grey levels, of 255, by which settled tiles may differ from the whole image.
         threads: CPU threads; 0 leaves the number to the backend.
         memory_gib: total memory limit of the process on a CPU, GiB; by default what is free.
+        accept: keep results that are not finite, or too far from their input, and report the first
+            of an image to its `progress`; by default they are errors.
 
     Raises:
         SessionError: the model cannot be loaded.
@@ -74,10 +77,11 @@ class Upscaler:
         accuracy: float = DEFAULT_ACCURACY,
         threads: int = 0,
         memory_gib: float | None = None,
+        accept: bool = False,
     ) -> None:
         _check_options(tile, passes, overlap, accuracy, memory_gib)
         self.model = bundled_path(model)
-        self.tile, self.passes = tile, passes
+        self.tile, self.passes, self.accept = tile, passes, accept
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._bytes_before, self._largest_run_px = process_bytes(), 0
         self._variants = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
@@ -96,6 +100,7 @@ class Upscaler:
         self._rgb_range = self.metadata.rgb_range
         lr = whole.inputs[0]
         self._reads_images = lr.dtype == np.uint8
+        self._white = 255.0 if self._reads_images else self._rgb_range
         self._sizes = whole.sizes
         if not self._sizes:
             raise TilingError(
@@ -110,7 +115,7 @@ class Upscaler:
 
         Args:
             image: uint8 or uint16 (H, W, 3), RGB.
-            progress: receives the finished windows.
+            progress: receives the finished windows, and a warning on a result that is accepted.
 
         Returns:
             (upscale * H, upscale * W, 3), of the same data type.
@@ -118,7 +123,7 @@ class Upscaler:
         Raises:
             ImageError: the array is not such an image.
             TilingError: the image needs tiles, and the model does not allow them.
-            SessionError: the backend fails.
+            SessionError: the backend fails, or the result is not the image enlarged.
         """
         source, r, done = ArrayPixels(image), self.upscale_factor, 0
         result = np.empty((r * source.height, r * source.width, 3), source.dtype)
@@ -155,10 +160,13 @@ class Upscaler:
         Args:
             source: the image, read by regions once per pass.
             plan: result of `plan()`, if known already.
-            progress: receives the finished windows.
+            progress: receives the finished windows, and a warning on a result that is accepted.
 
         Yields:
             Rows of the result from top to bottom, (h, upscale * W, 3) of the source's data type.
+
+        Raises:
+            ImageError, TilingError, SessionError: as for `upscale`.
         """
         if self._reads_images and source.dtype != np.uint8:
             raise ImageError(
@@ -204,14 +212,18 @@ class Upscaler:
             if std is not None:
                 feed["std"] = std
             sr = session.run(feed)["sr"]
+            fault = find_fault(feed["lr"], sr, white=self._white, start=(rows.start, columns.start))
+            if fault and not self.accept:
+                raise SessionError(fault)
+            count.warn(fault)
             top, left, width = r * rows.inside.start, r * columns.inside.start, r * columns.share
             into = result[:, r * columns.inner_start : r * columns.inner_start + width]
             if self._reads_images:
                 into[:] = sr[0, top : top + height, left : left + width]
             else:
                 share = sr[:, :, top : top + height, left : left + width]
-                if np.isnan(share.min()):
-                    raise SessionError("the network diverges on this image: its output has NaN")
+                if fault:  # values that no integer has
+                    share = np.clip(np.nan_to_num(share), 0, self._rgb_range)
                 into[:] = image_from_batch(share, self._rgb_range, source.dtype)
             count.one_more()
         return result
@@ -231,10 +243,16 @@ class Upscaler:
 
 
 class _Count:
-    """Counts the windows that are done."""
+    """Counts the windows that are done, and reports the first fault."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self.progress, self.total, self.done = progress, total, 0
+        self.warned = False
+
+    def warn(self, fault: str) -> None:
+        if fault and not self.warned:
+            self.warned = True
+            self.progress.message(f"WARNING: {fault}", warning=True)
 
     def one_more(self) -> None:
         self.done += 1

@@ -22,6 +22,7 @@ from _support.exports import exported
 from _support.file_size_limit import files_at_most
 from _support.pictures import files
 from _support.waiting import finish, started, wait_until
+from _support.wrong_models import save_constant
 from adadm.export import Options
 from adadm.runtime import Upscaler, camera
 from adadm.runtime.cli import run
@@ -50,8 +51,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def upscale(source: str | Path, model: Path, *arguments: str | Path) -> int:
+def upscale(source: str | Path, model: Path, *arguments: str | Path, accept: bool = True) -> int:
+    """Accept the results of a network with random weights."""
     given = [str(source), "--model", str(model), "--backend", "cpu", *map(str, arguments)]
+    given += ["--accept"] * accept
     return run("camera.py", camera.main, given)
 
 
@@ -99,7 +102,7 @@ def frames_of(path: Path) -> tuple[list[Array], float]:
 
 @cache
 def upscaler(model: Path) -> Upscaler:
-    return Upscaler(model, backend="cpu", tile="off")
+    return Upscaler(model, backend="cpu", tile="off", accept=True)
 
 
 def expected(frames: list[Array], model: Path) -> list[Array]:
@@ -118,11 +121,43 @@ def test_a_folder_becomes_a_folder(
     results = expected([picture(number) for number in range(4)], tmp_path / "model.onnx")
     assert_images(tmp_path / "out", dict(zip(names, results, strict=True)))
     captured = capsys.readouterr()
-    assert captured.err == ""
-    first, latency, inference = captured.out.splitlines()
+    assert re.fullmatch(r"WARNING: frame frame 0\.png: expected a result .*\n", captured.err)
+    first, accepted, latency, inference = captured.out.splitlines()
+    assert accepted == "accepted though not their frame enlarged: 4"
     assert re.fullmatch(r"4 frames, 0 dropped, [\d.]+ s, [\d.]+ frames per second", first)
     assert re.fullmatch(r"capture to result: median [\d.]+ ms, 99th percentile [\d.]+ ms", latency)
     assert re.fullmatch(r"inference: median [\d.]+ ms, 99th percentile [\d.]+ ms", inference)
+
+
+@pytest.mark.parametrize("output", ["out", "out.avi"])
+@pytest.mark.parametrize("value", [0.0, np.nan, 1e20])
+def test_a_result_that_is_not_the_frame_ends_the_loop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, output: str
+) -> None:
+    """The first frame is what the model returns; for the second that is the frame before."""
+    frames = [np.full((16, 24, 3), level, np.uint8) for level in (100, 109, 120)]
+    for number, frame in enumerate(frames):
+        write_image(tmp_path / "in" / f"{number}.png", frame)
+    result = frames[0].repeat(2, axis=0).repeat(2, axis=1).astype(np.float32)
+    model = save_constant(tmp_path / "stale.onnx", result, "uint8")
+    options = ("-o", tmp_path / output, "--rate", "5")
+    assert upscale(tmp_path / "in", model, *options, accept=False) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "camera.py: frame 2.png: expected a result within 13 of 255 grey levels of the image "
+        "(bicubic interpolation: 0), got 20 at row 4, column 0. Reduce the contrast"
+    )
+    written = sorted(path.name for path in tmp_path.glob("out*/*"))
+    assert written == (["0.png", "1.png"] if output == "out" else [])  # a video appears whole
+    assert not (tmp_path / "out.avi").exists()
+    result[4:20, 8:24] = value  # as an integer of 8 bits, 0 or 255
+    save_constant(model, result, "uint8")
+    assert upscale(tmp_path / "in", model, *options, accept=False) == 1
+    assert "frame 0.png: expected a result within 13" in capsys.readouterr().err
+    assert upscale(tmp_path / "in", model, *options, "--accept", accept=False) == 0
+    captured = capsys.readouterr()
+    assert captured.err.count("WARNING: frame 0.png: expected a result within 13") == 1
+    assert "accepted though not their frame enlarged: 3" in captured.out
 
 
 def test_without_an_output_it_measures(model: Path, tmp_path: Path) -> None:
@@ -323,7 +358,7 @@ def test_a_signal_ends_a_live_source_and_completes_the_video(
 ) -> None:
     target = tmp_path / "out" / "a.avi"
     target.parent.mkdir()
-    options = ["--model", str(model), "--backend", "cpu", "-o", str(target)]
+    options = ["--model", str(model), "--backend", "cpu", "--accept", "-o", str(target)]
     with started([sys.executable, str(SCRIPT), address, *options]) as process:
         wait_until(lambda: any(path.stat().st_size for path in target.parent.iterdir()), process)
         process.send_signal(number)

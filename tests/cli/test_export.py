@@ -292,7 +292,7 @@ def test_tiles_of_one_size_for_images(tmp_path: Path) -> None:
         "edsr.moments.onnx": ["moments"],
     }
     image = photograph_like((1, 70, 61))[0].transpose(1, 2, 0).round().astype(np.uint8)
-    with Upscaler(tmp_path / "edsr.onnx", backend="cpu") as upscaler:
+    with Upscaler(tmp_path / "edsr.onnx", backend="cpu", accept=True) as upscaler:
         assert upscaler.plan(70, 61).count == 3 * 2
         assert upscaler.upscale(image).shape == (140, 122, 3)
 

@@ -61,7 +61,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "doctor": (ADADM, "doctor"),
     "camera.py": (
         *(sys.executable, str(ROOT / "runtime" / "camera.py"), "photos", "--model", "uint8.onnx"),
-        *("--backend", "openvino", "-o", "frames"),
+        *("--backend", "openvino", "-o", "frames", "--accept"),  # of random weights
     ),
     "verify.py": (sys.executable, "bundle/verify.py", "--backend", "cpu", "--seconds", "0.1"),
     "verify.py --help, of JetPack 5": (sys.executable, "old/verify.py", "--help"),

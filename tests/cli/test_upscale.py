@@ -21,7 +21,9 @@ from _support.exports import exported_tiles
 from _support.file_size_limit import files_at_most
 from _support.pictures import bomb_png, files, noise, smooth
 from _support.waiting import finish, started
+from _support.wrong_models import save_constant, save_without_limits
 from adadm.export import Options
+from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
 
@@ -182,6 +184,59 @@ def test_a_full_disk_fails_what_does_not_fit_and_leaves_nothing(
     assert "Traceback" not in captured.err
 
 
+# Results that are not the image enlarged
+
+
+def test_an_image_on_which_the_network_diverges_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = drawn_pictures(48)
+    save(tmp_path / "in" / "board.png", drawn["checker_8"])
+    masked = np.dstack([picture(48, 48), drawn["checker_2"][..., 0]])
+    save(tmp_path / "in" / "masked.png", masked)
+    save(tmp_path / "in" / "photo.png", picture())
+    save_without_limits(tmp_path / "net.onnx")
+    command = (tmp_path / "in", "-o", tmp_path / "out", "--model", tmp_path / "net.onnx")
+    assert adadm(*command) == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out'}: 1 done, 0 skipped, 2 failed\n"
+    for name in ("board", "masked"):
+        assert f"  {tmp_path / 'in' / name}.png: expected a result " in captured.err
+    assert "--limit auto, or give another model; --accept keeps such results" in captured.err
+    assert files(tmp_path / "out") == ["photo.png"]
+    np.testing.assert_array_equal(pixels(tmp_path / "out" / "photo.png"), expected(picture()))
+    assert adadm(*command, "--accept") == 0
+    captured = capsys.readouterr()
+    for name in ("board.png", "masked.png, alpha"):
+        assert f"{tmp_path / 'in' / name}: WARNING: expected a result " in captured.err
+    assert files(tmp_path / "out") == ["board.png", "masked.png", "photo.png"]
+    (tmp_path / "net.onnx").unlink()
+    assert adadm(tmp_path / "in", "-o", tmp_path / "limited") == 0
+    assert "WARNING" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("io", ["float32", "uint8"])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf, 1e20])
+def test_a_model_that_returns_no_image_writes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float, io: str
+) -> None:
+    """Neither of all pixels nor of a patch of them, as real sessions return them."""
+    image = picture(24, 40)
+    save(tmp_path / "a.png", image)
+    result = image.repeat(2, axis=0).repeat(2, axis=1).astype(np.float32)
+    options = ("-o", tmp_path / "b.png", "--model", tmp_path / "net.onnx")
+    for part in (np.s_[:], np.s_[16:32, 32:48]):
+        wrong = result.copy()
+        wrong[part] = value
+        save_constant(tmp_path / "net.onnx", wrong, io)
+        assert adadm(tmp_path / "a.png", *options) == 1
+        assert f"{tmp_path / 'a.png'}: expected a result " in capsys.readouterr().err
+        assert files(tmp_path) == ["a.png", "net.onnx"]
+    save_constant(tmp_path / "net.onnx", result, io)
+    assert adadm(tmp_path / "a.png", *options) == 0
+    np.testing.assert_array_equal(pixels(tmp_path / "b.png"), result)
+
+
 # Kinds of pixels
 
 
@@ -285,7 +340,7 @@ def test_tiles_are_said_and_are_as_good_as_the_whole(
     assert difference <= largest_difference if largest_difference else difference > 3
 
 
-def test_a_model_of_ones_own_in_tiles(tmp_path: Path) -> None:
+def test_a_model_of_ones_own_in_tiles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, whole, tiles = exported_tiles("edsr", 2, Options())
     for name, model in (("net", whole), ("net.tile", tiles.tile), ("net.moments", tiles.moments)):
         onnx.save(model, tmp_path / f"{name}.onnx")
@@ -294,7 +349,9 @@ def test_a_model_of_ones_own_in_tiles(tmp_path: Path) -> None:
     save(tmp_path / "a.png", image)
     for tile in ("off", "24"):
         options = ("--model", tmp_path / "net.onnx", "--tile", tile, "--passes", "settle")
-        assert adadm(tmp_path / "a.png", "-o", tmp_path / f"{tile}.png", *options) == 0
+        command = (tmp_path / "a.png", "-o", tmp_path / f"{tile}.png", *options)
+        assert adadm(*command, "--accept") == 0  # of random weights
+    assert capsys.readouterr().err.count("a.png: WARNING: expected a result ") == 2
     assert np.abs(pixels(tmp_path / "24.png") - pixels(tmp_path / "off.png")).max() <= 1
 
 

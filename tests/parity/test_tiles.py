@@ -313,7 +313,7 @@ def test_images_in_and_out_are_the_same_grey_levels(
     image = photograph_like((1, 47, 58))[0].transpose(1, 2, 0).round().astype(np.uint8)
     results = {}
     for io, path in paths.items():
-        with Upscaler(path, backend="cpu", tile=16, passes=2, overlap=8) as upscaler:
+        with Upscaler(path, tile=16, passes=2, overlap=8, backend="cpu", accept=True) as upscaler:
             assert upscaler.plan(47, 58).count == 2 * 3
             results[io] = upscaler.upscale(image)
     assert results["uint8"].shape == (94, 116, 3)

@@ -422,14 +422,49 @@ def test_an_output_that_is_no_number_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an overflow in the network; as an integer it could be anything."""
-    output = np.full((1, 3, 8, 8), 7, np.float32)
+    image, output = np.full((4, 4, 3), 7, np.uint8), np.full((1, 3, 8, 8), 7, np.float32)
     monkeypatch.setattr(model(), "_run", lambda _: {"sr": output})
-    with Upscaler("net.onnx") as opened:
-        output[0, 1, 2, 3] = np.nan
-        with pytest.raises(SessionError, match="the network diverges on this image"):
-            opened.upscale(np.zeros((4, 4, 3), np.uint8))
-        output[0, 1, 2, 3] = np.inf
-        assert opened.upscale(np.zeros((4, 4, 3), np.uint8)).max() == 255
+    for value, level in ((np.nan, 0), (np.inf, 255), (1e20, 255), (-1e20, 0)):
+        output[0, 1, 2, 3] = value
+        with (
+            Upscaler("net.onnx") as opened,
+            pytest.raises(SessionError, match="expected a result of 0 to 255, got values from"),
+        ):
+            opened.upscale(image)
+        progress = Mock(spec=Progress)
+        with Upscaler("net.onnx", accept=True) as opened:
+            result = opened.upscale(image, progress=progress)
+        assert result[2, 3, 1] == level and (result == 7).sum() == result.size - 1
+        (warning,) = progress.message.call_args_list
+        assert warning.args[0].startswith("WARNING: expected a result of 0 to 255, got values")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "io"),
+    [((1, 3, "H", "W"), np.float32, "float32"), ((1, "H", "W", 3), np.uint8, "uint8")],
+)
+def test_the_result_of_the_tile_before_is_refused(
+    model: Model, shape: tuple[int, ...], dtype: type[Any], io: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a buffer that was not filled; one of many tiles, far from the largest."""
+    session = model(shape, dtype, io=io, receptive_field="1")
+    run, results = session._run, []
+
+    def stale(feed: Any) -> Any:
+        results.append(run(feed))
+        return results[-2 if len(results) == 8 else -1]
+
+    monkeypatch.setattr(session, "_run", stale)
+    image = np.full((80, 100, 3), 90, np.uint8)
+    for step, message in ((20, r"within 12 of 255 .*, got 20 at row 20, column 40\. "), (12, "")):
+        image[20:40, 40:60] = 90 + step
+        results.clear()
+        with Upscaler("net.onnx", tile=20, passes=1, overlap=0) as opened:
+            if message:
+                with pytest.raises(SessionError, match=message):
+                    opened.upscale(image)
+            else:  # no more than the limit
+                assert (opened.upscale(image) == 90).all()
 
 
 def test_models_that_cannot_be_used_are_refused(model: Model) -> None:
