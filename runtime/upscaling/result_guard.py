@@ -14,6 +14,7 @@ Where the limit comes from: docs/explanation/result-guard.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,27 @@ _REMEDY = (
 
 _CELL_PX = 8
 _OF_BICUBIC = 1.5
-_MARGIN = 12.0
+MARGIN = 12.0
 _SMALL = 144.0
 # The bundled networks overshoot white three times at most. What lies far beyond is no overshoot;
 # clipped, it would pass for white.
 _LARGEST = 16.0
 _SAMPLED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part of the input, and how far the result is from it, in grey levels of 255.
+
+    Attributes:
+        row, column: its first row that is compared, and its first column.
+    """
+
+    row: int
+    column: int
+    distance: float
+    bicubic: float
+    limit: float
 
 
 def find_fault(
@@ -66,6 +82,27 @@ def find_fault(
                 f"expected a result of 0 to {white:g}, got values from {low:g} to {high:g}. "
                 f"{_REMEDY}"
             )
+    cell = worst_cell(lr, sr, white=white, sampled=sampled)
+    if cell.distance <= cell.limit:
+        return ""
+    return (
+        f"expected a result within {cell.limit:.0f} of 255 grey levels of the image (bicubic "
+        f"interpolation: {cell.bicubic:.0f}), got {cell.distance:.0f} at row "
+        f"{start[0] + cell.row}, column {start[1] + cell.column}. {_REMEDY}"
+    )
+
+
+def worst_cell(
+    lr: npt.NDArray[Any], sr: npt.NDArray[Any], *, white: float, sampled: bool = False
+) -> Cell:
+    """The cell that exceeds its limit by most, or is nearest to it.
+
+    Args:
+        lr, sr, white, sampled: as for `find_fault`; all values are finite.
+
+    Raises:
+        SessionError: as for `find_fault`.
+    """
     to_planes = (2, 0, 1) if lr.dtype == np.uint8 else (0, 1, 2)
     small, large = lr[0].transpose(to_planes), sr[0].transpose(to_planes)
     height, width = small.shape[1:]
@@ -73,7 +110,7 @@ def find_fault(
     if large.shape != (3, upscale * height, upscale * width) or not upscale:
         raise SessionError(f"expected a multiple of {width}x{height} px, got {sr.shape}")
     step = _SAMPLED_ROWS if sampled else 1
-    cell = (2 if sampled else 1) * _CELL_PX
+    side = (2 if sampled else 1) * _CELL_PX
     rows = slice(min(step // 2, height - 1), height, step)
     squares = np.zeros((2, len(small[0, rows]), width), np.float32)
     for given, found in zip(small, large, strict=True):
@@ -81,20 +118,15 @@ def find_fault(
         means = block_means(found, rows, upscale, white), bicubic_means(given, rows, upscale)
         for total, mean in zip(squares, means, strict=True):
             total += (mean - expected) ** 2
-    tops, lefts = _starts(squares.shape[1], cell // step), _starts(width, cell)
+    tops, lefts = _starts(squares.shape[1], side // step), _starts(width, side)
     distance, bicubic = (
         np.sqrt(_cell_means(total / 3, tops, lefts)) * (255 / white) for total in squares
     )
-    limit = _OF_BICUBIC * bicubic + _MARGIN + _SMALL / min(height, width) ** 2
-    row, column = np.unravel_index(np.argmax(distance - limit), limit.shape)
-    if distance[row, column] <= limit[row, column]:
-        return ""
-    top, left = start[0] + rows.start + step * tops[row], start[1] + lefts[column]
-    return (
-        f"expected a result within {limit[row, column]:.0f} of 255 grey levels of the image "
-        f"(bicubic interpolation: {bicubic[row, column]:.0f}), got {distance[row, column]:.0f} at "
-        f"row {top}, column {left}. {_REMEDY}"
-    )
+    limit = _OF_BICUBIC * bicubic + MARGIN + _SMALL / min(height, width) ** 2
+    worst = np.unravel_index(np.argmax(distance - limit), limit.shape)
+    row, column = rows.start + step * tops[worst[0]], lefts[worst[1]]
+    figures = (float(levels[worst]) for levels in (distance, bicubic, limit))
+    return Cell(int(row), int(column), *figures)
 
 
 def block_means(plane: npt.NDArray[Any], rows: slice, upscale: int, white: float) -> Values:
@@ -108,12 +140,14 @@ def block_means(plane: npt.NDArray[Any], rows: slice, upscale: int, white: float
         (rows, W) of the chosen rows.
     """
     blocks = plane.reshape(-1, upscale, plane.shape[1])[rows]
-    total: Values = np.zeros((len(blocks), plane.shape[1] // upscale), np.float32)
-    for row in range(upscale):
-        for column in range(upscale):
-            part = blocks[:, row, column::upscale]
-            total += part if plane.dtype == np.uint8 else np.clip(part, 0, white)
-    return total / np.float32(upscale**2)
+    lines: Values = np.zeros((len(blocks), plane.shape[1]), np.float32)
+    for line in range(upscale):
+        part = blocks[:, line]
+        lines += part if plane.dtype == np.uint8 else np.clip(part, 0, white)
+    means = lines[:, ::upscale].copy()
+    for column in range(1, upscale):
+        means += lines[:, column::upscale]
+    return means / np.float32(upscale**2)
 
 
 def bicubic_means(plane: npt.NDArray[Any], rows: slice, upscale: int) -> Values:

@@ -1,0 +1,1 @@
+"""Study of the limit at which a result counts as wrong."""

@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Measure how far results are from their images; write docs/results/guard.md.
+
+Right results are those of the networks with their limits, on photographs, drawn pictures and plain
+images. Wrong ones are those of other networks or images. The margin of the guard stands between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from adadm.export.checkpoint import load_checkpoint
+from adadm.export.proof.drawn_pictures import drawn_pictures
+from adadm.export.proof.pytorch import enlarge_image
+from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.arguments import Paths
+from adadm.runtime.cli import run
+from adadm.runtime.images.arrays import (
+    ImageArray,
+    crop_to_multiple,
+    find_images,
+    read_image,
+    reduce,
+)
+from adadm.runtime.images.metrics import resemblance_margin
+from adadm.runtime.upscaling.result_guard import MARGIN, worst_cell
+from adadm.runtime.upscaling.upscaler import Upscaler
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
+from studies import pages
+
+SIDE_PX = 80
+LOST_DB = 1.0
+Images = Mapping[str, ImageArray]
+Enlarge = Callable[[ImageArray], ImageArray]
+
+
+def main(argv: list[str]) -> None:
+    """Measure, then write the page."""
+    arguments = _parse(argv)
+    if arguments.draw:
+        results = pages.read_results("guard")
+    else:
+        photos = {f"scikit-image/{name}": image for name, image in photographs().items()}
+        for path in find_images(arguments.photographs):
+            photos[f"{path.parent.name}/{path.stem}"] = read_image(path)
+        results = {path.stem: _checkpoint(path, photos) for path in arguments.checkpoints}
+        for path in arguments.models:
+            with Upscaler(path, backend="cpu", tile="off", accept=True) as upscaler:
+                results[path.stem] = _right(upscaler.upscale, upscaler.upscale_factor, photos)  # type: ignore[arg-type]
+        pages.write_results("guard", results)
+    pages.write_page("guard", _page(results))
+
+
+def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
+    limited, free = (load_checkpoint(path, limit=limit).network for limit in (None, "off"))
+    untrained = type(limited)(**limited.hyperparameters).eval()
+    lr, drawn = _low(photos, limited.upscale), _drawn()
+    sr = {name: enlarge_image(limited, image) for name, image in lr.items()}
+    names = list(lr)
+    lost = {}
+    for name, image in track(drawn.items(), path.stem, console=Console(stderr=True)):
+        result = enlarge_image(free, image)
+        if resemblance_margin(result, image) < -LOST_DB:
+            lost[name] = result
+    before = {name: sr[other] for other, name in itertools.pairwise(names)}
+    return _right(lambda image: enlarge_image(limited, image), limited.upscale, photos) | {
+        f"wrong: drawn pictures that are lost without limits (by {LOST_DB:g} dB)": _least(
+            lost, drawn
+        ),
+        "wrong: the result of another photograph": _least(before, lr),
+        "wrong: all zeros": _least({name: 0 * image for name, image in sr.items()}, lr),
+        "wrong: an untrained network": _least(
+            {name: enlarge_image(untrained, lr[name]) for name in names}, lr
+        ),
+    }
+
+
+def _right(enlarge: Enlarge, upscale: int, photos: Images) -> dict[str, Any]:
+    sets = {
+        "photographs": _low(photos, upscale),
+        "drawn pictures": _drawn(),
+        "plain images": _plain(),
+    }
+    return {
+        f"right: {kind}": _extreme({name: enlarge(image) for name, image in images.items()}, images)
+        for kind, images in sets.items()
+    }
+
+
+def _low(photos: Images, upscale: int) -> dict[str, ImageArray]:
+    """The middle of each photograph, reduced."""
+    cut = {}
+    for name, photo in photos.items():
+        lr = reduce(crop_to_multiple(photo, upscale), upscale)
+        top, left = (max(0, side - SIDE_PX) // 2 for side in lr.shape[:2])
+        cut[name] = lr[top : top + SIDE_PX, left : left + SIDE_PX]
+    return {name: lr for name, lr in cut.items() if lr.shape[:2] == (SIDE_PX, SIDE_PX)} or cut
+
+
+def _drawn() -> dict[str, ImageArray]:
+    return drawn_pictures() | drawn_pictures(unseen=True)
+
+
+def _plain() -> dict[str, ImageArray]:
+    """Noise, images of one colour, and such with one other line at a border, in many sizes."""
+    rng = np.random.default_rng(0)
+    images = {}
+    for height, width in ((1, 1), (1, 2), (2, 1), (1, 64), (64, 1), (2, 3), (5, 5), (9, 40)):
+        size = f"{width}x{height}"
+        for seed in range(4):
+            levels = rng.integers(0, 256, (height, width, 3), np.uint8)
+            images[f"{size} noise {seed}"] = levels
+            images[f"{size} black and white {seed}"] = levels // 128 * np.uint8(255)
+        images[f"{size} white"] = np.full((height, width, 3), 255, np.uint8)
+    for colour in np.ndindex(2, 2, 2):
+        flat = np.full((40, 40, 3), np.array(colour) * 255, np.uint8)
+        edge = flat.copy()
+        edge[0] = 255 - edge[0]
+        images |= {f"flat {colour}": flat, f"line at the border of {colour}": edge}
+    return images
+
+
+def _extreme(results: Images, images: Images, best: Any = max) -> dict[str, Any]:
+    """The margin that the worst of right results needs, or the best of wrong ones exceeds."""
+    figures: dict[str, Any] = {"images": len(results)}
+    for kind, sampled in (("upscale", False), ("frames", True)):
+        margins = {}
+        for name, sr in results.items():
+            cell = worst_cell(images[name][None], sr[None], white=255, sampled=sampled)
+            margins[name] = cell.distance - cell.limit + MARGIN
+        name = best(margins, key=margins.__getitem__)
+        figures[kind] = {"margin": margins[name], "image": name}
+    return figures
+
+
+def _least(results: Images, images: Images) -> dict[str, Any]:
+    return _extreme(results, images, min)
+
+
+def _page(results: dict[str, Any]) -> str:
+    lines = [
+        "# The guard on results, measured",
+        "",
+        "Written by `scripts/studies/guard/study.py`; every figure comes from",
+        "[its JSON](guard.json). What is measured: [guard](../explanation/result-guard.md).",
+        "",
+        f"A result is refused above a margin of {MARGIN:g} grey levels of 255. The margin of right",
+        "results is the largest that one of them needs, that of wrong results the least.",
+        "",
+    ]
+    for name, rows in results.items():
+        head = ["results", "images", "margin", "of", "margin, sampled", "of"]
+        cells = [
+            [kind, str(row["images"])]
+            + [
+                text
+                for part in (row["upscale"], row["frames"])
+                for text in (f"{part['margin']:.1f}", part["image"])
+            ]
+            for kind, row in rows.items()
+        ]
+        lines += [f"## {name}", "", pages.table(head, cells), ""]
+    return "\n".join(lines)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = pages.study_parser("guard", __doc__)
+    paths = Paths()
+    bundled = [pages.CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 4)]
+    parser.add_argument(
+        "--checkpoints",
+        type=paths.read,
+        nargs="+",
+        default=bundled,
+        help="default: the bundled ones",
+    )
+    parser.add_argument(
+        "--models", type=paths.read, nargs="+", default=[], help="lowered models to measure besides"
+    )
+    parser.add_argument(
+        "--photographs",
+        type=paths.read,
+        nargs="+",
+        default=[],
+        help="files or folders, besides the photographs of scikit-image",
+    )
+    arguments = parser.parse_args(argv)
+    paths.check()
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(run("studies/guard/study.py", main, sys.argv[1:]))
