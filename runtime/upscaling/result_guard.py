@@ -5,7 +5,7 @@ result is therefore compared with what was fed to the network, in cells of the i
 
     distance = RMS of (mean of the upscale x upscale pixels of the result - pixel of the input)
     bicubic  = the same for the result of bicubic interpolation
-    limit    = 1.5 bicubic + 12 + 144 / side^2         grey levels of 255
+    limit    = 2 bicubic + 12 + 144 / side^2           grey levels of 255
 
 `side` is the shorter side of the input, px: networks pad with zeros, which is much of a small
 image. The means of a bicubic result are a fixed filter of the input, so nothing is enlarged here.
@@ -31,13 +31,14 @@ _REMEDY = (
 )
 
 _CELL_PX = 8
-_OF_BICUBIC = 1.5
+_OF_BICUBIC = 2.0
 MARGIN = 12.0
 _SMALL = 144.0
 # The bundled networks overshoot white three times at most. What lies far beyond is no overshoot;
 # clipped, it would pass for white.
 _LARGEST = 16.0
 _SAMPLED_ROWS = 8
+_SAMPLED_FROM_PX = 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def find_fault(
         lr: what was fed to the network, one image: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
         sr: the result, of the same layout, upscale times as large.
         white: value of white.
-        sampled: compare one row in eight, in cells of twice the side; for frames in real time.
+        sampled: compare one row in eight, in cells of twice the side, if no side is below 64 px;
+            for frames in real time.
         start: row and column of `lr` in the image, px.
 
     Raises:
@@ -109,6 +111,7 @@ def worst_cell(
     upscale = large.shape[1] // height
     if large.shape != (3, upscale * height, upscale * width) or not upscale:
         raise SessionError(f"expected a multiple of {width}x{height} px, got {sr.shape}")
+    sampled = sampled and min(height, width) >= _SAMPLED_FROM_PX
     step = _SAMPLED_ROWS if sampled else 1
     side = (2 if sampled else 1) * _CELL_PX
     rows = slice(min(step // 2, height - 1), height, step)

@@ -145,7 +145,7 @@ def test_a_result_that_is_not_the_frame_ends_the_loop(
     said = capsys.readouterr().err
     assert said.startswith(
         "camera.py: frame 2.png: expected a result within 13 of 255 grey levels of the image "
-        "(bicubic interpolation: 0), got 20 at row 4, column 0. Reduce the contrast"
+        "(bicubic interpolation: 0), got 20 at row 0, column 0. Reduce the contrast"
     )
     written = sorted(path.name for path in tmp_path.glob("out*/*"))
     assert written == (["0.png", "1.png"] if output == "out" else [])  # a video appears whole

@@ -56,7 +56,8 @@ def main(argv: list[str]) -> None:
         results = {path.stem: _checkpoint(path, photos) for path in arguments.checkpoints}
         for path in arguments.models:
             with Upscaler(path, backend="cpu", tile="off", accept=True) as upscaler:
-                results[path.stem] = _right(upscaler.upscale, upscaler.upscale_factor, photos)  # type: ignore[arg-type]
+                lr = _low(photos, upscaler.upscale_factor)
+                results[path.stem] = _right(upscaler.upscale, lr)[0]  # type: ignore[arg-type]
         pages.write_results("guard", results)
     pages.write_page("guard", _page(results))
 
@@ -65,7 +66,7 @@ def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
     limited, free = (load_checkpoint(path, limit=limit).network for limit in (None, "off"))
     untrained = type(limited)(**limited.hyperparameters).eval()
     lr, drawn = _low(photos, limited.upscale), _drawn()
-    sr = {name: enlarge_image(limited, image) for name, image in lr.items()}
+    right, sr = _right(lambda image: enlarge_image(limited, image), lr)
     names = list(lr)
     lost = {}
     for name, image in track(drawn.items(), path.stem, console=Console(stderr=True)):
@@ -73,7 +74,7 @@ def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
         if resemblance_margin(result, image) < -LOST_DB:
             lost[name] = result
     before = {name: sr[other] for other, name in itertools.pairwise(names)}
-    return _right(lambda image: enlarge_image(limited, image), limited.upscale, photos) | {
+    return right | {
         f"wrong: drawn pictures that are lost without limits (by {LOST_DB:g} dB)": _least(
             lost, drawn
         ),
@@ -85,16 +86,14 @@ def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
     }
 
 
-def _right(enlarge: Enlarge, upscale: int, photos: Images) -> dict[str, Any]:
-    sets = {
-        "photographs": _low(photos, upscale),
-        "drawn pictures": _drawn(),
-        "plain images": _plain(),
-    }
-    return {
-        f"right: {kind}": _extreme({name: enlarge(image) for name, image in images.items()}, images)
-        for kind, images in sets.items()
-    }
+def _right(enlarge: Enlarge, photos: Images) -> tuple[dict[str, Any], Images]:
+    """Figures of all sets, and the results of the photographs."""
+    sr = {name: enlarge(image) for name, image in photos.items()}
+    figures = {"right: photographs": _most(sr, photos)}
+    for kind, images in (("drawn pictures", _drawn()), ("plain images", _plain())):
+        results = {name: enlarge(image) for name, image in images.items()}
+        figures[f"right: {kind}"] = _most(results, images)
+    return figures, sr
 
 
 def _low(photos: Images, upscale: int) -> dict[str, ImageArray]:
@@ -130,21 +129,26 @@ def _plain() -> dict[str, ImageArray]:
     return images
 
 
-def _extreme(results: Images, images: Images, best: Any = max) -> dict[str, Any]:
-    """The margin that the worst of right results needs, or the best of wrong ones exceeds."""
+def _most(results: Images, images: Images) -> dict[str, Any]:
+    """The margin that the worst of right results needs."""
+    return _extreme(results, images, max)
+
+
+def _least(results: Images, images: Images) -> dict[str, Any]:
+    """The margin below which none of wrong results lies."""
+    return _extreme(results, images, min)
+
+
+def _extreme(results: Images, images: Images, choose: Callable[..., str]) -> dict[str, Any]:
     figures: dict[str, Any] = {"images": len(results)}
     for kind, sampled in (("upscale", False), ("frames", True)):
         margins = {}
         for name, sr in results.items():
             cell = worst_cell(images[name][None], sr[None], white=255, sampled=sampled)
             margins[name] = cell.distance - cell.limit + MARGIN
-        name = best(margins, key=margins.__getitem__)
+        name = choose(margins, key=margins.__getitem__)
         figures[kind] = {"margin": margins[name], "image": name}
     return figures
-
-
-def _least(results: Images, images: Images) -> dict[str, Any]:
-    return _extreme(results, images, min)
 
 
 def _page(results: dict[str, Any]) -> str:

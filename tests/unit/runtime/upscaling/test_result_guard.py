@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from _support.pictures import scene
 from _support.repeating_session import doubled
 from adadm.runtime.errors import SessionError
-from adadm.runtime.images.arrays import Pixels, batch_from_image, enlarge, to_integers
+from adadm.runtime.images.arrays import Pixels, batch_from_image, enlarge, reduce, to_integers
 from adadm.runtime.upscaling.result_guard import bicubic_means, block_means, find_fault
 
 SIDES = st.integers(1, 20)
@@ -106,23 +106,36 @@ def test_the_limit_of_a_flat_image_is_12_levels_and_the_message_says_where(white
 
 
 def test_the_limit_follows_the_contrast_of_a_cell() -> None:
-    lr = np.full((32, 48, 3), 100, np.uint8)
-    lr[:, ::2] = 160
+    """With levels that bicubic interpolation by 2 need not round."""
+    lr = np.full((32, 48, 3), 64, np.uint8)
+    lr[:, ::2] = 192
     sr = enlarge(lr, 2)
     assert fault(lr, sr) == ""
     cell = np.s_[8:16, 16:24]
     means = sr[16:32, 32:48].reshape(8, 2, 8, 2, 3).mean(axis=(1, 3))
     bicubic = np.sqrt(np.mean((means - lr[cell]) ** 2))
-    limit = 1.5 * bicubic + 12 + 144 / 32**2
-    assert 25 < limit < 26
-    for distance in (20, 25, 27, 30):  # to a rounding of `sr`
+    limit = 2 * bicubic + 12 + 144 / 32**2
+    assert 52 < limit < 53
+    for distance in (40, 52, 53, 60):
         sr[16:32, 32:48] = doubled(lr[cell]) + np.uint8(distance)
         found = fault(lr, sr)
         assert bool(found) == (distance > limit)
     assert found.startswith(
         f"expected a result within {limit:.0f} of 255 grey levels of the image (bicubic "
-        f"interpolation: {bicubic:.0f}), got 30 at row 8, column 16. "
+        f"interpolation: {bicubic:.0f}), got 60 at row 8, column 16. "
     )
+
+
+@pytest.mark.parametrize("upscale", [2, 3])
+def test_a_result_may_have_the_contrast_that_reducing_takes(upscale: int) -> None:
+    """The image itself is what bicubic reduction leaves of its result."""
+    pattern = np.add.outer(np.arange(40), np.arange(40))[..., None] % 2 * 2 - 1
+    lr = (128 + 40 * np.tile(pattern, 3)).astype(np.uint8)
+    large = lr.repeat(upscale, axis=0).repeat(upscale, axis=1).astype(float)
+    left = float(np.std(reduce(large.astype(np.uint8), upscale)[8:-8, 8:-8])) / 40
+    sr = np.clip(128 + (large - 128) / left, 0, 255).astype(np.uint8)
+    assert np.abs(reduce(sr, upscale)[8:-8, 8:-8] - lr[8:-8, 8:-8].astype(float)).max() <= 2
+    assert fault(lr, sr) == ""
 
 
 def test_small_images_have_more_room() -> None:
