@@ -31,7 +31,7 @@ import numpy as np
 from adadm.runtime import Upscaler
 from adadm.runtime.upscaling.batch import Job, upscale_files
 model, source, target, options = sys.argv[1:]
-with Upscaler(model, backend="cpu", **json.loads(options)) as upscaler:
+with Upscaler(model, backend="cpu", accept=True, **json.loads(options)) as upscaler:
     upscaler.upscale(np.zeros((300, 300, 3), np.uint8))
     started = time.perf_counter()
     outcome = upscale_files(upscaler, [Job(Path(source), Path(target))])

@@ -158,12 +158,13 @@ def _page(results: dict[str, Any]) -> str:
         "Written by `scripts/studies/guard/study.py`; every figure comes from",
         "[its JSON](guard.json). What is measured: [guard](../explanation/result-guard.md).",
         "",
-        f"A result is refused above a margin of {MARGIN:g} grey levels of 255. The margin of right",
-        "results is the largest that one of them needs, that of wrong results the least.",
+        f"The guard refuses a result that needs a margin above {MARGIN:g} grey levels of 255. For",
+        "right results the table gives the largest margin that one of them needs, for wrong ones",
+        "the least. *In frames*, one row in eight is compared.",
         "",
     ]
     for name, rows in results.items():
-        head = ["results", "images", "margin", "of", "margin, sampled", "of"]
+        head = ["results", "images", "margin", "image", "margin in frames", "image"]
         cells = [
             [kind, str(row["images"])]
             + [
