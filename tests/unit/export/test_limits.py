@@ -134,7 +134,7 @@ def test_random_weights_do_not_run_away(
         for each in (free, limited)
     }
     assert largest[len(limits_of(limited))] < 2 * network.rgb_range
-    if architecture != "edsr":
+    if architecture != "edsr" and size not in [published for _, published in PUBLISHED.values()]:
         assert not largest[0] < 10 * network.rgb_range
 
 
