@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from adadm.calibration.passes import ScaleTrunk
-from adadm.calibration.quality.drawn_inputs import drawn_size
+from adadm.export.proof.drawn_pictures import plain_size
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import (
     HalfRange,
@@ -151,7 +151,7 @@ class Lowering:
     def size(self) -> tuple[int, int]:
         """Height and width of drawn inputs."""
         static = self.request.static
-        return static[1:] if static else drawn_size(self.source.metadata.smallest_area)
+        return static[1:] if static else plain_size(self.source.metadata.smallest_area)
 
     @cached_property
     def ranges(self) -> list[HalfRange]:

@@ -1,1 +1,1 @@
-"""Photographs, drawn inputs, artefact gates, and the ledger of the cost of each stage."""
+"""Photographs, artefact gates, and the ledger of the cost of each stage."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from adadm.calibration.quality.drawn_inputs import RAMPS, edges, flats, ramps
+from adadm.export.proof.drawn_pictures import RAMPS, edges, flats, ramps
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.gates import diverges
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.graph.rewriting import new_initializer
@@ -79,7 +79,7 @@ def collect(
 
     Args:
         model: float32, (N, 3, H, W) in and out, modulators as nodes; opset 18 or later.
-        drawn_size: height and width of the drawn inputs (`drawn_inputs`), which contain what
+        drawn_size: height and width of the drawn inputs (`plain_pictures`), which contain what
             photographs seldom do: flat black and white, and edges between them.
         cache: folder of JSON files, named by the digest of model, images and method. A file is
             rewritten after each image; the next call resumes from it.
@@ -93,7 +93,7 @@ def collect(
     key = hashlib.sha256(key_of.encode()).hexdigest()
     file = cache / f"statistics-{key[:32]}.json" if cache else None
     state = _read(file, key) or _State(METHOD, key, 0, {})
-    drawn = drawn_inputs(*drawn_size)
+    drawn = plain_pictures(*drawn_size)
     total = len(drawn) + len(images)
     progress.advance(state.done, total)
     if state.done < total:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adadm.calibration.quality.drawn_inputs import drawn_inputs, drawn_size
+from adadm.export.proof.drawn_pictures import plain_pictures, plain_size
 from adadm.calibration.quality.gates import GateResult, Run, measure_gates
 from adadm.calibration.quality.ledger import Ledger, Output, Stage, measure
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -89,7 +89,7 @@ def certify(
     progress.phase("looking for artefacts")
     last_reference = len(reference.stages) - 1
     truth, deployed = (_image_alone(stages[last_reference + index]) for index in (0, 1))
-    size = model.tile or drawn_size(reference.metadata.smallest_area)
+    size = model.tile or plain_size(reference.metadata.smallest_area)
     gated = itertools.islice(images, _GATED_PHOTOGRAPHS)
     gates = measure_gates(truth, deployed, gated, rgb_range=rgb_range, upscale=upscale, size=size)
     feeds = [
@@ -182,7 +182,7 @@ def _crops_of_gates(
 ) -> list[Crop]:
     """Crops of the drawn inputs on which a gate fails, each once."""
     failed = {row.name for row in checks if not row.passed}
-    drawn = drawn_inputs(*size)
+    drawn = plain_pictures(*size)
     crops: dict[str, Crop] = {}
     for result in gates:
         if result.gate.name in failed and result.where in drawn:

@@ -41,7 +41,7 @@ from _support.toy_networks import (
     write_crops,
 )
 from adadm.calibration.lowering import Lowering, LoweringOptions
-from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.calibration.stages import run_of_model
@@ -238,7 +238,7 @@ def test_the_room_is_that_of_what_the_tensors_hold(crops: Path, tmp_path: Path) 
     first.conv2.register_forward_pre_hook(lambda _, x: see("hidden", x[0]))
     first.phi.register_forward_pre_hook(lambda _, x: see("residual", x[1]))
     second.register_forward_pre_hook(lambda _, x: see("next", x[0], next_shift / next_scale))
-    images = list(drawn_inputs(48, 64).values())
+    images = list(plain_pictures(48, 64).values())
     reduced = [reduce(read_image(path), 2) for path in crops.iterdir()]
     with torch.no_grad():
         for index, image in enumerate([*images, *reduced]):

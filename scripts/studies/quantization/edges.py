@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.calibration.drawing import drawing_style
-from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.gates import RINGING
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -30,7 +30,7 @@ def profiles(net: Net, models: Mapping[str, ir.Model]) -> dict[str, list[float]]
 
 def _profile(net: Net, model: ir.Model) -> list[float]:
     """Red channel of the middle row, `_REACH_PX` of the input to both sides of the edge."""
-    edge = batch_from_image(drawn_inputs(*DRAWN_SIZE)["vertical edge"], net.rgb_range)
+    edge = batch_from_image(plain_pictures(*DRAWN_SIZE)["vertical edge"], net.rgb_range)
     sr = OnnxRuntimeSession(ir.to_proto(model).SerializeToString()).run({"lr": edge})["sr"]
     _, _, height, width = sr.shape
     reach = _REACH_PX * net.upscale

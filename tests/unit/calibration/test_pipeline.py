@@ -279,7 +279,7 @@ def test_models_are_noted(lab: Lab) -> None:
 def test_drawn_inputs_are_as_large_as_the_network_needs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adadm.calibration.quality.drawn_inputs._USUAL_PX", (16, 20))
+    monkeypatch.setattr("adadm.export.proof.drawn_pictures._PLAIN_PX", (16, 20))
     assert lab.lowering(CPU).size == (16, 20)
     needy = replace(lab.source, metadata=replace(lab.source.metadata, smallest_area=1500))
     assert replace(lab, source=needy).lowering(CPU).size == (48, 60)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from _support.exports import exported
-from adadm.calibration.quality.drawn_inputs import drawn_inputs
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges import tensor_statistics
 from adadm.calibration.ranges.tensor_statistics import collect
@@ -68,7 +68,7 @@ def test_drawn_inputs_widen_the_ranges_but_move_no_mean(
     model: onnx.ModelProto, images: CalibrationImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = collect(model, images, 255, DRAWN_PX)
-    monkeypatch.setattr(tensor_statistics, "drawn_inputs", lambda *size: {})
+    monkeypatch.setattr(tensor_statistics, "plain_pictures", lambda *size: {})
     alone = collect(model, images, 255, DRAWN_PX)
     assert any((both[name].largest > alone[name].largest).any() for name in both)
     for name, known in both.items():
@@ -81,7 +81,7 @@ def test_interrupted_it_resumes_and_gives_the_same_bytes(
 ) -> None:
     whole = collect(model, images, 255, DRAWN_PX, tmp_path / "whole")
     (expected,) = (tmp_path / "whole").iterdir()
-    stop_at = len(drawn_inputs(*DRAWN_PX)) + 1
+    stop_at = len(plain_pictures(*DRAWN_PX)) + 1
 
     class Stop(Progress):
         def advance(self, done: int, total: int, note: str = "") -> None:
@@ -106,7 +106,7 @@ def test_the_cache_is_read_and_is_readable(
     first = collect(model, images, 255, DRAWN_PX, tmp_path)
     (file,) = tmp_path.glob("*.json")
     content = json.loads(file.read_text())
-    assert content["done"] == len(drawn_inputs(*DRAWN_PX)) + 3
+    assert content["done"] == len(plain_pictures(*DRAWN_PX)) + 3
     content["tensors"]["lr"]["largest"][0] = 999.0
     file.write_text(json.dumps(content))
     assert collect(model, images, 255, DRAWN_PX, tmp_path)["lr"].peak == 999

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from adadm.export.proof import drawn_pictures
-from adadm.export.proof.drawn_pictures import KINDS, UNSEEN, Kind, draw_at_random, mix
+from adadm.export.proof.drawn_pictures import draw_at_random, mix
+from adadm.export.proof.patterns import KINDS, UNSEEN, Kind, Pattern
 
 
 @pytest.mark.parametrize("unseen", [False, True])
@@ -38,7 +39,7 @@ def test_training_never_sees_the_unseen(monkeypatch: pytest.MonkeyPatch) -> None
     drawn: set[str] = set()
 
     def noted(name: str, kind: Kind) -> Kind:
-        def pattern(side: int, scale: int, rng: np.random.Generator) -> drawn_pictures.Pattern:
+        def pattern(side: int, scale: int, rng: np.random.Generator) -> Pattern:
             drawn.add(name)
             return kind.pattern(side, scale, rng)
 
