@@ -14,7 +14,6 @@ import onnx
 import onnx_ir as ir
 
 from adadm.calibration.passes import ScaleTrunk
-from adadm.export.proof.drawn_pictures import plain_size
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.float16_ranges import (
     HalfRange,
@@ -36,6 +35,7 @@ from adadm.export.assembly import assemble
 from adadm.export.graph.channel_maps import note_channel_maps
 from adadm.export.options import Options
 from adadm.export.passes import ExposeFactors
+from adadm.export.proof.drawn_pictures import plain_size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import Variant
 from adadm.runtime.progress import SILENT, Progress
@@ -58,6 +58,7 @@ class LoweringOptions:
         io, stats, static: as in `export.Options`.
         sensitivity: always measure each convolution, alone in INT8 and alone spared.
         cache: folder of results from which an interrupted run resumes.
+        accept: names of gates and inputs whose failure is accepted (`quality.acceptance`).
     """
 
     precision: Precision
@@ -68,6 +69,7 @@ class LoweringOptions:
     static: tuple[int, int, int] | None = None
     sensitivity: bool = False
     cache: Path | None = None
+    accept: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,13 @@ from typing import Any
 import onnx
 
 from adadm.calibration.lowering import Lowering, LoweringOptions
-from adadm.calibration.quality.gates import check_gates, measure_gates
+from adadm.calibration.quality.acceptance import (
+    accept,
+    acceptable,
+    check_accepted,
+    check_gates,
+)
+from adadm.calibration.quality.gates import compare_with_bicubic, measure_gates
 from adadm.calibration.quality.ledger import Ledger, measure
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges.tensor_statistics import METHOD
@@ -72,10 +78,11 @@ class Quantized:
         return tuple(name for name in self.lowering.work if name not in int8)
 
     def check(self) -> None:
-        """Refuse a model with artefacts.
+        """Refuse a model with artefacts, or of a network that is not worth lowering.
 
         Raises:
-            CalibrationError: a gate fails.
+            CalibrationError: a gate fails, float32 fails on an input, or it is worse than bicubic
+                interpolation, and that is not accepted.
         """
         check_gates(self.ledger.gates)
 
@@ -104,6 +111,7 @@ class Quantized:
             "precision": request.precision,
             "target": request.target.name,
             "budget_db": request.budget_db,
+            "accepted": request.accept,
             "lost_db": self.lost_db,
             "calibration": {
                 "images": str(lowering.images),
@@ -142,9 +150,11 @@ def lower_network(
         Models whose loss is within the budget; `check` refuses those with artefacts.
 
     Raises:
-        CalibrationError: the budget cannot be met, or the network diverges in float32 already.
+        CalibrationError: the budget cannot be met; the output of a photograph is not finite in
+            float32; or a name in `request.accept` is unknown.
         ExportError: the graph cannot have the form that the target needs.
     """
+    check_accepted(request.accept, acceptable(images))
     lowering = Lowering.of(source, images, request, progress=progress)
 
     def ledger_of(int8: tuple[str, ...]) -> Ledger:
@@ -179,8 +189,9 @@ def lower_network(
         upscale=source.metadata.upscale,
         size=lowering.size,
     )
+    gates.append(compare_with_bicubic(ledger.stages[0].psnr_y_db, images))
     models = {variant: target_model.model for variant, target_model in lowered.items()}
-    ledger = replace(ledger, gates=tuple(gates))
+    ledger = replace(ledger, gates=accept(gates, request.accept))
     quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
     _note(quantized)
     return quantized

@@ -2,7 +2,7 @@
 
 Reads a checkpoint, or an export of it with --fold off. Ranges come from
 photographs. The loss of each stage is measured on them in dB. A model is not written if it loses
-more than the budget, or adds visible artefacts.
+more than the budget, adds visible artefacts, or is of a network that fails in float32 itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
 from adadm.export.arguments import add_network_options, add_stats, network_options
-from adadm.runtime.arguments import Paths, add_target, decibels, positive, size
+from adadm.runtime.arguments import Paths, add_accept, add_target, decibels, positive, size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
@@ -148,6 +148,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="folder for measured ranges and losses, named by the digest of their inputs; "
         "default: %(default)s",
     )
+    add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.sensitivity and arguments.precision == "fp16":

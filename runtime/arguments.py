@@ -39,6 +39,13 @@ def decibels(text: str) -> float:
     return float(text)
 
 
+def seconds(text: str) -> float:
+    """Parse a finite duration in s, 0 or more."""
+    if not 0 <= _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number of seconds, 0 or more, got {text!r}")
+    return float(text)
+
+
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -67,6 +74,19 @@ def add_target(
         metavar="T",
         help=f"default: {default}. {listed}" if default else listed,
         **options,
+    )
+
+
+def add_accept(parser: argparse.ArgumentParser) -> None:
+    """Add `--accept`: names of failures that are no reason to fail."""
+    parser.add_argument(
+        "--accept",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="accept the failure of these checks, drawn inputs and photographs, named as printed; "
+        "the report names them",
     )
 
 

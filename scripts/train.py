@@ -41,7 +41,7 @@ from adadm.runtime.images.arrays import (
     find_images,
     read_image,
 )
-from adadm.runtime.images.metrics import psnr_y
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y
 from training.crops import Crops, Pair, make_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -195,7 +195,7 @@ def _validate(network: Network, photographs: list[Pair], bicubic_db: float) -> s
     for unseen in (False, True):
         margins = drawn_margins(network, unseen=unseen)
         worst = min(margins, key=margins.__getitem__)
-        below = sum(margin < -1 for margin in margins.values())
+        below = sum(margin < -LARGEST_LOSS_DB for margin in margins.values())
         said += f"; {below} of {len(margins)} {'unseen' if unseen else 'drawn'} fail, "
         said += f"{worst} {margins[worst]:+.1f} dB"
     return said

@@ -2,24 +2,31 @@
 
 A gate is one number: the difference between a lowered model and its float32 reference, in grey
 levels of 255 as displayed: clipped to black and white, before rounding. The photographs are the
-first of the calibration's; the other inputs are drawn. A case where the reference itself is far
-from its input is left out, and named.
+first of the calibration's; the other inputs are drawn. An input on which the reference itself is
+lost cannot judge: its gates leave it out, and it is a failed result of its own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from adadm.export.proof.drawn_pictures import RAMPS, edges, flats, ramps
 from adadm.calibration.quality.photographs import Photograph
+from adadm.export.proof.drawn_pictures import RAMPS, edges, flats, ramps
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image
+from adadm.runtime.images.arrays import (
+    Batch,
+    ImageArray,
+    batch_from_image,
+    enlarge,
+    image_from_batch,
+)
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y, resemblance_margin
 
 Run = Callable[[Batch], Batch]
 Levels = npt.NDArray[np.float64]
@@ -66,9 +73,28 @@ some 4 % of its height."""
 
 GATES = (BORDER, SHIFT, BANDING, FLAT_LEVEL, FLAT_STRUCTURE, RINGING)
 
+LOST = Gate(
+    "input",
+    "dB",
+    LARGEST_LOSS_DB,
+    "float32 itself resembles the input less than bicubic interpolation, so that the input judges "
+    "nothing; use a network with limits (--limit), or accept the input by name (--accept)",
+)
+"""By how much bicubic interpolation resembles an input better than float32 does. Each input on
+which float32 fails has this gate under its own name."""
+
+WORSE_THAN_BICUBIC = Gate(
+    "worse-than-bicubic",
+    "dB",
+    0.0,
+    "the network is untrained, or its hyper-parameters differ from those of its training; give "
+    "them by option, or accept it (--accept worse-than-bicubic)",
+)
+"""PSNR-Y of bicubic interpolation minus that of float32, as means over photographs."""
+
 _BORDER_PX, _BAND_PX = 4, 8
 _ROUNDING_POWER = 1 / 12
-_DIVERGED_LEVELS = 16.0  # mean difference of the reference from its input
+_NOTHING = "no input on which float32 holds"
 
 
 @dataclass(frozen=True)
@@ -76,14 +102,17 @@ class GateResult:
     """Figure of one gate.
 
     Attributes:
+        figure: infinite if there was no input to judge by.
         where: name of the worst case.
-        left_out: cases on which the reference itself diverges.
+        left_out: inputs on which the reference itself is lost.
+        accepted: the gate fails, and the user accepts that.
     """
 
     gate: Gate
     figure: float
     where: str
     left_out: tuple[str, ...] = ()
+    accepted: bool = False
 
     @property
     def passed(self) -> bool:
@@ -99,6 +128,7 @@ class GateResult:
             "unit": unit,
             "threshold": threshold,
             "passed": self.passed,
+            "accepted": self.accepted,
             "where": self.where,
             "left_out": list(self.left_out),
         }
@@ -111,20 +141,6 @@ class GateResult:
         )
 
 
-def check_gates(results: Iterable[GateResult]) -> None:
-    """Refuse a lowered model that fails a gate.
-
-    Raises:
-        CalibrationError: a gate fails; the message has its figure, limit and remedy.
-    """
-    if failed := [result for result in results if not result.passed]:
-        listed = "".join(f"\n  {result}" for result in failed)
-        raise CalibrationError(
-            "the lowered model has visible artefacts; calibrate on photographs like those that it "
-            f"will process, or keep more layers in higher precision:{listed}"
-        )
-
-
 def measure_gates(
     reference: Run,
     lowered: Run,
@@ -134,16 +150,19 @@ def measure_gates(
     upscale: int,
     size: tuple[int, int] = (48, 64),
 ) -> list[GateResult]:
-    """Compare a lowered model with its float32 reference; one result for each of `GATES`.
+    """Compare a lowered model with its float32 reference.
 
     Args:
         reference, lowered: batches (1, 3, H, W) in 0..rgb_range to (1, 3, upscale*H, upscale*W).
         size: height and width of the drawn inputs, at least `SMALLEST_SIDE_PX` each; the model's
             own if fixed.
 
+    Returns:
+        A result for each of `GATES`, then one for each input on which the reference is lost.
+
     Raises:
-        CalibrationError: the outputs differ in shape; the lowered output is not finite where the
-            reference is; or the reference's output of a photograph is not finite.
+        CalibrationError: the outputs differ in shape, or the lowered output is not finite where the
+            reference holds.
     """
     pair = _Pair(reference, lowered, rgb_range)
     edge = upscale * _BORDER_PX
@@ -166,7 +185,25 @@ def measure_gates(
     errors, left_out = pair.errors(edges(*size))
     ringing = [(float(np.abs(error).max()), name) for name, error in errors.items()]
     results.append(_worst(RINGING, ringing, left_out))
+    results += [
+        GateResult(LOST._replace(name=name), lost_db, "float32")
+        for name, lost_db in pair.lost.items()
+    ]
     return results
+
+
+def compare_with_bicubic(psnr_y_db: float, photographs: Iterable[Photograph]) -> GateResult:
+    """Result of `WORSE_THAN_BICUBIC`.
+
+    Args:
+        psnr_y_db: mean PSNR-Y of float32 over these photographs.
+    """
+    bicubic_db = []
+    for photograph in photographs:
+        upscale = photograph.hr.shape[0] // photograph.lr.shape[0]
+        bicubic_db.append(psnr_y(enlarge(photograph.lr, upscale), photograph.hr, shave=upscale))
+    mean_db = math.fsum(bicubic_db) / len(bicubic_db)
+    return GateResult(WORSE_THAN_BICUBIC, mean_db - psnr_y_db, "mean of the photographs")
 
 
 def _on_photographs(
@@ -176,6 +213,8 @@ def _on_photographs(
     shifts = []
     for photograph in photographs:
         error = pair.error(photograph.name, photograph.lr)
+        if error is None:
+            continue
         inner = error[inside]
         squares = float((inner**2).sum())
         power += [
@@ -186,15 +225,18 @@ def _on_photographs(
             (abs(float(mean)), f"{colour} of {photograph.name}")
             for colour, mean in zip(("red", "green", "blue"), error.mean(axis=(1, 2)), strict=True)
         ]
-    at_border, within = power[:, 0] / power[:, 1] + _ROUNDING_POWER
-    excess_db = 10 * math.log10(at_border / within)
-    return [GateResult(BORDER, excess_db, "the photographs"), _worst(SHIFT, shifts)]
+    borders = []
+    if shifts:
+        at_border, within = power[:, 0] / power[:, 1] + _ROUNDING_POWER
+        borders = [(10 * math.log10(at_border / within), "the photographs")]
+    left_out = tuple(pair.lost)
+    return [_worst(BORDER, borders, left_out), _worst(SHIFT, shifts, left_out)]
 
 
 def _worst(
-    gate: Gate, figures: Sequence[tuple[float, str]], left_out: tuple[str, ...] = ()
+    gate: Gate, figures: Sequence[tuple[float, str]], left_out: tuple[str, ...]
 ) -> GateResult:
-    figure, where = max(figures, default=(0.0, "nothing to judge by"))
+    figure, where = max(figures, default=(math.inf, _NOTHING))
     return GateResult(gate, figure, where, left_out)
 
 
@@ -211,48 +253,53 @@ def _banding(error: Levels, axis: int, upscale: int) -> float:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The reference and the lowered model, run on the same images (H, W, 3)."""
+    """The reference and the lowered model, run on the same images (H, W, 3).
+
+    Attributes:
+        lost: loss in dB on each image so far on which the reference is lost, by name.
+    """
 
     reference: Run
     lowered: Run
     rgb_range: float
+    lost: dict[str, float] = field(default_factory=dict)
 
-    def error(self, name: str, image: ImageArray) -> Levels:
-        """Displayed levels of the lowered model minus those of the reference, (3, H, W)."""
-        return self._difference(name, image, self.reference(self._batch(image)))
+    def error(self, name: str, image: ImageArray) -> Levels | None:
+        """Displayed levels of the lowered model minus those of the reference, (3, H, W).
 
-    def errors(self, images: dict[str, ImageArray]) -> tuple[dict[str, Levels], tuple[str, ...]]:
-        """Errors by name, and the names of the images on which the reference itself diverges."""
-        errors, left_out = {}, []
-        for name, image in images.items():
-            expected = self.reference(self._batch(image))
-            if diverges(expected, image, self.rgb_range):
-                left_out.append(name)
-            else:
-                errors[name] = self._difference(name, image, expected)
-        return errors, tuple(left_out)
-
-    def _difference(self, name: str, image: ImageArray, expected: Batch) -> Levels:
-        lowered = self.lowered(self._batch(image))
+        None if the reference is lost.
+        """
+        lr = batch_from_image(image, self.rgb_range)
+        expected = self.reference(lr)
+        lost_db = resemblance_lost_db(expected, image, self.rgb_range)
+        if lost_db > LARGEST_LOSS_DB:
+            self.lost[name] = lost_db
+            return None
+        lowered = self.lowered(lr)
         if lowered.shape != expected.shape:
             raise CalibrationError(
                 f"{name}: expected an output {expected.shape} as of the reference, got "
                 f"{lowered.shape} of the lowered model"
             )
-        for which, sr in (("float32 reference", expected), ("lowered model", lowered)):
-            if not np.isfinite(sr).all():
-                raise CalibrationError(f"{name}: the output of the {which} is not finite")
+        if not np.isfinite(lowered).all():
+            raise CalibrationError(f"{name}: the output of the lowered model is not finite")
         return shown_levels(lowered, self.rgb_range) - shown_levels(expected, self.rgb_range)
 
-    def _batch(self, image: ImageArray) -> Batch:
-        return batch_from_image(image, self.rgb_range)
+    def errors(self, images: dict[str, ImageArray]) -> tuple[dict[str, Levels], tuple[str, ...]]:
+        """Errors by name, and the names of the images on which the reference is lost."""
+        found = {name: self.error(name, image) for name, image in images.items()}
+        errors = {name: error for name, error in found.items() if error is not None}
+        return errors, tuple(name for name in found if name not in errors)
 
 
-def diverges(sr: Batch, image: ImageArray, rgb_range: float) -> bool:
-    """True if an output (1, 3, r*H, r*W) is not finite, or far from its drawn input (H, W, 3)."""
-    upscale = sr.shape[-1] // image.shape[1]
-    enlarged = image.repeat(upscale, axis=0).repeat(upscale, axis=1).transpose(2, 0, 1)
-    return not np.abs(shown_levels(sr, rgb_range) - enlarged).mean() <= _DIVERGED_LEVELS
+def resemblance_lost_db(sr: Batch, image: ImageArray, rgb_range: float) -> float:
+    """By how many dB bicubic interpolation resembles an image (H, W, 3) better than an output.
+
+    Above `LARGEST_LOSS_DB` the output (1, 3, r*H, r*W) is lost. Infinite if it is not finite.
+    """
+    if not np.isfinite(sr).all():
+        return math.inf
+    return -resemblance_margin(image_from_batch(sr, rgb_range), image)
 
 
 def shown_levels(sr: Batch, rgb_range: float) -> Levels:

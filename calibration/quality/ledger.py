@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from adadm.calibration.quality.acceptance import verdict
 from adadm.calibration.quality.gates import GateResult
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.errors import CalibrationError
@@ -64,7 +65,12 @@ class StageResult:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The stages in order, and the artefact gates of the lowered model for whole images."""
+    """The stages in order, and the artefact gates of the lowered model for whole images.
+
+    Attributes:
+        gates: artefact gates, inputs on which float32 is lost, comparison with bicubic
+            interpolation.
+    """
 
     photographs: int
     stages: tuple[StageResult, ...]
@@ -155,22 +161,20 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     if not ledger.gates:
         return
     table = make_table(
-        "Artefacts that the lowered model adds",
+        "Artefacts that the lowered model adds, and failures of float32 itself",
         ("gate", "figure", "limit", "worst on", ""),
         left=("gate", "worst on", ""),
     )
-    for verdict in ledger.gates:
-        gate = verdict.gate
+    for result in ledger.gates:
+        gate = result.gate
         table.add_row(
-            gate.name,
-            f"{verdict.figure:.2f} {gate.unit}",
+            escape(gate.name),
+            f"{result.figure:.2f} {gate.unit}",
             f"{gate.threshold:g}",
-            escape(verdict.where),
-            "passed" if verdict.passed else "[bold red]FAILED[/bold red]",
+            escape(result.where),
+            verdict(passed=result.passed, accepted=result.accepted),
         )
     console.print(table)
-    if left_out := sorted({name for verdict in ledger.gates for name in verdict.left_out}):
-        console.print(f"left out, as float32 itself diverges on them: {', '.join(left_out)}")
 
 
 def _psnr_y_db(

@@ -134,6 +134,11 @@ class CalibrationImages:
         described = f"upscale {self.upscale}, tile {self.tile}, {' '.join(self.files)}"
         return hashlib.sha256(described.encode()).hexdigest()
 
+    @property
+    def names(self) -> list[str]:
+        """File names of the chosen photographs."""
+        return [path.name for path in self.files.values()]
+
     def __len__(self) -> int:
         return len(self.files)
 

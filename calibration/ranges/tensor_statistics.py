@@ -16,20 +16,21 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from adadm.export.proof.drawn_pictures import plain_pictures
-from adadm.calibration.quality.gates import diverges
+from adadm.calibration.quality.gates import resemblance_lost_db
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.graph.rewriting import new_initializer
 from adadm.export.passes import ExposeFactors
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB
 from adadm.runtime.json_format import Figure, read, write
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[np.float64]
 
-METHOD = "largest magnitude by channel, of photographs and drawn inputs; mean of photographs; 1"
+METHOD = "largest magnitude by channel, of photographs and drawn inputs; mean of photographs; 2"
 """Definition of the figures and version of their computation: part of the cache key."""
 
 FACTOR = "factor_"
@@ -105,7 +106,7 @@ def collect(
         for name, lr, is_drawn in itertools.islice(inputs, state.done, None):
             outputs = session.run({"lr": batch_from_image(lr, rgb_range)})
             sr = outputs.pop("sr")
-            if is_drawn and diverges(sr, lr, rgb_range):
+            if is_drawn and resemblance_lost_db(sr, lr, rgb_range) > LARGEST_LOSS_DB:
                 outputs = {}
             elif not np.isfinite(sr).all():
                 raise CalibrationError(

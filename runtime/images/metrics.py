@@ -43,11 +43,14 @@ def psnr_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
 _SEEN_DB = 40.0
 """Differences above are not seen."""
 
+LARGEST_LOSS_DB = 1.0
+"""Largest loss of resemblance, against bicubic interpolation, of a result that is not lost."""
+
 
 def resemblance_margin(sr: ImageArray, lr: ImageArray) -> float:
     """By how many dB a result resembles its input better than bicubic interpolation's does.
 
-    Resemblances above 40 dB count as 40.
+    Resemblances above 40 dB count as 40. A result is lost below minus `LARGEST_LOSS_DB`.
     """
     bicubic = enlarge(lr, sr.shape[0] // lr.shape[0])
     found, expected = (min(_SEEN_DB, resemblance(image, lr)) for image in (sr, bicubic))

@@ -41,7 +41,6 @@ from _support.toy_networks import (
     write_crops,
 )
 from adadm.calibration.lowering import Lowering, LoweringOptions
-from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.calibration.stages import run_of_model
@@ -50,7 +49,7 @@ from adadm.export import Options, save_checkpoint
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.networks import EDSR, Network
 from adadm.export.networks.blocks import Modulator
-from adadm.export.proof.drawn_pictures import drawn_pictures
+from adadm.export.proof.drawn_pictures import drawn_pictures, plain_pictures
 from adadm.export.proof.pytorch import enlarge_image
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import main

@@ -39,12 +39,12 @@ from adadm.runtime.images.arrays import (
     read_image,
     reduce,
 )
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages
 
 LIMITS: tuple[Limit, ...] = ("off", 1.25, 1.5, 1.75, 2.0, 2.5)
-LARGEST_LOSS_DB = 1.0
 BUNDLED = [
     pages.CHECKPOINTS / f"{name}.safetensors"
     for name in ("edsr_adadm_x2", "edsr_adadm_x4", "rdn_adadm_x2", "nlsn_adadm_x2")

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from adadm.calibration.drawing import drawing_style
-from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.gates import RINGING
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from studies.pages import save_figure

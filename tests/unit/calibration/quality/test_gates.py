@@ -12,11 +12,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from _support.planted import fold_without_border
-from adadm.calibration.quality.gates import GATES, GateResult, Run, check_gates, measure_gates
+from adadm.calibration.quality.acceptance import accept, check_gates
+from adadm.calibration.quality.gates import (
+    GATES,
+    GateResult,
+    Run,
+    compare_with_bicubic,
+    measure_gates,
+)
 from adadm.calibration.quality.photographs import Photograph
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.images.arrays import Batch, batch_from_image, reduce
+from adadm.runtime.images.arrays import Batch, batch_from_image, enlarge, reduce
+from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
@@ -251,14 +259,6 @@ def test_what_is_not_finite_fails_at_once(value: float) -> None:
 
     with pytest.raises(CalibrationError, match="grey 0: the output of the lowered model is not"):
         gates_of(lowered)
-    with pytest.raises(CalibrationError, match="astronaut: the output of the float32 reference"):
-        measure_gates(
-            lambda lr: reference()(lr) * value,
-            reference(),
-            chosen(),
-            rgb_range=WHITE,
-            upscale=UPSCALE,
-        )
 
 
 def test_other_shapes_are_refused() -> None:
@@ -266,16 +266,61 @@ def test_other_shapes_are_refused() -> None:
         gates_of(lambda lr: lr)
 
 
-def test_where_the_reference_diverges_nothing_is_judged() -> None:
-    def diverging(lr: Batch) -> Batch:
-        return reference()(lr) * np.float32(np.nan if lr.std() == 0 else 1)
+def failing(where: Callable[[Batch], bool], value: float = np.nan) -> Run:
+    """The reference, but for inputs on which it returns so many times what it should."""
+    return lambda lr: reference()(lr) * np.float32(value if where(lr) else 1)
 
-    results = measure_gates(diverging, reference(), chosen(), rgb_range=WHITE, upscale=UPSCALE)
-    by_name = {result.gate.name: result for result in results}
-    assert by_name["flat level"].left_out == tuple(f"grey {n}" for n in (0, 32, 64, 128, 192, 255))
-    assert by_name["flat level"].where in ("skin", "sky", "leaves", "bricks")
-    assert by_name["banding"].left_out == ()
-    assert json.loads(json.dumps(by_name["flat level"].as_json()))["left_out"][1] == "grey 32"
+
+SKY = np.array([110, 160, 220])
+
+
+@pytest.mark.parametrize(
+    ("value", "lost_db"),
+    [(np.nan, np.inf), (0.8, 40 - 10 * np.log10(255**2 / np.mean((0.2 * SKY) ** 2)))],
+)
+def test_an_input_on_which_float32_fails_is_a_failed_result(value: float, lost_db: float) -> None:
+    """Whether it is not finite or only wrong; until the input is accepted by its name."""
+    bricks = failing(lambda lr: lr.std() > 0 and np.ptp(lr, axis=(2, 3)).max() == 0, value)
+    results = measure_gates(bricks, reference(), chosen(), rgb_range=WHITE, upscale=UPSCALE)
+    *gates, sky = [r for r in results if r.gate.name not in ("skin", "leaves", "bricks")]
+    assert [result.gate for result in gates] == list(GATES)
+    assert all(result.passed for result in gates)
+    assert gates[3].left_out == gates[4].left_out == ("skin", "sky", "leaves", "bricks")
+    assert gates[2].left_out == gates[5].left_out == ()
+    assert sky.gate.name == "sky" and not sky.passed
+    assert sky.figure == pytest.approx(lost_db, abs=0.3)
+    with pytest.raises(
+        CalibrationError, match=r"^float32 itself .*\n  skin is .* limit 1: float32"
+    ):
+        check_gates(results)
+    some = accept(results, ("skin", "sky", "leaves"))
+    with pytest.raises(CalibrationError, match=r"lowered:\n  bricks is .*--accept\)$"):
+        check_gates(some)
+    check_gates(accept(some, ("skin", "sky", "leaves", "bricks")))
+    assert json.loads(json.dumps(gates[3].as_json()))["left_out"][1] == "sky"
+
+
+def test_a_gate_without_inputs_fails_by_itself() -> None:
+    """Even where all its inputs are accepted."""
+    nowhere = failing(lambda lr: True)
+    results = measure_gates(nowhere, reference(), chosen(), rgb_range=WHITE, upscale=UPSCALE)
+    assert len(results) == len(GATES) + 17 + len(chosen())
+    for result in results[: len(GATES)]:
+        assert not result.passed and "no input" in result.where
+    lost = [result.gate.name for result in results[len(GATES) :]]
+    with pytest.raises(CalibrationError, match=r"border is inf dB \(no input on which"):
+        check_gates(accept(results, lost))
+    check_gates(accept(results, (*lost, *(gate.name for gate in GATES))))
+    bare = measure_gates(reference(), reference(), [], rgb_range=WHITE, upscale=UPSCALE)
+    assert [r.gate.name for r in bare if not r.passed] == ["border", "mean shift"]
+
+
+def test_a_network_is_compared_with_bicubic_interpolation() -> None:
+    scores = [psnr_y(enlarge(photo.lr, UPSCALE), photo.hr, UPSCALE) for photo in chosen()]
+    mean_db = float(np.mean(scores))
+    for better_db, passes in ((0.1, True), (-0.1, False)):
+        result = compare_with_bicubic(mean_db + better_db, chosen())
+        assert result.figure == pytest.approx(-better_db) and result.passed == passes
 
 
 def test_figures_do_not_depend_on_the_range() -> None:

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from _support.planted import PHOTOGRAPHS, UPSCALE
-from adadm.calibration.quality.gates import GATES, GateResult
+from adadm.calibration.quality.gates import GATES, LOST, GateResult
 from adadm.calibration.quality.ledger import Ledger, Stage, StageResult, measure, print_ledger
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
@@ -130,6 +130,7 @@ def ledger_with_gates() -> Ledger:
     gates = (
         GateResult(GATES[0], 1 / 3, "all photographs"),
         GateResult(GATES[3], 1e5, "grey 255", left_out=("skin",)),
+        GateResult(LOST._replace(name="skin"), math.inf, "float32", accepted=True),
     )
     measured = measure(stages, PHOTOGRAPHS, WHITE, UPSCALE)
     return Ledger(measured.photographs, measured.stages, gates)
@@ -155,7 +156,7 @@ def test_the_tables_fit_80_columns() -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     parts = ("PyTorch", "ONNX Runtime", "8.0e-03 in block 1", "+3.5", "grey 255", "FAILED")
-    assert all(part in text for part in (*parts, "passed", "skin"))
+    assert all(part in text for part in (*parts, "passed", "skin", "accepted"))
 
 
 def test_batches_are_in_the_networks_range() -> None:

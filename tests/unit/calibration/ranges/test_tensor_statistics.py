@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from _support.exports import exported
-from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.ranges import tensor_statistics
 from adadm.calibration.ranges.tensor_statistics import collect
 from adadm.export import Options
+from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image
