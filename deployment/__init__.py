@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adadm.deployment.certification.certificate import Certificate as Certificate
     from adadm.deployment.certification.certificate import read_certificate as read_certificate
     from adadm.deployment.certification.certify import certify as certify
-    from adadm.deployment.shipping.run import ShipOptions as ShipOptions
+    from adadm.deployment.shipping.options import ShipOptions as ShipOptions
     from adadm.deployment.shipping.run import ShipRun as ShipRun
 
 __all__, __getattr__ = import_on_first_use(__name__, __file__)

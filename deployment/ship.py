@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from adadm.calibration.lowering import BUDGETS_DB
-from adadm.deployment.shipping.run import ShipOptions, ShipResult, ShipRun, made_before
+from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_before
+from adadm.deployment.shipping.run import ShipRun
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths, add_target, decibels, positive
+from adadm.runtime.arguments import Paths, add_accept, add_target, decibels, positive
 from adadm.runtime.errors import ParityError
 from adadm.runtime.files import cache_folder
 from adadm.runtime.progress import Bar
@@ -50,6 +51,7 @@ def main(argv: list[str]) -> None:
                 stats=arguments.stats,
                 wheels=arguments.wheels,
                 cache=arguments.cache,
+                accept=arguments.accept,
             ),
             progress=bar,
         )
@@ -177,6 +179,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="leave the wheels out of the bundles; fetching them needs network access",
     )
     parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
+    add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     paths.check(rewrites=made_before(arguments.output, arguments.checkpoint))

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from adadm.calibration.quality.acceptance import verdict
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import load_baseline
@@ -27,7 +28,7 @@ from adadm.deployment.certification.recheck import Places, recheck
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.export.arguments import add_network_options, network_options
-from adadm.runtime.arguments import Paths, check_outputs, positive
+from adadm.runtime.arguments import Paths, add_accept, check_outputs, positive, seconds
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.errors import ParityError
@@ -70,6 +71,11 @@ def _certify(arguments: argparse.Namespace) -> None:
             progress=bar,
         )
     print(f"photographs: {images}")
+    if reference.unlimited is None:
+        print(
+            "limits: not compared with the network without limits, since the modulators of the "
+            "reference are inlined in an unknown form; give the checkpoint"
+        )
     if not arguments.hr:
         print("PSNR-Y is not measured: it requires originals, given with --hr")
     with bar:
@@ -79,6 +85,7 @@ def _certify(arguments: argparse.Namespace) -> None:
             images,
             originals=arguments.hr,
             given=limits,
+            accepted=arguments.accept,
             at=arguments.output,
             seconds=arguments.seconds,
             progress=bar,
@@ -135,11 +142,11 @@ def _print_checks(checks: Sequence[Check], console: Console) -> None:
     table = make_table("Checks", headers, left=("check", "worst on", ""))
     for row in checks:
         table.add_row(
-            row.name,
+            escape(row.name),
             f"{row.figure:.3g} {row.unit}".rstrip(),
             f"{'>=' if row.at_least else '<='} {row.limit:.4g}",
             escape(row.where),
-            "passed" if row.passed else "[bold red]FAILED[/bold red]",
+            verdict(passed=row.passed, accepted=row.accepted),
         )
     console.print(table)
 
@@ -198,18 +205,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="certificate to write; default: beside the model",
     )
     parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="time for speed runs, s; default: 3"
+        "--seconds",
+        type=seconds,
+        default=3.0,
+        metavar="S",
+        help="time for speed runs, s; default: 3",
     )
     parser.add_argument("--certificate", type=paths.read, help="certificate to check again")
     parser.add_argument(
         "--trust", action="store_true", help="run an engine without a manifest, which is code"
     )
+    add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)
+    is_device = arguments.model is not None and arguments.model.endswith(".json")
+    if arguments.accept and (arguments.certificate is not None or is_device):
+        parser.error("--accept is for certifying a model; a certificate has its own names")
     if arguments.certificate is None:
         if arguments.model is None or arguments.against is None:
             parser.error("give a model and --against its original network, or --certificate")
-        if not arguments.images and not arguments.model.endswith(".json"):
+        if not arguments.images and not is_device:
             parser.error("certifying a model requires photographs: give --images")
         default = companion_files(arguments.model)[0].with_suffix(".certificate.json")
         arguments.output = arguments.output or paths.written(default)

@@ -8,18 +8,21 @@ of the deviation that the trunk had in training.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Literal
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from adadm.export.graph.channels import pooled_variance
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
+from adadm.export.operators.modulator import find_inlined
 from adadm.export.proof.cases import photograph_batches, photograph_side
 from adadm.runtime.errors import CheckpointError
 
@@ -69,6 +72,21 @@ def limits_of(network: Network) -> dict[str, float]:
     """Limits by modulator name; modulators without a limit are left out."""
     limits = {name: module.limit for name, module in named_modulators(network).items()}
     return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+def without_limits(network: Network) -> Network:
+    """Copy of a network whose modulators have no limits."""
+    free = copy.deepcopy(network)
+    for module in named_modulators(free).values():
+        module.limit = None
+    return free
+
+
+def remove_limits(graph: ir.Graph) -> None:
+    """Remove the limits of the inlined modulators of a graph."""
+    for modulator in find_inlined(graph):
+        if modulator.limited_std is not modulator.std:
+            ir.convenience.replace_all_uses_with(modulator.limited_std, modulator.std)
 
 
 def deviations_of_training(network: Network) -> dict[str, float]:

@@ -23,6 +23,7 @@ from adadm.export.graph.opset import set_opset
 from adadm.export.operators.modulator import find_inlined
 from adadm.export.passes import BakeImageIO, ExposeFactors, InlineFunctions
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.targets import Target
 
 _OPSET_OF_HALF_SCALES = 19
@@ -116,14 +117,18 @@ def check_half(target: Target) -> None:
         )
 
 
-def deploy(path: Path, target: Target) -> TargetModel:
+def deploy(source: Path | bytes, target: Target) -> TargetModel:
     """Convert an exported or a lowered model to the form of a target, if it has another.
 
+    Args:
+        source: path or content of the model.
+
     Raises:
+        EngineError: the file cannot be read, or is not a model that is safe to load.
         ExportError: an operator changed between its opset and that of the target, or the ONNX
             checker refuses the model.
     """
-    model: ir.Model = ir.load(path)
+    model: ir.Model = ir.from_proto(onnx.load_from_string(checked_onnx(source)))
     ExposeFactors()(model)
     if model.opset_imports[""] > target.opset:
         set_opset(model, target.opset)

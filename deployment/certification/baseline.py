@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from adadm.calibration.quality.ledger import Stage
 from adadm.calibration.source_network import load_source_network
+from adadm.deployment.certification.reached_limits import Unlimited, block_name
 from adadm.deployment.certification.running import evaluated, precision_of, run_graph, split_outputs
 from adadm.export.assembly import assemble
 from adadm.export.limits import Limit, named_modulators
-from adadm.export.operators.modulator import modulators
+from adadm.export.operators.modulator import find_inlined
 from adadm.export.options import DEFAULTS
 from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.errors import CalibrationError
@@ -36,6 +37,7 @@ class Baseline:
         run: the reference without its factors, for timing.
         graph: float32 graph, for comparing layers.
         blocks: names of the modulated blocks, in graph order.
+        unlimited: the reference without its limits; None if its graph has them in an unknown form.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Baseline:
     graph: onnx.ModelProto
     blocks: tuple[str, ...]
     metadata: NetworkMetadata
+    unlimited: Unlimited | None
 
 
 def load_baseline(
@@ -72,10 +75,11 @@ def load_baseline(
                 f"{path} was not written by adadm (its metadata lacks {', '.join(missing)}), so "
                 "it cannot be a reference; give the checkpoint"
             )
-        graph = evaluated(path, model.metadata)
+        graph = evaluated(model.content, model.metadata)
         description = f"ONNX Runtime, {precision_of(graph, model.metadata)}"
         run = run_graph(graph, model.metadata)
-        names = [str(node.name) for node in modulators(ir.from_proto(onnx.load(path)).graph)]
+        inlined = find_inlined(ir.from_proto(graph).graph)
+        blocks = tuple(block_name(str(modulator.result.name)) for modulator in inlined)
         return Baseline(
             path=path,
             sha256=model.sha256,
@@ -83,8 +87,9 @@ def load_baseline(
             stages=(Stage("reference", run),),
             run=lambda lr: run(lr)[0],
             graph=graph,
-            blocks=_blocks(names),
+            blocks=blocks,
             metadata=model.metadata.network,
+            unlimited=Unlimited.of_graph(graph, blocks, model.metadata),
         )
     source = load_source_network(path, arch, free_sizes=True, limit=limit, **given)
     network = source.network
@@ -102,10 +107,7 @@ def load_baseline(
         ),
         run=lambda lr: run_network(network, lr),
         graph=graph,
-        blocks=_blocks(list(named_modulators(network))),
+        blocks=tuple(map(block_name, named_modulators(network))),
         metadata=source.metadata,
+        unlimited=Unlimited.of_network(network),
     )
-
-
-def _blocks(names: list[str]) -> tuple[str, ...]:
-    return tuple(name.removesuffix(".phi") for name in names)

@@ -80,7 +80,7 @@ def load_candidate(
         return _engine(path, reference, trust=trust)
     model = read_onnx(path)
     metadata = _known_network(path, model.metadata, reference)
-    graph = evaluated(path, metadata)
+    graph = evaluated(model.content, metadata)
     precision = precision_of(graph, metadata)
     title = {"float32": "float32", "fp16": "FP16", "int8": "INT8"}[precision]
     run = run_graph(graph, metadata)
@@ -154,10 +154,11 @@ def _tile_models(paths: tuple[Path, ...], metadata: ModelMetadata) -> RunWithFac
     """Run both tile models on the whole image as one tile; refuses those of another model."""
     sessions = []
     for path in paths:
-        found = read_onnx(path).metadata
-        if differs := found.difference(metadata):
+        found = read_onnx(path)
+        if differs := found.metadata.difference(metadata):
             raise CalibrationError(f"{path} {differs} than the model that it lies beside")
-        sessions.append(OnnxRuntimeSession(evaluated(path, found).SerializeToString()))
+        graph = evaluated(found.content, found.metadata)
+        sessions.append(OnnxRuntimeSession(graph.SerializeToString()))
     tile, moments = sessions
 
     def run(lr: Batch) -> Output:

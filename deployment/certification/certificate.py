@@ -146,6 +146,7 @@ class ModelCertificate(Certificate):
     """Certificate of a model or an engine that ran here, with its reference.
 
     Attributes:
+        accepted: names of checks, drawn inputs and photographs whose failure the user accepts.
         blocks: modulation factors; empty without modulators.
         layers: results in graph order; empty for an engine.
         speed: speed of the reference and of the model.
@@ -154,6 +155,7 @@ class ModelCertificate(Certificate):
     kind: Literal["model"] = "model"
     images: Images
     thresholds: Thresholds
+    accepted: tuple[str, ...]
     checks: tuple[Check, ...]
     ledger: Stages
     photographs: tuple[PhotographResult, ...]

@@ -6,14 +6,14 @@ import importlib.metadata
 import importlib.util
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
-from adadm.export.proof.drawn_pictures import plain_pictures, plain_size
+from adadm.calibration.quality.acceptance import check_accepted
 from adadm.calibration.quality.gates import GateResult, Run, measure_gates
 from adadm.calibration.quality.ledger import Ledger, Output, Stage, measure
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -28,11 +28,21 @@ from adadm.deployment.certification.certificate import (
     Stages,
     relative,
 )
-from adadm.deployment.certification.criteria import Check, Thresholds, check, check_gate, failures
+from adadm.deployment.certification.criteria import (
+    Check,
+    Thresholds,
+    accept_checks,
+    acceptable_checks,
+    check,
+    check_gate,
+    check_limits,
+    failures,
+)
 from adadm.deployment.certification.layers.compare import LayerComparison, compare_layers
 from adadm.deployment.certification.observations import Observations
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.speed import measure_speed
+from adadm.export.proof.drawn_pictures import plain_pictures, plain_size
 from adadm.runtime.checks.device_info import device_info
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
@@ -59,6 +69,7 @@ def certify(
     *,
     originals: bool,
     given: Mapping[str, float],
+    accepted: Collection[str] = (),
     at: Path,
     seconds: float = 3.0,
     progress: Progress = SILENT,
@@ -68,19 +79,26 @@ def certify(
     Args:
         originals: True if `images` were reduced from originals, so that PSNR-Y can be measured.
         given: limits other than the defaults, by name.
+        accepted: names of checks, drawn inputs and photographs whose failure is accepted.
         at: future path of the certificate, which names files relative to it.
         seconds: duration of the speed measurement.
 
     Raises:
-        CalibrationError: an output is not finite, or equals its original.
+        CalibrationError: an output is not finite, or equals its original; or an accepted name is
+            unknown.
     """
+    check_accepted(accepted, acceptable_checks(images))
     thresholds = Thresholds.of(model.precision, given)
     upscale, rgb_range = reference.metadata.upscale, reference.metadata.rgb_range
     stages = [*reference.stages, *model.stages]
     if model.metadata.is_uint8:
         stages = [_in_8_bits(stage, rgb_range) for stage in stages]
     seen = Observations(
-        len(reference.stages), rgb_range=rgb_range, upscale=upscale, originals=originals
+        len(reference.stages),
+        rgb_range=rgb_range,
+        upscale=upscale,
+        originals=originals,
+        unlimited=reference.unlimited,
     )
     progress.phase("running both networks on photographs")
     ledger = measure(
@@ -102,10 +120,14 @@ def certify(
         comparison = compare_layers(reference.graph, model.graph, feeds)
     progress.phase("measuring the speed here")
     speed = measure_speed(reference, model, feeds[0], seconds)
-    checks = (
-        *_checks(ledger, len(reference.stages), seen, reference, thresholds),
-        *_layers_at_fault(comparison, thresholds),
-        *(check_gate(gate, thresholds) for gate in gates),
+    checks = accept_checks(
+        (
+            *_checks(ledger, len(reference.stages), seen, reference, thresholds),
+            *_layers_at_fault(comparison, thresholds),
+            *(check_gate(gate, thresholds) for gate in gates),
+            *check_limits(seen.photographs),
+        ),
+        accepted,
     )
     crops = [*seen.crops(), *_crops_of_gates(gates, checks, (truth, deployed), rgb_range, size)]
     failed = failures(checks)
@@ -131,6 +153,7 @@ def certify(
             paths=tuple(relative(path, at) for path in images.paths),
         ),
         thresholds=thresholds,
+        accepted=tuple(sorted(set(accepted))),
         checks=checks,
         ledger=Stages(ledger.photographs, ledger.stages),
         photographs=tuple(seen.photographs),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from adadm.calibration.lowering import BUDGETS_DB
+from adadm.calibration.quality.acceptance import unknown_name
 from adadm.calibration.quality.gates import GATES, Gate, GateResult
+from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.deployment.certification.observations import PhotographResult
+from adadm.export.proof.drawn_pictures import plain_pictures, plain_size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import Figure, read
 
@@ -79,6 +81,17 @@ KEYS = {
 """Name of each check in a file of thresholds."""
 
 
+BEYOND_LIMIT = Gate(
+    "photograph",
+    "x limit",
+    1.0,
+    "export with a larger --limit, or accept the photograph by name (--accept)",
+)
+"""Std of the first trunk beyond the limit of its modulator, as a multiple of it (`LimitEffect`).
+Each photograph on which a limit is reached has this check under its own name. Blocks after the
+first amplify the excess, up to infinity."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """Limits of a certificate by name.
@@ -109,9 +122,7 @@ def read_thresholds(path: Path) -> dict[str, float]:
     names = list(KEYS.values())
     limits = read(dict[str, float], path, error=CalibrationError)
     for name in (name for name in limits if name not in names):
-        near = difflib.get_close_matches(name, names, n=1)
-        meant = f"; did you mean {near[0]}?" if near else "."
-        raise CalibrationError(f"{path}: unknown limit {name!r}{meant} Known: {', '.join(names)}")
+        raise CalibrationError(f"{path}: {unknown_name(name, names)}")
     return {name: float(limit) for name, limit in limits.items()}
 
 
@@ -123,8 +134,9 @@ class Check:
         figure: infinite if nothing differs.
         at_least: True if the limit is a lower one.
         where: name of the worst case.
-        left_out: cases on which the reference itself diverges.
-        passed: verdict.
+        left_out: inputs on which the reference itself is lost; each has a check of its own.
+        passed: the figure is within the limit.
+        accepted: it is not, and the user accepts that.
     """
 
     name: str
@@ -136,6 +148,7 @@ class Check:
     remedy: str
     left_out: tuple[str, ...] = ()
     passed: bool
+    accepted: bool = False
 
     @property
     def is_within(self) -> bool:
@@ -154,24 +167,67 @@ class Check:
 def check(name: str, figure: float, where: str, thresholds: Thresholds) -> Check:
     """Compare a figure with the limit of one of `CRITERIA`."""
     criterion = CRITERIA[name]
-    return _judged(criterion, figure, where, thresholds, at_least=criterion.at_least)
+    limit = thresholds.limits[name]
+    return _judged(criterion, figure, where, limit, at_least=criterion.at_least)
 
 
 def check_gate(result: GateResult, thresholds: Thresholds) -> Check:
-    """Compare the figure of a gate with its limit in `thresholds`."""
-    gate, left_out = result.gate, result.left_out
-    return _judged(gate, result.figure, result.where, thresholds, at_least=False, left_out=left_out)
+    """Compare the figure of a gate with its limit in `thresholds`, of an input with its own."""
+    gate = result.gate
+    limit = thresholds.limits.get(KEYS.get(gate.name, ""), gate.threshold)
+    return _judged(gate, result.figure, result.where, limit, left_out=result.left_out)
+
+
+def check_limits(photographs: Iterable[PhotographResult]) -> list[Check]:
+    """A failed check for each photograph on which a limit makes a difference."""
+    checks = []
+    for photograph in photographs:
+        if photograph.limits is None or not photograph.limits.beyond:
+            continue
+        beyond, levels = photograph.limits.beyond, photograph.limits.largest_error
+        block = next(iter(beyond))
+        others = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        gate = BEYOND_LIMIT._replace(
+            name=photograph.name,
+            remedy=f"without limits, up to {levels:.3g} levels differ; {BEYOND_LIMIT.remedy}",
+        )
+        checks.append(_judged(gate, beyond[block], block + others, gate.threshold))
+    return checks
 
 
 def _judged(
-    what: Criterion | Gate, figure: float, where: str, thresholds: Thresholds, **more: Any
+    what: Criterion | Gate,
+    figure: float,
+    where: str,
+    limit: float,
+    *,
+    at_least: bool = False,
+    left_out: tuple[str, ...] = (),
 ) -> Check:
-    common = {"name": what.name, "unit": what.unit, "remedy": what.remedy, **more}
-    limit = thresholds.limits[KEYS[what.name]]
-    unjudged = Check(figure=figure, where=where, limit=limit, passed=False, **common)
+    unjudged = Check(
+        name=what.name,
+        figure=figure,
+        unit=what.unit,
+        limit=limit,
+        at_least=at_least,
+        where=where,
+        remedy=what.remedy,
+        left_out=left_out,
+        passed=False,
+    )
     return replace(unjudged, passed=unjudged.is_within)
 
 
+def accept_checks(checks: Iterable[Check], names: Collection[str]) -> tuple[Check, ...]:
+    """Mark the failed checks that are accepted."""
+    return tuple(replace(each, accepted=not each.passed and each.name in names) for each in checks)
+
+
+def acceptable_checks(images: CalibrationImages) -> tuple[str, ...]:
+    """Names that `adadm validate` accepts: checks, drawn inputs, photographs."""
+    return *KEYS, *plain_pictures(*plain_size(1)), *images.names
+
+
 def failures(checks: Sequence[Check]) -> tuple[str, ...]:
-    """Sentences, one for each failed check."""
-    return tuple(str(failed) for failed in checks if not failed.passed)
+    """Sentences, one for each check that fails and is not accepted."""
+    return tuple(str(each) for each in checks if not each.passed and not each.accepted)

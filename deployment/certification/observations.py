@@ -12,8 +12,9 @@ import numpy.typing as npt
 from adadm.calibration.quality.gates import shown_levels
 from adadm.calibration.quality.ledger import Output, relative_error
 from adadm.calibration.quality.photographs import Photograph
+from adadm.deployment.certification.reached_limits import LimitEffect, Unlimited
 from adadm.deployment.certification.report.crops import Crop
-from adadm.runtime.images.arrays import ImageArray, enlarge, image_from_batch
+from adadm.runtime.images.arrays import ImageArray, batch_from_image, enlarge, image_from_batch
 from adadm.runtime.images.metrics import psnr, psnr_y
 from adadm.runtime.json_format import Figure
 
@@ -34,6 +35,7 @@ class PhotographResult:
         lost_db: PSNR-Y of the reference minus that of the model; None without an original.
         bicubic_db: PSNR-Y of bicubic interpolation; None without an original.
         largest_error: largest error against the reference, grey levels of 255.
+        limits: effect of the limits on the reference; None if it was not measured.
     """
 
     name: str
@@ -42,6 +44,7 @@ class PhotographResult:
     lost_db: float | None
     bicubic_db: float | None
     largest_error: float
+    limits: LimitEffect | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,19 @@ class Observations:
     Args:
         model: index of the model among the stages; the first is the reference.
         originals: True if photographs have originals.
+        unlimited: the reference without its limits.
     """
 
-    def __init__(self, model: int, *, rgb_range: float, upscale: int, originals: bool) -> None:
-        self._model, self._rgb_range = model, rgb_range
+    def __init__(
+        self,
+        model: int,
+        *,
+        rgb_range: float,
+        upscale: int,
+        originals: bool,
+        unlimited: Unlimited | None = None,
+    ) -> None:
+        self._model, self._rgb_range, self._unlimited = model, rgb_range, unlimited
         self._upscale, self._originals = upscale, originals
         self._expected: list[list[float]] = []
         self._found: list[list[float]] = []
@@ -92,6 +104,10 @@ class Observations:
                 for name, image in (("reference", reference), ("model", shown))
             }
             bicubic_db = psnr_y(enlarge(photograph.lr, r), photograph.hr, r)
+        limits = None
+        if self._unlimited is not None:
+            lr = batch_from_image(photograph.lr, self._rgb_range)
+            limits = self._unlimited.effect(lr, outputs[0], self._rgb_range)
         self.photographs.append(
             PhotographResult(
                 name=photograph.name,
@@ -100,6 +116,7 @@ class Observations:
                 lost_db=psnr_y_db["reference"] - psnr_y_db["model"] if psnr_y_db else None,
                 bicubic_db=bicubic_db,
                 largest_error=float(np.abs(error).max()) * 255 / self._rgb_range,
+                limits=limits,
             )
         )
         for side, noted in ((wanted, self._expected), (factors, self._found)):

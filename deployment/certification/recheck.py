@@ -112,6 +112,7 @@ def recheck(
             _choose(images, certificate.images, truth),
             originals=certificate.images.originals,
             given=certificate.thresholds.given,
+            accepted=certificate.accepted,
             at=path,
             seconds=0,
             progress=progress,

@@ -14,6 +14,7 @@ from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.calibration.target_forms.target_model import deploy
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
@@ -24,11 +25,15 @@ RunWithFactors = Callable[[Batch], Output]
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
 
 
-def evaluated(path: Path, metadata: ModelMetadata) -> onnx.ModelProto:
-    """Load a model with its factors as outputs, and with a device's rounding emulated."""
+def evaluated(source: Path | bytes, metadata: ModelMetadata) -> onnx.ModelProto:
+    """Load a model with its factors as outputs, and with a device's rounding emulated.
+
+    Args:
+        source: path or content of the model.
+    """
     if metadata.version is None:  # made by another tool
-        return rounded_to_half(onnx.load(path))
-    return deploy(path, TARGETS[metadata.target or "cpu"]).evaluated
+        return rounded_to_half(onnx.load_from_string(checked_onnx(source)))
+    return deploy(source, TARGETS[metadata.target or "cpu"]).evaluated
 
 
 def precision_of(graph: onnx.ModelProto, metadata: ModelMetadata) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions, Precision
+from adadm.calibration.lowering import LoweringOptions, Precision
 from adadm.calibration.pipeline import lower_network
+from adadm.calibration.quality.acceptance import acceptable, check_accepted
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import load_source_network
 from adadm.deployment.bundling.make_bundle import make_bundle
@@ -20,7 +21,9 @@ from adadm.deployment.certification.candidate import load_candidate
 from adadm.deployment.certification.certificate import ModelCertificate, read_certificate
 from adadm.deployment.certification.certify import certify
 from adadm.deployment.certification.consistency import is_certificate_of
+from adadm.deployment.certification.criteria import acceptable_checks
 from adadm.deployment.certification.report.page import page_path, write_certificate
+from adadm.deployment.shipping.options import ShipOptions, ShipResult
 from adadm.deployment.shipping.steps import Steps
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import Options
@@ -36,70 +39,6 @@ from adadm.runtime.targets import Target
 
 _FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
-_SUFFIXES = (".onnx", ".json", ".html", ".svg")
-"""Suffixes of the files in the folder of models."""
-
-
-@dataclass(frozen=True)
-class ShipOptions:
-    """Options of a run.
-
-    Attributes:
-        undetectable: `arch` and hyper-parameters, as in `load_checkpoint`.
-        photographs: largest number of originals to use.
-        budgets_db: limit of the PSNR-Y loss in dB, by precision.
-        stats: `external` makes the models for tiles too.
-        wheels: include the wheels for the device's Python in bundles.
-        cache: folder for measured ranges and losses.
-    """
-
-    checkpoint: Path
-    images: Sequence[Path]
-    targets: Sequence[Target]
-    folder: Path
-    undetectable: Mapping[str, Any] = field(default_factory=dict)
-    photographs: int = 24
-    budgets_db: Mapping[Precision, float] = field(default_factory=lambda: dict(BUDGETS_DB))
-    stats: Literal["internal", "external"] = "internal"
-    wheels: bool = True
-    cache: Path | None = None
-
-
-@dataclass(frozen=True)
-class ShipResult:
-    """One row of the summary.
-
-    Attributes:
-        target: name of the target; `any` for the float32 export.
-        model: path of the model; None if it could not be made.
-        certificate: content of its certificate.
-        made: engine and bundle, relative to the folder.
-        problem: reason why there is no model.
-    """
-
-    target: str
-    precision: str
-    model: Path | None
-    certificate: ModelCertificate | None
-    made: tuple[str, ...] = ()
-    problem: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """True if there is a model and it was certified."""
-        return self.certificate is not None and self.certificate.passed
-
-
-def made_before(folder: Path, checkpoint: Path) -> list[Path]:
-    """Files in a folder that a run for a checkpoint may rewrite."""
-    models = (folder / "models").glob(f"{checkpoint.stem}.*")
-    return [
-        folder / "steps.json",
-        folder / "summary.json",
-        *(path for path in models if path.suffix in _SUFFIXES),
-        *(folder / "engines").glob(f"{checkpoint.stem}.*"),
-        *(folder / "bundles").rglob("*"),
-    ]
 
 
 @dataclass(frozen=True)
@@ -129,7 +68,7 @@ class ShipRun:
 
         Raises:
             CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot
-                be used.
+                be used, or a name to accept is unknown.
         """
         network = load_checkpoint(options.checkpoint, **options.undetectable).network
 
@@ -143,6 +82,8 @@ class ShipRun:
         are_few = len(paths) < 3
         parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
         calibration, certification = (images_of(part, count=len(part)) for part in parts)
+        known = dict.fromkeys((*acceptable(calibration), *acceptable_checks(certification)))
+        check_accepted(options.accept, known)
         progress.message(f"calibration: {calibration}")
         progress.message(f"certificates: {certification}")
         if are_few:
@@ -208,11 +149,17 @@ class ShipRun:
     def _lower(self, target: Target, precision: Precision) -> Path:
         options, budget_db = self.options, self.options.budgets_db[precision]
         output = self._file("models", f"{precision}.{target.name}.onnx")
+        accept = self._accepted(acceptable(self.calibration))
 
         def make() -> None:
             self.progress.phase(f"{precision} for {target.name}")
             request = LoweringOptions(
-                precision, target, budget_db, stats=options.stats, cache=options.cache
+                precision,
+                target,
+                budget_db,
+                stats=options.stats,
+                cache=options.cache,
+                accept=accept,
             )
             source = load_source_network(options.checkpoint, **self.options.undetectable)
             quantized = lower_network(source, self.calibration, request, progress=self.progress)
@@ -220,25 +167,37 @@ class ShipRun:
             quantized.write(output)
 
         lowered_for = {"target": target.name, "precision": precision, "budget_db": budget_db}
-        made_from = self._from(**lowered_for, stats=options.stats, images=self.calibration.digest)
+        made_from = self._from(
+            **lowered_for, stats=options.stats, images=self.calibration.digest, accept=accept
+        )
         outputs = [*self._variants(output), report_path(output)]
         self.steps.run(f"lower {precision} {target.name}", made_from, outputs, make)
         return output
 
     def _certify(self, model: Path, limits: Mapping[str, float]) -> ModelCertificate:
         output = model.with_suffix(".certificate.json")
+        accept = self._accepted(acceptable_checks(self.certification))
 
         def make() -> None:
             progress, truth, images = self.progress, self._baseline, self.certification
             progress.phase(f"certificate of {model.name}")
             candidate = load_candidate(model, truth, "cpu")
             certified = certify(
-                truth, candidate, images, originals=True, given=limits, at=output, progress=progress
+                truth,
+                candidate,
+                images,
+                originals=True,
+                given=limits,
+                accepted=accept,
+                at=output,
+                progress=progress,
             )
             write_certificate(certified.certificate, certified.crops, output)
 
         digests, images_sha256 = self._digests(model), self.certification.digest
-        made_from = self._from(models=digests, limits=dict(limits), images=images_sha256)
+        made_from = self._from(
+            models=digests, limits=dict(limits), images=images_sha256, accept=accept
+        )
         name = f"certificate {model.name}"
         companions = {file: digest for file, digest in digests.items() if file != model.name}
         if not is_certificate_of(  # the record alone is not trusted
@@ -248,6 +207,7 @@ class ShipRun:
             reference=self.checkpoint_sha256,
             images=images_sha256,
             given=limits,
+            accepted=accept,
         ):
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, page_path(output)], make)
@@ -290,6 +250,10 @@ class ShipRun:
         )
         self.steps.run(f"bundle {folder.name}", made_from, [folder], make)
         return str(folder.relative_to(self.options.folder))
+
+    def _accepted(self, known: Sequence[str]) -> list[str]:
+        """Names to accept that a step knows."""
+        return [name for name in self.options.accept if name in known]
 
     def _from(self, **more: Any) -> dict[str, Any]:
         return {

@@ -123,6 +123,7 @@ class InlinedModulator:
         result: result, with the name of the modulator's output.
         weight, bias: parameters of the exponent.
         limit: largest std that the factor follows; infinite without a limit.
+        std, limited_std: std of the trunk, and what the factor follows.
         inner: nodes that compute the result from trunk and residual.
     """
 
@@ -133,6 +134,8 @@ class InlinedModulator:
     weight: float
     bias: float
     limit: float
+    std: ir.Value
+    limited_std: ir.Value
     inner: frozenset[ir.Node]
 
 
@@ -160,15 +163,17 @@ def _ended_by(add: ir.Node) -> Iterator[InlinedModulator]:
             unscaled, weight = _split_number(scaled, "Mul", 1.0)
             logarithm = _behind(unscaled, "Log")
             safe = _behind(logarithm.inputs[0], "Where") if logarithm else None
-            std = safe.inputs[1] if safe else logarithm.inputs[0] if logarithm else None
-            _, limit = _split_number(std, "Min", math.inf)
+            limited = safe.inputs[1] if safe else logarithm.inputs[0] if logarithm else None
+            std, limit = _split_number(limited, "Min", math.inf)
+            if std is None or limited is None:
+                continue
             shift = _behind(moved, "Add")
             trunks = [unconverted(v) for v in (moved, *(shift.inputs if shift else ())) if v]
-            for trunk in trunks if logarithm else ():
+            for trunk in trunks:
                 ends = trunk, unconverted(residual)
                 if inner := _between(ends, add):
-                    numbers = weight, bias, limit
-                    yield InlinedModulator(*ends, factor, add.outputs[0], *numbers, inner)
+                    values = *ends, factor, add.outputs[0]
+                    yield InlinedModulator(*values, weight, bias, limit, std, limited, inner)
                     return
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from adadm.export.limits import named_modulators
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
 from adadm.export.networks.sparse_attention import AttentionRound
@@ -57,9 +58,8 @@ def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
         factors.append(module.factor(inputs[0]).numpy())
 
     with ExitStack() as hooks:
-        for module in network.modules():
-            if isinstance(module, Modulator):
-                hooks.enter_context(module.register_forward_pre_hook(note))
+        for module in named_modulators(network).values():
+            hooks.enter_context(module.register_forward_pre_hook(note))
         return run_network(network, lr), factors
 
 

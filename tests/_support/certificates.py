@@ -89,10 +89,12 @@ def model_certificate() -> dict[str, Any]:
             "paths": ["photos"],
         },
         "thresholds": {"limits": {}, "given": {}},
+        "accepted": ["sky"],
         "checks": [
             _check("PSNR-Y lost", 1.41042, "dB", 0.02, remedy="keep more in FP16", passed=False),
-            _check("worst parity", None, "dB", 52.11, at_least=True, left_out=["grey 255", "sky"]),
+            _check("worst parity", None, "dB", 52.11, at_least=True, left_out=["sky"]),
             _check("border", -0.0507579, "dB", 3.0),
+            _check("sky", 9.3, "dB", 1.0, passed=False, accepted=True),
         ],
         "ledger": {
             "photographs": 2,
@@ -169,6 +171,7 @@ def _check(name: str, figure: float | None, unit: str, limit: float, **more: Any
         "where": "owl.png",
         "remedy": "look into it",
         "left_out": [],
+        "accepted": False,
         **more,
     }
 
@@ -183,6 +186,7 @@ def _photograph(
         "lost_db": reference_db - model_db,
         "largest_error": 0.0 if parity_db is None else 2.6998,
         "bicubic_db": 30.125,
+        "limits": {"beyond": {}, "largest_error": 0.0},
     }
 
 

@@ -15,11 +15,12 @@ from onnx import numpy_helper
 
 from _support.kept import kept
 from _support.networks import random_network
-from adadm.export import Checkpoint, Options
+from adadm.export import Checkpoint, Options, load_checkpoint, save_checkpoint
 from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Hyperparameter
-from adadm.export.limits import Limit, set_limits
+from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import Network
+from adadm.export.options import DEFAULTS
 from adadm.export.passes import Decision
 from adadm.export.tile_models import TileModels
 from adadm.export.tracing import trace
@@ -94,6 +95,18 @@ def exported_tiles(
     assembled = assemble(model, _checkpoint(network).metadata, external)
     assert assembled.tiles is not None
     return network, assembled.model, assembled.tiles
+
+
+def write_with_limits(path: Path, network: Network, options: Options = DEFAULTS) -> Path:
+    """A checkpoint with its limits, and beside it its export, not compared with PyTorch."""
+    save_checkpoint(path.with_suffix(".safetensors"), network)
+    metadata = load_checkpoint(path.with_suffix(".safetensors")).metadata
+    hyperparameters = sorted(network.hyperparameters.items())
+    limits = sorted(limits_of(network).items())
+    _, content = kept_trace(lambda: network, "with limits", hyperparameters, limits)
+    model = ir.from_proto(onnx.load_from_string(content))
+    onnx.save(assemble(model, metadata, options).model, path)
+    return path
 
 
 def _checkpoint(network: Network) -> Checkpoint:

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from _support.exports import write_with_limits
 from _support.lowered import lowered_small, small_checkpoint
 from _support.planted import fold_without_border
 from _support.scripts import ROOT
 from _support.slow import slow_unless
+from _support.toy_networks import enlarging_edsr
 from adadm.deployment import bundle, validate
 from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.criteria import CRITERIA
+from adadm.export.limits import named_modulators, trunk_deviations
+from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
-from adadm.runtime.images.arrays import read_image
+from adadm.runtime.images.arrays import batch_from_image, read_image
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.verify import main as verify_main
 
@@ -283,10 +290,82 @@ def test_inputs_without_originals_and_limits_of_ones_own(
     assert content["thresholds"]["given"] == {"parity_db": 300.0, "mean_shift_levels": 0.4}
     limits.write_text('{"parity": 99}')
     assert adadm(lowered_small("tensorrt10", "fp16"), certified(folder), *options) == 1
-    assert "unknown limit 'parity'; did you mean parity_db?" in capsys.readouterr().err
+    assert "unknown name 'parity'; did you mean 'parity_db'?" in capsys.readouterr().err
     assert "PSNR-Y lost" not in [check["name"] for check in content["checks"]]
     assert content["ledger"]["stages"][0]["psnr_y_db"] is None
     assert content["speed"][0]["lr_px"] == [60, 48]  # not reduced
+
+
+@functools.cache
+def limited(folder: Path) -> Path:
+    """A small network whose limits one of two images exceeds."""
+    whole = folder / "limited"
+    (whole / "photos").mkdir(parents=True)
+    coffee, stark = photographs()["coffee"][60:92, 120:160], drawn_pictures(32)["bars_12"]
+    for name, photo in (("coffee", coffee), ("stark", stark)):
+        Image.fromarray(photo).save(whole / "photos" / f"{name}.png")
+    network = enlarging_edsr()
+    stds = trunk_deviations(network, torch.from_numpy(batch_from_image(coffee, 255)))
+    for name, module in named_modulators(network).items():
+        module.limit = float(np.float32(1.01 * stds[name]))
+    write_with_limits(whole / "x2.onnx", network)
+    return whole
+
+
+def held_to_itself(whole: Path, *options: str | Path) -> int:
+    return adadm(whole / "x2.onnx", whole, "--against", whole / "x2.onnx", *options)
+
+
+def test_a_photograph_beyond_a_limit_fails_until_it_is_accepted_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = limited(folder)
+    certificate = whole / "x2.certificate.json"
+    assert held_to_itself(whole) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"not certified: stark\.png is [\d.]+ x limit \(body\.0 and 1 more\)", said)
+    assert (
+        "levels differ" in said
+        and "coffee.png" not in said
+        and "accept the photograph by name (--accept)" in said
+    )
+    content = content_of(certificate)
+    row = content["checks"][-1]
+    assert (row["name"], row["passed"], row["accepted"]) == ("stark.png", False, False)
+    effects = {photo["name"]: photo["limits"]["beyond"] for photo in content["photographs"]}
+    assert effects["coffee.png"] == {} and effects["stark.png"]["body.0"] == row["figure"] > 1
+
+    assert held_to_itself(whole, "--accept", "stark.png", "sky") == 0
+    assert "accepted" in capsys.readouterr().out
+    content = content_of(certificate)
+    assert content["passed"] and content["failures"] == []
+    assert content["accepted"] == ["sky", "stark.png"] and content["checks"][-1]["accepted"]
+    page = certificate.with_suffix(".html").read_text()
+    assert "Accepted by name, although they fail: stark.png" in page and "waived" in page
+    assert again(whole) == 0
+    edit(certificate, lambda c: c.update(accepted=["sky"]), mend=True)
+    assert again(whole) == 1
+    assert "stark.png is recorded as accepted" in capsys.readouterr().err
+
+
+def test_what_is_accepted_must_exist(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert held_to_itself(limited(folder), "--accept", "strak.png") == 1
+    said = capsys.readouterr().err
+    assert "--accept: unknown name 'strak.png'; did you mean 'stark.png'? Known: PSNR-Y" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("x2 --against x2.pt --images a --seconds -1", "a number of seconds, 0 or more, got '-1'"),
+        ("result.json --against bundle --accept sky", "--accept is for certifying a model"),
+        ("--certificate c.json --accept sky", "a certificate has its own names"),
+    ],
+)
+def test_usage(options: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        validate.main(options.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_another_network_is_refused(

@@ -67,8 +67,8 @@ def test_the_least_is_allowed_and_nothing_below(figure: float, passes: bool) -> 
     [
         ("{", "cannot be read as JSON"),
         ("[1]", "expected an object, got"),
-        ('{"parity_dB": 3}', "unknown limit 'parity_dB'; did you mean parity_db"),
-        ('{"x": 3}', r"unknown limit 'x'\. Known: lost_db, parity_db"),
+        ('{"parity_dB": 3}', "unknown name 'parity_dB'; did you mean 'parity_db'"),
+        ('{"x": 3}', r"unknown name 'x'\. Known: lost_db, parity_db"),
         ('{"lost_db": true}', "lost_db: expected a number, got True"),
     ],
 )

@@ -18,6 +18,14 @@ from adadm.runtime.json_format import rounded
 GIVEN = {"lost_db": 1 / 30}
 MODEL, REFERENCE, IMAGES = "1" * 64, "2" * 64, "3" * 64
 TILES = {"x2.tile.onnx": "4" * 64, "x2.moments.onnx": "5" * 64}
+ACCEPTED = ("owl.png", "sky")
+BOUND_TO: dict[str, Any] = {
+    "companions": TILES,
+    "reference": REFERENCE,
+    "images": IMAGES,
+    "given": GIVEN,
+    "accepted": ACCEPTED,
+}
 
 
 def certificate() -> dict[str, Any]:
@@ -31,6 +39,11 @@ def certificate() -> dict[str, Any]:
         figure = limit + 1 if at_least else limit / 2
         row = {"name": name, "figure": figure, "limit": limit, "at_least": at_least}
         checks.append({**content["checks"][0], **row, "passed": True})
+    checks[-1]["left_out"] = ["sky"]
+    checks.append(_accepted("sky", 9.0, "dB"))
+    checks.append(_accepted("owl.png", 1.25, "x limit"))
+    photographs = content["photographs"]
+    photographs[0]["limits"] = {"beyond": {"body.1": 1.25, "body.0": 1.1}, "largest_error": 3.0}
     companions = {f"models/{name}": digest for name, digest in TILES.items()}
     return {
         **content,
@@ -39,8 +52,16 @@ def certificate() -> dict[str, Any]:
         "reference": {**content["reference"], "sha256": REFERENCE},
         "images": {**content["images"], "digest": IMAGES},
         "thresholds": {"limits": dict(thresholds.limits), "given": GIVEN},
+        "accepted": list(ACCEPTED),
         "checks": checks,
+        "photographs": photographs,
     }
+
+
+def _accepted(name: str, figure: float, unit: str) -> dict[str, Any]:
+    row = {"name": name, "figure": figure, "unit": unit, "limit": 1.0, "at_least": False}
+    more = {"where": "a", "remedy": "b", "left_out": [], "passed": False, "accepted": True}
+    return {**row, **more}
 
 
 def is_believed(tmp_path: Path, content: Any) -> bool:
@@ -50,9 +71,7 @@ def is_believed(tmp_path: Path, content: Any) -> bool:
         content = rounded(content)
         content = {**content, "sha256": digest_of(content)}
     path.write_text(json.dumps(content))
-    return is_certificate_of(
-        path, MODEL, companions=TILES, reference=REFERENCE, images=IMAGES, given=GIVEN
-    )
+    return is_certificate_of(path, MODEL, **BOUND_TO)
 
 
 def test_one_that_holds_is_believed(tmp_path: Path) -> None:
@@ -89,6 +108,17 @@ def with_lax_limit(c: dict[str, Any]) -> None:
         lambda c: c.update(model=None),
         lambda c: c.update(checks=7),
         with_lax_limit,
+        lambda c: c["checks"][-1].update(figure=1.01),
+        lambda c: c["checks"][-1].update(limit=2.0),
+        lambda c: c["checks"][-2].update(limit=20.0, passed=True, accepted=False),
+        lambda c: c["checks"][-2].update(accepted=False),
+        lambda c: c["checks"].pop(-2),
+        lambda c: c["checks"][-3].update(left_out=[]),
+        lambda c: c["photographs"][0]["limits"].update(beyond={}),
+        lambda c: c["photographs"][1]["limits"]["beyond"].update({"body.0": 1.5}),
+        lambda c: c.update(accepted=["sky"]),
+        lambda c: c.update(accepted=["owl.png", "sky", "border"]),
+        lambda c: c["checks"][0].update(figure=9.0, passed=False, accepted=True),
     ],
 )
 def test_one_that_was_edited_is_not(
@@ -104,11 +134,4 @@ def test_what_is_no_certificate_is_not(tmp_path: Path, content: object) -> None:
     assert not is_believed(tmp_path, content)
     (tmp_path / "deep.json").write_text("[" * 100_000)
     for name in ("none.json", "deep.json"):
-        assert not is_certificate_of(
-            tmp_path / name,
-            MODEL,
-            companions=TILES,
-            reference=REFERENCE,
-            images=IMAGES,
-            given=GIVEN,
-        )
+        assert not is_certificate_of(tmp_path / name, MODEL, **BOUND_TO)
