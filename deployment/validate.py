@@ -139,7 +139,7 @@ def _recheck(arguments: argparse.Namespace) -> None:
 def _print_checks(checks: Sequence[Check], console: Console) -> None:
     """Print each figure with its limit."""
     headers = ("check", "figure", "limit", "worst on", "")
-    table = make_table("Checks", headers, left=("check", "worst on", ""))
+    table = make_table("Checks", headers, left=("check", ""), fold=("worst on",))
     for row in checks:
         table.add_row(
             escape(row.name),

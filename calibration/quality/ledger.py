@@ -163,7 +163,8 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     table = make_table(
         "Artefacts that the lowered model adds, and failures of float32 itself",
         ("gate", "figure", "limit", "worst on", ""),
-        left=("gate", "worst on", ""),
+        left=("gate", ""),
+        fold=("worst on",),
     )
     for result in ledger.gates:
         gate = result.gate

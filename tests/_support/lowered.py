@@ -18,6 +18,7 @@ from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.calibration.source_network import SourceNetwork, load_source_network
 from adadm.export import save_checkpoint
+from adadm.export.limits import set_limits
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.models.bundled import variant_path
 from adadm.runtime.targets import TARGETS
@@ -43,10 +44,12 @@ def _write_images(folder: Path) -> None:
 
 
 def small_checkpoint() -> Path:
-    """Two blocks of eight features that enlarge."""
+    """Two blocks of eight features that enlarge, with limits that no photograph reaches."""
 
     def make(folder: Path) -> None:
-        save_checkpoint(folder / "small.safetensors", enlarging_edsr(seed=1))
+        network = enlarging_edsr()
+        set_limits(network, 3, {})
+        save_checkpoint(folder / "small.safetensors", network)
 
     return kept(make) / "small.safetensors"
 

@@ -21,9 +21,9 @@ from PIL import Image
 from _support.bundles import bundled, write_bundle
 from _support.exports import exported
 from _support.network_watch import NetworkWatch
-from _support.networks import random_edsr
 from _support.scripts import ROOT
 from _support.slow import slow_unless
+from _support.toy_networks import enlarging_edsr
 from adadm.deployment.bundling.wheels import _pip
 from adadm.export import Options, save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "export": (ADADM, "export", "small.safetensors", "-o", "exported.onnx"),
     "quantize": (
         *(ADADM, "quantize", "small.safetensors", "--images", "photos", "--precision", "fp16"),
-        *("-o", "lowered.onnx"),
+        *("-o", "lowered.onnx", "--accept", "worse-than-bicubic"),
     ),
     "validate": (
         *(ADADM, "validate", MODEL, "--against", MODEL, "--images", "photos", "-o", "c.json"),
@@ -81,7 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for name, photo in photographs().items():
         Image.fromarray(photo[80:176, 80:176]).save(folder / "photos" / f"{name}.png")
-    save_checkpoint(folder / "small.safetensors", random_edsr(2, blocks=2, features=8))
+    save_checkpoint(folder / "small.safetensors", enlarging_edsr())
     onnx.save(exported("edsr", 2, Options(io="uint8"))[1], folder / "uint8.onnx")
     write_bundle(folder / "bundle", {"whole": bundled()})
     (folder / "old").mkdir()

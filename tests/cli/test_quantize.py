@@ -454,6 +454,11 @@ Places = Callable[[Project, Path], dict[str, Any]]
     [
         ("", lambda p, t: {"images": t / "nothing"}, "nothing: no such file or folder"),
         ("--arch rdn", lambda p, t: {"source": p.checkpoint}, "expected tensors of rdn"),
+        (
+            "--accept sky1",
+            None,
+            "unknown name 'sky1'; did you mean 'sky'? Known: border,",
+        ),
         ("--rgb-range 1", None, "--rgb-range can be given with a checkpoint only"),
         ("--static 1x8x40", None, "the tile is 40x8 px; required: sides of at least 16 px"),
         ("--tile 64", None, "the reduced image is 44x36 px, smaller than a tile of 64x64 px"),
@@ -701,7 +706,7 @@ def test_a_trunk_that_float16_does_not_hold_is_scaled(
     assert f"trunk: multiplied by 2^{report['trunk_exponent']}, exactly" in found.printed
     assert 2**8 < report["float16"][0]["peak"] < 2**12
     assert not any(entry["wide"] for entry in report["float16"])
-    assert report["lost_db"] < (0.003 if precision == "fp16" else 0.02)
+    assert report["lost_db"] < (0.005 if precision == "fp16" else 0.02)
     assert parity_of(found.model) > 45
     if (precision, times) == ("fp16", 128):
         assert all((stage["factor_error"] or 0) < 0.1 for stage in report["stages"])

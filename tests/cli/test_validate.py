@@ -244,7 +244,7 @@ def fold_naively(model: onnx.ModelProto) -> None:
     slow_unless(
         lambda defect, *_: defect is halve_scale,  # what finds the others has tests of its own
         [
-            (halve_scale, "int8", "worst parity", "body.1.conv2"),
+            (halve_scale, "int8", "layers at fault", "body.1.conv2"),
             (move_bias, "int8", "layers at fault", "tail.0.0.collapsed"),
             (fold_naively, "float32", "worst parity", "body.2.conv2"),
         ],

@@ -17,6 +17,7 @@ from _support.toy_networks import enlarging_edsr, write_checkpoint, write_crops
 from adadm.calibration import pipeline
 from adadm.calibration.lowering import Lowering, LoweringOptions
 from adadm.calibration.pipeline import Quantized, lower_network
+from adadm.calibration.quality.acceptance import accept
 from adadm.calibration.quality.gates import SHIFT, GateResult
 from adadm.calibration.quality.ledger import Ledger, Stage, StageResult
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
@@ -229,6 +230,20 @@ def test_the_report_is_json_and_the_same_each_time(lab: Lab) -> None:
     failed = replace(quantized.ledger, gates=(GateResult(SHIFT, 0.6, "red of a.png"),))
     with pytest.raises(CalibrationError, match=r"mean shift is 0\.60 levels \(red of a\.png\)"):
         replace(quantized, ledger=failed).check()
+
+
+def test_a_network_that_is_worse_than_bicubic_is_refused(lab: Lab) -> None:
+    """Unless that is accepted, which the report says."""
+    quantized = lab.lower(HALF)
+    quantized.check()
+    report = quantized.as_json()
+    assert report["accepted"] == list(UNTRAINED)
+    assert [gate["gate"] for gate in report["gates"] if gate["accepted"]] == list(UNTRAINED)
+    gates = accept(quantized.ledger.gates, ())
+    with pytest.raises(
+        CalibrationError, match=r"^float32 itself .*:\n  worse-than-bicubic is \d\.\d\d dB \(mean"
+    ):
+        replace(quantized, ledger=replace(quantized.ledger, gates=gates)).check()
 
 
 def test_an_input_model_is_left_as_it_is(lab: Lab) -> None:
