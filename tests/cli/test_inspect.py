@@ -317,6 +317,7 @@ def test_a_lowered_model_whose_trunk_was_multiplied(
     source = write_checkpoint(tmp_path / "edsr.safetensors", network).with_suffix(".onnx")
     output = tmp_path / "x2.onnx"
     arguments = ["quantize", source, "--images", crops, "-o", output, "--precision", "fp16"]
+    arguments += ["--accept", "worse-than-bicubic"]
     assert main(list(map(str, arguments))) == 0
     capsys.readouterr()
     report = report_of(output, tmp_path, "--images", crops)
@@ -634,7 +635,7 @@ def test_what_is_observed_is_kept_for_the_next_run(
     (kept,) = (tmp_path / "adadm").iterdir()
     before = kept.stat().st_mtime_ns
     arguments = ["quantize", source, "--images", crops, "-o", tmp_path / "x2.onnx"]
-    arguments += ["--precision", "fp16", "--budget-db", "1"]
+    arguments += ["--precision", "fp16", "--budget-db", "1", "--accept", "worse-than-bicubic"]
     assert main(list(map(str, arguments))) == 0
     assert [path.name for path in (tmp_path / "adadm").iterdir()] == [kept.name]
     assert kept.stat().st_mtime_ns == before
