@@ -22,6 +22,7 @@ from torch import nn
 from adadm.export.graph.channels import pooled_variance
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
+from adadm.export.networks.network import named_modulators
 from adadm.export.operators.modulator import find_inlined
 from adadm.export.proof.cases import photograph_batches, photograph_side
 from adadm.runtime.errors import CheckpointError
@@ -61,11 +62,6 @@ def set_limits(network: Network, limit: Limit, recorded: Mapping[str, float]) ->
         )
     for name, module in modulators.items():
         module.limit = float(np.float32(limits[name]))
-
-
-def named_modulators(network: Network) -> dict[str, Modulator]:
-    """Modulators of a network by module name, in the order of definition."""
-    return {n: m for n, m in network.root.named_modules() if isinstance(m, Modulator)}
 
 
 def limits_of(network: Network) -> dict[str, float]:

@@ -14,7 +14,8 @@ from adadm.calibration.source_network import load_source_network
 from adadm.deployment.certification.reached_limits import Unlimited, block_name
 from adadm.deployment.certification.running import evaluated, precision_of, run_graph, split_outputs
 from adadm.export.assembly import assemble
-from adadm.export.limits import Limit, named_modulators
+from adadm.export.limits import Limit
+from adadm.export.networks.network import named_modulators
 from adadm.export.operators.modulator import find_inlined
 from adadm.export.options import DEFAULTS
 from adadm.export.proof.pytorch import run_network, run_with_factors

@@ -13,8 +13,9 @@ import onnx_ir as ir
 from adadm.calibration.quality.gates import shown_levels
 from adadm.calibration.quality.ledger import Output
 from adadm.deployment.certification.running import run_graph
-from adadm.export.limits import named_modulators, remove_limits, without_limits
+from adadm.export.limits import remove_limits, without_limits
 from adadm.export.networks import Network
+from adadm.export.networks.network import named_modulators
 from adadm.export.operators.modulator import LARGEST_EXPONENT, find_inlined
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.runtime.images.arrays import Batch

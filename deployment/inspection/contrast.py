@@ -23,8 +23,9 @@ import onnx_ir as ir
 from adadm.deployment.certification.running import evaluated, run_graph
 from adadm.deployment.inspection.inspected_file import InspectedFile
 from adadm.export.graph.rewriting import constant_of, replace_initializer
-from adadm.export.limits import limits_of, named_modulators
+from adadm.export.limits import limits_of
 from adadm.export.networks import Network
+from adadm.export.networks.network import named_modulators
 from adadm.export.operators.modulator import find_inlined
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.pytorch import run_network

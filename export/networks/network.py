@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from adadm.export.networks.blocks import Modulator
+
 StateDict = Mapping[str, torch.Tensor]
 
 Undetectable = float | type[int] | type[float]
@@ -95,3 +97,8 @@ class Network(nn.Module, ABC):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """`lr` (N, 3, H, W) to `sr` (N, 3, upscale*H, upscale*W)."""
         return self.reconstruct(self.features(lr))
+
+
+def named_modulators(network: Network) -> dict[str, Modulator]:
+    """Modulators of a network by module name, in the order of definition."""
+    return {n: m for n, m in network.root.named_modules() if isinstance(m, Modulator)}

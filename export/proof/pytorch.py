@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from adadm.export.limits import named_modulators
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import Modulator
+from adadm.export.networks.network import named_modulators
 from adadm.export.networks.sparse_attention import AttentionRound
 from adadm.runtime.images.arrays import Batch, ImageArray, batch_from_image, image_from_batch
 

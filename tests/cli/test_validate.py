@@ -26,7 +26,8 @@ from _support.toy_networks import enlarging_edsr
 from adadm.deployment import bundle, validate
 from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.criteria import CRITERIA
-from adadm.export.limits import named_modulators, trunk_deviations
+from adadm.export.limits import trunk_deviations
+from adadm.export.networks.network import named_modulators
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run

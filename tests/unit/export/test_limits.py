@@ -17,9 +17,10 @@ from _support.parity import assert_parity
 from _support.scripts import ROOT
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
-from adadm.export.limits import FACTOR, deviations_of_training, limits_of, named_modulators
+from adadm.export.limits import FACTOR, deviations_of_training, limits_of
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import ResidualBlock
+from adadm.export.networks.network import named_modulators
 from adadm.export.operators.modulator import modulators
 from adadm.export.proof.cases import photograph_batches
 from adadm.export.proof.drawn_pictures import drawn_pictures

@@ -15,8 +15,9 @@ from adadm.deployment.certification.criteria import check_limits
 from adadm.deployment.certification.observations import PhotographResult
 from adadm.deployment.certification.reached_limits import LimitEffect, Modulation, Unlimited
 from adadm.export import Options
-from adadm.export.limits import limits_of, named_modulators, trunk_deviations, without_limits
+from adadm.export.limits import limits_of, trunk_deviations, without_limits
 from adadm.export.networks import Network
+from adadm.export.networks.network import named_modulators
 from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.images.arrays import Batch
 from adadm.runtime.models.onnx_reader import read_onnx
