@@ -21,6 +21,7 @@ from PIL import Image
 from _support.exports import exported
 from _support.file_size_limit import files_at_most
 from _support.pictures import files
+from _support.slow import slow_unless
 from _support.waiting import finish, started, wait_until
 from _support.wrong_models import save_constant
 from adadm.export import Options
@@ -352,7 +353,10 @@ def test_a_live_source_drops_frames(
     assert int(names[-1][:6]) == 19 + int(found[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number",
+    slow_unless(lambda number: number == signal.SIGTERM, [signal.SIGINT, signal.SIGTERM]),
+)
 def test_a_signal_ends_a_live_source_and_completes_the_video(
     model: Path, address: str, tmp_path: Path, number: signal.Signals
 ) -> None:

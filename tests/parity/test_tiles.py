@@ -214,7 +214,7 @@ def test_each_file_says_what_it_is(architecture: str, upscale: int, options: Opt
 
 @pytest.mark.parametrize(
     ("architecture", "upscale", "options"),
-    slow_unless(lambda *case: case == ("nlsn", 2, DEFAULT), CASES[: 2 * len(NETWORKS)]),
+    slow_unless(lambda *case: case == ("rdn", 2, DEFAULT), CASES[: 2 * len(NETWORKS)]),
     ids=described,
 )
 def test_tensorrt_builds(architecture: str, upscale: int, options: Options) -> None:

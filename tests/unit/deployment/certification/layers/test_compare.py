@@ -164,7 +164,7 @@ TAIL = "tail.0.0.collapsed"
 
 @pytest.mark.parametrize(
     ("precision", "defects"),
-    [
+    slow_unless(lambda _, defects: len(defects) > 3, [
         ("int8", [half_scale("body.0.conv1"), half_scale("body.3.conv2"), another_b("body.4.phi"),
                   half_scale(TAIL)]),
         ("int8", [input_scale("body.4.conv1", "cut off", 0.5),
@@ -175,7 +175,7 @@ TAIL = "tail.0.0.collapsed"
         ("float32", [half_weights("body.0.conv2"), a_grey_level_up("body.4.conv1"),
                      another_b("body.7.phi"), half_weights("body.8"),
                      a_grey_level_up(TAIL, "level")]),
-    ],
+    ]),
     ids=lambda value: value if isinstance(value, str) else value[0].text,
 )  # fmt: skip
 def test_what_is_wrong_is_named(
