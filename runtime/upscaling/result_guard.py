@@ -5,7 +5,7 @@ result is therefore compared with what was fed to the network, in cells of the i
 
     distance = RMS of (mean of the upscale x upscale pixels of the result - pixel of the input)
     bicubic  = the same for the result of bicubic interpolation
-    limit    = 2 bicubic + 12 + 144 / side^2           grey levels of 255
+    limit    = max(bicubic, min(2 bicubic, 64)) + 12 + 144 / side^2      grey levels of 255
 
 `side` is the shorter side of the input, px: networks pad with zeros, which is much of a small
 image. The means of a bicubic result are a fixed filter of the input, so nothing is enlarged here.
@@ -31,7 +31,8 @@ _REMEDY = (
 )
 
 _CELL_PX = 8
-_OF_BICUBIC = 2.0
+# A right result has more contrast than its image where that has room for it, up to here.
+_OF_BICUBIC, _MOST_CONTRAST = 2.0, 64.0
 MARGIN = 12.0
 _SMALL = 144.0
 # The bundled networks overshoot white three times at most. What lies far beyond is no overshoot;
@@ -125,7 +126,8 @@ def worst_cell(
     distance, bicubic = (
         np.sqrt(_cell_means(total / 3, tops, lefts)) * (255 / white) for total in squares
     )
-    limit = _OF_BICUBIC * bicubic + MARGIN + _SMALL / min(height, width) ** 2
+    likely = np.maximum(bicubic, np.minimum(_OF_BICUBIC * bicubic, _MOST_CONTRAST))
+    limit = likely + MARGIN + _SMALL / min(height, width) ** 2
     worst = np.unravel_index(np.argmax(distance - limit), limit.shape)
     row, column = rows.start + step * tops[worst[0]], lefts[worst[1]]
     figures = (float(levels[worst]) for levels in (distance, bicubic, limit))

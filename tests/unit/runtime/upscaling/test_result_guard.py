@@ -138,6 +138,18 @@ def test_a_result_may_have_the_contrast_that_reducing_takes(upscale: int) -> Non
     assert fault(lr, sr) == ""
 
 
+def test_a_pattern_of_full_contrast_leaves_no_room_for_more() -> None:
+    """Twice bicubic interpolation's 67 levels would let through any image."""
+    board = np.add.outer(np.arange(40), np.arange(40)) % 2 == 1
+    lr = np.where(board[..., None], [255] * 3, 0).astype(np.uint8)
+    assert fault(lr, enlarge(lr, 2)) == ""
+    grey = np.full((80, 80, 3), 128, np.uint8)
+    assert fault(lr, grey).startswith(  # in a corner, where it is 63
+        "expected a result within 76 of 255 grey levels of the image (bicubic interpolation: 63), "
+        "got 128 at row 0, column 0. "
+    )
+
+
 def test_small_images_have_more_room() -> None:
     """Networks pad with zeros, and all of these pixels is at a border."""
     for height, width, most in ((1, 1, 156), (1, 50, 156), (50, 2, 48), (4, 9, 21)):
