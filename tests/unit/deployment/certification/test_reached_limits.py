@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from _support.exports import exported, write_with_limits
+from _support.exports import write_with_limits
+from _support.networks import random_network
 from adadm.deployment.certification.baseline import load_baseline
 from adadm.deployment.certification.criteria import check_limits
 from adadm.deployment.certification.observations import PhotographResult
@@ -35,8 +36,7 @@ def stark() -> Batch:
 
 def limited(factor: float) -> Network:
     """A network with limits so many times above the deviations of a calm image."""
-    network, _, _ = exported("edsr", 2, Options())
-    network = without_limits(network)
+    network = random_network("edsr", 2)  # its own: other tests leave hooks on shared ones
     stds = trunk_deviations(network, torch.from_numpy(calm()))
     for name, module in named_modulators(network).items():
         module.limit = float(np.float32(factor * stds[name]))
