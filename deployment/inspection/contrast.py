@@ -37,11 +37,8 @@ from adadm.runtime.images.arrays import (
     image_from_batch,
     reduce,
 )
-from adadm.runtime.images.metrics import resemblance_margin
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB, resemblance_margin
 from adadm.runtime.progress import SILENT, Progress
-
-LEAST_MARGIN_DB = -1.0
-"""Resemblance margin below which a result does not resemble its input."""
 
 GROWTHS = 2.0 ** (np.arange(25) / 8)
 """Factors of the contrast that are tried: 1 to 8, in steps of 9 %."""
@@ -80,7 +77,7 @@ class Endurance:
     @property
     def lost(self) -> dict[str, float]:
         """Margins (dB) of the drawn pictures that the results do not resemble, worst first."""
-        lost = {name: db for name, db in self.margins.items() if db < LEAST_MARGIN_DB}
+        lost = {name: db for name, db in self.margins.items() if db < -LARGEST_LOSS_DB}
         return dict(sorted(lost.items(), key=lambda item: item[1]))
 
     def as_json(self) -> dict[str, Any]:
@@ -155,7 +152,7 @@ def _fails(run: Run, lr: ImageArray, rgb_range: float, index: int) -> bool:
     batch = batch_from_image(lr, rgb_range)
     mean = batch.mean(axis=(2, 3), keepdims=True)
     sr = mean + (run(mean + growth * (batch - mean)) - mean) / growth
-    return resemblance_margin(_image(sr, rgb_range), lr) < LEAST_MARGIN_DB
+    return resemblance_margin(_image(sr, rgb_range), lr) < -LARGEST_LOSS_DB
 
 
 def _forms(inspected: InspectedFile) -> Iterator[tuple[str, Run]]:

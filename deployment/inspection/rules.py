@@ -6,9 +6,9 @@ import math
 from typing import Literal, NamedTuple
 
 from adadm.calibration.ranges.float16_ranges import LARGEST_SAFE
-from adadm.deployment.inspection.contrast import LEAST_MARGIN_DB
 from adadm.deployment.inspection.structure import NEAR_ZERO
 from adadm.export.passes.shift_trunk import LARGEST_CENTER_TO_STD
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB
 
 
 class Rule(NamedTuple):
@@ -95,7 +95,7 @@ DIVERGING = Rule(
     "drawn picture that is lost",
     "warning",
     "result, reduced again, at least {:+g} dB nearer to its input than bicubic's",
-    LEAST_MARGIN_DB,
+    -LARGEST_LOSS_DB,
     LITTLE_HEADROOM.advice,
 )
 
