@@ -62,7 +62,8 @@ def main(argv: list[str]) -> None:
     _write_summary(rows, arguments.output / "summary.json")
     _print_summary(rows, Console())
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    print(f"{line.steps.done} steps done, the others were up to date; {minutes} min {seconds} s")
+    done, unchanged = line.steps.done, line.steps.unchanged
+    print(f"steps: {done} done, {unchanged} up to date; {minutes} min {seconds} s")
     if failed := [row for row in rows if not row.passed]:
         raise ParityError(
             f"{len(failed)} of {len(rows)} are not certified:"

@@ -99,7 +99,8 @@ def _certify(arguments: argparse.Namespace) -> None:
 def _take_in(arguments: argparse.Namespace) -> None:
     result, bundle, output = Path(arguments.model), arguments.against, arguments.output
     check_outputs(Bundle.open(bundle).read_files, [output, page_path(output)])
-    _finish(certify_on_device(result, bundle, at=output), (), output)
+    certificate = certify_on_device(result, bundle, at=output, accepted=arguments.accept)
+    _finish(certificate, (), output)
 
 
 def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> None:
@@ -219,8 +220,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     is_device = arguments.model is not None and arguments.model.endswith(".json")
-    if arguments.accept and (arguments.certificate is not None or is_device):
-        parser.error("--accept is for certifying a model; a certificate has its own names")
+    if arguments.accept and arguments.certificate is not None:
+        parser.error("--accept is for certifying; a certificate has its own names")
     if arguments.certificate is None:
         if arguments.model is None or arguments.against is None:
             parser.error("give a model and --against its original network, or --certificate")

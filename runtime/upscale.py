@@ -22,6 +22,8 @@ from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
+_FACTORS = sorted(int(name[1:]) for name in BUNDLED)
+
 
 def main(argv: list[str]) -> None:
     """Parse the command line, upscale, and print a summary.
@@ -32,7 +34,7 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
-    model = arguments.model or f"x{arguments.upscale}"
+    model = arguments.model or f"x{arguments.upscale or _FACTORS[0]}"
     jobs = find_jobs(arguments.input, arguments.output, arguments.format, companion_files(model))
     with (
         Upscaler(
@@ -99,13 +101,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         required=True,
         help="a folder that mirrors the input folders, or a file name for a single image",
     )
-    factors = sorted(int(name[1:]) for name in BUNDLED)
     add(
         "--upscale",
         type=int,
-        choices=factors,
-        default=factors[0],
-        help=f"factor of the bundled model; default: {factors[0]}",
+        choices=_FACTORS,
+        help=f"factor of the bundled model; default: {_FACTORS[0]}",
     )
     add(
         "--model",
@@ -175,6 +175,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--quality: expected 1 to 100, got {arguments.quality}")
     if not arguments.max_megapixels > 0:
         parser.error(f"--max-megapixels: expected a number above 0, got {arguments.max_megapixels}")
+    if arguments.model and arguments.upscale:
+        parser.error("--upscale chooses a bundled model: leave out --upscale or --model")
+    if arguments.memory is not None and arguments.tile == "off":
+        parser.error("--memory chooses tiles: leave out --memory or --tile off")
     if arguments.threads < 0:
         parser.error(f"--threads: expected 0 or more, got {arguments.threads}")
     arguments.format = arguments.format and f".{arguments.format}"

@@ -172,6 +172,7 @@ class DeviceCertificate(Certificate):
         result, result_sha256: path and digest of that file.
         references: its rows.
         latency, reason, diagnosis: values of that file; None if it lacks them.
+        accepted: `no-engine` if the user accepts that no engine was run.
     """
 
     kind: Literal["device"] = "device"
@@ -182,6 +183,7 @@ class DeviceCertificate(Certificate):
     latency: Latency | None
     reason: str | None
     diagnosis: str | None
+    accepted: tuple[str, ...]
 
 
 AnyCertificate = TypeVar("AnyCertificate", bound=Certificate)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
 
+from adadm.calibration.quality.acceptance import check_accepted
 from adadm.deployment.certification.certificate import (
     DeviceCertificate,
     ModelOnDevice,
@@ -22,8 +24,13 @@ from adadm.runtime.files import sha256_of
 from adadm.runtime.json_format import Figure, Source, convert, load
 from adadm.runtime.models.onnx_reader import read_onnx
 
+NO_ENGINE = "no-engine"
+"""Name of the failure that models ran in place of the engine."""
 
-def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertificate:
+
+def certify_on_device(
+    result: Path, folder: Path, *, at: Path, accepted: Collection[str] = ()
+) -> DeviceCertificate:
     """Compare the figures of a device with those that the bundle requires.
 
     The verdict follows from the figures and the digests. The device's own verdict must also be
@@ -33,11 +40,13 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
         result: file of `verify.py --json` on the device.
         folder: the unchanged bundle that was copied to the device.
         at: future path of the certificate, which names files relative to it.
+        accepted: failures that are accepted; the only one is `NO_ENGINE`.
 
     Raises:
-        CalibrationError: `result` is not such a file.
+        CalibrationError: `result` is not such a file, or an accepted name is unknown.
         EngineError: the folder is not a bundle.
     """
+    check_accepted(accepted, (NO_ENGINE,))
     bundle = Bundle.open(folder)
     source = Source(result, CalibrationError, "expected the file of verify.py --json on a device")
     report = convert(load(source), VerificationReport, source)
@@ -60,6 +69,11 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
     if not report.passed and not problems:
         problems.append("the device itself reported a failure")
     on_engine = report.backend != "cpu"
+    if not on_engine and NO_ENGINE not in accepted:
+        problems.append(
+            f"no engine was run, only the model on ONNX Runtime ({report.reason}): run build.sh "
+            f"and verify.py on the device, or accept that (--accept {NO_ENGINE})"
+        )
     ran = (bundle.engines if on_engine else bundle.models)["whole"]
     if report.sha256.get(ran) is None:
         problems.append(f"the device reported no digest of {ran}, which it ran")
@@ -77,7 +91,7 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
             bytes=None,
             precision=bundle.precision,
             backend=report.backend,
-            description=f"TensorRT {bundle.tensorrt}" if on_engine else "ONNX Runtime",
+            description=f"TensorRT {bundle.tensorrt}" if on_engine else "ONNX Runtime, no engine",
             architecture=metadata.architecture,
             upscale=metadata.upscale,
             rgb_range=None,
@@ -99,6 +113,7 @@ def certify_on_device(result: Path, folder: Path, *, at: Path) -> DeviceCertific
         latency=report.latency,
         reason=report.reason,
         diagnosis=diagnosis,
+        accepted=tuple(sorted(set(accepted))),
         device=device,
         versions=device.versions,
     )

@@ -223,7 +223,8 @@ def _device_problems(certificate: DeviceCertificate, path: Path, places: Places)
     if changed := list(_changed(result, certificate.result_sha256)):
         yield from changed
         return
-    again = vars(sealed(certify_on_device(result, bundle, at=path)))
+    taken = certify_on_device(result, bundle, at=path, accepted=certificate.accepted)
+    again = vars(sealed(taken))
     for name in ("passed", "failures", "model", "references", "latency", "device"):
         if vars(certificate)[name] != again[name]:
             yield f"{name} differs from that of {result.name} and the bundle {bundle}"

@@ -52,11 +52,11 @@ class Steps:
         kept: files that are never removed, whatever the record says.
 
     Attributes:
-        done: number of steps done by this object.
+        done, unchanged: number of steps that this object did, and did not need to do.
     """
 
     def __init__(self, record: Path, kept: Iterable[Path] = ()) -> None:
-        self._record, self.done = record, 0
+        self._record, self.done, self.unchanged = record, 0, 0
         self._kept = {path.resolve() for path in kept}
         self._known: dict[str, Step] = {}
         with suppress(AdadmError):  # missing or invalid: every step is done
@@ -83,6 +83,7 @@ class Steps:
         made_from = as_json(made_from)
         if step is not None:
             if step.made_from == made_from and step.outputs == self._digests(outputs):
+                self.unchanged += 1
                 return
             self._remove(step.outputs, outputs)
         make()

@@ -130,6 +130,10 @@ def _refusing(name: object) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if str(name).endswith((".pt", ".pth", ".safetensors")):
+            raise EngineError(
+                f"{name} is a checkpoint, not an ONNX model; export it: adadm export {name}"
+            ) from error
         raise EngineError(
             f"{name} is not a complete ONNX model: {error}; copy or export it again"
         ) from error

@@ -68,7 +68,7 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
 ) -> None:
     assert adadm(originals, "--target", "cpu") == 0
     said = capsys.readouterr().out
-    assert "4 steps done" in said and "certified" in said
+    assert "steps: 4 done, 0 up to date" in said and "certified" in said
     rows = summary(originals)
     assert [(row["target"], row["precision"], row["passed"]) for row in rows] == [
         ("any", "float32", True),
@@ -88,7 +88,7 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
     assert adadm(originals, "--target", "cpu") == 0
-    assert "0 steps done" in capsys.readouterr().out
+    assert "steps: 0 done, 4 up to date" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
 
     # A record that says that it is done, and a certificate that says that it passed.
@@ -102,12 +102,12 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     step["outputs"][path.relative_to(out).as_posix()] = sha256_of(path)
     (out / "steps.json").write_text(json.dumps(record))
     assert adadm(originals, "--target", "cpu") == 0
-    assert "1 steps done" in capsys.readouterr().out
+    assert "steps: 1 done, 3 up to date" in capsys.readouterr().out
     assert json.loads(path.read_text())["checks"] == certificate["checks"]
 
     model.write_bytes(model.read_bytes()[:-1])
     assert adadm(originals, "--target", "cpu") == 0  # the model; its certificate holds again
-    assert "1 steps done" in capsys.readouterr().out
+    assert "steps: 1 done, 3 up to date" in capsys.readouterr().out
     assert sha256_of(model) == certificate["model"]["sha256"]
 
 

@@ -167,6 +167,13 @@ def test_what_cannot_be_begun_is_one_line(
         assert captured.err.startswith("adadm upscale: ") and message in captured.err
         assert captured.err.count("\n") == 1
         assert captured.out == ""
+    for arguments, message in (
+        ("in -o out --model x.onnx --upscale 4", "leave out --upscale or --model"),
+        ("in -o out --memory 2 --tile off", "leave out --memory or --tile off"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            adadm(*arguments.split())
+        assert stopped.value.code == 2 and message in capsys.readouterr().err
     assert files(tmp_path) == ["also/a.png", "in/a.png"]
 
 

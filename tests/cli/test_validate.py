@@ -411,9 +411,11 @@ def device(folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(on_device(folder), tmp_path / "device")
 
 
-def take_in(device: Path) -> int:
+def take_in(device: Path, *accepted: str) -> int:
     words = [str(device / "result.json"), "--against", str(device / "bundle")]
-    return run("adadm validate", validate.main, words)
+    return run(
+        "adadm validate", validate.main, [*words, *(["--accept", *accepted] if accepted else [])]
+    )
 
 
 def hold(device: Path) -> int:
@@ -422,15 +424,30 @@ def hold(device: Path) -> int:
 
 
 def test_a_devices_result_becomes_its_certificate(device: Path) -> None:
-    assert take_in(device) == 0
+    assert take_in(device, "no-engine") == 0
     certificate = device / "result.certificate.json"
     content = content_of(certificate)
+    assert content["accepted"] == ["no-engine"]
     assert content["kind"] == "device" and content["passed"]
     assert content["model"]["source_sha256"] == sha256_of(bundled_path("x2"))
     assert content["model"]["checkpoint_sha256"] == sha256_of(CHECKPOINT)
     assert content["latency"]["end_to_end_ms"]["median"] > 0
     assert certificate.with_suffix(".html").is_file()
     assert hold(device) == 0
+
+
+def test_a_device_that_ran_no_engine_is_not_certified(
+    device: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here the models ran on ONNX Runtime."""
+    assert take_in(device) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no engine was run, only the model on ONNX Runtime (" in said
+    assert "accept that (--accept no-engine)" in said
+    assert not content_of(device / "result.certificate.json")["passed"]
+    assert hold(device) == 1
+    assert take_in(device, "no-engines") == 1
+    assert "did you mean no-engine" in capsys.readouterr().err
 
 
 def lower_figure(found: dict[str, Any]) -> None:
@@ -460,7 +477,7 @@ def test_a_devices_figures_are_held_to_the_bundle(
     reason: str,
 ) -> None:
     edit(device / "result.json", change)
-    assert take_in(device) == 1
+    assert take_in(device, "no-engine") == 1
     assert reason in capsys.readouterr().err
     assert not content_of(device / "result.certificate.json")["passed"]
 
@@ -468,7 +485,7 @@ def test_a_devices_figures_are_held_to_the_bundle(
 def test_a_devices_certificate_is_bound_to_its_result(
     device: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert take_in(device) == 0
+    assert take_in(device, "no-engine") == 0
     edit(
         device / "result.certificate.json",
         lambda content: content["latency"]["end_to_end_ms"].update(median=0.1),

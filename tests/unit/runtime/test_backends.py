@@ -223,6 +223,14 @@ def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
         OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
 
 
+def test_a_checkpoint_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"\x07" * 8)
+    with pytest.raises(
+        EngineError, match=r"net.safetensors is a checkpoint, not an ONNX model; ex"
+    ):
+        open_session(tmp_path / "net.safetensors")
+
+
 @pytest.mark.parametrize("backend", ON_CPU)
 def test_files_that_are_no_model_are_refused(backend: str, tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
