@@ -447,7 +447,7 @@ def test_a_device_that_ran_no_engine_is_not_certified(
     assert not content_of(device / "result.certificate.json")["passed"]
     assert hold(device) == 1
     assert take_in(device, "no-engines") == 1
-    assert "did you mean no-engine" in capsys.readouterr().err
+    assert "did you mean 'no-engine'?" in capsys.readouterr().err
 
 
 def lower_figure(found: dict[str, Any]) -> None:
