@@ -179,7 +179,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="leave the wheels out of the bundles; fetching them needs network access",
     )
-    parser.add_argument("--cache", type=paths.written, default=cache_folder(), metavar="DIR")
+    parser.add_argument(
+        "--cache",
+        type=paths.written,
+        default=cache_folder(),
+        metavar="DIR",
+        help="folder for measured ranges and losses, named by the digest of their inputs; "
+        "default: %(default)s",
+    )
     add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)

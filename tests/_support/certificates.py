@@ -149,6 +149,7 @@ def device_certificate() -> dict[str, Any]:
         ],
         "latency": {"reference": "coffee", "end_to_end_ms": times, "kernels_ms": None},
         "reason": "it is there, TensorRT too",
+        "accepted": [],
         "diagnosis": "block 3 is the first",
         "result": "result.json",
         "result_sha256": _digest("result"),

@@ -359,7 +359,6 @@ def test_what_is_accepted_must_exist(folder: Path, capsys: pytest.CaptureFixture
     ("options", "message"),
     [
         ("x2 --against x2.pt --images a --seconds -1", "a number of seconds, 0 or more, got '-1'"),
-        ("result.json --against bundle --accept sky", "--accept is for certifying a model"),
         ("--certificate c.json --accept sky", "a certificate has its own names"),
     ],
 )
