@@ -136,7 +136,8 @@ def test_int8_in_half_precision_keeps_its_quality(folder: Path, of: str) -> None
         assert single - quantized <= most
 
 
-@pytest.mark.parametrize("upscale", UPSCALES)
+@pytest.mark.slow
+@pytest.mark.parametrize("upscale", [2, 4])
 def test_half_precision_loses_nothing(folder: Path, upscale: int) -> None:
     _, report = lowered(folder, upscale, "fp16")
     assert report["lost_db"] <= MOST_LOST_DB["fp16"]

@@ -25,7 +25,7 @@ LEAST_GAIN_DB = 0.5
 LEAST_FREE_DB = 60.0
 
 each = pytest.mark.parametrize(
-    "architecture", slow_unless(lambda architecture: architecture == "rdn", ["rdn", "nlsn"])
+    "architecture", slow_unless(lambda architecture: False, ["rdn", "nlsn"])
 )
 
 

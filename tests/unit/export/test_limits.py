@@ -15,6 +15,7 @@ from torch import nn
 from _support.networks import PUBLISHED, random_network
 from _support.parity import assert_parity
 from _support.scripts import ROOT
+from _support.slow import slow_unless
 from adadm.export import Options, export_onnx, load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
 from adadm.export.limits import FACTOR, deviations_of_training, limits_of
@@ -139,7 +140,7 @@ def test_random_weights_do_not_run_away(
         assert not largest[0] < 10 * network.rgb_range
 
 
-@pytest.mark.parametrize("architecture", ["edsr", "rdn"])
+@pytest.mark.parametrize("architecture", slow_unless(lambda name: name == "edsr", ["edsr", "rdn"]))
 def test_exports_have_the_limits_of_their_network(architecture: str, tmp_path: Path) -> None:
     path = saved(tmp_path, random_network(architecture, 2))
     checkpoint = load_checkpoint(path, limit=0.3)

@@ -65,7 +65,7 @@ def test_weights_are_in_the_constants_of_a_graph_alone() -> None:
 
 def test_a_kept_export_is_the_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what PyTorch returns nothing is lost in a file."""
-    network = random_network("nlsn", 2)
+    network = random_network("edsr", 2)
     kept = [ir.to_proto(trace(network)).SerializeToString() for _ in range(2)]
     monkeypatch.setattr(tracing, "export", torch.onnx.export)
     assert kept == [ir.to_proto(trace(network)).SerializeToString()] * 2

@@ -62,6 +62,7 @@ def test_a_peer_that_dies_is_a_result(files: Files, tmp_path: Path) -> None:
     assert worker.stop() is None
 
 
+@pytest.mark.slow
 def test_an_export_that_fails_is_a_result(tmp_path: Path) -> None:
     """Of NLSN, whose stable sort torch.onnx does not know."""
     size: dict[str, float] = {"blocks": 1, "features": 8, "n_hashes": 1}

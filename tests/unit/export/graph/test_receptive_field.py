@@ -82,7 +82,7 @@ def constant_factors(monkeypatch: pytest.MonkeyPatch) -> None:
         ("edsr", 4, 0),
         ("rdn", 2, 0),
         # Each Resize counts as a pixel of its input, for what other modes of it would read.
-        (RRDB, 4, 2),
+        pytest.param(RRDB, 4, 2, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_beyond_it_changes_a_pixel(architecture: str, upscale: int, slack: int) -> None:
