@@ -17,6 +17,7 @@ from _support.parity import TOLERANCES, assert_parity, photograph_like, run_both
 from _support.profiles import DYNAMIC, built
 from _support.slow import slow_unless
 from adadm.export import Options, export_onnx, fold_batch_norm, load_checkpoint
+from adadm.export.limits import Limit, limits_of
 from adadm.export.networks import Network
 from adadm.export.networks.sparse_attention import SparseAttention
 from adadm.export.tracing import trace
@@ -78,16 +79,23 @@ def test_folded_agrees_with_unfolded_and_pytorch_in_float64(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "upscale", "modulator"),
+    ("architecture", "upscale", "modulator", "limit"),
     slow_unless(
-        lambda *form: form == (*EACH_ONCE[1], "inline"),
-        [(*network, modulator) for network in NETWORKS for modulator in ("function", "inline")],
+        lambda *form: form == (*EACH_ONCE[1], "inline", 1.5),
+        [
+            (*network, modulator, limit)
+            for network in NETWORKS
+            for modulator in ("function", "inline")
+            for limit in ("off", 1.5)
+        ],
     ),
 )
 def test_tensorrt_builds(
-    architecture: str, upscale: int, modulator: Literal["function", "inline"]
+    architecture: str, upscale: int, modulator: Literal["function", "inline"], limit: Limit
 ) -> None:
-    _, model, _ = exported(architecture, upscale, Options(modulator=modulator, factors=True))
+    options = Options(modulator=modulator, factors=True)
+    network, model, _ = exported(architecture, upscale, options, limit=limit)
+    assert bool(limits_of(network)) == (limit != "off")
     assert built(model, DYNAMIC).plan
 
 
