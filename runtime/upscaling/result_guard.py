@@ -38,6 +38,8 @@ _SMALL = 144.0
 # The bundled networks overshoot white three times at most. What lies far beyond is no overshoot;
 # clipped, it would pass for white.
 _LARGEST = 16.0
+COMPARED_BYTES = 65
+"""Memory that a comparison takes, at most, for each pixel of the input."""
 _SAMPLED_ROWS = 8
 _SAMPLED_FROM_PX = 64
 

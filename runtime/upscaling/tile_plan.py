@@ -11,6 +11,7 @@ from adadm.runtime.errors import TilingError
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import SizeRange
 from adadm.runtime.upscaling.memory import HeightWidth, MemoryModel, memory_models
+from adadm.runtime.upscaling.result_guard import COMPARED_BYTES
 from adadm.runtime.upscaling.windows import Window, grid
 
 Tile = int | Literal["auto", "off"]
@@ -103,7 +104,8 @@ class LargestTile:
             width: image width, px of `lr`.
         """
         rows = _ROWS_AT_ONCE * 3 * self.bytes_per_value * share * width * self.upscale**2
-        return self.memory.bytes_for(math.prod(window)) + rows <= _SHARE_OF_FREE * self.free_bytes
+        run = self.memory.bytes_for(math.prod(window)) + COMPARED_BYTES * math.prod(window)
+        return run + rows <= _SHARE_OF_FREE * self.free_bytes
 
 
 def memory_model(metadata: ModelMetadata, backend: str) -> MemoryModel | None:

@@ -182,7 +182,7 @@ def test_auto_takes_tiles_where_memory_is_short(monkeypatch: pytest.MonkeyPatch)
             max(h for h in range(1, 110) if opened.plan(h, 140, dtype).is_whole)
             for dtype in (np.uint8, np.uint16)
         ]
-        assert 55 >= whole[0] > whole[1] > 50  # 16 bits take more
+        assert 55 >= whole[0] > whole[1] > 48  # to compare takes some, 16 bits take more
         tiled = opened.upscale(scene(110, 140))
     assert levels_apart(tiled, upscaled("x2", "off")) <= 0.5
 
