@@ -11,22 +11,16 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from adadm.deployment.certification.running import evaluated, run_graph
 from adadm.deployment.inspection.inspected_file import InspectedFile
-from adadm.export.graph.rewriting import constant_of, replace_initializer
-from adadm.export.limits import limits_of
-from adadm.export.networks import Network
-from adadm.export.networks.network import named_modulators
-from adadm.export.operators.modulator import find_inlined
+from adadm.export.limits import limits_of, remove_limits, without_limits
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.pytorch import run_network
 from adadm.export.proof.sample_photographs import photographs
@@ -48,8 +42,6 @@ _SIDE_PX = 24
 
 _OTHER_CONTRASTS = ("_inverted", "_dim")
 """Of the drawn pictures, those in black on white suffice."""
-
-_NO_LIMIT = float(np.finfo(np.float32).max)
 
 Run = Callable[[Batch], Batch]
 """Function of a batch (1, 3, H, W) in 0..rgb_range."""
@@ -161,42 +153,18 @@ def _forms(inspected: InspectedFile) -> Iterator[tuple[str, Run]]:
     if network is not None:
         yield "as deployed", lambda lr: run_network(network, lr)
         if limits_of(network):
-            with _without_limits(network):
-                yield "without limits", lambda lr: run_network(network, lr)
+            free = without_limits(network)
+            yield "without limits", lambda lr: run_network(free, lr)
         return
     metadata = inspected.metadata
     model = evaluated(inspected.path, metadata)
     deployed = run_graph(model, metadata)
     yield "as deployed", lambda lr: deployed(lr)[0]
     if metadata.limits:
-        unlimited = run_graph(_unlimited(model), metadata)
+        graph: ir.Model = ir.from_proto(model)
+        remove_limits(graph.graph)
+        unlimited = run_graph(ir.to_proto(graph), metadata)
         yield "without limits", lambda lr: unlimited(lr)[0]
-
-
-def _unlimited(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model with inlined modulators, whose limits no value reaches."""
-    model = ir.from_proto(proto)
-    for modulator in find_inlined(model.graph):
-        for node in modulator.inner:
-            for index, value in enumerate(node.inputs if node.op_type == "Min" else ()):
-                limit = constant_of(value)
-                if limit is not None and limit.item() == modulator.limit:
-                    replace_initializer(node, index, np.full_like(limit, _NO_LIMIT))
-    unlimited: onnx.ModelProto = ir.to_proto(model)
-    return unlimited
-
-
-@contextmanager
-def _without_limits(network: Network) -> Iterator[None]:
-    limits = limits_of(network)
-    modulators = named_modulators(network)
-    for name in limits:
-        modulators[name].limit = None
-    try:
-        yield
-    finally:
-        for name, limit in limits.items():
-            modulators[name].limit = limit
 
 
 def _image(sr: Batch, rgb_range: float) -> ImageArray:
