@@ -27,7 +27,6 @@ from adadm.export.networks import Network
 from adadm.export.proof.accuracy import drawn_margins
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.pytorch import enlarge_image
-from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.images.arrays import (
@@ -35,20 +34,15 @@ from adadm.runtime.images.arrays import (
     batch_from_image,
     crop_to_multiple,
     enlarge,
-    find_images,
-    read_image,
     reduce,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages
+from studies.inputs import BUNDLED, add_inputs, read_photographs
 
 LIMITS: tuple[Limit, ...] = ("off", 1.25, 1.5, 1.75, 2.0, 2.5)
-BUNDLED = [
-    pages.CHECKPOINTS / f"{name}.safetensors"
-    for name in ("edsr_adadm_x2", "edsr_adadm_x4", "rdn_adadm_x2", "nlsn_adadm_x2")
-]
 PICTURED = ("bars_12", "checker_8", "line_art_4", "sprites_3")
 
 
@@ -58,9 +52,7 @@ def main(argv: list[str]) -> None:
     console = Console(stderr=True)
     results = pages.read_results("contrast")
     if not arguments.draw:
-        photos = {f"scikit-image/{name}": image for name, image in photographs().items()}
-        for path in find_images(arguments.photographs):
-            photos[f"{path.parent.name}/{path.stem}"] = read_image(path)
+        photos = read_photographs(arguments.photographs)
         results |= {
             path.stem: {
                 "drawn": [
@@ -159,21 +151,7 @@ def _page(results: dict[str, Any]) -> str:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("contrast", __doc__)
     paths = Paths()
-    parser.add_argument(
-        "--checkpoints",
-        type=paths.read,
-        nargs="+",
-        default=BUNDLED,
-        help="their figures replace earlier ones, those of other networks stay; default: the "
-        "bundled ones",
-    )
-    parser.add_argument(
-        "--photographs",
-        type=paths.read,
-        nargs="+",
-        default=[],
-        help="files or folders, besides the photographs of scikit-image",
-    )
+    add_inputs(parser, paths, "; figures of other networks stay")
     arguments = parser.parse_args(argv)
     paths.check()
     return arguments

@@ -21,25 +21,22 @@ from rich.progress import track
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.export.proof.pytorch import enlarge_image
-from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import run
 from adadm.runtime.images.arrays import (
     ImageArray,
     crop_to_multiple,
-    find_images,
-    read_image,
     reduce,
 )
-from adadm.runtime.images.metrics import resemblance_margin
+from adadm.runtime.images.metrics import LARGEST_LOSS_DB, resemblance_margin
 from adadm.runtime.upscaling.result_guard import MARGIN, worst_cell
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages
+from studies.inputs import add_inputs, read_photographs
 
 SIDE_PX = 80
-LOST_DB = 1.0
 Images = Mapping[str, ImageArray]
 Enlarge = Callable[[ImageArray], ImageArray]
 
@@ -50,9 +47,7 @@ def main(argv: list[str]) -> None:
     if arguments.draw:
         results = pages.read_results("guard")
     else:
-        photos = {f"scikit-image/{name}": image for name, image in photographs().items()}
-        for path in find_images(arguments.photographs):
-            photos[f"{path.parent.name}/{path.stem}"] = read_image(path)
+        photos = read_photographs(arguments.photographs)
         results = {path.stem: _checkpoint(path, photos) for path in arguments.checkpoints}
         for path in arguments.models:
             with Upscaler(path, backend="cpu", tile="off", accept=True) as upscaler:
@@ -71,11 +66,11 @@ def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
     lost = {}
     for name, image in track(drawn.items(), path.stem, console=Console(stderr=True)):
         result = enlarge_image(free, image)
-        if resemblance_margin(result, image) < -LOST_DB:
+        if resemblance_margin(result, image) < -LARGEST_LOSS_DB:
             lost[name] = result
     before = {name: sr[other] for other, name in itertools.pairwise(names)}
     return right | {
-        f"wrong: drawn pictures that are lost without limits (by {LOST_DB:g} dB)": _least(
+        f"wrong: drawn pictures that are lost without limits (by {LARGEST_LOSS_DB:g} dB)": _least(
             lost, drawn
         ),
         "wrong: the result of another photograph": _least(before, lr),
@@ -181,23 +176,9 @@ def _page(results: dict[str, Any]) -> str:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("guard", __doc__)
     paths = Paths()
-    bundled = [pages.CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 4)]
-    parser.add_argument(
-        "--checkpoints",
-        type=paths.read,
-        nargs="+",
-        default=bundled,
-        help="default: the bundled ones",
-    )
+    add_inputs(parser, paths)
     parser.add_argument(
         "--models", type=paths.read, nargs="+", default=[], help="lowered models to measure besides"
-    )
-    parser.add_argument(
-        "--photographs",
-        type=paths.read,
-        nargs="+",
-        default=[],
-        help="files or folders, besides the photographs of scikit-image",
     )
     arguments = parser.parse_args(argv)
     paths.check()
