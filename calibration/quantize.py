@@ -21,9 +21,16 @@ from adadm.calibration.ranges.float16_ranges import print_half_ranges
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
 from adadm.export.arguments import add_network_options, add_stats, network_options
-from adadm.runtime.arguments import Paths, add_accept, add_target, decibels, positive, size
+from adadm.runtime.arguments import (
+    Paths,
+    add_accept,
+    add_cache,
+    add_target,
+    decibels,
+    positive,
+    size,
+)
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import cache_folder
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
@@ -140,14 +147,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="measure each convolution even if the budget does not require it",
     )
-    parser.add_argument(
-        "--cache",
-        type=paths.written,
-        default=cache_folder(),
-        metavar="DIR",
-        help="folder for measured ranges and losses, named by the digest of their inputs; "
-        "default: %(default)s",
-    )
+    add_cache(parser, paths)
     add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)

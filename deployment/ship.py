@@ -21,9 +21,8 @@ from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_befo
 from adadm.deployment.shipping.run import ShipRun
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths, add_accept, add_target, decibels, positive
+from adadm.runtime.arguments import Paths, add_accept, add_cache, add_target, decibels, positive
 from adadm.runtime.errors import ParityError
-from adadm.runtime.files import cache_folder
 from adadm.runtime.progress import Bar
 from adadm.runtime.tables import make_table
 from adadm.runtime.targets import TARGETS
@@ -179,14 +178,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="leave the wheels out of the bundles; fetching them needs network access",
     )
-    parser.add_argument(
-        "--cache",
-        type=paths.written,
-        default=cache_folder(),
-        metavar="DIR",
-        help="folder for measured ranges and losses, named by the digest of their inputs; "
-        "default: %(default)s",
-    )
+    add_cache(parser, paths)
     add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)

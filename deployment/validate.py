@@ -27,9 +27,9 @@ from adadm.deployment.certification.device_result import certify_on_device
 from adadm.deployment.certification.recheck import Places, recheck
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import page_path, write_certificate
+from adadm.deployment.certification.running import add_backend
 from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime.arguments import Paths, add_accept, check_outputs, positive, seconds
-from adadm.runtime.backends import BACKENDS
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
@@ -191,13 +191,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="JSON file of limits by name; names: docs/explanation/validation.md",
     )
-    parser.add_argument(
-        "--backend",
-        choices=[name for name in BACKENDS if name != "engine"],
-        default="cpu",
-        help="backend that runs an ONNX model; cpu emulates a device's rounding to half "
-        "precision; default: cpu",
-    )
+    add_backend(parser)
     parser.add_argument(
         "-o",
         "--output",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adadm.runtime.errors import OutputError
-from adadm.runtime.files import is_special
+from adadm.runtime.files import cache_folder, is_special
 from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
 from adadm.runtime.targets import TARGETS, Target
@@ -87,6 +87,18 @@ def add_accept(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="accept the failure of these checks, drawn inputs and photographs, named as printed; "
         "the report names them",
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser, paths: Paths) -> None:
+    """Add `--cache`, by default the user's folder."""
+    parser.add_argument(
+        "--cache",
+        type=paths.written,
+        default=cache_folder(),
+        metavar="DIR",
+        help="folder for measured ranges and losses, named by the digest of their inputs; "
+        "default: %(default)s",
     )
 
 

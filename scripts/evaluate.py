@@ -22,12 +22,12 @@ from rich.console import Console
 from rich.progress import track
 from skimage.metrics import structural_similarity
 
-from adadm.deployment.certification.running import evaluated, run_graph, run_session
+from adadm.deployment.certification.running import add_backend, evaluated, run_graph, run_session
 from adadm.export.arguments import add_limit
 from adadm.export.limits import Limit
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
-from adadm.runtime.backends import BACKENDS, open_session
+from adadm.runtime.backends import open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.images.arrays import (
@@ -196,13 +196,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--arch", default="auto", help="architecture of a checkpoint; default: detected"
     )
     add_limit(parser)
-    parser.add_argument(
-        "--backend",
-        choices=[name for name in BACKENDS if name != "engine"],
-        default="cpu",
-        help="backend that runs an ONNX model; cpu emulates a device's rounding to half "
-        "precision; default: cpu",
-    )
+    add_backend(parser)
     parser.add_argument(
         "--self-ensemble",
         action="store_true",

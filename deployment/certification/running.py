@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 from adadm.calibration.quality.ledger import Output
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.calibration.target_forms.target_model import deploy
+from adadm.runtime.backends import BACKENDS
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
@@ -23,6 +25,17 @@ RunWithFactors = Callable[[Batch], Output]
 """Function of a batch (1, 3, H, W) in 0..rgb_range."""
 
 _QUANTIZING = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Add `--backend`, of an ONNX model; on `cpu` it is run as `evaluated` returns it."""
+    parser.add_argument(
+        "--backend",
+        choices=[name for name in BACKENDS if name != "engine"],
+        default="cpu",
+        help="backend that runs an ONNX model; cpu emulates a device's rounding to half "
+        "precision; default: cpu",
+    )
 
 
 def evaluated(source: Path | bytes, metadata: ModelMetadata) -> onnx.ModelProto:
