@@ -104,7 +104,8 @@ class LargestTile:
             width: image width, px of `lr`.
         """
         rows = _ROWS_AT_ONCE * 3 * self.bytes_per_value * share * width * self.upscale**2
-        run = self.memory.bytes_for(math.prod(window)) + COMPARED_BYTES * math.prod(window)
+        pixels = math.prod(window)
+        run = self.memory.bytes_for(pixels) + COMPARED_BYTES * pixels
         return run + rows <= _SHARE_OF_FREE * self.free_bytes
 
 
