@@ -104,7 +104,7 @@ def test_int8_keeps_its_quality_with_the_whole_trunk_in_it(folder: Path, upscale
     assert by_stage["ONNX Runtime"] == pytest.approx(single, abs=1e-3)
     assert by_stage["INT8"] == pytest.approx(quantized, abs=1e-3)
     assert report["lost_db"] == pytest.approx(single - quantized, abs=2e-3)
-    assert all(gate["passed"] for gate in report["gates"]) and len(report["gates"]) == 6
+    assert all(gate["passed"] for gate in report["gates"]) and len(report["gates"]) == 7
 
 
 @dataclass(frozen=True)
