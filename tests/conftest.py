@@ -87,16 +87,19 @@ def _why_no_gpu() -> str | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def equal_networks_are_exported_once() -> Iterator[None]:
-    """By PyTorch; what is made of its graphs is made each time."""
+    """By PyTorch, and its table of operators is made once: what is made of graphs is made each time."""
     if importlib.util.find_spec("torch") is None:  # a Python on which the runtime alone is tested
         yield
         return
     import torch
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     from _support.kept_exports import exporting_once
     from adadm.export import tracing
 
-    with patch.object(tracing, "export", exporting_once(torch.onnx.export)):
+    table = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    export = exporting_once(torch.onnx.export)
+    with patch.object(tracing, "export", export), patch.object(ONNXRegistry, "from_torchlib", table):
         yield
 
 
