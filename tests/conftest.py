@@ -87,7 +87,7 @@ def _why_no_gpu() -> str | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def equal_networks_are_exported_once() -> Iterator[None]:
-    """By PyTorch, and its table of operators is made once: what is made of graphs is made each time."""
+    """By PyTorch, whose table of operators is made once; what is made of graphs is made anew."""
     if importlib.util.find_spec("torch") is None:  # a Python on which the runtime alone is tested
         yield
         return
@@ -99,7 +99,10 @@ def equal_networks_are_exported_once() -> Iterator[None]:
 
     table = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     export = exporting_once(torch.onnx.export)
-    with patch.object(tracing, "export", export), patch.object(ONNXRegistry, "from_torchlib", table):
+    with (
+        patch.object(tracing, "export", export),
+        patch.object(ONNXRegistry, "from_torchlib", table),
+    ):
         yield
 
 

@@ -309,6 +309,7 @@ def test_a_lowered_model_shows_the_factors_of_its_checkpoint(
         assert set(free["lost"]) == set(same["without_limits"]["lost"])
 
 
+@pytest.mark.slow
 def test_a_lowered_model_whose_trunk_was_multiplied(
     crops: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -387,7 +387,7 @@ def test_images_in_and_out(bench: Bench) -> None:
 
 
 def test_a_fixed_size(bench: Bench) -> None:
-    found = bench.finish("--target", "cpu", "--static", "1x24x32")
+    found = bench.finish("--static", "1x24x32", precision="fp16")
     (value,) = found.model.graph.input
     assert [dim.dim_value for dim in value.type.tensor_type.shape.dim] == [1, 3, 24, 32]
     assert "tiles from the middle, reduced to 32x24 px" in found.report["calibration"]["images"]
@@ -396,7 +396,7 @@ def test_a_fixed_size(bench: Bench) -> None:
 
 
 def test_tiles_without_shared_statistics(bench: Bench) -> None:
-    found = bench.finish("--target", "cpu", "--tile", "24")
+    found = bench.finish("--tile", "24", precision="fp16")
     assert "3 photographs, tiles from the middle, reduced to 24x24 px" in found.printed
     (value,) = found.model.graph.input
     assert not any(dim.dim_value for dim in value.type.tensor_type.shape.dim[2:])
@@ -428,8 +428,8 @@ def test_tiles_that_share_their_statistics(bench: Bench, tmp_path: Path) -> None
 
 
 def test_tile_forms_of_an_old_target_with_images(bench: Bench) -> None:
-    options = ("--stats", "external", "--io", "uint8", "--budget-db", "1")
-    bench.finish("--target", "jetson-orin-jp51", *options)
+    options = ("--stats", "external", "--io", "uint8", "--target", "jetson-orin-jp51")
+    bench.finish(*options, precision="fp16")
     for form in ("x2", "x2.tile", "x2.moments"):
         model = Finished(bench.output.with_name(f"{form}.onnx"), "").model
         assert not model.functions and model.opset_import[0].version == 17

@@ -111,6 +111,7 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     assert sha256_of(model) == certificate["model"]["sha256"]
 
 
+@pytest.mark.slow
 def test_a_budget_that_cannot_be_kept_is_a_row_that_failed(
     originals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def test_grey_levels_are_those_of_the_host(
         assert 0.05 < out_of_range.mean() < 0.95  # what is clipped, and what is rounded
 
 
+@pytest.mark.slow
 def test_a_convolution_before_the_scaling_is_not_scaled_itself() -> None:
     """ONNX Runtime would fold the factor into it, and round some grey levels another way."""
     network, model, _ = exported("nlsn", 2, Options(io="uint8", tail="original"))

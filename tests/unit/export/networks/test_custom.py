@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import onnx
@@ -14,9 +12,9 @@ from _support.networks import make_non_neutral, random_network
 from adadm.export import load_checkpoint, save_checkpoint
 from adadm.export.checkpoint import network_class
 from adadm.export.networks.edsr import EDSR
+from adadm.runtime.cli import main
 from adadm.runtime.errors import CheckpointError
 
-ROOT = Path(__file__).resolve().parents[4]
 OURS = "_support.custom_networks"
 RCAN = f"{OURS}:RCANLike"
 
@@ -36,18 +34,19 @@ def build():
 """
 
 
-def test_a_module_of_the_working_folder_exports(tmp_path: Path) -> None:
+def test_a_module_of_the_working_folder_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "my_network.py").write_text(MY_NETWORK)
     namespace: dict[str, object] = {}
     exec(MY_NETWORK, namespace)
     module = namespace["build"]()  # type: ignore[operator]
     torch.save(module.state_dict(), tmp_path / "mine.pt")
-    command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), "mine.pt"]
-    command += ["--arch", "my_network:build", "--rgb-range", "1"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "my_network:build x3" in result.stdout
-    assert "normalization, folded into the convolutions after it: 1" in result.stdout
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "mine.pt", "--arch", "my_network:build", "--rgb-range", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "my_network:build x3" in printed
+    assert "normalization, folded into the convolutions after it: 1" in printed
     model = onnx.load(tmp_path / "mine.onnx")
     names = {node.name for node in model.graph.node}
     assert {"1.phi", "1.body.1"} <= names
