@@ -101,7 +101,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm quantize", description=__doc__)
     paths = Paths()
     parser.add_argument(
-        "source", type=paths.read, help=".pt, .pth, .safetensors, or .onnx exported with --fold off"
+        "source",
+        type=paths.read,
+        help="PyTorch or safetensors file, or .onnx exported with --fold off",
     )
     parser.add_argument(
         "--images",

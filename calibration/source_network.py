@@ -54,6 +54,7 @@ def load_source_network(
     *,
     free_sizes: bool = True,
     limit: Limit | None = None,
+    weights: str | None = None,
     **given: float | None,
 ) -> SourceNetwork:
     """Read a checkpoint, or an ONNX file that was exported with `--fold off`.
@@ -61,7 +62,7 @@ def load_source_network(
     Both give the same graph after folding and collapsing the tail.
 
     Args:
-        arch, limit, given: for a checkpoint, as in `load_checkpoint`.
+        arch, limit, weights, given: for a checkpoint, as in `load_checkpoint`.
         free_sizes: for a checkpoint, as in `trace`.
 
     Raises:
@@ -72,11 +73,11 @@ def load_source_network(
     """
     path = Path(path)
     if path.suffix != ".onnx":
-        checkpoint = load_checkpoint(path, arch, limit=limit, **given)
+        checkpoint = load_checkpoint(path, arch, limit=limit, weights=weights, **given)
         network, metadata = checkpoint.network, checkpoint.metadata
         model = trace(network, free_sizes=free_sizes)
         return SourceNetwork(model, metadata, network, _static(model), checkpoint.sha256)
-    refuse_checkpoint_options(path, arch, {"limit": limit, **given})
+    refuse_checkpoint_options(path, arch, {"limit": limit, "weights": weights, **given})
     proto = _read(path)
     model = ir.from_proto(proto)
     noted = ModelMetadata.from_props(model.metadata_props, path)
@@ -100,7 +101,9 @@ def _static(model: ir.Model) -> Shape | None:
     return (fixed[0], fixed[1], fixed[2]) if fixed else None
 
 
-def refuse_checkpoint_options(path: Path, arch: str, given: Mapping[str, Limit | None]) -> None:
+def refuse_checkpoint_options(
+    path: Path, arch: str, given: Mapping[str, Limit | str | None]
+) -> None:
     """Refuse hyper-parameters of a checkpoint for a file that records its own.
 
     Raises:

@@ -93,8 +93,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "source",
         type=paths.read,
-        help=".pt, .pth, .safetensors, or .onnx of adadm export or adadm quantize; an export with "
-        "--fold off shows the most",
+        help="PyTorch or safetensors file, or .onnx of adadm export or adadm quantize; an export "
+        "with --fold off shows the most",
     )
     parser.add_argument(
         "--images",

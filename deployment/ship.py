@@ -142,7 +142,7 @@ def _write_summary(rows: Sequence[ShipResult], path: Path) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm ship", description=__doc__)
     paths = Paths()
-    parser.add_argument("checkpoint", type=paths.read_file, help=".pt, .pth or .safetensors")
+    parser.add_argument("checkpoint", type=paths.read_file, help="PyTorch or safetensors file")
     parser.add_argument(
         "--images",
         type=paths.read,

@@ -12,7 +12,7 @@ from adadm.export.networks import ARCHITECTURES
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--arch`, and a flag for each hyper-parameter that no tensor shows."""
+    """Add `--arch`, `--limit`, `--weights`, and a flag for each hyper-parameter of no tensor."""
     parser.add_argument(
         "--arch",
         type=_architecture,
@@ -21,6 +21,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         "package.module:factory for your own network; default: auto, recognised by the tensors",
     )
     add_limit(parser)
+    add_weights(parser)
     group = parser.add_argument_group(
         "hyper-parameters that no tensor shows", "override the file and the values in brackets"
     )
@@ -41,6 +42,16 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Add `--weights`: which of several state dicts in a checkpoint."""
+    parser.add_argument(
+        "--weights",
+        metavar="KEY",
+        help="key of the state dict in a checkpoint, such as params_ema; default: the averaged "
+        "one (EMA), else the largest",
+    )
+
+
 def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
     """Add `--stats`: computed inside the model, or given to models for tiles from outside.
 
@@ -57,7 +68,9 @@ def add_stats(parser: argparse.ArgumentParser, external: str) -> None:
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Values of these options, as keyword arguments of `load_checkpoint`."""
-    values = {name: getattr(arguments, name) for name in ("arch", "limit", *_undetectable())}
+    values = {
+        name: getattr(arguments, name) for name in ("arch", "limit", "weights", *_undetectable())
+    }
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -9,53 +9,37 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from torch import nn
 
 from adadm.export.graph.channels import are_initial
 from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
-from adadm.export.state_dict import METADATA_KEY, read_state_dict, some_names
+from adadm.export.weights.file_content import METADATA_KEY, read_file, some_names
+from adadm.export.weights.fit import check_fit, of_other_modules, unknown
+from adadm.export.weights.hyperparameters import Hyperparameter, resolve
+from adadm.export.weights.state_dicts import (
+    FoundWeights,
+    TakenWeights,
+    choose,
+    count_dropped,
+    find_weights,
+    is_averaged,
+    mappings_of,
+    tensors_in,
+)
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
 from adadm.runtime.models.metadata import NetworkMetadata
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Hyperparameter:
-    """A hyper-parameter of the network, and its source.
-
-    Attributes:
-        source: `tensors`, `flag`, `file`, `choice` or `template`; the last is a guess.
-    """
-
-    value: float
-    source: str
-
-    @property
-    def guessed(self) -> bool:
-        return self.source == "template"
-
-    def __str__(self) -> str:
-        words = {
-            "tensors": "read from the tensors",
-            "flag": "given on the command line",
-            "file": "from the file's metadata",
-            "choice": "our choice",
-            "template": "GUESSED: the published template's value",
-        }
-        return f"{self.value:g} ({words[self.source]})"
 
 
 @dataclass(frozen=True)
@@ -66,6 +50,7 @@ class Checkpoint:
     hyperparameters: dict[str, Hyperparameter]
     path: Path
     sha256: str
+    weights: TakenWeights = field(default_factory=TakenWeights)
 
     @property
     def metadata(self) -> NetworkMetadata:
@@ -94,19 +79,23 @@ def load_checkpoint(
     arch: str = "auto",
     *,
     limit: Limit | None = None,
+    weights: str | None = None,
     **overrides: float | None,
 ) -> Checkpoint:
     """Read a checkpoint, and build its network.
 
-    Logs a warning that names the batch normalizations of `never_updated`.
+    The state dict may lie under any key, and its keys may share any prefix. Of several an averaged
+    copy (EMA) is taken, else the largest, else the first. Logs a warning that names the others, and
+    one that names the batch normalizations of `never_updated`.
 
     Args:
-        path: `.pt` or `.pth` (tensors only) or `.safetensors`.
+        path: a file of `torch.save` without code, or safetensors, of any name.
         arch: a name in `ARCHITECTURES`, `auto` to recognise it from the tensors, or
             `package.module:factory` for a custom network.
         limit: limit of the deviation that the factors of modulators follow, as a multiple of that
             of training; `auto` or None for the limits in the file, else the usual multiple; `off`
             for no limit.
+        weights: key of the state dict to take, such as `params_ema`, or its last words.
         **overrides: hyper-parameters that the tensors do not show (`template` and `choices` of the
             network); they override the file, except None.
 
@@ -114,25 +103,26 @@ def load_checkpoint(
         CheckpointError: the file cannot be read, or does not fit the network.
     """
     path = Path(path)
-    state, metadata = read_state_dict(path)
-    network_type = _architecture(path, state, metadata, arch)
-    hyperparameters = _resolve(path, network_type, state, metadata, overrides)
-    network = build_network(network_type, {k: h.value for k, h in hyperparameters.items()})
-    _check_fit(path, network, state)
-    network.root.load_state_dict(
-        {k: v for k, v in state.items() if k in network.root.state_dict()}, strict=False
+    content, metadata = read_file(path)
+    mappings = mappings_of(content)
+    types = _network_types(path, metadata, arch)
+    found = find_weights(mappings, lambda state: any(t.detects(state) for t in types))
+    if not found:
+        raise _nothing_found(path, content, mappings, types)
+    network, hyperparameters, taken = _first_that_fits(
+        path, choose(path, found, weights) if weights else found, types, metadata, overrides
     )
-    network = network.float().eval()
-    if new := never_updated(network):
-        _logger.warning(
-            "WARNING: %s: the running statistics of %d batch normalizations were never updated "
-            "(means 0, variances 1): %s. The network does not compute what it computed in "
-            "training; update them by running it in training mode on training data, and save it "
-            "again",
-            *(path, len(new), some_names(new)),
-        )
+    others = [f for f in found if f.key != taken.key and 2 * len(f.tensors) >= len(taken.tensors)]
+    noted = TakenWeights(
+        key=taken.key,
+        prefix=taken.prefix,
+        weight_norms=taken.weight_norms,
+        others=tuple(other.key for other in others),
+        dropped=count_dropped(mappings, [taken, *others]),
+    )
+    _warn(path, network, noted)
     set_limits(network, "auto" if limit is None else limit, metadata.get("limits", {}))
-    return Checkpoint(network, hyperparameters, path, sha256_of(path))
+    return Checkpoint(network, hyperparameters, path, sha256_of(path), noted)
 
 
 def save_checkpoint(
@@ -200,108 +190,74 @@ def build_network(network_type: type[Network], hyperparameters: Mapping[str, flo
     return network
 
 
-def _architecture(
-    path: Path, state: dict[str, torch.Tensor], metadata: dict[str, Any], arch: str
-) -> type[Network]:
+def _network_types(path: Path, metadata: dict[str, Any], arch: str) -> list[type[Network]]:
     recorded = str(metadata.get("architecture", ""))
     if arch == "auto" and ":" in recorded:
         raise CheckpointError(
             f"{path} names {recorded} as the builder of its network, which would run code; "
             f"if you trust it, give --arch {recorded}"
         )
-    candidates = list(ARCHITECTURES.values()) if arch == "auto" else [network_class(arch)]
-    for candidate in candidates:
-        if candidate.detects(state):
-            return candidate
-    expected = arch if arch != "auto" else some_names(ARCHITECTURES)
-    raise CheckpointError(
-        f"{path}: expected tensors of {expected} with AdaDM, got the keys "
-        f"{some_names(sorted(state))}"
+    return list(ARCHITECTURES.values()) if arch == "auto" else [network_class(arch)]
+
+
+def _nothing_found(
+    path: Path,
+    content: Any,
+    mappings: Mapping[tuple[str, ...], Mapping[str, Any]],
+    types: list[type[Network]],
+) -> CheckpointError:
+    largest = max((tensors_in(entries) for entries in mappings.values()), key=len, default={})
+    if largest:
+        return unknown(path, some_names(each.architecture for each in types), largest.keys())
+    kind = f"a {type(content).__name__}"
+    got = some_names(sorted(mappings[()])) if isinstance(content, dict) else kind
+    return CheckpointError(
+        f"{path}: expected the tensors of a state dict, bare or under any key, got {got}"
     )
 
 
-def _resolve(
+def _first_that_fits(
     path: Path,
-    network_type: type[Network],
-    state: dict[str, torch.Tensor],
+    candidates: list[FoundWeights],
+    types: list[type[Network]],
     metadata: dict[str, Any],
     overrides: Mapping[str, float | None],
-) -> dict[str, Hyperparameter]:
-    recorded = metadata.get("architecture", network_type.architecture)
-    if recorded != network_type.architecture:
-        raise CheckpointError(
-            f"{path}: expected tensors of {recorded}, as its metadata states, got those of "
-            f"{network_type.architecture}"
-        )
-    resolved = {
-        name: Hyperparameter(value, "tensors")
-        for name, value in network_type.read_hyperparameters(state).items()
-    }
-    stored = metadata.get("hyperparameters", {})
-    flags = {name: value for name, value in overrides.items() if value is not None}
-    undetectable = {**network_type.template, **network_type.choices}
-    for name in flags.keys() & resolved.keys():
-        if flags[name] != resolved[name].value:
-            raise CheckpointError(
-                f"{name}: expected {resolved[name].value:g}, as the tensors of {path} show, got "
-                f"{flags[name]:g}"
-            )
-    if unknown := sorted(flags.keys() - undetectable.keys() - resolved.keys()):
-        raise CheckpointError(
-            f"{network_type.architecture}: expected hyper-parameters among "
-            f"{some_names(undetectable)}, got {some_names(unknown)}"
-        )
-    for name, default in undetectable.items():
-        if name in resolved:
+) -> tuple[Network, dict[str, Hyperparameter], FoundWeights]:
+    """Build the network of the first candidate that is complete."""
+    refused: dict[str, CheckpointError] = {}
+    for candidate in candidates:
+        network_type = next(each for each in types if each.detects(candidate.tensors))
+        try:
+            hyperparameters = resolve(path, network_type, candidate.tensors, metadata, overrides)
+            values = {name: parameter.value for name, parameter in hyperparameters.items()}
+            network = build_network(network_type, values)
+            taken = candidate.without(of_other_modules(network, candidate.tensors.keys()))
+            check_fit(path, network, taken.tensors)
+        except CheckpointError as error:
+            refused[candidate.key] = error
             continue
-        source = "choice" if name in network_type.choices else "template"
-        value = None if isinstance(default, type) else default
-        for values, place in ((stored, "file"), (flags, "flag")):
-            if name in values:
-                value, source = values[name], place
-        if value is None:
-            raise CheckpointError(
-                f"{name} of {network_type.architecture} is not in the tensors and has no published "
-                f"value; give it by --{name.replace('_', '-')}, or to load_checkpoint"
-            )
-        kind = default if isinstance(default, type) else type(default)
-        resolved[name] = Hyperparameter(_of_type(kind, name, value), source)
-    return resolved
+        for key, problem in refused.items():
+            reason = str(problem).partition("\n")[0]
+            _logger.warning("WARNING: %s is not taken, but %s: %s", key, taken.key, reason)
+        network.root.load_state_dict(dict(taken.tensors), strict=False)
+        return network.float().eval(), hyperparameters, taken
+    raise next(iter(refused.values()))
 
 
-def _of_type(kind: type[float], name: str, value: float) -> float:
-    """Check that a number is finite, and an integer if `kind` is int."""
-    if not math.isfinite(value):
-        raise CheckpointError(f"{name}: expected a finite number, got {value}")
-    if kind is not int:
-        return float(value)
-    if value != int(value) or value < 0:
-        raise CheckpointError(f"{name}: expected an integer, 0 or more, got {value:g}")
-    return int(value)
-
-
-def _check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -> None:
-    expected = network.root.state_dict()
-    optional = {key for key in expected if key.endswith("num_batches_tracked")}
-    missing = sorted(expected.keys() - state.keys() - optional)
-    unexpected = sorted(state.keys() - expected.keys())
-    if missing or unexpected:
-        raise CheckpointError(
-            f"{path} is not a complete {network.architecture} with AdaDM\n"
-            f"  missing ({len(missing)}): {some_names(missing)}\n"
-            f"  unexpected ({len(unexpected)}): {some_names(unexpected)}"
+def _warn(path: Path, network: Network, weights: TakenWeights) -> None:
+    if weights.others:
+        _logger.warning("WARNING: %s: more than one network. %s", path, weights)
+    elif lost := [name for name in weights.dropped if is_averaged(name)]:
+        _logger.warning(
+            "WARNING: %s: %s may hold averaged weights, which are the better ones, in a form that "
+            "is not read",
+            *(path, some_names(lost)),
         )
-    for key, tensor in state.items():
-        if tensor.shape != expected[key].shape:
-            raise CheckpointError(
-                f"{path}: {key}: expected shape {tuple(expected[key].shape)}, "
-                f"got {tuple(tensor.shape)}"
-            )
-        if not torch.isfinite(tensor.float()).all():
-            raise CheckpointError(
-                f"{path}: {key} has NaN or infinite values; check that training converged"
-            )
-        if key.endswith("running_var") and (lowest := tensor.min().item()) <= 0:
-            raise CheckpointError(
-                f"{path}: {key}: expected running variances above 0, got {lowest:g}"
-            )
+    if new := never_updated(network):
+        _logger.warning(
+            "WARNING: %s: the running statistics of %d batch normalizations were never updated "
+            "(means 0, variances 1): %s. The network does not compute what it computed in "
+            "training; update them by running it in training mode on training data, and save it "
+            "again",
+            *(path, len(new), some_names(new)),
+        )

@@ -85,7 +85,11 @@ class Export:
         """Content of the report, for `json_format.text`."""
         network = self.checkpoint.network
         return {
-            "checkpoint": {"file": self.checkpoint.path.name, "sha256": self.checkpoint.sha256},
+            "checkpoint": {
+                "file": self.checkpoint.path.name,
+                "sha256": self.checkpoint.sha256,
+                "weights": self.checkpoint.weights,
+            },
             "architecture": network.architecture,
             "hyperparameters": self.checkpoint.hyperparameters,
             "options": self.options,

@@ -54,6 +54,7 @@ def print_report(export: Export, console: Console) -> None:
     console.print(f"[bold]{network.architecture} x{network.upscale} with AdaDM[/bold]")
     for name, parameter in export.checkpoint.hyperparameters.items():
         say(f"  {name} = {parameter}")
+    say(str(export.checkpoint.weights))
     _print_decisions(export, console)
     if export.tail is None:
         console.print("tail: kept (--tail original)")
@@ -147,7 +148,7 @@ def _warn(export: Export, progress: Progress) -> None:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
     paths = Paths()
-    parser.add_argument("checkpoint", type=paths.read_file, help=".pt, .pth or .safetensors")
+    parser.add_argument("checkpoint", type=paths.read_file, help="PyTorch or safetensors file")
     parser.add_argument(
         "-o",
         "--output",

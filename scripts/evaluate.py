@@ -23,7 +23,7 @@ from rich.progress import track
 from skimage.metrics import structural_similarity
 
 from adadm.deployment.certification.running import add_backend, evaluated, run_graph, run_session
-from adadm.export.arguments import add_limit
+from adadm.export.arguments import add_limit, add_weights
 from adadm.export.limits import Limit
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Paths
@@ -77,7 +77,11 @@ def main(argv: list[str]) -> None:
     """Measure, print a table, and write it as JSON with `--json`."""
     arguments = _parse(argv)
     model = load_model(
-        arguments.model, arguments.arch, limit=arguments.limit, backend=arguments.backend
+        arguments.model,
+        arguments.arch,
+        limit=arguments.limit,
+        weights=arguments.weights,
+        backend=arguments.backend,
     )
     if arguments.self_ensemble:
         model = replace(model, run=self_ensemble(model.run))
@@ -102,12 +106,17 @@ def main(argv: list[str]) -> None:
 
 
 def load_model(
-    path: Path, arch: str = "auto", *, limit: Limit | None = None, backend: str = "cpu"
+    path: Path,
+    arch: str = "auto",
+    *,
+    limit: Limit | None = None,
+    weights: str | None = None,
+    backend: str = "cpu",
 ) -> Model:
     """Open a checkpoint in PyTorch, or a model or an engine on a backend.
 
     Args:
-        arch, limit: for a checkpoint.
+        arch, limit, weights: for a checkpoint.
         backend: for a model. `cpu` rounds float16 values to half precision, as hardware does and
             ONNX Runtime on a CPU does not.
     """
@@ -115,7 +124,7 @@ def load_model(
         from adadm.export import load_checkpoint
         from adadm.export.proof.pytorch import run_network
 
-        network = load_checkpoint(path, arch, limit=limit).network
+        network = load_checkpoint(path, arch, limit=limit, weights=weights).network
         run = partial(run_network, network)
         return Model(network.upscale, network.rgb_range, run, "PyTorch")
 
@@ -187,7 +196,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     paths = Paths()
     parser.add_argument(
-        "model", type=paths.read, help=".safetensors, .pt, .pth, .onnx, .engine or .plan"
+        "model", type=paths.read, help="PyTorch or safetensors file, .onnx, .engine or .plan"
     )
     parser.add_argument(
         "folders", type=paths.read, nargs="+", help="folders of original photographs"
@@ -196,6 +205,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--arch", default="auto", help="architecture of a checkpoint; default: detected"
     )
     add_limit(parser)
+    add_weights(parser)
     add_backend(parser)
     parser.add_argument(
         "--self-ensemble",

@@ -53,12 +53,17 @@ class Baseline:
 
 
 def load_baseline(
-    path: Path, arch: str = "auto", *, limit: Limit | None = None, **given: float | None
+    path: Path,
+    arch: str = "auto",
+    *,
+    limit: Limit | None = None,
+    weights: str | None = None,
+    **given: float | None,
 ) -> Baseline:
     """Load a checkpoint into PyTorch, or an ONNX model into ONNX Runtime.
 
     Args:
-        arch, limit, given: for a checkpoint, as in `load_checkpoint`.
+        arch, limit, weights, given: for a checkpoint, as in `load_checkpoint`.
 
     Raises:
         CheckpointError: the checkpoint cannot be read, or does not fit a network.
@@ -92,7 +97,7 @@ def load_baseline(
             metadata=model.metadata.network,
             unlimited=Unlimited.of_graph(graph, blocks, model.metadata),
         )
-    source = load_source_network(path, arch, free_sizes=True, limit=limit, **given)
+    source = load_source_network(path, arch, free_sizes=True, limit=limit, weights=weights, **given)
     network = source.network
     assert network is not None  # the file is not ONNX
     options = replace(DEFAULTS, factors=True)

@@ -35,7 +35,7 @@ from adadm.deployment.inspection.rules import (
 )
 from adadm.deployment.inspection.structure import OUTSIDE, Block
 from adadm.export.passes.shift_trunk import ShiftTrunk
-from adadm.export.state_dict import some_names
+from adadm.export.weights.file_content import some_names
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -14,17 +14,16 @@ from adadm.calibration.source_network import (
     refuse_checkpoint_options,
 )
 from adadm.deployment.inspection.structure import Structure, read_structure
-from adadm.export.checkpoint import Hyperparameter
 from adadm.export.limits import Limit
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
+from adadm.export.weights.hyperparameters import Hyperparameter
 from adadm.runtime.errors import CalibrationError, EngineError
 from adadm.runtime.json_format import Source, convert
 from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 
-_CHECKPOINTS = (".pt", ".pth", ".safetensors")
 _EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """Metadata of an export, besides those of its network."""
 
@@ -71,12 +70,13 @@ def read_inspected_file(
     *,
     free_sizes: bool = True,
     limit: Limit | None = None,
+    weights: str | None = None,
     **undetectable: float | None,
 ) -> InspectedFile:
     """Read a checkpoint or an ONNX file for inspection.
 
     Args:
-        arch, limit, undetectable: for a checkpoint, as in `load_checkpoint`.
+        arch, limit, weights, undetectable: for a checkpoint, as in `load_checkpoint`.
         free_sizes: for a checkpoint, as in `trace`; required for running on photographs.
 
     Raises:
@@ -90,16 +90,13 @@ def read_inspected_file(
             f"{path} is an engine, which does not show its network; give the ONNX model from which "
             "it was built, or better the checkpoint"
         )
-    if path.is_file() and path.suffix not in (*_CHECKPOINTS, ".onnx"):
-        raise CalibrationError(
-            f"expected a checkpoint ({', '.join(_CHECKPOINTS)}), or an .onnx file of adadm export "
-            f"or adadm quantize, got {path}"
-        )
     if path.suffix == ".onnx":
-        refuse_checkpoint_options(path, arch, {"limit": limit, **undetectable})
+        refuse_checkpoint_options(path, arch, {"limit": limit, "weights": weights, **undetectable})
         inspected = _exported(path)
     else:
-        source = load_source_network(path, arch, free_sizes=free_sizes, limit=limit, **undetectable)
+        source = load_source_network(
+            path, arch, free_sizes=free_sizes, limit=limit, weights=weights, **undetectable
+        )
         inspected = _inspected(path, source.sha256, source.metadata, source)
     if not inspected.structure.blocks:
         raise CalibrationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import os
@@ -36,21 +37,29 @@ def custom_network_class(name: str) -> type[Network]:
             )
         return factory
 
+    def build() -> nn.Module:
+        try:
+            module = factory()
+        except Exception as error:
+            raise CheckpointError(
+                f"{name} fails when called without arguments: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(module, nn.Module):
+            raise CheckpointError(
+                f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
+            )
+        return module
+
+    @functools.cache
+    def keys() -> frozenset[str]:
+        return frozenset(build().state_dict())
+
     class Custom(Network):
         architecture: ClassVar[str] = name
         template: ClassVar[Mapping[str, Undetectable]] = {"rgb_range": float}
 
         def __init__(self, rgb_range: float) -> None:
-            try:
-                module = factory()
-            except Exception as error:
-                raise CheckpointError(
-                    f"{name} fails when called without arguments: {type(error).__name__}: {error}"
-                ) from error
-            if not isinstance(module, nn.Module):
-                raise CheckpointError(
-                    f"{name} returned a {type(module).__name__}, expected a torch.nn.Module"
-                )
+            module = build()
             side, upscale = _measure(name, module)
             super().__init__()
             self.upscale, self.rgb_range, self.smallest_area = upscale, rgb_range, side**2
@@ -61,8 +70,8 @@ def custom_network_class(name: str) -> type[Network]:
             return self.adopted
 
         @classmethod
-        def detects(cls, state: StateDict) -> bool:  # noqa: ARG003 (chosen by the user)
-            return True
+        def detects(cls, state: StateDict) -> bool:
+            return 2 * len(keys() & state.keys()) >= len(keys())
 
         @classmethod
         def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:  # noqa: ARG003

@@ -17,13 +17,13 @@ from _support.kept import kept
 from _support.networks import random_network
 from adadm.export import Checkpoint, Options, load_checkpoint, save_checkpoint
 from adadm.export.assembly import assemble, bake_image_io
-from adadm.export.checkpoint import Hyperparameter
 from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import Network
 from adadm.export.options import DEFAULTS
 from adadm.export.passes import Decision
 from adadm.export.tile_models import TileModels
 from adadm.export.tracing import trace
+from adadm.export.weights.hyperparameters import Hyperparameter
 
 
 def kept_trace(make_network: Callable[[], Network], *key: object) -> tuple[Network, bytes]:

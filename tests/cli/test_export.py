@@ -107,6 +107,48 @@ def test_a_guess_that_fails_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [output.name for output in model.graph.output] == ["sr", "factor_0"]
 
 
+@pytest.mark.slow
+def test_a_checkpoint_of_a_training_program_gives_the_same_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The averaged weights, unless others are named; what was taken is said."""
+    plain = small(tmp_path)
+    wanted, raw = torch.load(plain), random_edsr(2, 1, 4, seed=1).state_dict()
+    state = {f"ema.module.{key}": value for key, value in wanted.items()}
+    state |= {f"model.{key}": value for key, value in raw.items()}
+    state |= {"criterion.weight": torch.ones(3)}
+    torch.save({"epoch": 3, "state_dict": state}, tmp_path / "run.CKPT")
+    options = ("--static", "1x20x24", "--report", str(tmp_path / "report.json"))
+    assert export(plain, *options) == 0
+    assert "weights: the whole file" in capsys.readouterr().out
+    assert export(tmp_path / "run.CKPT", *options) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "weights: state_dict.ema.module; prefix ema.module.; not taken: state_dict.model" in said
+    assert "dropped: 1 of criterion" in said
+    assert json.loads((tmp_path / "report.json").read_text())["checkpoint"]["weights"] == {
+        "key": "state_dict.ema.module",
+        "prefix": "ema.module.",
+        "weight_norms": 0,
+        "others": ["state_dict.model"],
+        "dropped": {"criterion": 1},
+    }
+    models = [onnx.load(tmp_path / name) for name in ("edsr.onnx", "run.onnx")]
+    for model in models:
+        sha256 = next(e for e in model.metadata_props if e.key == "adadm.checkpoint_sha256")
+        sha256.value = ""
+    assert models[0].SerializeToString() == models[1].SerializeToString()
+    assert export(tmp_path / "run.CKPT", "--weights", "model", *options) == 0
+    chosen = onnx.load(tmp_path / "run.onnx").graph
+    assert chosen.initializer != models[1].graph.initializer
+
+
+def test_a_key_that_holds_no_network_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, small(tmp_path), "--weights", "params_ema")
+    assert "--weights params_ema: " in said and "edsr.pt holds a network under ." in said
+
+
 def test_a_checkpoint_that_does_not_fit_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from adadm.export import load_checkpoint
 from adadm.export.networks import Network
 from adadm.export.proof.sample_photographs import photographs
-from adadm.export.state_dict import read_state_dict
+from adadm.export.weights.file_content import read_file
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 
@@ -99,7 +99,7 @@ def _trained(twin: str, seed: int, arguments: argparse.Namespace) -> Network:
         words += ["--images", *arguments.images, "--validation", *arguments.validation]
         command = [sys.executable, pages.ROOT / "scripts" / "train.py", *words]
         subprocess.run([str(word) for word in command], check=True)
-    _, metadata = read_state_dict(output)
+    _, metadata = read_file(output)
     settings = metadata.get("training", {})
     course = {**COURSE, "training_seed": seed}
     if wrong := [name for name, value in course.items() if settings.get(name) != value]:

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def in_float64(tensor: torch.Tensor | None) -> Array:
     return values
 
 
-def read(path: Path, arch: str = "auto", **given: float) -> InspectedFile:
+def read(path: Path, arch: str = "auto", **given: Any) -> InspectedFile:
     return read_inspected_file(path, arch, free_sizes=True, **given)
 
 

@@ -1,0 +1,1 @@
+"""Read trained weights from files of any usual layout."""

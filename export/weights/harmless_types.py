@@ -1,0 +1,129 @@
+"""Read PyTorch's pickles without running any code that they name.
+
+PyTorch's restricted unpickler makes tensors and plain containers, and refuses every other name.
+Training scripts save more beside the weights: their arguments, paths, dates, numbers of NumPy.
+Those types are read as inert stand-ins: no class and no function of that name is ever imported,
+made or called, and what the file says about them is thrown away.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adadm.runtime.errors import CheckpointError
+
+
+class _Inert:
+    """Stand-in of an object whose content is not needed."""
+
+    def __new__(cls, *_: object) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Mapping:
+    """Stand-in of a kind of dictionary: it makes one, which the unpickler fills."""
+
+    def __new__(cls, *_: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+class _Sequence:
+    """Stand-in of a kind of list."""
+
+    def __new__(cls, *_: object) -> list[Any]:  # type: ignore[misc]
+        return []
+
+
+_NUMBERS = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str_"
+_HARMLESS = {
+    "argparse": "Namespace",
+    "builtins": "bool bytes float frozenset int object range slice str tuple type",
+    "copyreg": "_reconstructor",
+    "datetime": "date datetime time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "numpy": f"dtype ndarray {_NUMBERS}",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
+    "omegaconf.base": "ContainerMetadata Metadata",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.nodes": "AnyNode BooleanNode FloatNode IntegerNode PathNode StringNode",
+    "packaging.version": "Version _Version",
+    "pathlib": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "torch.torch_version": "TorchVersion",
+    "types": "SimpleNamespace",
+    "typing": "Any",
+    "uuid": "SafeUUID UUID",
+}
+_MAPPINGS = {
+    "addict.addict": "Dict",
+    "builtins": "dict",
+    "collections": "defaultdict",
+    "easydict": "EasyDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+    "lightning.pytorch.utilities.parsing": "AttributeDict",
+    "lightning_fabric.utilities.data": "AttributeDict",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "yacs.config": "CfgNode",
+}
+_SEQUENCES = {"builtins": "list", "collections": "deque"}
+
+_STAND_INS: list[Any] = [
+    (stand_in, f"{module}.{name}")
+    for stand_in, names in ((_Inert, _HARMLESS), (_Mapping, _MAPPINGS), (_Sequence, _SEQUENCES))
+    for module, listed in names.items()
+    for name in listed.split()
+]
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a file of `torch.save` on the CPU; objects of harmless types become stand-ins.
+
+    Raises:
+        CheckpointError: the file names a function or class that is not known to be harmless, or
+            is damaged.
+    """
+    try:
+        with (
+            path.open("rb") as file,  # by its name, PyTorch would take it for another format
+            torch.serialization.safe_globals(_STAND_INS),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of protocols: what cannot be read is an error
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch.load raise anything
+        text = str(error)
+        if wanted := re.search(r"(?:Unsupported global: )?GLOBAL (\S+)", text):
+            raise CheckpointError(
+                f"{path} would run code on loading ({wanted[1]}) and was not loaded; save only "
+                "its state_dict() and use that file"
+            ) from error
+        # PyTorch's own text begins with advice to load the file unsafely.
+        inner = re.search(r"WeightsUnpickler error:\s*([^\n]*)", text)
+        reason = (inner[1] if inner else text.strip()).partition("\n")[0].partition(". ")[0]
+        if "Unsupported operand" in reason:
+            reason = "its pickle is of another protocol than torch.save writes, which is 2"
+        elif "weights_only" in reason:
+            reason = "its format is too old or too new"
+        raise CheckpointError(
+            f"{path} is damaged, truncated, or not a PyTorch checkpoint "
+            f"({type(error).__name__}: {reason}); copy it again, or save it "
+            "by torch.save(model.state_dict(), ...)"
+        ) from error
