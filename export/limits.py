@@ -91,7 +91,7 @@ def deviations_of_training(network: Network) -> dict[str, float]:
     If batch normalization reads the trunk, its running statistics give the std. Else it is
     measured: the mean over photographs.
     """
-    side = network.smallest_side * 2 + 7
+    side = network.example_side
     read = _read_by_modules(network, torch.zeros(1, 3, side, side))
     normalized = [
         (value, module)

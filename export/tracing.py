@@ -48,9 +48,8 @@ def trace(network: Network, *, free_sizes: bool = True) -> ir.Model:
         if isinstance(module, Modulator):
             module.freeze()
     dtype = next(network.parameters()).dtype
-    side = (
-        network.smallest_side * 2 + 7
-    )  # odd, distinct sizes, so that the exporter takes none for a constant
+    side = network.example_side
+    # Distinct sizes, so that the exporter takes none for a constant.
     example = torch.zeros(2, 3, side, side + 2, dtype=dtype)
     group_norm = patch.object(nn.functional, "group_norm", _symbolic_group_norm)
     with _quiet_exporter(), _uncollected_garbage(), group_norm, torch.no_grad():

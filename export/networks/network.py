@@ -72,6 +72,11 @@ class Network(nn.Module, ABC):
         """Side of the smallest square input, px."""
         return math.isqrt(self.smallest_area - 1) + 1
 
+    @property
+    def example_side(self) -> int:
+        """Side of an input to trace, px: odd, and large enough for every layer to see a border."""
+        return self.smallest_side * 2 + 7
+
     @classmethod
     @abstractmethod
     def detects(cls, state: StateDict) -> bool:

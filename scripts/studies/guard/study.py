@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
 
 def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
     limited, free = (load_checkpoint(path, limit=limit).network for limit in (None, "off"))
+    torch.manual_seed(0)
     untrained = type(limited)(**limited.hyperparameters).eval()
     lr, drawn = _low(photos, limited.upscale), _drawn()
     right, sr = _right(lambda image: enlarge_image(limited, image), lr)
