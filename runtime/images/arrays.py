@@ -23,7 +23,7 @@ ImageArray = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 Batch = npt.NDArray[np.float32]
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+EXTENSIONS = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 # Keys' cubic reaches 2 pixels, stretched by the factor when reducing.
 _CUBIC_REACH = 2

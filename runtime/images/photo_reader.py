@@ -1,11 +1,12 @@
 """Read photographs of any size by regions, with their metadata.
 
-PNG, JPEG, WebP, TIFF and BMP with 8 or 16 bits a channel, grey or colour, with or without alpha.
-Palettes and single bits become RGB or grey, CMYK becomes sRGB, alpha straight alpha, and EXIF's
-orientation is applied.
+PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF with 8 or 16 bits a channel, grey or colour, with or
+without alpha; HEIC, JPEG XL and JPEG 2000 where the installed libvips decodes them. Palettes and
+single bits become RGB or grey, CMYK becomes sRGB, alpha straight alpha, EXIF's orientation is
+applied, and values that are linear in light become values of sRGB's curve with 16 bits.
 
 Memory: more than 100 MB of decoded pixels lie in a temporary file in $TMPDIR. Formats that cannot
-be decoded by rows are held whole: WebP, BMP, progressive JPEG and interlaced PNG.
+be decoded by rows are held whole: WebP, BMP, GIF, AVIF, progressive JPEG and interlaced PNG.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,12 @@ from PIL import BmpImagePlugin, Image
 
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.images.file_extras import Extras, read_extras
+from adadm.runtime.images.file_kinds import AVIF, BMP, kind_of, undecodable
+from adadm.runtime.images.tone_curves import find_tone_curves
 from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
-
-# Loader by the first bytes of a file. vips has no loader for BMP: Pillow reads it.
-_LOADERS = {
-    b"\x89PNG": "pngload_source",
-    b"\xff\xd8\xff": "jpegload_source",  # by name: vips would read some as Ultra HDR
-    b"RIFF": "webpload_source",
-    b"II*\0": "tiffload_source",
-    b"MM\0*": "tiffload_source",
-    b"II+\0": "tiffload_source",  # BigTIFF
-    b"MM\0+": "tiffload_source",
-    b"BM": "bmp",
-}
 
 
 class Photo:
@@ -46,22 +38,35 @@ class Photo:
 
     Attributes:
         width, height: size after EXIF's orientation, px.
-        dtype: uint8 or uint16.
+        dtype: uint8 or uint16, of the pixels as they are read here.
+        depth: bits of a channel in the file, 8 to 16.
         is_grey: True if the file has one colour channel instead of three.
         has_alpha: True if the file has alpha.
         metadata: vips' fields for a file to be written: EXIF, ICC profile, XMP, IPTC.
-        resolution: pixels per millimetre, horizontal and vertical.
+        resolution: pixels per millimetre, horizontal and vertical; None if the file has none.
+        extras: what else the file holds.
+        curves: tables between the values that are read here and the file's; None if they are equal.
     """
 
-    def __init__(self, path: Path, image: Any) -> None:
+    def __init__(self, path: Path, image: Any, extras: Extras, depth: int = 8) -> None:
         self.path = path
         self.width: int = image.width
         self.height: int = image.height
-        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
         self.is_grey: bool = image.bands <= 2
         self.has_alpha: bool = image.bands in (2, 4)
-        self.metadata = _metadata_of(image)
-        self.resolution = _resolution_of(image)
+        self.metadata = _metadata_of(image, extras)
+        self.resolution = _resolution_of(image) if extras.has_resolution else None
+        self.extras = extras
+        self.depth = depth
+        self._stored = np.dtype(np.uint16 if image.format == "ushort" else np.uint8)
+        self.curves = find_tone_curves(
+            self.metadata.get("icc-profile-data"),  # type: ignore[arg-type]
+            extras.chunks,
+            extras.cicp,
+            dtype=self._stored,
+            channels=self._channels,
+        )
+        self.dtype: np.dtype[Any] = np.dtype(np.uint16) if self.curves else self._stored
         self._image = image
 
     def colour(self, top: int, left: int, height: int, width: int) -> Pixels:
@@ -70,7 +75,8 @@ class Photo:
         Raises:
             IndexError: the region is empty or not inside the photo.
         """
-        return _three(self._region(top, left, height, width)[..., : 1 if self.is_grey else 3])
+        colour = self._region(top, left, height, width)[..., : self._channels]
+        return _three(self.curves.encode(colour) if self.curves else colour)
 
     def alpha(self, top: int, left: int, height: int, width: int) -> Pixels:
         """Alpha of a region, repeated to (height, width, 3) like colour.
@@ -81,11 +87,18 @@ class Photo:
         """
         if not self.has_alpha:
             raise ValueError(f"{self.path} has no alpha")
-        return _three(self._region(top, left, height, width)[..., -1:])
+        alpha = self._region(top, left, height, width)[..., -1:]
+        if self.dtype != self._stored:
+            alpha = alpha.astype(np.uint16) * 257
+        return _three(alpha)
 
     def close(self) -> None:
         """Free the pixels and their temporary file."""
         self._image = None
+
+    @property
+    def _channels(self) -> int:
+        return 1 if self.is_grey else 3
 
     def _region(self, top: int, left: int, height: int, width: int) -> Pixels:
         if not (0 <= top < top + height <= self.height and 0 <= left < left + width <= self.width):
@@ -94,7 +107,7 @@ class Photo:
                 f"{self.width}x{self.height}"
             )
         data = load_vips().Region.new(self._image).fetch(left, top, width, height)
-        return np.frombuffer(data, self.dtype).reshape(height, width, -1)
+        return np.frombuffer(data, self._stored).reshape(height, width, -1)
 
 
 def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) -> Photo:
@@ -107,29 +120,64 @@ def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) 
             allowed (only the header of such a file is read), or an unsupported pixel format.
         MissingDependencyError: pyvips is not installed.
     """
-    path, vips = Path(path), load_vips()
+    path = Path(path)
+    with _reading(path):
+        image, extras, depth = _opened(path, largest_megapixels)
+        return Photo(path, _decoded(path, image).autorot(), extras, depth)
+
+
+def read_size(path: str | os.PathLike[str], largest_megapixels: float = 500.0) -> tuple[int, int]:
+    """Height and width of an image after its orientation, px, from the header of its file.
+
+    Raises:
+        ImageError, MissingDependencyError: as for `open_photo`, but for damage behind the header.
+    """
+    path = Path(path)
+    with _reading(path):
+        image = _opened(path, largest_megapixels)[0].autorot()
+        return image.height, image.width
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    vips = load_vips()
     try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        loader = next((name for magic, name in _LOADERS.items() if start.startswith(magic)), None)
-        if loader is None:
-            raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF or BMP image")
-        if loader == "bmp":
-            # not Image.open, which has its own limit
-            with BmpImagePlugin.BmpImageFile(path) as bitmap:
-                _check_size(path, bitmap.width, bitmap.height, largest_megapixels)
-                return Photo(path, _from_pillow(bitmap))
-        options: dict[str, object] = {"access": "sequential", "fail_on": "error"}
-        if "unlimited" in vips.Introspect.get(loader).optional_input:
-            options["unlimited"] = True  # `_check_size` limits it
-        source = vips.Source.new_from_file(os.fsencode(path))
-        image = getattr(vips.Image, loader)(source, **options)
-        _check_size(path, image.width, image.height, largest_megapixels)
-        return Photo(path, _decoded(path, _grey_or_rgb(path, image)).autorot())
+        yield
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (vips.Error, OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{path}: not a readable image ({reason_of(error)})") from error
+
+
+def _opened(path: Path, largest_megapixels: float) -> tuple[Any, Extras, int]:
+    """The image before its decoding, its extras, and the bits of a channel."""
+    vips, kind = load_vips(), kind_of(path)
+    if kind is BMP:
+        # not Image.open, which has its own limit
+        with BmpImagePlugin.BmpImageFile(path) as bitmap:
+            _check_size(path, bitmap.width, bitmap.height, largest_megapixels)
+            extras = Extras(has_resolution=any(bitmap.info.get("dpi", ())))
+            return _from_pillow(bitmap), extras, 8
+    options: dict[str, object] = {"access": "sequential", "fail_on": "error"}
+    if "unlimited" in vips.Introspect.get(kind.loader).optional_input:
+        options["unlimited"] = True  # `_check_size` limits it
+    source = vips.Source.new_from_file(os.fsencode(path))
+    try:
+        image = getattr(vips.Image, kind.loader)(source, **options)
+    except vips.Error as error:
+        if "Unsupported" in error.detail:  # libheif without HEVC
+            raise undecodable(path, kind) from error
+        raise
+    _check_size(path, image.width, image.height, largest_megapixels)
+    extras = read_extras(path, kind, image)
+    depth = 16 if image.format == "ushort" else 8
+    image = _grey_or_rgb(path, image)
+    if kind.loader == AVIF.loader and depth == 16:
+        # libvips shifts 10 or 12 bits to the left, so that white is below 65535
+        depth = image.get("bits-per-sample")
+        white = (2**depth - 1) << (16 - depth)
+        image = (image * (65535 / white)).rint().cast("ushort")
+    return image, extras, depth
 
 
 def _check_size(path: Path, width: int, height: int, largest_megapixels: float) -> None:
@@ -187,8 +235,10 @@ def _decoded(path: Path, image: Any) -> Any:
     return spool
 
 
-def _metadata_of(image: Any) -> Mapping[str, str | bytes]:
+def _metadata_of(image: Any, extras: Extras) -> Mapping[str, str | bytes]:
     kept = {"exif-data", "icc-profile-data", "iptc-data", "resolution-unit", "xmp-data"}
+    if extras.has_gain_map:
+        kept.remove("xmp-data")  # it describes the gain map
     exif = re.compile("exif-(?!ifd1)")  # ifd1 describes the thumbnail
     names = [name for name in image.get_fields() if name in kept or exif.match(name)]
     return {name: image.get(name) for name in names}

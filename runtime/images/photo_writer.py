@@ -1,10 +1,12 @@
 """Write photographs of any size by rows, with the metadata of another.
 
 ICC profile and XMP are kept byte for byte. EXIF, IPTC and the resolution are kept as far as the
-format holds them: TIFF has no EXIF here, BMP only the resolution. Thumbnails are dropped.
+format holds them: TIFF has no EXIF here, BMP only the resolution. What the other has not, is not
+made, but for the 72 dpi of a TIFF. PNG keeps the colours of its chunks (cICP, gAMA, cHRM, sRGB) and
+of AVIF. Thumbnails are dropped.
 
-Rows stream through a short queue into the encoder. Formats that cannot do so are held whole: WebP
-and BMP.
+Rows stream through a short queue into the encoder. Formats that cannot do so are held whole: WebP,
+AVIF and BMP.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import Pixels, encoded
 from adadm.runtime.images.photo_reader import Photo
+from adadm.runtime.images.png_chunks import PNG_SIGNATURE, png_chunk, save_png
 from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
 
 
@@ -47,15 +50,22 @@ _TIFF = _Format("TIFF", "tiffsave", _DEFLATE, most_bits=16)
 _JPEG = _Format("JPEG", "jpegsave", {"subsample_mode": "off"}, largest_px=65500, has_alpha=False)
 _WEBP = _Format("WebP", "webpsave", {}, largest_px=16383)
 _BMP = _Format("BMP", "bmp", {}, has_alpha=False)
+_AVIF = _Format("AVIF", "heifsave", {"compression": "av1", "subsample_mode": "off"}, 12, 65535)
 _FORMATS = {
     ".png": _PNG,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
+    ".jpe": _JPEG,
+    ".jfif": _JPEG,
+    ".avif": _AVIF,
     ".webp": _WEBP,
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".bmp": _BMP,
 }
+WRITTEN_SUFFIXES = frozenset(_FORMATS)
+"""Suffixes of the formats that are written."""
+
 # The offsets of a classic TIFF have 32 bits; incompressible data grow a little.
 _LARGEST_CLASSIC_TIFF_BYTES = 4_000_000_000
 
@@ -69,13 +79,17 @@ class PhotoWriter:
 
     A context manager: rows go to `write`; the end of the block waits for the encoder. Alpha is
     laid over white if the format has none (JPEG, BMP), and 16 bits are rounded to 8 if the format
-    has 8 (JPEG, WebP, BMP).
+    has 8 (JPEG, WebP, BMP), or to 10 or 12 (AVIF).
 
     Args:
         path: the file; its suffix chooses the format.
         like: source of the size, pixel format and metadata; it may be closed before the writing.
         upscale: factor from the sides of `like` to those of the written image.
-        quality: quality of JPEG (without chroma subsampling) and WebP, 1..100.
+        size: height and width of the written image instead, px.
+        quality: quality of JPEG and AVIF (without chroma subsampling) and WebP, 1..100.
+
+    Attributes:
+        notes: what of `like` the format cannot hold, in a few words each.
 
     Raises:
         ImageError: the suffix names no format, the image is too large for the format, or (from
@@ -85,7 +99,13 @@ class PhotoWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], like: Photo, upscale: int, *, quality: int = 95
+        self,
+        path: str | os.PathLike[str],
+        like: Photo,
+        upscale: int,
+        *,
+        size: tuple[int, int] | None = None,
+        quality: int = 95,
     ) -> None:
         if not 1 <= quality <= 100:
             raise ValueError(f"quality: expected 1 to 100, got {quality}")
@@ -95,7 +115,7 @@ class PhotoWriter:
             suffixes = ", ".join(_FORMATS)
             raise ImageError(f"{path}: expected one of {suffixes}, got {suffix!r}")
         self._format = _FORMATS[suffix]
-        height, width = like.height * upscale, like.width * upscale
+        height, width = size or (like.height * upscale, like.width * upscale)
         channels = (1 if like.is_grey else 3) + like.has_alpha
         self._shape = height, width, channels
         if max(height, width) > self._format.largest_px:
@@ -103,16 +123,28 @@ class PhotoWriter:
                 f"{path}: expected sides of at most {self._format.largest_px} px "
                 f"({self._format.name}), got {width}x{height}; write PNG or TIFF"
             )
-        self._dtype = like.dtype
-        self._depth = min(8 * like.dtype.itemsize, self._format.most_bits)
+        self._dtype, self._curves = like.dtype, like.curves
+        # 8 or 16 bits go to the encoder
+        self._depth = 16 if like.depth > 8 and self._format.most_bits > 8 else 8
+        self._has_alpha = like.has_alpha
         self._flattens = like.has_alpha and not self._format.has_alpha
         self._metadata, self._resolution = like.metadata, like.resolution
+        self._has_exif = any(name.startswith("exif-") for name in like.metadata)
         self._options = dict(self._format.options)
-        if self._format in (_JPEG, _WEBP):
+        if self._format in (_JPEG, _WEBP, _AVIF):
             self._options["Q"] = quality
+        if self._format is _AVIF:
+            self._options["bitdepth"] = min(12, like.depth)
         if self._format is _TIFF:
-            size = height * width * channels * like.dtype.itemsize
-            self._options["bigtiff"] = size > _LARGEST_CLASSIC_TIFF_BYTES
+            bytes_in_all = height * width * channels * self._depth // 8
+            self._options["bigtiff"] = bytes_in_all > _LARGEST_CLASSIC_TIFF_BYTES
+        self._chunks = like.extras.png_chunks
+        self.notes: tuple[str, ...] = ()
+        if like.extras.colours and self._format is not _PNG:
+            self.notes = (
+                f"its colours ({like.extras.colours}) cannot be named in {self._format.name}, and "
+                "will be shown as others; write PNG to keep them",
+            )
         self._rows = 0
         self._stored = zlib.compressobj(0)
 
@@ -148,6 +180,9 @@ class PhotoWriter:
         step = max(1, _PIECE_BYTES // max(1, rows[:1].nbytes))
         for top in range(0, len(rows), step):
             piece = rows[top : top + step]
+            if self._curves:
+                colour, alpha = np.split(piece, [piece.shape[2] - self._has_alpha], axis=2)
+                piece = np.concatenate([self._curves.decode(colour), alpha], axis=2)
             if self._flattens:
                 piece = _over_white(piece)
             if self._depth == 8:
@@ -155,7 +190,7 @@ class PhotoWriter:
             lines = piece.astype(piece.dtype.newbyteorder(">"), order="C").view(np.uint8)
             # the zero before each line means: not filtered
             filtered = np.pad(lines.reshape(len(lines), -1), ((0, 0), (1, 0)))
-            self._encoder.put(_png_chunk(b"IDAT", self._stored.compress(filtered.data)))
+            self._encoder.put(png_chunk(b"IDAT", self._stored.compress(filtered.data)))
 
     @contextmanager
     def _encoding(self) -> Iterator[None]:
@@ -167,21 +202,23 @@ class PhotoWriter:
                 yield
                 if self._rows != self._shape[0]:
                     raise ValueError(f"expected {self._shape[0]} rows, got {self._rows}")
-                self._encoder.put(_png_chunk(b"IDAT", self._stored.flush()))
-                self._encoder.put(_png_chunk(b"IEND", b""))
+                self._encoder.put(png_chunk(b"IDAT", self._stored.flush()))
+                self._encoder.put(png_chunk(b"IEND", b""))
                 self._encoder.finish()
             except BaseException:
                 self._encoder.abort()
                 raise
 
     def _save(self, image: Any, partial: Path) -> None:
-        horizontal, vertical = self._resolution
+        horizontal, vertical = self._resolution or (1, 1)
         if self._format is _BMP:
             dpi = (horizontal * MM_PER_INCH, vertical * MM_PER_INCH)
-            partial.write_bytes(encoded(image.numpy(), ".bmp", dpi=dpi))
+            options = {"dpi": dpi} if self._resolution else {}
+            partial.write_bytes(encoded(image.numpy(), ".bmp", **options))
             return
         value_types = load_vips().GValue
-        image = image.copy(xres=horizontal, yres=vertical)
+        if self._resolution or self._format is not _TIFF:
+            image = image.copy(xres=horizontal, yres=vertical)
         for name, value in self._metadata.items():
             kind = value_types.refstr_type if isinstance(value, str) else value_types.blob_type
             image.set_type(kind, name, value)
@@ -189,6 +226,13 @@ class PhotoWriter:
             # vips has parsed the EXIF again, with the orientation and the thumbnail
             if name.startswith("exif-") or name in ("orientation", "jpeg-thumbnail-data"):
                 image.remove(name)
+        # vips makes an EXIF for the resolution; all but PNG have no other place for that
+        if not self._has_exif and (self._format is _PNG or not self._resolution):
+            self._options["keep"] = "icc|xmp|iptc"
+        if self._format is _PNG:
+            drop = b"" if self._resolution else b"pHYs"
+            save_png(image, partial, self._options, self._chunks, drop)
+            return
         getattr(image, self._format.saver)(os.fsencode(partial), **self._options)
 
 
@@ -275,9 +319,4 @@ class _Encoder:
 def _png_start(height: int, width: int, channels: int, depth: int) -> bytes:
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _png_chunk(b"IHDR", header)
-
-
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    digest = zlib.crc32(data, zlib.crc32(kind))
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", digest)
+    return PNG_SIGNATURE + png_chunk(b"IHDR", header)
