@@ -10,18 +10,23 @@ import argparse
 import signal
 from pathlib import Path
 
-from adadm.runtime.arguments import named_path, positive
+from adadm.runtime.arguments import above_zero, named_path, positive
 from adadm.runtime.backends import BACKENDS
-from adadm.runtime.errors import ImageError
-from adadm.runtime.images.arrays import EXTENSIONS
+from adadm.runtime.errors import AdadmError, ImageError
+from adadm.runtime.images.file_kinds import PHOTO_SUFFIXES
+from adadm.runtime.images.photo_reader import read_size
+from adadm.runtime.images.photo_writer import WRITTEN_SUFFIXES
 from adadm.runtime.images.vips import load_vips
 from adadm.runtime.models.bundled import BUNDLED, companion_files
-from adadm.runtime.progress import Bar
-from adadm.runtime.upscaling.batch import BatchResult, find_jobs, upscale_files
+from adadm.runtime.progress import Bar, Progress
+from adadm.runtime.upscaling.batch import BatchResult, upscale_files
+from adadm.runtime.upscaling.jobs import Job, Jobs, earlier_results, expand_inputs, find_jobs
+from adadm.runtime.upscaling.reduced_size import ResultSize
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Tile
 from adadm.runtime.upscaling.upscaler import Upscaler
 
+_MOST_SUSPECTS = 3
 _FACTORS = sorted(int(name[1:]) for name in BUNDLED)
 
 
@@ -34,8 +39,17 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
-    model = arguments.model or f"x{arguments.upscale or _FACTORS[0]}"
-    jobs = find_jobs(arguments.input, arguments.output, arguments.format, companion_files(model))
+    model = arguments.model or f"x{arguments.upscale or _factor_for(arguments.size)}"
+    inputs, lists = expand_inputs(arguments.input)
+    found = find_jobs(
+        inputs,
+        arguments.output,
+        arguments.format,
+        [*companion_files(model), *lists],
+        suffixes=PHOTO_SUFFIXES,
+        recursive=arguments.recursive,
+        previews=arguments.compare,
+    )
     with (
         Upscaler(
             model,
@@ -46,26 +60,73 @@ def main(argv: list[str]) -> None:
             accuracy=arguments.accuracy,
             threads=arguments.threads,
             memory_gib=arguments.memory,
+            self_ensemble=arguments.self_ensemble,
             accept=arguments.accept,
         ) as upscaler,
         Bar("images") as bar,
     ):
-        outcome = upscale_files(
-            upscaler,
-            jobs,
-            overwrite=arguments.overwrite,
-            quality=arguments.quality,
-            largest_megapixels=arguments.max_megapixels,
-            progress=bar,
-            windows=bar.beneath(),
+        _warn_of_earlier_results([job.source for job in found.jobs], bar)
+        if arguments.dry_run:
+            outcome = _announce(upscaler, found.jobs, arguments)
+        else:
+            outcome = upscale_files(
+                upscaler,
+                found.jobs,
+                overwrite=arguments.overwrite,
+                quality=arguments.quality,
+                largest_megapixels=arguments.max_megapixels,
+                size=arguments.size,
+                progress=bar,
+                windows=bar.beneath(),
+            )
+    _summarise(outcome, found, arguments)
+
+
+def _factor_for(size: ResultSize) -> int:
+    """The smallest bundled factor that makes a size, or the largest."""
+    return next((f for f in _FACTORS if f >= (size.factor or 1)), _FACTORS[-1])
+
+
+def _warn_of_earlier_results(sources: list[Path], progress: Progress) -> None:
+    suspects = list(earlier_results(sources))
+    for path, original in suspects[:_MOST_SUSPECTS]:
+        progress.message(
+            f"{path}: WARNING: looks like an earlier result of {original}, and is upscaled too; "
+            "to leave it out, move it, or name the inputs",
+            warning=True,
         )
-    _summarise(outcome, arguments.output)
+    if len(suspects) > _MOST_SUSPECTS:
+        more = len(suspects) - _MOST_SUSPECTS
+        progress.message(f"WARNING: {more} more look like earlier results", warning=True)
 
 
-def _summarise(outcome: BatchResult, output: Path) -> None:
+def _announce(upscaler: Upscaler, jobs: list[Job], arguments: argparse.Namespace) -> BatchResult:
+    """Print what would be read and written, with sizes in px."""
+    outcome = BatchResult()
+    for job in jobs:
+        try:
+            height, width = read_size(job.source, arguments.max_megapixels)
+            to_height, to_width = arguments.size.of(height, width, upscaler.upscale_factor)
+        except AdadmError as error:
+            outcome.failed.append((job, str(error)))
+            continue
+        is_there = job.target.exists() and not arguments.overwrite
+        (outcome.skipped if is_there else outcome.done).append(job)
+        result = "exists" if is_there else f"{to_width}x{to_height}"
+        preview = f", compared in {job.preview}" if job.preview and not is_there else ""
+        print(f"{job.source} {width}x{height} -> {job.target} {result}{preview}")
+    return outcome
+
+
+def _summarise(outcome: BatchResult, found: Jobs, arguments: argparse.Namespace) -> None:
     done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
     hint = " (they exist; --overwrite replaces them)" if skipped else ""
-    print(f"{output}: {done} done, {skipped} skipped{hint}, {failed} failed")
+    verb = "to do" if arguments.dry_run else "done"
+    print(f"{arguments.output}: {done} {verb}, {skipped} skipped{hint}, {failed} failed")
+    if found.passed_over:
+        print(f"passed over: {found.passed_over_kinds}")
+    if found.left_out:
+        print(f"left out: {found.left_out} earlier results, in {arguments.output}")
     if outcome.failed:
         reasons = "\n".join(
             f"  {reason if str(job.source) in reason else f'{job.source}: {reason}'}"
@@ -74,10 +135,21 @@ def _summarise(outcome: BatchResult, output: Path) -> None:
         raise ImageError(f"{failed} of {outcome.count} images failed:\n{reasons}")
 
 
-def _path(text: str) -> Path:
+def _input(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got an empty name")
-    return Path(text)
+    return text
+
+
+def _box(text: str) -> ResultSize:
+    try:
+        return ResultSize.in_box(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _factor(text: str) -> ResultSize:
+    return ResultSize(factor=above_zero(text))
 
 
 def _tile(text: str) -> Tile:
@@ -93,7 +165,13 @@ def _passes(text: str) -> Passes:
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
     add = parser.add_argument
-    add("input", nargs="+", type=_path, help="image files and folders of images")
+    add(
+        "input",
+        nargs="+",
+        type=_input,
+        help="image files, folders of images, patterns such as 'photos/**/*.jpg', and lists of "
+        "inputs, one a line: @files.txt",
+    )
     add(
         "-o",
         "--output",
@@ -105,7 +183,30 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--upscale",
         type=int,
         choices=_FACTORS,
-        help=f"factor of the bundled model; default: {_FACTORS[0]}",
+        help=f"factor of the bundled model; default: {_FACTORS[0]}, or what --scale needs",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--size",
+        type=_box,
+        default=ResultSize(),
+        metavar="WxH",
+        help="reduce the results to fit into this box, in px, with their aspect ratio kept; Wx or "
+        "xH for one side alone",
+    )
+    size.add_argument(
+        "--scale",
+        dest="size",
+        type=_factor,
+        default=ResultSize(),
+        metavar="F",
+        help="reduce the results to this factor of their sources, such as 1.5",
+    )
+    add(
+        "--self-ensemble",
+        action="store_true",
+        help="mean of the results for the eight flips and rotations of each image: a little "
+        "better, eight times slower",
     )
     add(
         "--model",
@@ -146,11 +247,29 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--format",
-        choices=[suffix[1:] for suffix in sorted(EXTENSIONS)],
-        help="format of the results; default: that of each source",
+        choices=[suffix[1:] for suffix in sorted(WRITTEN_SUFFIXES)],
+        help="format of the results; default: that of each source, or PNG if it is not written",
     )
-    add("--quality", type=int, default=95, help="quality of JPEG and WebP, 1 to 100; default: 95")
+    add(
+        "--quality",
+        type=int,
+        default=95,
+        help="quality of JPEG, AVIF and WebP, 1 to 100; default: 95",
+    )
+    add(
+        "--recursive",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="search the folders in folders too; default: --recursive",
+    )
     add("--overwrite", action="store_true", help="replace existing results")
+    add("--dry-run", action="store_true", help="print what would be written, and write nothing")
+    add(
+        "--compare",
+        type=named_path,
+        metavar="DIR",
+        help="write there each source, enlarged by bicubic interpolation, beside its result (PNG)",
+    )
     add(
         "--accept",
         action="store_true",

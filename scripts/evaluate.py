@@ -44,6 +44,7 @@ from adadm.runtime.images.arrays import (
 from adadm.runtime.images.metrics import luma, psnr_y
 from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.tables import make_table
+from adadm.runtime.upscaling.turns import mean_of_turns
 
 _LEAST_PX = 11
 
@@ -84,7 +85,8 @@ def main(argv: list[str]) -> None:
         backend=arguments.backend,
     )
     if arguments.self_ensemble:
-        model = replace(model, run=self_ensemble(model.run))
+        run_one = model.run
+        model = replace(model, run=partial(mean_of_turns, lambda _, lr: run_one(lr)))
     scores = [evaluate(model, folder) for folder in arguments.folders]
     if arguments.json:
         json_format.write(
@@ -136,22 +138,6 @@ def load_model(
     if session.backend == "cpu":
         measured = run_graph(evaluated(path, metadata), metadata)
     return Model(metadata.upscale, metadata.rgb_range, lambda lr: measured(lr)[0], session.backend)
-
-
-def self_ensemble(run: Callable[[Batch], Batch]) -> Callable[[Batch], Batch]:
-    """Mean of the results for the eight flips and rotations of the input (Lim et al., 2017)."""
-
-    def run_all(lr: Batch) -> Batch:
-        results = [
-            np.rot90(run(np.ascontiguousarray(np.rot90(seen, turns, (2, 3)))), -turns, (2, 3))
-            for seen in (lr, lr[..., ::-1])
-            for turns in range(4)
-        ]
-        upright = [*results[:4], *(result[..., ::-1] for result in results[4:])]
-        mean: Batch = np.asarray(np.mean(upright, axis=0, dtype=np.float64), np.float32)
-        return mean
-
-    return run_all
 
 
 def evaluate(model: Model, folder: Path) -> Score:

@@ -36,7 +36,6 @@ _HEIC = FileKind("HEIC", "heifload_source")
 _JXL = FileKind("JPEG XL", "jxlload_source")
 _JPEG_2000 = FileKind("JPEG 2000", "jp2kload_source")
 
-_READ_BY_ALL = (PNG, JPEG, WEBP, TIFF, BMP, GIF, AVIF)
 _MAGIC = {
     b"\x89PNG": PNG,
     b"\xff\xd8\xff": JPEG,
@@ -70,8 +69,7 @@ def kind_of(path: Path) -> FileKind:
         head = file.read(_HEAD_BYTES)
     kind = _kind_by_head(head)
     if kind is None:
-        *names, last = (known.name for known in _READ_BY_ALL)
-        raise ImageError(f"{path}: not a {', '.join(names)} or {last} image")
+        raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF image")
     if kind.loader and not load_vips().type_find("VipsOperation", kind.loader):
         raise undecodable(path, kind)
     if kind is TIFF and _is_camera_raw(path, head):

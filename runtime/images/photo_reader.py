@@ -92,6 +92,10 @@ class Photo:
             alpha = alpha.astype(np.uint16) * 257
         return _three(alpha)
 
+    def picture(self) -> Any:
+        """The image of vips, with the values of the file."""
+        return self._image
+
     def close(self) -> None:
         """Free the pixels and their temporary file."""
         self._image = None

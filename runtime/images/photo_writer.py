@@ -1,9 +1,8 @@
 """Write photographs of any size by rows, with the metadata of another.
 
 ICC profile and XMP are kept byte for byte. EXIF, IPTC and the resolution are kept as far as the
-format holds them: TIFF has no EXIF here, BMP only the resolution. What the other has not, is not
-made, but for the 72 dpi of a TIFF. PNG keeps the colours of its chunks (cICP, gAMA, cHRM, sRGB) and
-of AVIF. Thumbnails are dropped.
+format holds them: TIFF has no EXIF here, BMP only the resolution. Nothing is added but the 72 dpi
+of a TIFF. PNG keeps cICP, gAMA, cHRM and sRGB. Thumbnails are dropped.
 
 Rows stream through a short queue into the encoder. Formats that cannot do so are held whole: WebP,
 AVIF and BMP.
@@ -124,7 +123,6 @@ class PhotoWriter:
                 f"({self._format.name}), got {width}x{height}; write PNG or TIFF"
             )
         self._dtype, self._curves = like.dtype, like.curves
-        # 8 or 16 bits go to the encoder
         self._depth = 16 if like.depth > 8 and self._format.most_bits > 8 else 8
         self._has_alpha = like.has_alpha
         self._flattens = like.has_alpha and not self._format.has_alpha

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,27 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from adadm.runtime.arguments import find_clash
-from adadm.runtime.errors import AdadmError, ImageError, OutputError
-from adadm.runtime.images.arrays import EXTENSIONS, Pixels, images_in, to_integers
+from adadm.runtime.errors import AdadmError
+from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.images.preview import write_preview
 from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.upscaling.jobs import Job
+from adadm.runtime.upscaling.reduced_size import ResultSize, reduced_rows
 from adadm.runtime.upscaling.tile_plan import Plan
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 _STRIP_PX = 256
-_FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # not a folder such as results.2 or v1.4
 _FAILURES = (AdadmError, OSError, MemoryError)
 """Exceptions of one image that do not stop the others."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One file to upscale."""
-
-    source: Path
-    target: Path
 
 
 @dataclass
@@ -48,76 +40,6 @@ class BatchResult:
         return len(self.done) + len(self.skipped) + len(self.failed)
 
 
-def find_jobs(
-    inputs: Sequence[Path], output: Path, suffix: str | None, reads: Sequence[Path] = ()
-) -> list[Job]:
-    """Pair each source file with the file of its result.
-
-    Args:
-        inputs: files and folders. Folders are searched recursively and mirrored; names that begin
-            with a dot are left out.
-        output: an image file if there is one input file and the name has an image's suffix; else
-            a folder.
-        suffix: suffix of the results; None for that of each source.
-        reads: other files that are read.
-
-    Raises:
-        ImageError: a folder holds no image, or the output's suffix is not an image format.
-        OutputError: a result would replace a source, or two results would have one name.
-    """
-    inside = output.resolve()
-    jobs = []
-    for source in inputs:
-        if not source.is_dir():
-            is_file = len(inputs) == 1 and _names_a_file(output, suffix)
-            jobs.append(Job(source, output if is_file else _target(output, source.name, suffix)))
-            continue
-        found = [
-            path
-            for path in images_in(source)
-            if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(source).parts)
-            # leave out results of an earlier run inside the folder
-            and (inside == source.resolve() or inside not in path.resolve().parents)
-        ]
-        if not found:
-            raise ImageError(
-                f"{source}: expected images ({', '.join(sorted(EXTENSIONS))}), got none"
-            )
-        jobs += [
-            Job(path, _target(output, str(path.relative_to(source)), suffix)) for path in found
-        ]
-    sources = [*(job.source for job in jobs), *reads]
-    clash = find_clash(sources, [job.target for job in jobs])
-    if clash is not None:
-        index, is_source, other = clash
-        target = jobs[index].target
-        if is_source:
-            raise OutputError(f"{target} would replace a source; give another -o")
-        raise OutputError(
-            f"{jobs[other].source} and {jobs[index].source} would both become {target}; upscale "
-            "them into different folders"
-        )
-    return jobs
-
-
-def _names_a_file(output: Path, suffix: str | None) -> bool:
-    if output.is_dir() or not _FORMAT_LIKE.fullmatch(output.suffix):
-        return False
-    if output.suffix.lower() not in EXTENSIONS:
-        raise ImageError(
-            f"{output}: expected one of {', '.join(sorted(EXTENSIONS))}, got {output.suffix}"
-        )
-    if suffix not in (None, output.suffix.lower()):
-        raise ImageError(f"{output} contradicts --format {suffix[1:]}; leave one of them out")
-    return True
-
-
-def _target(folder: Path, name: str, suffix: str | None) -> Path:
-    path = folder / name
-    return path if suffix is None else path.with_suffix(suffix)
-
-
 def upscale_files(
     upscaler: Upscaler,
     jobs: Sequence[Job],
@@ -125,6 +47,7 @@ def upscale_files(
     overwrite: bool = False,
     quality: int = 95,
     largest_megapixels: float = 500.0,
+    size: ResultSize = ResultSize(),  # noqa: B008 - it is frozen
     progress: Progress = SILENT,
     windows: Progress = SILENT,
 ) -> BatchResult:
@@ -135,8 +58,9 @@ def upscale_files(
 
     Args:
         overwrite: replace existing results.
-        quality: quality of JPEG and WebP, 1..100.
+        quality: quality of JPEG, AVIF and WebP, 1..100.
         largest_megapixels: larger images are refused before they are decoded.
+        size: size of the results.
         progress: receives the finished files, and how each is tiled.
         windows: receives the finished windows of the current file.
     """
@@ -166,7 +90,9 @@ def upscale_files(
                     job,
                     photo.result(),
                     finishing,
-                    quality,
+                    overwrite=overwrite,
+                    quality=quality,
+                    size=size,
                     progress=progress,
                     windows=windows,
                 )
@@ -186,25 +112,41 @@ def _upscale_one(
     job: Job,
     photo: Photo,
     finishing: ThreadPoolExecutor,
-    quality: int,
     *,
+    overwrite: bool,
+    quality: int,
+    size: ResultSize,
     progress: Progress,
     windows: Progress,
 ) -> Future[None]:
     """Give all rows to the encoder. The future completes when the file is written."""
+    factor = upscaler.upscale_factor
+    wanted = size.of(photo.height, photo.width, factor)
     plan = upscaler.plan(photo.height, photo.width, photo.dtype)
     windows.phase(job.source.name)
     if not plan.is_whole:
         progress.message(f"{job.source}: {plan}")
-    if plan.warning:
-        progress.message(f"{job.source}: WARNING: {plan.warning}", warning=True)
     try:
-        with PhotoWriter(job.target, photo, upscaler.upscale_factor, quality=quality) as writer:
-            for rows in _rows(upscaler, photo, plan, job.source, windows):
-                writer.write(rows)
-            return writer.close_in(finishing)
+        writer = PhotoWriter(job.target, photo, factor, size=wanted, quality=quality)
+        for note in (plan.warning, *photo.extras.notes, *writer.notes):
+            if note:
+                progress.message(f"{job.source}: WARNING: {note}", warning=True)
+        with writer:
+            rows = _rows(upscaler, photo, plan, job.source, windows)
+            made = factor * photo.height, factor * photo.width
+            for part in reduced_rows(rows, made, wanted, has_alpha=photo.has_alpha):
+                writer.write(part)
+            written = writer.close_in(finishing)
     finally:
         photo.close()
+    if job.preview is None or (job.preview.exists() and not overwrite):
+        return written
+    return finishing.submit(_write_preview, job, job.preview, written)
+
+
+def _write_preview(job: Job, preview: Path, written: Future[None]) -> None:
+    written.result()
+    write_preview(preview, job.source, job.target)
 
 
 def _rows(
@@ -214,17 +156,10 @@ def _rows(
     colour = upscaler.rows(photo, plan, progress=_Named(str(source), windows, windows))
     alpha = _alpha_rows(upscaler, photo, plan, _Named(f"{source}, alpha", windows))
     for rows in colour:
-        channels = [_as_grey(rows) if photo.is_grey else rows]
+        channels = [rows[..., :1] if photo.is_grey else rows]
         if alpha is not None:
-            channels.append(_as_grey(next(alpha)))
+            channels.append(next(alpha)[..., :1])
         yield channels[0] if len(channels) == 1 else np.concatenate(channels, axis=2)
-
-
-def _as_grey(rows: Pixels) -> Pixels:
-    if rows.strides[2] == 0:
-        return rows[..., :1]
-    grey: Pixels = to_integers(rows.mean(axis=2, keepdims=True, dtype=np.float32), rows.dtype)
-    return grey
 
 
 class _Named(Progress):

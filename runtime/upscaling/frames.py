@@ -18,7 +18,7 @@ from adadm.runtime.arguments import check_outputs
 from adadm.runtime.errors import ImageError, require
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, find_images, read_image, write_image
-from adadm.runtime.upscaling.batch import find_jobs
+from adadm.runtime.upscaling.jobs import find_jobs
 
 _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
 
@@ -117,7 +117,7 @@ def open_source(source: str, output: str | None, suffix: str) -> FrameSource:
         if output is None or _is_video(output):
             paths = find_images([folder])
         else:
-            paths = [job.source for job in find_jobs([folder], Path(output), suffix)]
+            paths = [job.source for job in find_jobs([folder], Path(output), suffix).jobs]
         return FrameSource(_read(folder, paths), is_live=False, rate=0.0)
     cv2 = require("cv2", "camera")
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source, _api(cv2, source))

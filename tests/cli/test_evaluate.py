@@ -3,13 +3,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from _support.scripts import ROOT, load_script
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
-from adadm.runtime.images.arrays import Batch, write_image
+from adadm.runtime.images.arrays import write_image
 
 evaluate = load_script("evaluate")
 
@@ -60,26 +59,3 @@ def test_backends_score_the_same(folder: Path, tmp_path: Path) -> None:
         found[backend] = written["scores"][0]["psnr_db"]
         assert written["run"] == backend
     assert found["openvino"] == pytest.approx(found["cpu"], abs=1e-3)
-
-
-def test_self_ensemble_sees_every_orientation_alike() -> None:
-    """Of a run that treats no two orientations alike; one that treats all alike stays itself."""
-    rng = np.random.default_rng(0)
-    lr = rng.uniform(0, 255, (1, 3, 5, 7)).astype(np.float32)
-
-    def enlarged(seen: Batch) -> Batch:
-        return seen.repeat(2, axis=2).repeat(2, axis=3)
-
-    def lopsided(seen: Batch) -> Batch:
-        sr = enlarged(seen)
-        ramp = np.linspace(0, 1, sr.shape[2])[:, None] + np.linspace(0, 3, sr.shape[3]) ** 2
-        return np.asarray(sr + ramp, np.float32)
-
-    np.testing.assert_allclose(evaluate.self_ensemble(enlarged)(lr), enlarged(lr), rtol=1e-6)
-    ensemble = evaluate.self_ensemble(lopsided)
-    expected = ensemble(lr)
-    assert np.abs(expected - lopsided(lr)).max() > 1
-    mirrored = ensemble(np.ascontiguousarray(lr[..., ::-1]))
-    np.testing.assert_allclose(mirrored[..., ::-1], expected, rtol=1e-6)
-    turned = ensemble(np.ascontiguousarray(np.rot90(lr, 1, (2, 3))))
-    np.testing.assert_allclose(np.rot90(turned, -1, (2, 3)), expected, rtol=1e-6)

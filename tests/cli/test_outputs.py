@@ -217,6 +217,7 @@ def test_the_script_for_old_pythons_writes_over_nothing_that_it_reads(
 CHECKED_ELSEWHERE = {
     ("upscale", "input"),  # find_jobs checks each result against each source
     ("upscale", "output"),
+    ("upscale", "compare"),
     ("build", "adopt"),  # which may be the output
     ("camera", "source"),  # check_frames knows what an address or a pipeline reads
     ("camera", "output"),
@@ -253,7 +254,7 @@ def test_every_option_with_a_path_is_checked() -> None:
             names_a_file = action.type is Path or action.dest in (
                 *("model", "source", "input", "output", "checkpoint", "images", "json", "report"),
                 *("cache", "certificate", "against", "thresholds", "bundle", "adopt"),
-                *("timing_cache", "start_from", "validation", "folders", "checkout"),
+                *("compare", "timing_cache", "start_from", "validation", "folders", "checkout"),
             )
             if names_a_file and not collects:
                 assert (program, action.dest) in CHECKED_ELSEWHERE, (program, action.dest)

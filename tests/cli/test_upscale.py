@@ -83,7 +83,9 @@ def test_folders_are_mirrored_with_any_names(
             pixels(tmp_path / "out put" / name), expected(picture(seed=seed))
         )
     captured = capsys.readouterr()
-    assert captured.out == f"{tmp_path / 'out put'}: 4 done, 0 skipped, 0 failed\n"
+    assert captured.out == (
+        f"{tmp_path / 'out put'}: 4 done, 0 skipped, 0 failed\npassed over: 1 .txt\n"
+    )
     assert captured.err == ""
 
 
@@ -139,7 +141,7 @@ def test_bad_files_do_not_stop_the_rest_and_are_named_with_reasons(
     assert captured.err.partition("adadm upscale: 3 of 4 images failed:\n")[2] == (
         f"  {source / 'bomb.png'}: expected at most 500 megapixels, got 3600 (60000x60000); if "
         "you trust the file, allow more with --max-megapixels\n"
-        f"  {source / 'text.jpg'}: not a PNG, JPEG, WebP, TIFF or BMP image\n"
+        f"  {source / 'text.jpg'}: not a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF image\n"
         f"  {tmp_path / 'missing.png'}: no such file\n"
     )
 
@@ -152,7 +154,7 @@ def test_what_cannot_be_begun_is_one_line(
     save(Path("also/a.png"), picture())
     Path("empty").mkdir()
     for arguments, message in (
-        ("empty -o out", "empty: expected images (.bmp, "),
+        ("empty -o out", "empty: expected images (.apng, "),
         ("in -o in", "in/a.png would replace a source; give another -o"),
         ("in also -o out", "in/a.png and also/a.png would both become out/a.png; upscale"),
         ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x4"),

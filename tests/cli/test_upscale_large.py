@@ -19,7 +19,8 @@ from adadm.export import save_checkpoint, to_onnx
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime import Upscaler
 from adadm.runtime.images.arrays import batch_from_image
-from adadm.runtime.upscaling.batch import Job, upscale_files
+from adadm.runtime.upscaling.batch import upscale_files
+from adadm.runtime.upscaling.jobs import Job
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,8 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from adadm.runtime import Upscaler
-from adadm.runtime.upscaling.batch import Job, upscale_files
+from adadm.runtime.upscaling.batch import upscale_files
+from adadm.runtime.upscaling.jobs import Job
 model, source, target, options = sys.argv[1:]
 with Upscaler(model, backend="cpu", accept=True, **json.loads(options)) as upscaler:
     upscaler.upscale(np.zeros((300, 300, 3), np.uint8))

@@ -20,8 +20,9 @@ from _support.waiting import within_time
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, write_image
+from adadm.runtime.images.file_extras import Extras
 from adadm.runtime.images.photo_reader import Photo
-from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.images.photo_writer import WRITTEN_SUFFIXES, PhotoWriter
 
 IMAGE: ImageArray = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
 
@@ -32,7 +33,7 @@ def text(path: Path) -> None:
 
 
 def photo(path: Path) -> None:
-    like = Photo(path, pyvips.Image.new_from_array(IMAGE))
+    like = Photo(path, pyvips.Image.new_from_array(IMAGE), Extras())
     with PhotoWriter(path, like, upscale=1) as writer:
         writer.write(IMAGE)
 
@@ -41,7 +42,11 @@ def image(path: Path) -> None:
     write_image(path, IMAGE)
 
 
-WRITERS = [(text, ".txt"), *((write, s) for write in (image, photo) for s in sorted(EXTENSIONS))]
+WRITERS = [
+    (text, ".txt"),
+    *((image, suffix) for suffix in sorted(EXTENSIONS)),
+    *((photo, suffix) for suffix in sorted(WRITTEN_SUFFIXES)),
+]
 
 
 @pytest.mark.parametrize(("write", "suffix"), WRITERS)

@@ -256,7 +256,9 @@ def test_profile_xmp_and_resolution_are_kept(tmp_path: Path, suffix: str, mode: 
 def test_resolution_without_exif_is_kept(tmp_path: Path, source: str, suffix: str) -> None:
     picture().save(tmp_path / source, dpi=(300, 300))
     rewrite(tmp_path / source, tmp_path / f"b{suffix}")
-    dpi = [25.4 * dots for dots in open_photo(tmp_path / f"b{suffix}").resolution]
+    resolution = open_photo(tmp_path / f"b{suffix}").resolution
+    assert resolution is not None
+    dpi = [25.4 * dots for dots in resolution]
     assert dpi == pytest.approx([300, 300], rel=1e-3)
 
 

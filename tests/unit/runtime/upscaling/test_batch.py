@@ -17,14 +17,15 @@ from PIL import Image
 from _support.pictures import files, noise
 from _support.repeating_session import RepeatingSession, doubled
 from _support.waiting import FOREVER_S, within_time
-from adadm.runtime.errors import AdadmError, ImageError, OutputError, SessionError
+from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
 from adadm.runtime.progress import Progress
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling import batch
-from adadm.runtime.upscaling.batch import BatchResult, Job, find_jobs, upscale_files
+from adadm.runtime.upscaling.batch import BatchResult, upscale_files
+from adadm.runtime.upscaling.jobs import Job
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 pytest.importorskip("pyvips", reason="pyvips is not installed")
@@ -139,7 +140,7 @@ def test_one_that_fails_does_not_stop_the_others(session: Session, tmp_path: Pat
     outcome = upscale(jobs, progress=progress)
     assert sorted(job.source.name for job in outcome.done) == ["1.png", "5.png"]
     reasons = {job.source.name: reason for job, reason in outcome.failed}
-    assert "0.png: not a PNG, JPEG, WebP, TIFF or BMP image" in reasons["0.png"]
+    assert "0.png: not a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF image" in reasons["0.png"]
     assert "2.png: no such file" in reasons["2.png"]
     assert "file" in reasons["3.png"]
     assert "got '.gif'" in reasons["4.png"]
@@ -297,78 +298,3 @@ def test_constant_alpha_costs_no_inference(
         assert upscale([job], overwrite=True, tile=tile).done == [job]
         assert session.runs == planes * windows
         check(job, image)
-
-
-# find_jobs
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-@pytest.mark.parametrize(
-    ("inputs", "output", "suffix", "targets"),
-    [
-        (
-            ["in", "d.bmp"],
-            "out",
-            None,
-            ["out/b.png", "out/sub dir/deep/c.tif", "out/sub dir/ä 写.JPG", "out/d.bmp"],
-        ),
-        (
-            ["in"],
-            "out",
-            ".webp",
-            ["out/b.webp", "out/sub dir/deep/c.webp", "out/sub dir/ä 写.webp"],
-        ),
-        (["a.b.png"], "x.TIFF", None, ["x.TIFF"]),
-        (["a.b.png"], "out", ".tif", ["out/a.b.tif"]),
-        (["a.b.png"], "results.2", None, ["results.2/a.b.png"]),
-        (["a.b.png", "d.bmp"], "x.png", None, ["x.png/a.b.png", "x.png/d.bmp"]),
-        # earlier results inside the input are no input
-        (["again"], "again/out", None, ["again/out/a.png", "again/out/outer/c.png"]),
-    ],
-)
-def test_folders_are_mirrored_but_for_what_is_hidden_and_one_file_may_get_a_name(
-    tmp_path: Path, inputs: list[str], output: str, suffix: str | None, targets: list[str]
-) -> None:
-    touch(tmp_path, "in/b.png", "in/sub dir/ä 写.JPG", "in/sub dir/deep/c.tif", "in/note.txt")
-    touch(tmp_path, "in/._b.png", "in/.thumbnails/b.png", "d.bmp", "a.b.png")
-    touch(tmp_path, *(f"again/{name}.png" for name in ("a", "out/a", "out/sub/b", "outer/c")))
-    (tmp_path / "in" / "folder.png").mkdir()
-    jobs = find_jobs([tmp_path / name for name in inputs], tmp_path / output, suffix)
-    assert [job.target.relative_to(tmp_path).as_posix() for job in jobs] == targets
-    assert output == "x.TIFF" or all(job.source.stem == job.target.stem for job in jobs)
-
-
-def test_results_never_replace_sources_or_each_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    touch(tmp_path, "in/a.png", "in/a.jpg", "other/a.png", "in/sub/b.png")
-    folder, other, output = tmp_path / "in", tmp_path / "other", tmp_path / "out"
-    monkeypatch.chdir(folder)
-    (tmp_path / "link").symlink_to(folder)
-    for inputs, target in (
-        ([folder], folder),
-        ([folder / "a.png"], folder),
-        ([folder / "a.png"], folder / "a.png"),
-        ([Path("a.png")], Path("a.png")),
-        ([folder / "a.png"], tmp_path / "link" / "a.png"),
-        ([folder / "sub", other], tmp_path / "in" / "sub"),
-    ):
-        with pytest.raises(OutputError, match="would replace a source; give another -o"):
-            find_jobs(inputs, target, None)
-    for inputs, suffix in (([folder, other], None), ([folder], ".webp")):
-        with pytest.raises(
-            OutputError, match=r"a\.(png|jpg) and .*a\.png would both become .*/out/a\.(png|webp); "
-        ):
-            find_jobs(inputs, output, suffix)
-
-
-def test_a_folder_without_images_is_said(tmp_path: Path) -> None:
-    touch(tmp_path, "in/note.txt", "only/out/a.png")
-    for folder, output in (("in", "out"), ("only", "only/out")):
-        with pytest.raises(AdadmError, match=rf"{folder}: expected images \(\.bmp, \.jpeg, "):
-            find_jobs([tmp_path / folder], tmp_path / output, None)

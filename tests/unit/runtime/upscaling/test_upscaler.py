@@ -422,7 +422,8 @@ def test_an_output_that_is_no_number_is_refused(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an overflow in the network; as an integer it could be anything."""
-    image, output = np.full((4, 4, 3), 7, np.uint8), np.full((1, 3, 8, 8), 7, np.float32)
+    image, output = np.full((8, 8, 3), 7, np.uint8), np.full((1, 3, 16, 16), 7, np.float32)
+    image[0, 0, 0] = 8  # not grey
     monkeypatch.setattr(model(), "_run", lambda _: {"sr": output})
     for value, level in ((np.nan, 0), (np.inf, 255), (1e20, 255), (-1e20, 0)):
         output[0, 1, 2, 3] = value
