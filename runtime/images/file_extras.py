@@ -18,7 +18,8 @@ _TRANSFERS = {8: "linear", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
 _LIKE_SRGB = {(1, 1), (1, 2), (1, 6), (1, 13), (2, 2), (2, 13)}
 _SRGB_GAMMA, _SRGB_CHROMATICITIES = 45455, (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 
-_GAIN_MAP = re.compile(rb"hdrgm:Version|ns\.adobe\.com/hdr-gain-map|urn:iso:std:iso:ts:21496:-1")
+_GAIN_MAP = re.compile(rb"hdrgm:|GainMap|urn:iso:std:iso:ts:21496:-1")
+_FILM = re.compile(rb"""(?:MotionPhoto|MicroVideo)(?:>|=["'])1""")
 _LARGE_THUMBNAILS = (0x010001, 0x010002)  # of CIPA DC-007: previews for monitors
 
 
@@ -116,14 +117,18 @@ def _of_jpeg(path: Path, extras: Extras) -> Extras:
     segments = list(_jpeg_segments(_head(path)))
     has_gain_map = any(_GAIN_MAP.search(data) for marker, data in segments if marker in (1, 2))
     pictures = max((_pictures(data[4:]) for _, data in segments if data[:4] == b"MPF\0"), default=1)
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if has_gain_map:
-        notes = ("its gain map (Ultra HDR) is left out: the result is the SDR picture",)
+        notes.append("its gain map (Ultra HDR) is left out: the result is the SDR picture")
     elif pictures > 1:
-        notes = (_frames(pictures, "MPO"),)
+        notes.append(_frames(pictures, "MPO"))
+    if any(_FILM.search(data) for marker, data in segments if marker == 1):
+        notes.append("its film (motion photo) is left out")
     units = [data[7] for marker, data in segments if marker == 0 and data[:5] == b"JFIF\0"]
     has_resolution = extras.has_resolution or units[:1] not in ([], [0])
-    return extras._replace(notes=notes, has_resolution=has_resolution, has_gain_map=has_gain_map)
+    return extras._replace(
+        notes=tuple(notes), has_resolution=has_resolution, has_gain_map=has_gain_map
+    )
 
 
 def _of_avif(path: Path, extras: Extras) -> Extras:

@@ -11,7 +11,7 @@ from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.vips import load_vips
 
-PHOTO_SUFFIXES = EXTENSIONS | {".apng", ".avif", ".dib", ".gif", ".mpo"}
+PHOTO_SUFFIXES = EXTENSIONS | {".apng", ".avif", ".gif", ".mpo"}
 """Suffixes of files that `open_photo` reads with every libvips."""
 
 PROBED_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl"})

@@ -150,6 +150,8 @@ def _reading(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (vips.Error, OSError, SyntaxError, ValueError) as error:
+        if "heif: Unsupported" in str(getattr(error, "detail", "")):  # built without HEVC
+            raise undecodable(path, kind_of(path)) from error
         raise ImageError(f"{path}: not a readable image ({reason_of(error)})") from error
 
 
@@ -166,12 +168,7 @@ def _opened(path: Path, largest_megapixels: float) -> tuple[Any, Extras, int]:
     if "unlimited" in vips.Introspect.get(kind.loader).optional_input:
         options["unlimited"] = True  # `_check_size` limits it
     source = vips.Source.new_from_file(os.fsencode(path))
-    try:
-        image = getattr(vips.Image, kind.loader)(source, **options)
-    except vips.Error as error:
-        if "Unsupported" in error.detail:  # libheif without HEVC
-            raise undecodable(path, kind) from error
-        raise
+    image = getattr(vips.Image, kind.loader)(source, **options)
     _check_size(path, image.width, image.height, largest_megapixels)
     extras = read_extras(path, kind, image)
     depth = 16 if image.format == "ushort" else 8

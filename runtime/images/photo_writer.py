@@ -208,14 +208,13 @@ class PhotoWriter:
                 raise
 
     def _save(self, image: Any, partial: Path) -> None:
-        horizontal, vertical = self._resolution or (1, 1)
+        horizontal, vertical = self._resolution or (0, 0)
         if self._format is _BMP:
             dpi = (horizontal * MM_PER_INCH, vertical * MM_PER_INCH)
-            options = {"dpi": dpi} if self._resolution else {}
-            partial.write_bytes(encoded(image.numpy(), ".bmp", **options))
+            partial.write_bytes(encoded(image.numpy(), ".bmp", dpi=dpi))
             return
         value_types = load_vips().GValue
-        if self._resolution or self._format is not _TIFF:
+        if self._resolution:
             image = image.copy(xres=horizontal, yres=vertical)
         for name, value in self._metadata.items():
             kind = value_types.refstr_type if isinstance(value, str) else value_types.blob_type

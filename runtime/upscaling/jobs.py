@@ -18,7 +18,7 @@ from adadm.runtime.images.photo_reader import open_photo, read_size
 from adadm.runtime.images.photo_writer import WRITTEN_SUFFIXES
 
 _FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # not a folder such as results.2 or v1.4
-_WRITTEN_AS = {".dib": ".bmp", ".mpo": ".jpg"}  # the others that are not written: PNG
+_WRITTEN_AS = {".mpo": ".jpg"}  # the others that are not written: PNG
 _LEAST_FACTOR = 1.05
 
 
@@ -217,10 +217,10 @@ def _target(folder: Path, name: str, suffix: str | None) -> Path:
     known = path.suffix.lower()
     if suffix is None and known in WRITTEN_SUFFIXES:
         return path
-    written = suffix or _WRITTEN_AS.get(known, ".png")
-    if known in WRITTEN_SUFFIXES | PHOTO_SUFFIXES | PROBED_SUFFIXES:
-        return path.with_suffix(written)
-    return path.with_name(path.name + written)  # no suffix, or a part of the name
+    if suffix is not None and known in WRITTEN_SUFFIXES | PHOTO_SUFFIXES | PROBED_SUFFIXES:
+        return path.with_suffix(suffix)
+    # a.gif.png, since a.png may be there too; or no suffix, or a part of the name
+    return path.with_name(path.name + (suffix or _WRITTEN_AS.get(known, ".png")))
 
 
 def earlier_results(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
