@@ -14,6 +14,7 @@ import onnx
 
 from adadm.export.assembly import assemble, bake_image_io
 from adadm.export.checkpoint import Checkpoint
+from adadm.export.guesses import TriedValues, try_usual_values, warnings_of
 from adadm.export.measurements import HaloError, measure_halo, measure_memories
 from adadm.export.options import DEFAULTS, Options, check_options
 from adadm.export.passes import Decision
@@ -42,6 +43,7 @@ class Export:
         tiles_parity: likewise for the model for tiles, given the std of the whole image.
         hashing: comparison of the hash codes of each case; empty without attention.
         halo: error at each overlap of tiles; empty with `stats="internal"` or a fixed size.
+        tried: accuracy with other usual hyper-parameters; the first are those of the model.
         memory: memory model of a session, by backend.
     """
 
@@ -57,13 +59,14 @@ class Export:
     tiles_parity: list[Comparison]
     hashing: list[Hashing]
     accuracy: list[Accuracy]
+    tried: list[TriedValues]
     halo: list[HaloError]
     memory: dict[str, MemoryModel]
 
     @property
-    def worse_than_bicubic(self) -> bool:
-        """True if the mean PSNR-Y is below that of bicubic interpolation."""
-        return sum(a.network_db - a.bicubic_db for a in self.accuracy) < 0
+    def warnings(self) -> list[str]:
+        """What the photographs say against the network or its hyper-parameters."""
+        return warnings_of(self.accuracy, self.tried, self.checkpoint.guesses)
 
     def write(self, output: Path, report: Path | None = None) -> list[Path]:
         """Write the model, the models for tiles beside it, and the report: all files or none."""
@@ -103,6 +106,7 @@ class Export:
             "memory": self.memory,
             "hashing": self.hashing,
             "accuracy": self.accuracy,
+            "tried": self.tried,
         }
 
 
@@ -146,7 +150,7 @@ def export_onnx(
         check_image_io(network, baked[0], proto, options.static)
         proto, *others = baked
         tiles = TileModels(*others) if others else None
-    progress.phase("measuring against bicubic interpolation")
+    progress.phase("measuring against bicubic interpolation, and with other hyper-parameters")
     return Export(
         model=proto,
         checkpoint=checkpoint,
@@ -160,6 +164,7 @@ def export_onnx(
         tiles_parity=tiles_parity,
         hashing=hashing,
         accuracy=measure_accuracy(network),
+        tried=try_usual_values(network),
         halo=halo,
         memory=memory,
     )

@@ -132,16 +132,11 @@ def _print_decisions(export: Export, console: Console) -> None:
 
 
 def _warn(export: Export, progress: Progress) -> None:
+    for warning in export.warnings:
+        progress.message(warning, warning=True)
     guesses = export.checkpoint.guesses
-    named = ", ".join(f"{name} {value:g}" for name, value in guesses.items())
-    if export.worse_than_bicubic:
-        cause = f"guessed: {named}; set them by option" if guesses else "nothing was guessed"
-        progress.message(
-            f"WARNING: the network is worse than bicubic interpolation ({cause}). "
-            "It may be untrained, or trained with different hyper-parameters.",
-            warning=True,
-        )
-    elif guesses:
+    if guesses and not export.warnings:
+        named = ", ".join(f"{name} {value:g}" for name, value in guesses.items())
         progress.message(f"note: not in the file, published values used: {named}")
 
 

@@ -133,7 +133,10 @@ class ShipRun:
         def make() -> None:
             self.progress.phase("export")
             checkpoint = load_checkpoint(self.options.checkpoint, **self.options.undetectable)
-            export_onnx(checkpoint, Options(stats=stats), progress=self.progress).write(output)
+            export = export_onnx(checkpoint, Options(stats=stats), progress=self.progress)
+            for warning in export.warnings:
+                self.progress.message(warning, warning=True)
+            export.write(output)
 
         self.steps.run("export", self._from(stats=stats), self._variants(output), make)
         return output

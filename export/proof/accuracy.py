@@ -21,10 +21,14 @@ class Accuracy:
     network_db: float
 
 
-def measure_accuracy(network: Network) -> list[Accuracy]:
-    """Enlarge reduced photographs with a network and with bicubic interpolation."""
+def measure_accuracy(network: Network, side: int | None = None) -> list[Accuracy]:
+    """Enlarge reduced photographs with a network and with bicubic interpolation.
+
+    Args:
+        side: height and width of the reduced photographs, px; None for `photograph_side`.
+    """
     results = []
-    for name, hr in photograph_crops(network, photograph_side(network)).items():
+    for name, hr in photograph_crops(network, side or photograph_side(network)).items():
         lr = reduce(hr, network.upscale)
         images = enlarge(lr, network.upscale), enlarge_image(network, lr)
         scores = [psnr_y(image, hr, shave=network.upscale) for image in images]
