@@ -8,23 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 import pyvips
-import tifffile
 from PIL import Image, ImageCms
 
-from adadm.export.proof.sample_photographs import photographs
+from _support.pictures import smooth
 from adadm.runtime.images.png_chunks import png_chunk
 
 Write = Callable[[Path], object]
 
 
-def photograph(height: int = 24, width: int = 32) -> npt.NDArray[np.uint8]:
-    """A piece of one of scikit-image's."""
-    photo = next(iter(photographs().values()))
-    return np.ascontiguousarray(photo[100 : 100 + height, 120 : 120 + width])
+def photograph() -> npt.NDArray[np.uint8]:
+    return smooth(24, 32)
 
 
 def by_pillow(*, others: int = 0, **options: Any) -> Write:
@@ -44,6 +41,7 @@ def by_tifffile(pages: int = 1, bits: int = 8, **options: Any) -> Write:
     def write(path: Path) -> None:
         image = photograph() if bits == 8 else photograph().astype(np.uint16) * 257
         stack = np.stack([image, *[image[:, ::-1]] * (pages - 1)])
+        tifffile = pytest.importorskip("tifffile")
         tifffile.imwrite(path, stack if pages > 1 else image, photometric="rgb", **options)
 
     return write
@@ -52,6 +50,7 @@ def by_tifffile(pages: int = 1, bits: int = 8, **options: Any) -> Write:
 def by_opencv(bits: int = 8) -> Write:
     def write(path: Path) -> None:
         image = photograph() if bits == 8 else photograph().astype(np.uint16) * 257
+        cv2 = pytest.importorskip("cv2")
         assert cv2.imwrite(str(path), image[..., ::-1])
 
     return write
