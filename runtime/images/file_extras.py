@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from adadm.runtime.images.file_kinds import AVIF, JPEG, PNG, FileKind
 from adadm.runtime.images.png_chunks import COLOUR_CHUNKS, read_chunks
 
@@ -85,7 +87,7 @@ def read_extras(path: Path, kind: FileKind, image: Any) -> Extras:
     fields = set(image.get_fields())
     pages = image.get("n-pages") if "n-pages" in fields else 1
     notes = (_frames(pages, kind.name),) if pages > 1 else ()
-    named = {"exif-ifd0-XResolution", "exif-ifd0-YResolution"} <= fields
+    named = "exif-data" in fields and _names_resolution(image.get("exif-data"))
     # libvips gives 1 px/mm to what has no resolution, and 72 dpi to such a PNG or JPEG.
     found = kind not in (PNG, JPEG) and (image.xres, image.yres) != (1, 1)
     has_profile = "icc-profile-data" in fields
@@ -96,6 +98,16 @@ def read_extras(path: Path, kind: FileKind, image: Any) -> Extras:
         AVIF: _of_avif,
     }
     return read[kind](path, extras) if kind in read else extras
+
+
+def _names_resolution(exif: bytes) -> bool:
+    """True if an EXIF has a resolution; libvips adds one to its fields."""
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return {0x11A, 0x11B} <= tags.keys()
+    except Exception:  # noqa: BLE001 - damaged, in many ways
+        return False
 
 
 def _frames(count: int, what: str) -> str:

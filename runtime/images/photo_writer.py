@@ -214,7 +214,7 @@ class PhotoWriter:
             partial.write_bytes(encoded(image.numpy(), ".bmp", dpi=dpi))
             return
         value_types = load_vips().GValue
-        if self._resolution:
+        if self._resolution:  # else it has 72 dpi, which an EXIF has to have
             image = image.copy(xres=horizontal, yres=vertical)
         for name, value in self._metadata.items():
             kind = value_types.refstr_type if isinstance(value, str) else value_types.blob_type

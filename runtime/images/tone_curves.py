@@ -17,7 +17,10 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float64]
 
 _FAR = 0.12
-"""Largest distance above sRGB's curve, of 1, that is left: gamma 1.6 has 0.11, gamma 1.5 0.14."""
+"""Largest distance above sRGB's curve, of 1, that is left: gamma 1.6 has 0.11, gamma 1.5 0.14.
+
+The bundled x2 loses 1.4 dB on values of gamma 1, 0.2 dB on gamma 1.5, 0.1 dB on gamma 1.8.
+"""
 
 _LEVELS = 1 << 16
 _LINEAR_TRANSFER = 8

@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from _support.photo_files import (
     Write,
@@ -123,6 +124,24 @@ def test_nothing_is_made_that_was_not_there(
     written = open_photo(tmp_path / f"b{suffix}")
     assert written.resolution is None
     assert not [name for name in written.metadata if name.startswith("exif")]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("source", ["a.png", "a.jpg", "a.webp", "a.avif"])
+def test_an_exif_without_resolution_gets_the_72_dpi_of_its_standard(
+    tmp_path: Path, source: str, suffix: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x10F] = "Maker"
+    Image.fromarray(photograph()).save(tmp_path / source, exif=exif)
+    photo = open_photo(tmp_path / source)
+    assert photo.resolution is None
+    with PhotoWriter(tmp_path / f"b{suffix}", photo, upscale=1) as writer:
+        writer.write(photo.colour(0, 0, photo.height, photo.width))
+    with Image.open(tmp_path / f"b{suffix}") as written:
+        tags = written.getexif()
+    assert tags[0x10F] == "Maker" and tags[0x11A] == pytest.approx(72, abs=0.02)
+    assert suffix != ".png" or b"pHYs" not in read_chunks(tmp_path / "b.png")
 
 
 REFUSED = [
