@@ -57,7 +57,8 @@ class Quantized:
         models: `whole`, and with `stats="external"` also `tile` and `moments`.
         assignment: which convolutions are INT8; None for FP16.
         sensitivities: the most sensitive first; empty if none had to be measured.
-        ledger: cost of each stage over all photographs, and the artefact gates.
+        ledger: cost of each stage over the photographs of `proof`, and the artefact gates.
+        proof: photographs on which the loss was measured.
     """
 
     models: dict[Variant, onnx.ModelProto]
@@ -65,6 +66,7 @@ class Quantized:
     assignment: Assignment | None
     sensitivities: tuple[Sensitivity, ...]
     ledger: Ledger
+    proof: CalibrationImages
 
     @property
     def lost_db(self) -> float:
@@ -118,6 +120,7 @@ class Quantized:
                 "images_sha256": lowering.images.digest,
                 "method": METHOD,
             },
+            "proof": {"images": str(self.proof), "images_sha256": self.proof.digest},
             "int8": assignment
             and {
                 "convolutions": assignment.int8,
@@ -139,12 +142,15 @@ def lower_network(
     images: CalibrationImages,
     request: LoweringOptions,
     *,
+    proof: CalibrationImages | None = None,
     progress: Progress = SILENT,
 ) -> Quantized:
     """Lower a network, and measure the loss.
 
     Args:
-        images: photographs at the size at which the model will run.
+        images: photographs at the size at which the model will run: they give the ranges, and
+            decide the search.
+        proof: photographs on which the loss and the gates are measured; by default the same.
 
     Returns:
         Models whose loss is within the budget; `check` refuses those with artefacts.
@@ -154,14 +160,15 @@ def lower_network(
             float32; or a name in `request.accept` is unknown.
         ExportError: the graph cannot have the form that the target needs.
     """
-    check_accepted(request.accept, acceptable(images))
+    proof = proof or images
+    check_accepted(request.accept, (*acceptable(images), *proof.names))
     lowering = Lowering.of(source, images, request, progress=progress)
 
     def ledger_of(int8: tuple[str, ...]) -> Ledger:
         progress.phase("measuring what each stage costs")
         return measure(
             lowering_stages(lowering, int8),
-            images,
+            proof,
             source.metadata.rgb_range,
             source.metadata.upscale,
             progress=progress,
@@ -184,15 +191,15 @@ def lower_network(
     gates = measure_gates(
         run_of_model(lowering.reference),
         run_of_model(lowered["whole"].evaluated),
-        itertools.islice(images, _SEARCH_PHOTOGRAPHS),
+        itertools.islice(proof, _SEARCH_PHOTOGRAPHS),
         rgb_range=source.metadata.rgb_range,
         upscale=source.metadata.upscale,
         size=lowering.size,
     )
-    gates.append(compare_with_bicubic(ledger.stages[0].psnr_y_db, images))
+    gates.append(compare_with_bicubic(ledger.stages[0].psnr_y_db, proof))
     models = {variant: target_model.model for variant, target_model in lowered.items()}
     ledger = replace(ledger, gates=accept(gates, request.accept))
-    quantized = Quantized(models, lowering, assignment, sensitivities, ledger)
+    quantized = Quantized(models, lowering, assignment, sensitivities, ledger, proof)
     _note(quantized)
     return quantized
 

@@ -16,8 +16,9 @@ from rich.console import Console
 from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions
 from adadm.calibration.pipeline import Quantized, lower_network, plot_path
 from adadm.calibration.quality.ledger import print_ledger
-from adadm.calibration.quality.photographs import CalibrationImages
+from adadm.calibration.quality.photographs import FEWEST, CalibrationImages
 from adadm.calibration.ranges.float16_ranges import print_half_ranges
+from adadm.calibration.ranges.int8_ranges import slow_channels, slow_channels_note
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
 from adadm.export.arguments import add_network_options, add_stats, network_options
@@ -63,9 +64,13 @@ def main(argv: list[str]) -> None:
         smallest_area=source.metadata.smallest_area,
         progress=bar,
     )
-    print(f"calibration: {images}")
+    calibration, proof = images.split(FEWEST)
+    print(f"calibration: {calibration}")
+    print(f"loss: {'the same' if proof is calibration else proof}")
+    if images.too_few:
+        bar.message(images.too_few, warning=True)
     with bar:
-        quantized = lower_network(source, images, request, progress=bar)
+        quantized = lower_network(source, calibration, request, proof=proof, progress=bar)
     _print(quantized, Console())
     quantized.check()
     for path in quantized.write(arguments.output):
@@ -90,6 +95,9 @@ def _print(quantized: Quantized, console: Console) -> None:
             f"{lowering.share(assignment.int8):.1%} of the multiply-adds at 480x270; "
             f"spared: {spared}"
         )
+        channels = slow_channels(lowering.whole.graph)
+        if channels and target.computes_half:
+            say(slow_channels_note(channels))
     print_ledger(quantized.ledger, console)
     say(
         f"PSNR-Y lost to float32: {quantized.lost_db:+.4f} dB; budget "
@@ -129,7 +137,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         type=positive,
         default=_PHOTOGRAPHS,
         metavar="N",
-        help=f"number of photographs, chosen by their content; default: {_PHOTOGRAPHS}",
+        help="number of photographs, chosen by their content: two thirds to calibrate, the rest to "
+        f"measure the loss; default: {_PHOTOGRAPHS}",
     )
     geometry = parser.add_mutually_exclusive_group()
     geometry.add_argument(

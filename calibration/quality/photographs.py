@@ -8,9 +8,13 @@ their statistics over the whole input, so that those of crops differ.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from adadm.runtime.errors import CalibrationError, ImageError
 from adadm.runtime.files import sha256_of
@@ -27,6 +31,14 @@ SMALLEST_SIDE_PX = 16
 """Smallest side of an input: 8 px remain inside borders of 4 px, enough for a meaningful std."""
 
 _UNUSABLE_SHARE = 0.1
+_FOR_CALIBRATION = 2 / 3
+
+FEWEST = 8
+"""Different photographs below which ranges and losses say little about others."""
+
+_BLOCKS = 8
+_ALIKE_LEVELS = 2
+"""Largest difference of two thumbnails of `_BLOCKS` squared for photographs to count as one."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class CalibrationImages:
         smallest_area: smallest H*W that the network accepts, px.
         found: number of different files found.
         sizes: H and W of each input, px.
+        thumbnails: mean grey level of each block of each input.
         paths: files and folders to search, as given.
     """
 
@@ -67,6 +80,7 @@ class CalibrationImages:
     smallest_area: int = 1
     found: int = 0
     sizes: Sequence[tuple[int, int]] = ()
+    thumbnails: Sequence[tuple[float, ...]] = ()
     paths: Sequence[Path] = ()
 
     @classmethod
@@ -106,17 +120,19 @@ class CalibrationImages:
         chosen: dict[str, Path] = {}
         unusable: list[str] = []
         sizes: list[tuple[int, int]] = []
+        thumbnails: list[tuple[float, ...]] = []
         for sha256, path in sorted(candidates.items()):
             if len(chosen) == count:
                 break
             try:
-                height, width = none_yet._read(path, sha256).lr.shape[:2]
+                lr = none_yet._read(path, sha256).lr
             except ImageError as error:
                 unusable.append(str(error))
                 progress.message(f"left out: {error}", warning=True)
                 continue
             chosen[sha256] = path
-            sizes.append((height, width))
+            sizes.append(lr.shape[:2])
+            thumbnails.append(_thumbnail(lr))
         tried = len(chosen) + len(unusable)
         if not chosen or len(unusable) > _UNUSABLE_SHARE * tried:
             listed = "".join(f"\n  {message}" for message in unusable)
@@ -125,7 +141,41 @@ class CalibrationImages:
                 f"them or give others:{listed}"
             )
         return replace(
-            none_yet, files=chosen, found=len(candidates), sizes=sizes, paths=tuple(paths)
+            none_yet,
+            files=chosen,
+            found=len(candidates),
+            sizes=sizes,
+            thumbnails=thumbnails,
+            paths=tuple(paths),
+        )
+
+    def split(self, least: int) -> tuple[CalibrationImages, CalibrationImages]:
+        """Two thirds to calibrate, and the rest to measure; all for both if fewer than `least`."""
+        if len(self) < least:
+            return self, self
+        cut = math.ceil(_FOR_CALIBRATION * len(self))
+        return self._part(0, cut), self._part(cut, len(self))
+
+    @property
+    def different(self) -> int:
+        """Number of photographs that differ from each other in more than noise."""
+        kept: list[tuple[float, ...]] = []
+        for one in self.thumbnails:
+            if all(
+                max(abs(a - b) for a, b in zip(one, other, strict=True)) > _ALIKE_LEVELS
+                for other in kept
+            ):
+                kept.append(one)
+        return len(kept)
+
+    @property
+    def too_few(self) -> str | None:
+        """Warning if there are too few different photographs to calibrate on."""
+        if self.different >= FEWEST:
+            return None
+        return (
+            f"WARNING: {self.different} different of {len(self)} photographs: others may lose more "
+            f"than is measured. Give {FEWEST} or more, like those that the model will process"
         )
 
     @property
@@ -152,6 +202,16 @@ class CalibrationImages:
         geometry = "tiles from the middle" if self.tile else "whole"
         size = smallest if smallest == largest else f"{smallest} to {largest}"
         return f"{len(self)} of {self.found} photographs, {geometry}, reduced to {size} px"
+
+    def _part(self, start: int, stop: int) -> CalibrationImages:
+        files = dict(itertools.islice(self.files.items(), start, stop))
+        return replace(
+            self,
+            files=files,
+            sizes=self.sizes[start:stop],
+            thumbnails=self.thumbnails[start:stop],
+            paths=tuple(files.values()),
+        )
 
     def _read(self, path: Path, sha256: str) -> Photograph:
         hr = read_image(path)
@@ -181,6 +241,14 @@ class CalibrationImages:
             f"{width}x{height} px; required: sides of at least {SMALLEST_SIDE_PX} px and an area "
             f"of at least {self.smallest_area} px"
         )
+
+
+def _thumbnail(lr: ImageArray) -> tuple[float, ...]:
+    """Mean level of each of `_BLOCKS` x `_BLOCKS` blocks of an image."""
+    rows = np.array_split(lr.mean(axis=2), _BLOCKS)
+    return tuple(
+        float(part.mean()) for row in rows for part in np.array_split(row, _BLOCKS, axis=1)
+    )
 
 
 def _content(path: Path) -> str:

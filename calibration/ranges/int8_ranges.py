@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ _SHARE_OF_ACTIVATIONS = 0.9
 """Share of the unevenness of channels that moves from an input to the weights, 0..1."""
 _TYPICAL_WEIGHT = 0.5
 _IMAGE_RANK = 4
+_INT8_CHANNELS = 32
+"""Channels that TensorRT's INT8 formats hold together: others are filled up."""
+_IMAGE_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -122,3 +125,31 @@ def multiply_adds(model: ir.Model) -> dict[str, int]:
             sizes = (*shape_of(node.outputs[0])[2:], *shape_of(node.inputs[1]))
             counts[label(node)] = math.prod(int(size) for size in sizes)
     return counts
+
+
+def slow_channels(graph: ir.Graph) -> tuple[int, ...]:
+    """Channel counts that convolutions read and TensorRT's INT8 formats fill up, sorted.
+
+    The image's three are left out.
+    """
+    counts = set()
+    for node in graph:
+        if is_op(node, "Conv"):
+            weight = input_of(node, 1)
+            dequantized = weight.producer()
+            if dequantized is not None and is_op(dequantized, "DequantizeLinear"):
+                weight = input_of(dequantized, 0)
+            groups = node.attributes.get_int("group", 1)
+            channels = shape_of(weight)[1]
+            if isinstance(channels, int):
+                counts.add(channels * groups)
+    return tuple(sorted(c for c in counts if c % _INT8_CHANNELS and c > _IMAGE_CHANNELS))
+
+
+def slow_channels_note(channels: Sequence[int]) -> str:
+    """A line on `slow_channels` for a terminal."""
+    listed = ", ".join(map(str, channels))
+    return (
+        f"INT8: convolutions read {listed} channels, which is not a multiple of {_INT8_CHANNELS}: "
+        "on TensorRT, INT8 may be slower than FP16 there"
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from adadm.calibration.ranges.int8_ranges import slow_channels
 from adadm.export.graph.channels import (
     affine_of_batch_norm,
     are_initial,
@@ -128,10 +129,15 @@ class Block:
 
 @dataclass(frozen=True)
 class Structure:
-    """The blocks of a graph in order, and the normalizations outside of them."""
+    """The blocks of a graph in order, and the normalizations outside of them.
+
+    Attributes:
+        slow_channels: as `calibration.ranges.int8_ranges.slow_channels` has them.
+    """
 
     blocks: tuple[Block, ...]
     elsewhere: tuple[Normalization, ...] = ()
+    slow_channels: tuple[int, ...] = ()
 
     @property
     def normalizations(self) -> list[Normalization]:
@@ -156,7 +162,7 @@ def read_structure(model: ir.Model, decisions: Iterable[Decision] = ()) -> Struc
             scope = block_of(label(node), parameters)
             members.setdefault(scope, []).append(_read(node, trunks, by_node))
     blocks = (Block(s, w, b, tuple(members.get(s, ()))) for s, (w, b) in parameters.items())
-    return Structure(tuple(blocks), tuple(members.get(None, ())))
+    return Structure(tuple(blocks), tuple(members.get(None, ())), slow_channels(model.graph))
 
 
 def block_of(name: str, blocks: Iterable[str]) -> str | None:

@@ -72,6 +72,7 @@ class Inspection:
                 "normalizations": [_normalization_as_json(n) for n in structure.elsewhere],
                 "headroom": self.headroom.get(None),
             },
+            "slow_channels": structure.slow_channels,
             "batch_normalizations": inspected.decisions,
             "contrast": _contrast_as_json(self.contrast),
             "findings": [finding.as_json() for finding in self.findings],

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from adadm.calibration.ranges.int8_ranges import slow_channels_note
 from adadm.deployment.inspection.contrast import GROWTHS, Contrast, Endurance
 from adadm.deployment.inspection.findings import Finding
 from adadm.deployment.inspection.responses import Spread
@@ -49,6 +50,8 @@ def _print_inspected(inspection: Inspection, console: Console) -> None:
     console.print(f"[bold]{escape(network)}[/bold]: {escape(inspected.path.name)}")
     for name, parameter in inspected.hyperparameters.items():
         console.print(f"  {name} = {parameter}", markup=False)
+    if channels := inspected.structure.slow_channels:
+        console.print(slow_channels_note(channels))
     if notes := inspected.export_notes:
         listed = ", ".join(f"{key} {value}" for key, value in notes.items() if key != _CHECKPOINT)
         console.print(f"metadata: {listed}", markup=False)

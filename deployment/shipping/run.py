@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -37,8 +36,8 @@ from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.targets import Target
 
-_FOR_CALIBRATION = 2 / 3
 _FLOAT32 = "float32"
+_LEAST_TO_SPLIT = 3
 
 
 @dataclass(frozen=True)
@@ -72,31 +71,26 @@ class ShipRun:
         """
         network = load_checkpoint(options.checkpoint, **options.undetectable).network
 
-        def images_of(paths: Sequence[Path], **more: Any) -> CalibrationImages:
-            least = network.smallest_area
-            return CalibrationImages.of(paths, network.upscale, smallest_area=least, **more)
-
-        chosen = images_of(options.images, count=options.photographs, progress=progress)
-        paths = list(chosen.files.values())
-        cut = math.ceil(_FOR_CALIBRATION * len(paths))
-        are_few = len(paths) < 3
-        parts = (paths, paths) if are_few else (paths[:cut], paths[cut:])
-        calibration, certification = (images_of(part, count=len(part)) for part in parts)
+        chosen = CalibrationImages.of(
+            options.images,
+            network.upscale,
+            count=options.photographs,
+            smallest_area=network.smallest_area,
+            progress=progress,
+        )
+        calibration, certification = chosen.split(_LEAST_TO_SPLIT)
         known = dict.fromkeys((*acceptable(calibration), *acceptable_checks(certification)))
         check_accepted(options.accept, known)
         progress.message(f"calibration: {calibration}")
         progress.message(f"certificates: {certification}")
-        if are_few:
-            progress.message(
-                "warning: fewer than three photographs, so that both use the same; give more",
-                warning=True,
-            )
+        if chosen.too_few:
+            progress.message(chosen.too_few, warning=True)
         return cls(
             options,
             sha256_of(options.checkpoint),
             calibration,
             certification,
-            Steps(options.folder / "steps.json", [options.checkpoint, *paths]),
+            Steps(options.folder / "steps.json", [options.checkpoint, *chosen.files.values()]),
             progress,
         )
 

@@ -518,13 +518,16 @@ def test_help_has_all_targets(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unreadable_photographs_are_named_and_left_out(bench: Bench, tmp_path: Path) -> None:
     images = _broken(tmp_path / "photos [new]", 11, 1)
-    assert bench.start(images=images, precision="fp16") == 0
+    assert bench.start("--budget-db", "0.02", images=images, precision="fp16") == 0
     captured = bench.capsys.readouterr()
     message = "".join(captured.err.split())  # a long path is broken somewhere
     assert "leftout:" + "".join(str(images / "broken0.png").split()) in message
     assert "notareadableimage" in message
-    assert "calibration: 11 of 12 photographs" in captured.out
-    assert Finished(bench.output, "").report["photographs"] == 11
+    assert "calibration: 8 of 11 photographs" in captured.out
+    assert "loss: 3 of 11 photographs" in captured.out
+    report = Finished(bench.output, "").report
+    assert report["photographs"] == 3
+    assert report["calibration"]["images_sha256"] != report["proof"]["images_sha256"]
 
 
 def test_only_as_many_photographs_as_asked_for(bench: Bench) -> None:

@@ -45,10 +45,9 @@ class Lab:
     def lowering(self, request: LoweringOptions) -> Lowering:
         return Lowering.of(self.source, self.images, replace(request, cache=self.cache))
 
-    def lower(self, request: LoweringOptions, **options: Progress) -> Quantized:
-        return lower_network(
-            self.source, self.images, replace(request, cache=self.cache), **options
-        )
+    def lower(self, request: LoweringOptions, **options: Any) -> Quantized:
+        request = replace(request, cache=self.cache)
+        return lower_network(self.source, self.images, request, **options)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_the_worst_of_what_is_written_is_lost(lab: Lab) -> None:
     lowering = lab.lowering(CPU)
 
     def lost_db(**psnr_y_db: float) -> float:
-        return Quantized({}, lowering, None, (), ledger_with(**psnr_y_db)).lost_db
+        return Quantized({}, lowering, None, (), ledger_with(**psnr_y_db), lab.images).lost_db
 
     assert lost_db(PyTorch=31, ONNX_Runtime=30, INT8=29.5) == 0.5
     assert lost_db(PyTorch=31, ONNX_Runtime=30, FP16=29, INT8=29.5) == 0.5
@@ -165,6 +164,18 @@ def test_the_worst_of_what_is_written_is_lost(lab: Lab) -> None:
     assert lost_db(ONNX_Runtime=30, FP16=29.9, INT8=29.5, tile_models=29.25) == 0.75
     assert lost_db(ONNX_Runtime=30, FP16=29.9, tile_models=30.5) == pytest.approx(0.1)
     assert lost_db(ONNX_Runtime=30, INT8=30.25) == -0.25
+
+
+def test_the_loss_is_that_of_photographs_held_back(lab: Lab, tmp_path: Path) -> None:
+    """And the report names both."""
+    write_crops(tmp_path, height=80, count=1)
+    held_back = CalibrationImages.of([tmp_path], 2)
+    assert held_back.digest != lab.images.digest
+    found = lab.lower(CPU, proof=held_back)
+    assert (found.ledger.photographs, found.lowering.images) == (1, lab.images)
+    report = found.as_json()
+    digests = [report[part]["images_sha256"] for part in ("calibration", "proof")]
+    assert digests == [lab.images.digest, held_back.digest]
 
 
 def test_more_photographs_that_lose_more_tighten_the_search(

@@ -145,3 +145,41 @@ def test_no_more_than_one_is_read_ahead(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("adadm.calibration.quality.photographs.read_image", noting)
     for index, _ in enumerate(images):
         assert len(read) == index + 1
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "sizes"), [(10, 3, (7, 3)), (3, 3, (2, 1)), (8, 8, (6, 2)), (7, 8, (7, 7))]
+)
+def test_a_share_is_held_back(count: int, least: int, sizes: tuple[int, int], folder: Path) -> None:
+    images = CalibrationImages.of([folder], upscale=4, count=count)
+    calibration, held_back = images.split(least)
+    assert (len(calibration), len(held_back)) == sizes
+    assert len(list(held_back)) == len(held_back.sizes) == sizes[1]
+    if sizes == (count, count):
+        assert calibration is held_back is images
+        return
+    assert [*calibration.files.items(), *held_back.files.items()] == list(images.files.items())
+    again = CalibrationImages.of(held_back.paths, upscale=4)
+    assert (again.digest, again.sizes) == (held_back.digest, held_back.sizes)
+    assert str(held_back).startswith(f"{sizes[1]} of 10 photographs")
+
+
+def copies(image: ImageArray) -> dict[str, ImageArray]:
+    """The same photograph again, as people have it."""
+    noisy = image.astype(int) + np.random.default_rng(5).integers(-3, 4, image.shape)
+    return {"noisy.png": np.clip(noisy, 0, 255).astype(np.uint8), "jpeg.jpg": image}
+
+
+def test_equal_photographs_count_once(folder: Path) -> None:
+    assert CalibrationImages.of([folder], upscale=2).too_few is None
+    first = read_image(folder / "0.png")
+    alone = folder.parent / "alone"
+    for name, image in {"0.png": first, **copies(first)}.items():
+        write_image(alone / name, image)
+    images = CalibrationImages.of([alone], upscale=2)
+    assert (len(images), images.different) == (3, 1)
+    assert "1 different of 3 photographs: others may lose more" in str(images.too_few)
+    both = CalibrationImages.of([alone, folder], upscale=2)
+    assert (len(both), both.different) == (12, 10)
+    seven = CalibrationImages.of([folder], upscale=2, count=7)
+    assert "7 different of 7 photographs" in str(seven.too_few)

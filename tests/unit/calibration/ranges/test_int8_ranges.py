@@ -18,6 +18,8 @@ from adadm.calibration.ranges.int8_ranges import (
     choose_ranges,
     multiply_adds,
     quantize_convolutions,
+    slow_channels,
+    slow_channels_note,
 )
 from adadm.calibration.ranges.tensor_statistics import TensorStatistics
 from adadm.export import Options
@@ -222,3 +224,29 @@ def test_a_convolution_of_one_dimension_is_left_alone() -> None:
     constants = {"w": np.ones((1, 1, 3), np.float32)}
     graph = from_text("y = Conv (x, w)", "float[1,1,L] x", "float[1,1,M] y", constants)
     assert choose_ranges(graph.graph, {"x": statistics(np.ones(1))}) == {}
+
+
+@pytest.mark.parametrize(
+    ("channels", "group", "named"),
+    [
+        *((count, 1, (count,)) for count in (16, 17, 30, 33, 48, 100)),
+        *((count, 1, ()) for count in (3, 32, 64, 256)),
+        (48, 48, (48,)),
+        (64, 4, ()),
+    ],
+)
+def test_channels_that_int8_fills_up(channels: int, group: int, named: tuple[int, ...]) -> None:
+    weight = np.ones((channels, channels // group, 3, 3))
+    graph = one_convolution(weight, group).graph
+    assert slow_channels(graph) == named
+
+
+def test_channels_of_a_lowered_network_are_those_of_its_weights() -> None:
+    lowered = model()
+    ranges = choose_ranges(lowered.graph, of(lowered))
+    expected = slow_channels(lowered.graph)
+    quantize_convolutions(lowered, ranges, list(ranges))
+    assert slow_channels(lowered.graph) == expected == (12,)
+    assert "convolutions read 12 channels, which is not a multiple of 32" in slow_channels_note(
+        (12,)
+    )
