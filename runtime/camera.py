@@ -39,7 +39,8 @@ from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
-from adadm.runtime.upscaling.frames import (
+from adadm.runtime.upscaling.result_guard import find_fault
+from adadm.runtime.video.frames import (
     Frame,
     Frames,
     Write,
@@ -47,7 +48,6 @@ from adadm.runtime.upscaling.frames import (
     open_sink,
     open_source,
 )
-from adadm.runtime.upscaling.result_guard import find_fault
 
 _WARM_UP = 3  # an engine sets itself up in its first runs
 

@@ -21,7 +21,7 @@ from adadm.runtime import camera, verify
 from adadm.runtime.arguments import Paths
 from adadm.runtime.cli import VERBS, run
 from adadm.runtime.models.bundled import bundled_path
-from adadm.runtime.upscaling import frames
+from adadm.runtime.video import frames
 
 # Command lines, in which OUT stands for a link to each of the files that are read.
 FILM = "--model net.onnx -o OUT.mkv"

@@ -18,7 +18,7 @@ from adadm.runtime.camera import Figures, newest, read_ahead, upscale_frames
 from adadm.runtime.errors import ImageError, OutputError, SessionError
 from adadm.runtime.images.arrays import ImageArray, write_image
 from adadm.runtime.sessions.session import FloatArray
-from adadm.runtime.upscaling.frames import Frame, Frames, check_frames, open_sink, open_source
+from adadm.runtime.video.frames import Frame, Frames, check_frames, open_sink, open_source
 
 pytestmark = pytest.mark.usefixtures("no_thread_stays")
 
