@@ -40,6 +40,7 @@ from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.upscaling.result_guard import find_fault
+from adadm.runtime.video.film_timing import FilmTiming
 from adadm.runtime.video.frames import (
     Frame,
     Frames,
@@ -105,6 +106,8 @@ def main(argv: list[str]) -> None:
             ):
                 wanted = takewhile(lambda _: not stop.is_set(), islice(frames, options.frames))
                 warn = partial(line.console.print, style="yellow", markup=False, soft_wrap=True)
+                for warning in source.warnings:
+                    warn(f"{options.source}: WARNING: {warning}")
                 accepted = warn if options.accept else None
                 for _ in upscale_frames(session, wanted, write, figures, accepted):
                     line.update(f"{figures}, {figures.times_ms[-1][0]:.1f} ms")
@@ -114,6 +117,24 @@ def main(argv: list[str]) -> None:
     medians, p99s = np.percentile(figures.times_ms or [(math.nan, math.nan)], (50, 99), axis=0)
     for name, median, p99 in zip(("capture to result", "inference"), medians, p99s, strict=True):
         print(f"{name}: median {median:.2f} ms, 99th percentile {p99:.2f} ms")
+    if source.timing:
+        _judge(source.timing, options)
+
+
+def _judge(timing: FilmTiming, options: argparse.Namespace) -> None:
+    """Say how the frames of a film came.
+
+    Raises:
+        ImageError: frames are missing.
+    """
+    if timing.warning and options.output and not options.rate:
+        print(f"{options.source}: WARNING: {timing.warning}", file=sys.stderr)
+    if timing.fault and not options.accept:
+        raise ImageError(
+            f"{options.source}: {timing.fault}. What there is was written; --accept takes it"
+        )
+    if timing.fault:
+        print(f"{options.source}: WARNING: {timing.fault}", file=sys.stderr)
 
 
 def upscale_frames(
@@ -239,7 +260,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--accept",
         action="store_true",
         help="write results that are too far from their frame, with a warning; default: the first "
-        "ends the loop",
+        "ends the loop. Films of which frames are missing are no failure then",
     )
     options = parser.parse_args(argv)
     options.format = f".{options.format}"

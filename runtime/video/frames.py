@@ -19,8 +19,16 @@ from adadm.runtime.errors import ImageError, require
 from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray, find_images, read_image, write_image
 from adadm.runtime.upscaling.jobs import find_jobs
+from adadm.runtime.video.film_header import FilmHeader, read_film_header
+from adadm.runtime.video.film_timing import FilmTiming
 
 _CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mp4": "mp4v"}
+_OTHER_FILE = re.compile(
+    r"\.(264|265|3g[2p]|asf|av1|avif|bmp|divx|dv|f4v|flv|gif|h26[45]|hevc|ivf|jfif|jpe|jpe?g|m1v|m2ts?"
+    r"|m2v|m4v|mjpe?g|mov|mpe|mpe?g|mpv|mts|mxf|nut|obu|og[gmv]|png|qt|rm|rmvb|tiff?|ts|vob|web[mp]"
+    r"|wmv|y4m)"
+)
+"""Suffix that no folder for images has."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,19 @@ class FrameSource:
     Attributes:
         is_live: True if frames come at their own pace.
         rate: frames per second; 0 if unknown.
+        warnings: what of a film the results lack, or show otherwise.
+        timing: times of the frames of a film.
     """
 
     frames: Frames
     is_live: bool
     rate: float
+    warnings: Sequence[str] = ()
+    timing: FilmTiming | None = None
 
 
 def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[Path] = ()) -> None:
-    """Refuse an output that is the source or one of its frames.
+    """Refuse an output that is the source or one of its frames, or a file of an unknown kind.
 
     Args:
         output, suffix: as for `open_sink`.
@@ -60,10 +72,17 @@ def check_frames(source: str, output: str | None, suffix: str, reads: Sequence[P
     Raises:
         OutputError: the output is one of these, or a result would replace an image of the folder
             or another result.
-        ImageError: the folder has no images.
+        ImageError: the folder has no images, or the output has the suffix of a file that is not
+            written here.
     """
     if output is None:
         return
+    ending = Path(output).suffix
+    if _OTHER_FILE.fullmatch(ending.lower()) and not os.path.isdir(output) and " ! " not in output:
+        raise ImageError(
+            f"{output}: expected {', '.join(_CODECS)} for a video, or a folder for images, got "
+            f"{ending}"
+        )
     writes = _files_in(output)
     if os.path.isdir(source) and not _is_video(output):
         find_jobs([Path(source)], Path(output), suffix, reads)
@@ -125,8 +144,21 @@ def open_source(source: str, output: str | None, suffix: str) -> FrameSource:
         raise ImageError(
             f"{source}: expected a folder, or a camera, video, address or pipeline for OpenCV"
         )
-    is_recorded = os.path.isfile(source) or capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
-    return FrameSource(_captured(cv2, capture), not is_recorded, capture.get(cv2.CAP_PROP_FPS))
+    expected, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    if not (os.path.isfile(source) or expected > 0):
+        return FrameSource(_captured(cv2, capture), is_live=True, rate=rate)
+    header = read_film_header(source) if os.path.isfile(source) else FilmHeader()
+    pixel_format = int(capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT)).to_bytes(
+        4, "little", signed=True
+    )
+    warnings = header.warnings(
+        int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+        pixel_format.decode("latin-1"),
+        is_video=output is not None and _is_video(output),
+    )
+    timing = FilmTiming(expected, rate, is_exact=header.counts_frames)
+    frames = _captured(cv2, capture, timing)
+    return FrameSource(frames, is_live=False, rate=rate, warnings=warnings, timing=timing)
 
 
 def _read(folder: Path, paths: list[Path]) -> Frames:
@@ -135,13 +167,17 @@ def _read(folder: Path, paths: list[Path]) -> Frames:
         yield Frame(str(path.relative_to(folder)), image, time.perf_counter())
 
 
-def _captured(cv2: ModuleType, capture: Any) -> Frames:
+def _captured(cv2: ModuleType, capture: Any, timing: FilmTiming | None = None) -> Frames:
     """Yield frames to the end. OpenCV reports an unplugged camera as an end too."""
     try:
         for number in count():
             is_there, bgr = capture.read()
             captured = time.perf_counter()
+            if timing and is_there:
+                timing.see(capture.get(cv2.CAP_PROP_POS_MSEC))
             if not is_there:
+                if timing:
+                    timing.end()
                 return
             yield Frame(f"{number:06}", cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), captured)
     finally:

@@ -180,6 +180,41 @@ def test_a_video_becomes_images_in_order(model: Path, tmp_path: Path) -> None:
     assert_images(tmp_path / "out", {f"{number:06}.png": result for number, result in results})
 
 
+def test_a_cut_film_is_written_and_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grey = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+    result = grey.repeat(2, axis=0).repeat(2, axis=1).astype(np.float32)
+    model = save_constant(tmp_path / "grey.onnx", result, "uint8")
+    whole = write_video(tmp_path / "in.mkv", "MJPG", 12.0, [grey] * 12)
+    content = whole.read_bytes()
+    whole.write_bytes(content[: len(content) * 7 // 10])
+    command = (whole, model, "-o", tmp_path / "out.avi")
+    assert upscale(*command, accept=False) == 1
+    said = capsys.readouterr().err
+    assert "in.mkv: expected 12 frames by its header, got " in said and "--accept" in said
+    kept = len(frames_of(tmp_path / "out.avi")[0])
+    assert 0 < kept < 12 and f"got {kept}:" in said
+    assert upscale(*command, "--accept", accept=False) == 0
+    assert "WARNING: expected 12 frames" in capsys.readouterr().err
+    # which leaves the film before its end
+    assert upscale(*command, "--frames", "3", accept=False) == 0
+
+
+@pytest.mark.parametrize(
+    "output", ["film.webm", "film.MOV", "a.m4v", "a.ts", "a.gif", "a.png", "sub/a.h265"]
+)
+def test_a_file_of_another_kind_is_no_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    source = video_of(tmp_path / "in.avi", 2)
+    assert upscale(source, model, "-o", tmp_path / output) == 1
+    assert "expected .avi, .mkv, .mp4 for a video, or a folder for images, got ." in (
+        capsys.readouterr().err
+    )
+    assert files(tmp_path) == ["in.avi"]
+
+
 @pytest.mark.parametrize(
     ("name", "codec"), [("out.avi", "MJPG"), ("new/out.mp4", "mp4v"), ("out.MKV", "mp4v")]
 )
