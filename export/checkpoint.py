@@ -24,7 +24,7 @@ from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
 from adadm.export.weights.file_content import METADATA_KEY, read_file, some_names
 from adadm.export.weights.fit import check_fit, of_other_modules, unknown
-from adadm.export.weights.hyperparameters import Hyperparameter, resolve
+from adadm.export.weights.hyperparameters import Hyperparameter, recorded_values, resolve
 from adadm.export.weights.state_dicts import (
     FoundWeights,
     TakenWeights,
@@ -109,10 +109,21 @@ def load_checkpoint(
     found = find_weights(mappings, lambda state: any(t.detects(state) for t in types))
     if not found:
         raise _nothing_found(path, content, mappings, types)
+    beside = {**recorded_values(mappings, types), **metadata.get("hyperparameters", {})}
     network, hyperparameters, taken = _first_that_fits(
-        path, choose(path, found, weights) if weights else found, types, metadata, overrides
+        path,
+        choose(path, found, weights) if weights else found,
+        types,
+        {**metadata, "hyperparameters": beside},
+        overrides,
     )
-    others = [f for f in found if f.key != taken.key and 2 * len(f.tensors) >= len(taken.tensors)]
+    others = [
+        other
+        for other in found
+        if other.key != taken.key
+        and not other.is_copy_of(taken)
+        and 2 * len(other.tensors) >= len(taken.tensors)
+    ]
     noted = TakenWeights(
         key=taken.key,
         prefix=taken.prefix,
@@ -210,7 +221,7 @@ def _nothing_found(
     if largest:
         return unknown(path, some_names(each.architecture for each in types), largest.keys())
     kind = f"a {type(content).__name__}"
-    got = some_names(sorted(mappings[()])) if isinstance(content, dict) else kind
+    got = some_names(sorted(mappings.get((), ()))) if isinstance(content, dict) else kind
     return CheckpointError(
         f"{path}: expected the tensors of a state dict, bare or under any key, got {got}"
     )

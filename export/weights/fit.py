@@ -17,6 +17,9 @@ _OTHER_MODULES = re.compile(
 )
 """First words of keys that lie beside a network's own and never belong to one."""
 
+_COUNTERS = ("total_ops", "total_params")
+"""Buffers that thop, which counts operations, leaves in each module."""
+
 _OTHER_NETWORKS = (
     (r"(body\.0\.rdb1|RRDB_trunk\.0|model\.1\.sub\.0)\.", "ESRGAN (RRDBNet)"),
     (r"layers\.0\.residual_group\.", "SwinIR"),
@@ -40,7 +43,8 @@ def of_other_modules(network: Network, keys: Collection[str]) -> set[str]:
     """Keys that belong to no module of the network, but to losses and the like beside it."""
     own = {name for name, _ in network.root.named_children()}
     others = {key for key in keys if _OTHER_MODULES.match(key)}
-    return {key for key in others if key.partition(".")[0] not in own}
+    beside = {key for key in others if key.partition(".")[0] not in own}
+    return beside | {key for key in keys if key.rpartition(".")[2] in _COUNTERS}
 
 
 def check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -> None:

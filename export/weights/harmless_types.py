@@ -3,7 +3,7 @@
 PyTorch's restricted unpickler makes tensors and plain containers, and refuses every other name.
 Training scripts save more beside the weights: their arguments, paths, dates, numbers of NumPy.
 Those types are read as inert stand-ins: no class and no function of that name is ever imported,
-made or called, and what the file says about them is thrown away.
+made or called. Dictionaries and namespaces of any kind keep their entries, nothing else does.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Inert:
 
 
 class _Mapping:
-    """Stand-in of a kind of dictionary: it makes one, which the unpickler fills."""
+    """Stand-in of a dictionary or namespace: it makes a dictionary, which the unpickler fills."""
 
     def __new__(cls, *_: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
@@ -48,7 +48,6 @@ class _Sequence:
 
 _NUMBERS = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 str_"
 _HARMLESS = {
-    "argparse": "Namespace",
     "builtins": "bool bytes float frozenset int object range slice str tuple type",
     "copyreg": "_reconstructor",
     "datetime": "date datetime time timedelta timezone",
@@ -68,12 +67,12 @@ _HARMLESS = {
     "pathlib._local": "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath",
     "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
     "torch.torch_version": "TorchVersion",
-    "types": "SimpleNamespace",
     "typing": "Any",
     "uuid": "SafeUUID UUID",
 }
 _MAPPINGS = {
     "addict.addict": "Dict",
+    "argparse": "Namespace",
     "builtins": "dict",
     "collections": "defaultdict",
     "easydict": "EasyDict",
@@ -81,6 +80,7 @@ _MAPPINGS = {
     "lightning.pytorch.utilities.parsing": "AttributeDict",
     "lightning_fabric.utilities.data": "AttributeDict",
     "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "types": "SimpleNamespace",
     "yacs.config": "CfgNode",
 }
 _SEQUENCES = {"builtins": "list", "collections": "deque"}

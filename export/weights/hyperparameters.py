@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,27 @@ class Hyperparameter:
             "template": "GUESSED: the published template's value",
         }
         return f"{self.value:g} ({words[self.source]})"
+
+
+def recorded_values(
+    mappings: Mapping[tuple[str, ...], Mapping[str, Any]], types: Iterable[type[Network]]
+) -> dict[str, float]:
+    """Values that a training program saved beside the weights under a hyper-parameter's name.
+
+    One that is there with several values, or with an impossible one, is left out.
+    """
+    found = {}
+    for name, default in {k: v for each in types for k, v in each.template.items()}.items():
+        values = {entries[name] for entries in mappings.values() if _is_number(entries.get(name))}
+        value = values.pop() if len(values) == 1 else 0
+        takes_fractions = type(default) is float or default is float
+        if value > 0 and (takes_fractions or value == int(value)):
+            found[name] = value
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 def resolve(
@@ -91,9 +112,12 @@ def resolve(
             if name in values:
                 value, source = values[name], place
         if value is None:
+            norms = name == "norm_groups"
+            lost = "; with batch normalization, the file lacks its running statistics"
             raise CheckpointError(
                 f"{name} of {network_type.architecture} is not in the tensors and has no published "
                 f"value; give it by --{name.replace('_', '-')}, or to load_checkpoint"
+                f"{lost if norms else ''}"
             )
         kind = default if isinstance(default, type) else type(default)
         resolved[name] = Hyperparameter(_of_type(kind, name, value), source)

@@ -23,6 +23,7 @@ WHOLE_FILE = "."
 """Key of a network whose tensors are at the top of the file, without a prefix."""
 
 _DEEPEST = 8
+_HOLDERS = (dict, list, tuple, torch.Tensor)
 
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """Names that `torch.compile` and others put into keys, at any place."""
@@ -53,6 +54,10 @@ class FoundWeights:
     def key(self) -> str:
         """Name for `--weights`: the place and the prefix, with dots."""
         return ".".join((*self.place, *self.prefix.split("."))).strip(".") or WHOLE_FILE
+
+    def is_copy_of(self, other: FoundWeights) -> bool:
+        """True if both are the same tensors, saved under two keys."""
+        return set(map(id, self.tensors.values())) <= set(map(id, other.tensors.values()))
 
     def without(self, keys: Collection[str]) -> FoundWeights:
         """The weights without tensors that belong to something else."""
@@ -102,23 +107,36 @@ def is_averaged(key: str) -> bool:
 
 
 def mappings_of(content: Any) -> dict[tuple[str, ...], dict[str, Any]]:
-    """All mappings in a content by the keys that lead to them, each once; values are not copied."""
+    """All mappings and lists in a content by the keys that lead to them; values are not copied.
+
+    One that lies in several places is in all of them, but what it holds is searched once.
+    """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     seen: set[int] = set()
 
     def walk(value: Any, place: tuple[str, ...]) -> None:
-        if not isinstance(value, (dict, list, tuple)) or id(value) in seen or len(place) > _DEEPEST:
+        entries = _entries(value)
+        if not entries:
             return
-        seen.add(id(value))
-        # A pickle may set any attribute of a dictionary, such as `items`.
-        entries = dict.items(value) if isinstance(value, dict) else enumerate(value)
-        named = {_printable(key): entry for key, entry in entries}
+        named = {_printable(key): entry for key, entry in entries.items()}
         found[place] = named
-        for key, entry in named.items():
-            walk(entry, (*place, key))
+        if id(value) not in seen and len(place) < _DEEPEST:
+            seen.add(id(value))
+            for key, entry in named.items():
+                walk(entry, (*place, key))
 
     walk(content, ())
     return found
+
+
+def _entries(value: Any) -> dict[Any, Any]:
+    """Entries of a dictionary, fields of a namespace, or members of a list that holds more."""
+    if isinstance(value, dict):
+        # A pickle may set any attribute of a dictionary, such as `items`.
+        return {**getattr(value, "__dict__", {}), **dict(dict.items(value))}
+    if isinstance(value, (list, tuple)) and any(isinstance(v, _HOLDERS) for v in value):
+        return dict(enumerate(value))
+    return {}
 
 
 def find_weights(
@@ -161,15 +179,15 @@ def count_dropped(
     Entries of the first weights' mapping that are no tensors are counted too.
     """
     dropped: Counter[str] = Counter()
+    taken = {id(mappings[weights.place][key]) for weights in used for key in weights.raw_keys}
     for place, entries in mappings.items():
-        taken = {key for w in used if w.place == place for key in w.raw_keys}
         for key, value in entries.items():
             lost = isinstance(value, torch.Tensor) or (
                 place == used[0].place
                 and key.startswith(used[0].prefix)
                 and not isinstance(value, (dict, list, tuple))
             )
-            if lost and key not in taken:
+            if lost and id(value) not in taken:
                 outer = place if place != used[0].place else ()
                 dropped[(*outer, key)[0].partition(".")[0]] += 1
     return dict(dropped)

@@ -115,6 +115,7 @@ def test_nested_content_is_searched(wrap: Callable[[State], Any], tmp_path: Path
 BESIDE: list[tuple[State, dict[str, int]]] = [
     ({"criterion.vgg.0.weight": ROWS, "criterion.mean": ROWS}, {"criterion": 2}),
     ({"discriminator.head.0.weight": ROWS}, {"discriminator": 1}),
+    ({"criterion.total_ops": ROWS}, {"criterion": 1}),
     ({"lpips.lin0.weight": ROWS, "val_psnr.total": ROWS}, {"lpips": 1, "val_psnr": 1}),
 ]
 
@@ -184,6 +185,20 @@ def test_averaged_weights_are_taken_unless_others_are_chosen(
     chosen = load_checkpoint(tmp_path / "it.pth", weights=raw)
     assert is_same(chosen, OTHER)
     assert chosen.weights.others == (averaged,)
+
+
+def test_the_same_dictionary_under_two_keys_is_no_other_network(tmp_path: Path) -> None:
+    content = {"G": WANTED, "G_ema": WANTED}
+    for key in ("G", "G_ema"):
+        weights = loaded(tmp_path, content, weights=key).weights
+        assert (weights.key, weights.others, weights.dropped) == (key, (), {})
+
+
+def test_counters_inside_the_network_are_dropped(tmp_path: Path) -> None:
+    more = {"total_ops": ROWS, "head.0.total_params": ROWS, "body.total_ops": ROWS}
+    checkpoint = loaded(tmp_path, {**WANTED, **more})
+    assert is_same(checkpoint, WANTED)
+    assert sum(checkpoint.weights.dropped.values()) == 3
 
 
 def test_a_key_is_named_whole_or_by_words_in_a_row(tmp_path: Path) -> None:
