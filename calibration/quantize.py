@@ -23,6 +23,7 @@ from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime.arguments import (
+    Parser,
     Paths,
     add_accept,
     add_cache,
@@ -35,6 +36,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
+from adadm.runtime.terminal import say
 
 _PHOTOGRAPHS = 32
 
@@ -65,8 +67,8 @@ def main(argv: list[str]) -> None:
         progress=bar,
     )
     calibration, proof = images.split(FEWEST)
-    print(f"calibration: {calibration}")
-    print(f"loss: {'the same' if proof is calibration else proof}")
+    say(f"calibration: {calibration}")
+    say(f"loss: {'the same' if proof is calibration else proof}")
     if images.too_few:
         bar.message(images.too_few, warning=True)
     with bar:
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> None:
     _print(quantized, Console())
     quantized.check()
     for path in quantized.write(arguments.output):
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _print(quantized: Quantized, console: Console) -> None:
@@ -106,7 +108,7 @@ def _print(quantized: Quantized, console: Console) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm quantize", description=__doc__)
+    parser = Parser(prog="adadm quantize", description=__doc__)
     paths = Paths()
     parser.add_argument(
         "source",

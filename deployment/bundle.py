@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 
 from adadm.deployment.bundling.make_bundle import make_bundle
-from adadm.runtime.arguments import Paths, add_target
+from adadm.runtime.arguments import Parser, Paths, add_target
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
+from adadm.runtime.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -30,15 +31,15 @@ def main(argv: list[str]) -> None:
             progress=bar,
         )
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
-    print(
+    say(
         f"wrote {arguments.output}: {len(manifest.files) + 1} files, {size / 1e6:.1f} MB, "
         f"{manifest.precision} for {TARGETS[arguments.target].description}"
     )
-    print("on the device: sh build.sh && python3 verify.py --json result.json")
+    say("on the device: sh build.sh && python3 verify.py --json result.json")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm bundle", description=__doc__)
+    parser = Parser(prog="adadm bundle", description=__doc__)
     paths = Paths()
     parser.add_argument(
         "model", type=paths.model, metavar="MODEL.onnx", help="ONNX model; x2 or x4: a bundled one"

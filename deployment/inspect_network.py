@@ -22,10 +22,11 @@ from adadm.deployment.inspection.summary import Inspection, inspect_on_images, i
 from adadm.deployment.inspection.tables import print_inspection
 from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.progress import Bar
+from adadm.runtime.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         inspection = inspect_weights(inspected, contrast)
     print_inspection(inspection, Console(highlight=False))
     for path in _write(inspection, arguments.output, arguments.sheet, arguments.json):
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _write(
@@ -88,7 +89,7 @@ def _on_images(
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm inspect", description=__doc__)
+    parser = Parser(prog="adadm inspect", description=__doc__)
     paths = Paths()
     parser.add_argument(
         "source",
@@ -117,7 +118,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="show the drawn pictures that are enlarged worst, with and without limits: .svg or "
         ".png",
     )
-    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write a JSON report")
+    parser.add_argument(
+        "--json", type=paths.written_file, metavar="FILE", help="write a JSON report"
+    )
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     paths.check()

@@ -14,18 +14,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_before
 from adadm.deployment.shipping.run import ShipRun
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths, add_accept, add_cache, add_target, decibels, positive
+from adadm.runtime.arguments import (
+    Parser,
+    Paths,
+    add_accept,
+    add_cache,
+    add_target,
+    decibels,
+    positive,
+)
 from adadm.runtime.errors import ParityError
 from adadm.runtime.progress import Bar
-from adadm.runtime.tables import make_table
+from adadm.runtime.tables import as_cell, make_table
 from adadm.runtime.targets import TARGETS
+from adadm.runtime.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -62,7 +70,7 @@ def main(argv: list[str]) -> None:
     _print_summary(rows, Console())
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     done, unchanged = line.steps.done, line.steps.unchanged
-    print(f"steps: {done} done, {unchanged} up to date; {minutes} min {seconds} s")
+    say(f"steps: {done} done, {unchanged} up to date; {minutes} min {seconds} s")
     if failed := [row for row in rows if not row.passed]:
         raise ParityError(
             f"{len(failed)} of {len(rows)} are not certified:"
@@ -77,7 +85,7 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
     for row in rows:
         figures = _figures(row)
         table.add_row(
-            escape(row.target),
+            as_cell(row.target),
             row.precision,
             *(
                 "-" if figures[name] is None else f"{figures[name]:{form}}"
@@ -140,7 +148,7 @@ def _write_summary(rows: Sequence[ShipResult], path: Path) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm ship", description=__doc__)
+    parser = Parser(prog="adadm ship", description=__doc__)
     paths = Paths()
     parser.add_argument("checkpoint", type=paths.read_file, help="PyTorch or safetensors file")
     parser.add_argument(

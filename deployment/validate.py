@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from adadm.calibration.quality.acceptance import verdict
 from adadm.calibration.quality.ledger import print_ledger
@@ -29,12 +28,13 @@ from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.certification.running import add_backend
 from adadm.export.arguments import add_network_options, network_options
-from adadm.runtime.arguments import Paths, add_accept, check_outputs, positive, seconds
+from adadm.runtime.arguments import Parser, Paths, add_accept, check_outputs, positive, seconds
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import Bar
-from adadm.runtime.tables import make_table
+from adadm.runtime.tables import as_cell, make_table
+from adadm.runtime.terminal import say
 
 _PHOTOGRAPHS = 32
 
@@ -70,14 +70,14 @@ def _certify(arguments: argparse.Namespace) -> None:
             smallest_area=reference.metadata.smallest_area,
             progress=bar,
         )
-    print(f"photographs: {images}")
+    say(f"photographs: {images}")
     if reference.unlimited is None:
-        print(
+        say(
             "limits: not compared with the network without limits, since the modulators of the "
             "reference are inlined in an unknown form; give the checkpoint"
         )
     if not arguments.hr:
-        print("PSNR-Y is not measured: it requires originals, given with --hr")
+        say("PSNR-Y is not measured: it requires originals, given with --hr")
     with bar:
         certified = certify(
             reference,
@@ -106,7 +106,7 @@ def _take_in(arguments: argparse.Namespace) -> None:
 def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> None:
     """Write both files, then raise an error if the model failed."""
     write_certificate(certificate, crops, output)
-    print(f"wrote {output} and {page_path(output)}")
+    say(f"wrote {output} and {page_path(output)}")
     if not certificate.passed:
         place = certificate.place
         reasons = [
@@ -115,7 +115,7 @@ def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> No
         ]
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise ParityError(f"not certified:{listed}")
-    print("certified")
+    say("certified")
 
 
 def _recheck(arguments: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def _recheck(arguments: argparse.Namespace) -> None:
     with Bar("reading") as bar:
         again = recheck(arguments.certificate, places, network_options(arguments), progress=bar)
     for note in again.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if again.problems:
         listed = "".join(f"\n  {problem}" for problem in again.problems)
         raise ParityError(f"{arguments.certificate} does not hold:{listed}")
@@ -134,7 +134,7 @@ def _recheck(arguments: argparse.Namespace) -> None:
         raise ParityError(
             f"{arguments.certificate} is unchanged, and records that the model failed:{listed}"
         )
-    print(f"{arguments.certificate} holds: certified")
+    say(f"{arguments.certificate} holds: certified")
 
 
 def _print_checks(checks: Sequence[Check], console: Console) -> None:
@@ -143,17 +143,17 @@ def _print_checks(checks: Sequence[Check], console: Console) -> None:
     table = make_table("Checks", headers, left=("check", ""), fold=("worst on",))
     for row in checks:
         table.add_row(
-            escape(row.name),
+            as_cell(row.name),
             f"{row.figure:.3g} {row.unit}".rstrip(),
             f"{'>=' if row.at_least else '<='} {row.limit:.4g}",
-            escape(row.where),
+            as_cell(row.where),
             verdict(passed=row.passed, accepted=row.accepted),
         )
     console.print(table)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm validate", description=__doc__)
+    parser = Parser(prog="adadm validate", description=__doc__)
     paths = Paths()
     parser.add_argument(
         "model",

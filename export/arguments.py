@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from typing import Any
 
-from adadm.export.limits import FACTOR, Limit
+from adadm.export.limits import FACTOR
 from adadm.export.networks import ARCHITECTURES
+from adadm.runtime.arguments import number
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +27,16 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     for name, values in _undetectable().items():
         flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=float, metavar="VALUE", help=f"[{', '.join(values)}]")
+        group.add_argument(
+            flag, type=number(-1e6, 1e6), metavar="VALUE", help=f"[{', '.join(values)}]"
+        )
 
 
 def add_limit(parser: argparse.ArgumentParser) -> None:
     """Add `--limit`: how far the factors of a checkpoint follow the deviation of a trunk."""
     parser.add_argument(
         "--limit",
-        type=_limit,
+        type=number(0, 1e6, "auto", "off", above=True),
         metavar="auto|off|FACTOR",
         help="for a checkpoint: let factors follow the deviation of a trunk only up to FACTOR "
         "times that of training, so that high contrast cannot run away; auto: the file's limits, "
@@ -82,20 +84,6 @@ def _undetectable() -> dict[str, list[str]]:
             shown = "none" if isinstance(value, type) else f"{value:g}"
             published.setdefault(name, []).append(f"{network.architecture} {shown}")
     return published
-
-
-def _limit(text: str) -> Limit:
-    if text == "auto":
-        return "auto"
-    if text == "off":
-        return "off"
-    try:
-        factor = float(text)
-    except ValueError:
-        factor = 0.0
-    if not 0 < factor < math.inf:
-        raise argparse.ArgumentTypeError(f"expected auto, off or a positive number, got {text!r}")
-    return factor
 
 
 def _architecture(text: str) -> str:

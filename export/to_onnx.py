@@ -26,10 +26,11 @@ from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
-from adadm.runtime.arguments import Paths, size
+from adadm.runtime.arguments import Parser, Paths, size
 from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.tables import make_table
+from adadm.runtime.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
     written = export.write(output, arguments.report)
     print_report(export, Console())
     for path in written:
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+        say(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     _warn(export, bar)
 
 
@@ -141,7 +142,7 @@ def _warn(export: Export, progress: Progress) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm export", description=__doc__)
+    parser = Parser(prog="adadm export", description=__doc__)
     paths = Paths()
     parser.add_argument("checkpoint", type=paths.read_file, help="PyTorch or safetensors file")
     parser.add_argument(
@@ -185,7 +186,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "tiles that share the statistics of the modulators; default: internal",
     )
     parser.add_argument(
-        "--report", type=paths.written, metavar="FILE.json", help="write the report"
+        "--report", type=paths.written_file, metavar="FILE.json", help="write the report"
     )
     add_network_options(parser)
     arguments = parser.parse_args(argv)

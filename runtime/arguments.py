@@ -9,56 +9,100 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adadm.runtime.errors import OutputError
-from adadm.runtime.files import cache_folder, is_special
+from adadm.runtime.files import cache_folder, check_readable, check_writable, is_special
 from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
 from adadm.runtime.targets import TARGETS, Target
+from adadm.runtime.terminal import shown
+
+_LONGEST = 500
 
 
-def positive(text: str) -> int:
-    """Parse a positive integer."""
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
-    return int(text)
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2."""
+        said = shown(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
+        self.exit(2, f"{self.prog}: error: {said} (see {self.prog} --help)\n")
 
 
-def above_zero(text: str) -> float:
-    """Parse a finite number above 0."""
-    if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return float(text)
+def integer(least: int, most: int, *words: str) -> Callable[[str], Any]:
+    """Make a parser of an integer within bounds.
+
+    Args:
+        words: texts that are accepted in place of a number.
+    """
+
+    def parse(text: str) -> int | str:
+        if text in words:
+            return text
+        if re.fullmatch(r"[0-9]{1,18}", text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(
+            f"expected {_either(words)}an integer from {least} to {most}, got {_cut(text)}"
+        )
+
+    return parse
 
 
-def decibels(text: str) -> float:
-    """Parse a finite number of dB, 0 or more."""
-    if not 0 <= _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of dB, 0 or more, got {text!r}")
-    return float(text)
+def number(
+    least: float, most: float, *words: str, unit: str = "", above: bool = False
+) -> Callable[[str], Any]:
+    """Make a parser of a number within bounds.
+
+    Args:
+        words: texts that are accepted in place of a number.
+        unit: what is counted, for messages.
+        above: refuse the least itself.
+    """
+
+    def parse(text: str) -> float | str:
+        if text in words:
+            return text
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if least <= value <= most and not (above and value == least):
+            return value
+        counted = f"a number of {unit}" if unit else "a number"
+        bounds = f"above {least:g}, at most" if above else f"from {least:g} to"
+        raise argparse.ArgumentTypeError(
+            f"expected {_either(words)}{counted} {bounds} {most:.12g}, got {_cut(text)}"
+        )
+
+    return parse
 
 
-def seconds(text: str) -> float:
-    """Parse a finite duration in s, 0 or more."""
-    if not 0 <= _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of seconds, 0 or more, got {text!r}")
-    return float(text)
+positive = integer(1, 1_000_000)
+above_zero = number(0, 1_000_000, above=True)
+decibels = number(0, 1000, unit="dB")
+seconds = number(0, 86_400, unit="seconds")
 
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+_MOST_PX = 2**28
 
 
 def size(text: str) -> tuple[int, int, int]:
     """Parse NxHxW: batch, height and width."""
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
     if not match:
-        raise argparse.ArgumentTypeError(f"expected NxHxW, such as 1x270x480, got {text!r}")
-    return int(match[1]), int(match[2]), int(match[3])
+        raise argparse.ArgumentTypeError(f"expected NxHxW, such as 1x270x480, got {_cut(text)}")
+    batch, height, width = map(int, match.groups())
+    if batch * height * width > _MOST_PX:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_PX} px in all, got {text!r}")
+    return batch, height, width
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words)} or " if words else ""
+
+
+def _cut(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}...")
 
 
 def add_target(
@@ -94,7 +138,7 @@ def add_cache(parser: argparse.ArgumentParser, paths: Paths) -> None:
     """Add `--cache`, by default the user's folder."""
     parser.add_argument(
         "--cache",
-        type=paths.written,
+        type=paths.cache,
         default=cache_folder(),
         metavar="DIR",
         help="folder for measured ranges and losses, named by the digest of their inputs; "
@@ -118,24 +162,40 @@ class Paths:
 
     def read(self, text: str) -> Path:
         """Parse the path of a file, or of a folder of images, that is read."""
-        self._reads.append(named_path(text))
+        self._reads.append(readable_path(text))
         return Path(text)
 
     def read_file(self, text: str) -> Path:
         """Parse the path of a file that is read."""
-        if named_path(text).is_dir():
+        path = self.read(text)
+        if path.is_dir():
             raise argparse.ArgumentTypeError(f"expected a file, got the folder {text!r}")
-        return self.read(text)
+        return path
 
     def model(self, text: str) -> str:
         """Parse the name of a model that is read, with the files beside it that belong to it."""
         if not Path(text).name:
             raise argparse.ArgumentTypeError(f"expected a model, got the folder {text!r}")
-        self._reads += companion_files(text)
+        files = companion_files(text)
+        for file in files:
+            check_readable(file)
+        self._reads += files
         return text
 
     def written(self, text: str | Path) -> Path:
         """Parse the path of a file or folder that is written."""
+        self._writes.append(writable_path(text))
+        return Path(text)
+
+    def written_file(self, text: str | Path) -> Path:
+        """Parse the path of a file that is written."""
+        path = self.written(text)
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"expected a file to write, got the folder {text!r}")
+        return path
+
+    def cache(self, text: str) -> Path:
+        """Parse the path of a folder of results; a run goes on if it cannot be written."""
         self._writes.append(named_path(text))
         return Path(text)
 
@@ -149,7 +209,7 @@ class Paths:
             raise argparse.ArgumentTypeError(
                 f"expected a name that ends in {expected}, got {text!r}"
             )
-        return self.written(text)
+        return self.written_file(text)
 
     def check(
         self, reads: Iterable[Path] = (), writes: Iterable[Path] = (), rewrites: Iterable[Path] = ()
@@ -174,6 +234,28 @@ def named_path(text: str | Path) -> Path:
     if not str(text):
         raise argparse.ArgumentTypeError("expected a path, got an empty text")
     return Path(text)
+
+
+def readable_path(text: str) -> Path:
+    """Parse the path of a file or a folder that is read.
+
+    Raises:
+        OSError: as for `check_readable`.
+    """
+    path = named_path(text)
+    check_readable(path)
+    return path
+
+
+def writable_path(text: str | Path) -> Path:
+    """Parse the path of a file or a folder that is written.
+
+    Raises:
+        OSError: as for `check_writable`.
+    """
+    path = named_path(text)
+    check_writable(path)
+    return path
 
 
 def check_outputs(reads: Sequence[Path], writes: Sequence[Path]) -> None:

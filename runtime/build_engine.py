@@ -10,17 +10,18 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from adadm.runtime.arguments import Paths, add_target
+from adadm.runtime.arguments import Parser, Paths, add_target, readable_path
 from adadm.runtime.engines import cuda_runtime, trtexec
 from adadm.runtime.engines.builder import adopt, build, log_path
 from adadm.runtime.engines.manifest import Manifest, manifest_path
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.errors import MissingDependencyError, SessionError
-from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.targets import TARGETS, Target
+from adadm.runtime.terminal import say
 
 _MIB, _GIB = 2**20, 2**30
 
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
     model, sizes = read_onnx(bundled_path(arguments.model)), read_sizes(arguments)
     recipe = make_recipe(model, target, sizes, arguments.compute_capability, arguments.workspace)
     if arguments.print_command:
-        print("\n\n".join(_commands(recipe, arguments)))
+        print("\n\n".join(_commands(recipe, arguments)))  # as they are, to be copied
         return
     bar = Bar(f"building {output.name}")
     if arguments.adopt is not None:
@@ -44,9 +45,9 @@ def main(argv: list[str]) -> None:
             )
     _print(manifest, target, bar)
     if is_new:
-        print(f"wrote {output} ({manifest.engine_bytes / 1e6:.2f} MB) and {manifest_path(output)}")
+        say(f"wrote {output} ({manifest.engine_bytes / 1e6:.2f} MB) and {manifest_path(output)}")
     else:
-        print(f"{output} is up to date")
+        say(f"{output} is up to date")
 
 
 def _commands(recipe: Recipe, arguments: argparse.Namespace) -> list[str]:
@@ -93,7 +94,7 @@ def _memories(target: Target) -> list[tuple[str, float]]:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm build", description=__doc__)
+    parser = Parser(prog="adadm build", description=__doc__)
     paths = Paths()
     add = parser.add_argument
     add(
@@ -104,11 +105,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add_target(parser, {name: target for name, target in TARGETS.items() if target.tensorrt})
     output = paths.written_as(".engine")
-    add("-o", "--output", type=output, required=True, metavar="OUT.engine")
+    add(
+        "-o",
+        "--output",
+        type=output,
+        metavar="OUT.engine",
+        help="default: the model's name with .engine, in this folder",
+    )
     add_sizes(parser)
     add(
         "--timing-cache",
-        type=paths.written,
+        type=paths.written_file,
         metavar="FILE",
         help="reuse and extend the kernel timings of earlier builds",
     )
@@ -128,11 +135,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     how.add_argument(
         "--adopt",
-        type=Path,
+        type=readable_path,
         metavar="PLAN",
         help="take an engine that trtexec built with that line on this machine; write its manifest",
     )
     arguments = parser.parse_args(argv)
+    default = Path(companion_files(arguments.model)[0].with_suffix(".engine").name)
+    arguments.output = arguments.output or paths.written(default)
     plan = arguments.adopt
     in_place = plan is not None and plan.absolute() == arguments.output.absolute()  # it stays
     adopted = [] if plan is None or in_place else [plan]

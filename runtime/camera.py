@@ -32,13 +32,14 @@ from itertools import chain, islice, takewhile
 import numpy as np
 from rich.console import Console
 
-from adadm.runtime.arguments import above_zero, positive
+from adadm.runtime.arguments import Parser, above_zero, positive
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
+from adadm.runtime.terminal import say, shown
 from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.video.film_timing import FilmTiming
 from adadm.runtime.video.frames import (
@@ -111,12 +112,12 @@ def main(argv: list[str]) -> None:
                 accepted = warn if options.accept else None
                 for _ in upscale_frames(session, wanted, write, figures, accepted):
                     line.update(f"{figures}, {figures.times_ms[-1][0]:.1f} ms")
-    print(figures)
+    say(figures)
     if figures.accepted:
-        print(f"accepted though not their frame enlarged: {figures.accepted}")
+        say(f"accepted though not their frame enlarged: {figures.accepted}")
     medians, p99s = np.percentile(figures.times_ms or [(math.nan, math.nan)], (50, 99), axis=0)
     for name, median, p99 in zip(("capture to result", "inference"), medians, p99s, strict=True):
-        print(f"{name}: median {median:.2f} ms, 99th percentile {p99:.2f} ms")
+        say(f"{name}: median {median:.2f} ms, 99th percentile {p99:.2f} ms")
     if source.timing:
         _judge(source.timing, options)
 
@@ -128,13 +129,13 @@ def _judge(timing: FilmTiming, options: argparse.Namespace) -> None:
         ImageError: frames are missing.
     """
     if timing.warning and options.output and not options.rate:
-        print(f"{options.source}: WARNING: {timing.warning}", file=sys.stderr)
+        print(shown(f"{options.source}: WARNING: {timing.warning}"), file=sys.stderr)
     if timing.fault and not options.accept:
         raise ImageError(
             f"{options.source}: {timing.fault}. What there is was written; --accept takes it"
         )
     if timing.fault:
-        print(f"{options.source}: WARNING: {timing.fault}", file=sys.stderr)
+        print(shown(f"{options.source}: WARNING: {timing.fault}"), file=sys.stderr)
 
 
 def upscale_frames(
@@ -231,9 +232,7 @@ def newest(frames: Iterable[Frame], figures: Figures) -> Frames:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("source", help="image folder, camera number, video file, address or pipeline")
     add("--model", required=True, help="engine or exported model that reads 8-bit images")

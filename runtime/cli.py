@@ -6,9 +6,13 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import ModuleType
 from typing import NamedTuple
 
 from adadm.runtime.errors import AdadmError, MissingDependencyError
+from adadm.runtime.files import described
+from adadm.runtime.terminal import shown, standard_streams
 
 
 class Verb(NamedTuple):
@@ -40,44 +44,59 @@ DONE, FAILED, USAGE = 0, 1, 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `adadm` and return the exit code: 0 done, 1 failed, 2 usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return DONE if arguments else USAGE
-    if arguments[0] == "--version":
+    name, *rest = arguments or ["--help"]
+    if name in VERBS:
+        return run(f"adadm {name}", lambda rest: _load(VERBS[name]).main(rest), rest)
+    if name in ("-h", "--help"):
+        failed = run("adadm", lambda _: print(_help()), [])
+        return failed or (DONE if arguments else USAGE)
+    if name == "--version":
         from importlib.metadata import version
 
-        print(f"adadm {version('adadm-deploy')}")
-        return DONE
-    name, *rest = arguments
-    if name not in VERBS:
-        print(f"adadm: expected a verb ({', '.join(VERBS)}), got {name!r}", file=sys.stderr)
-        return USAGE
-    verb = VERBS[name]
-
-    def load_and_run(arguments: list[str]) -> None:
-        try:
-            module = importlib.import_module(verb.module)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").split(".")[0]
-            if missing in ("", "adadm"):  # our mistake, not the installation's
-                raise
-            raise MissingDependencyError(missing, verb.extra) from error
-        module.main(arguments)
-
-    return run(f"adadm {name}", load_and_run, rest)
+        return run("adadm", lambda _: print(f"adadm {version('adadm-deploy')}"), [])
+    with standard_streams():
+        _complain("adadm", f"expected a verb ({', '.join(VERBS)}), got {name!r}")
+    return USAGE
 
 
-def run(program: str, verb: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Run a verb; turn its exception into an exit code and a message on stderr."""
+def _load(verb: Verb) -> ModuleType:
     try:
-        verb(arguments)
-        _flush_output()
-        return DONE
-    except (AdadmError, OSError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(f"{program}: stopped", file=sys.stderr)
+        return importlib.import_module(verb.module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if missing in ("", "adadm"):  # our mistake, not the installation's
+            raise
+        raise MissingDependencyError(missing, verb.extra) from error
+
+
+def run(program: str, verb: Callable[[list[str]], object], arguments: list[str]) -> int:
+    """Run a verb; turn its exception into an exit code and a message on stderr."""
+    with standard_streams():
+        try:
+            try:
+                verb(arguments)
+            except SystemExit:  # of argparse, after the help
+                _flush_output()
+                raise
+            _flush_output()
+            return DONE
+        except AdadmError as error:
+            _complain(program, error)
+        except OSError as error:
+            _complain(program, described(error))
+        except MemoryError:
+            _complain(program, "out of memory")
+        except KeyboardInterrupt:
+            _complain(program, "stopped")
     return FAILED
+
+
+def _complain(program: str, problem: object) -> None:
+    """Print a problem on stderr, after what is on stdout."""
+    with suppress(OSError):
+        _flush_output()
+    with suppress(OSError):
+        print(f"{program}: {shown(problem)}", file=sys.stderr, flush=True)
 
 
 def _flush_output() -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.checks.check import Observation
 from adadm.runtime.checks.device_info import DeviceInfo, device_info
 from adadm.runtime.checks.inference import check_backends
@@ -122,9 +122,9 @@ def _print(checks: list[Observation]) -> None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm doctor", description=__doc__)
+    parser = Parser(prog="adadm doctor", description=__doc__)
     paths = Paths()
-    parser.add_argument("--json", type=paths.written, metavar="OUT", help="write all findings")
+    parser.add_argument("--json", type=paths.written_file, metavar="OUT", help="write all findings")
     arguments = parser.parse_args(argv)
     paths.check(reads=companion_files(_MODEL))
     return arguments

@@ -5,16 +5,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def cache_folder() -> Path:
     """Default folder for results that can be recomputed."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "adadm"
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(folder):  # by the XDG specification, others do not count
+        folder = os.path.expanduser("~/.cache")
+    if folder.startswith("~"):  # there is no home
+        folder = tempfile.gettempdir()
+    return Path(folder) / "adadm"
 
 
 @contextmanager
@@ -69,6 +76,87 @@ def is_special(path: Path) -> bool:
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
+def check_readable(path: Path) -> None:
+    """Refuse what is there but cannot be read as a file or a folder; what is missing passes.
+
+    Raises:
+        OSError: it is a device, a pipe or a socket, whose end may never come; or the system cannot
+            look at it, as at a link to itself.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path at which no file can come to be, before minutes of work.
+
+    Raises:
+        OSError: what is above it is no folder, or not ours to write; or the system cannot look at
+            it, as at a link to itself.
+    """
+    try:
+        above = path if stat.S_ISDIR(os.stat(path).st_mode) else path.parent
+    except FileNotFoundError:
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"{above} is not writable", str(path))
+
+
+def opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; of a pipe, nobody would know the end.
+
+    Raises:
+        OSError: it is none, or cannot be opened. The error names the file.
+    """
+    check_readable(Path(path))  # a socket or a device may refuse to be opened
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+
+
+def not_kept(error: OSError) -> str:
+    """Warning that a cache cannot be written, which is no failure."""
+    return f"WARNING: the cache is not kept, and the next run measures again: {described(error)}"
+
+
+def mistaken(start: bytes) -> str | None:
+    """What stands in place of a binary file, and the remedy; None if it may be what it should.
+
+    Args:
+        start: first bytes of the file.
+    """
+    if not start:
+        return "is empty; copy or download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the file itself; get that with: git lfs pull"
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|\?xml)", start, re.IGNORECASE):
+        return "is a web page, not the file itself; download it again, by the link to the raw file"
+    return None
+
+
+def described(error: OSError) -> str:
+    """What a system error says, after the name of its file."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
+def real_path(path: Path) -> Path:
+    """Absolute path without links; unlike `Path.resolve`, of a link to itself too."""
+    return Path(os.path.realpath(path))
+
+
 def path_inside(folder: Path, name: Any) -> Path:
     """Path of a file in a folder, by a name from elsewhere, such as a shipped manifest.
 
@@ -78,8 +166,8 @@ def path_inside(folder: Path, name: Any) -> Path:
     """
     if type(name) is not str:
         raise TypeError(f"expected a file name, got {name!r}")
-    root = folder.resolve()
-    if root not in (root / name).resolve().parents:
+    root = real_path(folder)
+    if root not in real_path(root / name).parents:
         raise ValueError(f"{name} is not inside {folder}")
     return folder / name
 
@@ -108,7 +196,7 @@ def flush(path: Path) -> None:
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while chunk := file.read(1 << 20):  # hashlib.file_digest needs Python 3.11
             digest.update(chunk)
     return digest.hexdigest()

@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from adadm.runtime.errors import AdadmError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import opened, written_whole
 
 Figure = Annotated[float, "null where it is not finite"]
 """A float that may be infinite. JSON has no infinity: null stands for it."""
@@ -86,11 +86,11 @@ def load(source: Source) -> Any:
         AdadmError: the file cannot be read, or exceeds a bound.
     """
     try:
-        with source.path.open("rb") as file:
+        with opened(source.path) as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
             raise ValueError(f"expected at most {_MOST_BYTES} bytes, got more")
-        return parse_json(content.decode())
+        return parse_json(content.decode("utf-8-sig"))  # some editors write that mark
     except OSError as error:
         raise source.refused(f"cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRema
 from rich.progress import Progress as Display
 from rich.text import Text
 
+from adadm.runtime.terminal import shown
+
 
 class Progress:
     """Receiver of progress reports, from any thread; this one shows nothing.
@@ -70,13 +72,15 @@ class Bar(Progress):
 
     def advance(self, done: int, total: int, note: str = "") -> None:
         count = f"{done}/{total}"
+        note = shown(note)
         self._display.update(self._task, completed=done, total=total, count=count, note=note)
 
     def message(self, text: str, *, warning: bool = False) -> None:
         styled = Text(
-            text, "yellow" if warning else ""
+            shown(text), "yellow" if warning else ""
         )  # the style of this line alone, not of the bar below it
         self._display.console.print(styled, soft_wrap=True)
 
     def _add(self, text: str) -> TaskID:
+        text = shown(text)
         return self._display.add_task(text, total=None, visible=bool(text), count="", note="")

@@ -6,7 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
+
+from adadm.runtime.terminal import shown
 
 
 def make_table(
@@ -31,3 +34,8 @@ def make_table(
         else:
             table.add_column(header, justify="left" if header in left else "right", no_wrap=True)
     return table
+
+
+def as_cell(text: object) -> str:
+    """Text of others, such as a name, for a cell or a line with markup."""
+    return escape(shown(text))

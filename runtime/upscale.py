@@ -10,7 +10,13 @@ import argparse
 import signal
 from pathlib import Path
 
-from adadm.runtime.arguments import above_zero, named_path, positive
+from adadm.runtime.arguments import (
+    Parser,
+    above_zero,
+    integer,
+    number,
+    writable_path,
+)
 from adadm.runtime.backends import BACKENDS
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.images.file_kinds import PHOTO_SUFFIXES
@@ -19,11 +25,11 @@ from adadm.runtime.images.photo_writer import WRITTEN_SUFFIXES
 from adadm.runtime.images.vips import load_vips
 from adadm.runtime.models.bundled import BUNDLED, companion_files
 from adadm.runtime.progress import Bar, Progress
+from adadm.runtime.terminal import say
 from adadm.runtime.upscaling.batch import BatchResult, upscale_files
 from adadm.runtime.upscaling.jobs import Job, Jobs, earlier_results, expand_inputs, find_jobs
 from adadm.runtime.upscaling.reduced_size import ResultSize
-from adadm.runtime.upscaling.shared_std import Passes
-from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY, Tile
+from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 _MOST_SUSPECTS = 3
@@ -114,7 +120,7 @@ def _announce(upscaler: Upscaler, jobs: list[Job], arguments: argparse.Namespace
         (outcome.skipped if is_there else outcome.done).append(job)
         result = "exists" if is_there else f"{to_width}x{to_height}"
         preview = f", compared in {job.preview}" if job.preview and not is_there else ""
-        print(f"{job.source} {width}x{height} -> {job.target} {result}{preview}")
+        say(f"{job.source} {width}x{height} -> {job.target} {result}{preview}")
     return outcome
 
 
@@ -122,11 +128,11 @@ def _summarise(outcome: BatchResult, found: Jobs, arguments: argparse.Namespace)
     done, skipped, failed = (len(part) for part in (outcome.done, outcome.skipped, outcome.failed))
     hint = " (they exist; --overwrite replaces them)" if skipped else ""
     verb = "to do" if arguments.dry_run else "done"
-    print(f"{arguments.output}: {done} {verb}, {skipped} skipped{hint}, {failed} failed")
+    say(f"{arguments.output}: {done} {verb}, {skipped} skipped{hint}, {failed} failed")
     if found.passed_over:
-        print(f"passed over: {found.passed_over_kinds}")
+        say(f"passed over: {found.passed_over_kinds}")
     if found.left_out:
-        print(f"left out: {found.left_out} earlier results, in {arguments.output}")
+        say(f"left out: {found.left_out} earlier results, in {arguments.output}")
     if outcome.failed:
         reasons = "\n".join(
             f"  {reason if str(job.source) in reason else f'{job.source}: {reason}'}"
@@ -152,18 +158,8 @@ def _factor(text: str) -> ResultSize:
     return ResultSize(factor=above_zero(text))
 
 
-def _tile(text: str) -> Tile:
-    if text in ("auto", "off"):
-        return text  # type: ignore[return-value]
-    return positive(text)
-
-
-def _passes(text: str) -> Passes:
-    return "settle" if text == "settle" else positive(text)
-
-
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="adadm upscale", description=__doc__)
+    parser = Parser(prog="adadm upscale", description=__doc__)
     add = parser.add_argument
     add(
         "input",
@@ -175,7 +171,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add(
         "-o",
         "--output",
-        type=named_path,
+        type=writable_path,
         required=True,
         help="a folder that mirrors the input folders, or a file name for a single image",
     )
@@ -220,7 +216,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--tile",
-        type=_tile,
+        type=integer(1, 1_000_000, "auto", "off"),
         default="auto",
         metavar="auto|N|off",
         help="side of a tile in input px, without its overlap; default: auto, the whole image if "
@@ -228,18 +224,21 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--passes",
-        type=_passes,
+        type=integer(1, 1000, "settle"),
         default=2,
         metavar="N|settle",
         help="passes over the tiles: 1 gives each tile its own statistic (seams), 2 is exact to a "
         "fraction of a grey level, settle repeats until nothing changes, at most 12; default: 2",
     )
     add(
-        "--overlap", type=int, metavar="PX", help="overlap of tiles; default: what --accuracy needs"
+        "--overlap",
+        type=integer(0, 100_000),
+        metavar="PX",
+        help="overlap of tiles; default: what --accuracy needs",
     )
     add(
         "--accuracy",
-        type=float,
+        type=number(0, 255, above=True),
         default=DEFAULT_ACCURACY,
         metavar="LEVELS",
         help="largest error of settled tiles against the whole image, in grey levels of 255; "
@@ -252,7 +251,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--quality",
-        type=int,
+        type=integer(1, 100),
         default=95,
         help="quality of JPEG, AVIF and WebP, 1 to 100; default: 95",
     )
@@ -266,7 +265,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="print what would be written, and write nothing")
     add(
         "--compare",
-        type=named_path,
+        type=writable_path,
         metavar="DIR",
         help="write there each source, enlarged by bicubic interpolation, beside its result (PNG)",
     )
@@ -278,27 +277,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     add(
         "--memory",
-        type=float,
+        type=above_zero,
         metavar="GIB",
         help="total memory limit of the process, on a CPU; default: all that is free",
     )
-    add("--threads", type=int, default=0, help="CPU threads; default: 0, the backend's choice")
+    add(
+        "--threads",
+        type=integer(0, 1024),
+        default=0,
+        help="CPU threads; default: 0, the backend's choice",
+    )
     add(
         "--max-megapixels",
-        type=float,
+        type=above_zero,
         default=500.0,
         help="refuse larger images, which may be decompression bombs; default: 500",
     )
     arguments = parser.parse_args(argv)
-    if not 1 <= arguments.quality <= 100:
-        parser.error(f"--quality: expected 1 to 100, got {arguments.quality}")
-    if not arguments.max_megapixels > 0:
-        parser.error(f"--max-megapixels: expected a number above 0, got {arguments.max_megapixels}")
     if arguments.model and arguments.upscale:
         parser.error("--upscale chooses a bundled model: leave out --upscale or --model")
     if arguments.memory is not None and arguments.tile == "off":
         parser.error("--memory chooses tiles: leave out --memory or --tile off")
-    if arguments.threads < 0:
-        parser.error(f"--threads: expected 0 or more, got {arguments.threads}")
     arguments.format = arguments.format and f".{arguments.format}"
     return arguments

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths, above_zero
+from adadm.runtime.arguments import Parser, Paths, above_zero
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.bundles.verification import Verification, verify
@@ -27,6 +27,7 @@ from adadm.runtime.errors import EngineError, ParityError
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar
+from adadm.runtime.terminal import say, shown
 
 
 def main(argv: list[str]) -> None:
@@ -81,7 +82,7 @@ def _record(bundle: Bundle) -> None:
             engine = bundle.path(bundle.engines[variant])
             adopt(_recipe(bundle, variant), plan, engine)
             plan.unlink()
-            print(f"wrote {engine}")
+            say(f"wrote {engine}")
 
 
 def _recipe(bundle: Bundle, variant: str) -> Recipe:
@@ -100,13 +101,14 @@ def _print(found: Verification) -> None:
             found_db, largest, border = _cells(comparison)
             asked_db = f"{reference.psnr_db[name]:.1f}"
             cells = (reference.name, reference.variant, name, found_db, asked_db, largest, border)
-            table.add_row(*map(Text, cells), style="red" if outcome.failures else None)
-    Console(highlight=False).print(table)
+            table.add_row(*map(Text, map(shown, cells)), style="red" if outcome.failures else None)
+    if table.rows:
+        Console(highlight=False).print(table)
     if (latency := report.latency) is not None:
-        print(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
+        say(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
         if latency.kernels_ms is not None:
-            print(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
-    print(f"{'passed' if report.passed else 'FAILED'} on {report.backend}: {report.reason}")
+            say(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
+    say(f"{'passed' if report.passed else 'FAILED'} on {report.backend}: {report.reason}")
 
 
 def _cells(comparison: Comparison | None) -> tuple[str, str, str]:
@@ -139,11 +141,11 @@ def _why(found: Verification) -> str:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="verify.py", description=__doc__)
+    parser = Parser(prog="verify.py", description=__doc__)
     paths = Paths()
     add = parser.add_argument
     add("bundle", type=paths.read, help="folder made by 'adadm bundle'")
-    add("--json", type=paths.written, metavar="OUT", help="write all findings")
+    add("--json", type=paths.written_file, metavar="OUT", help="write all findings")
     add(
         "--backend",
         choices=("auto", "engine", "cpu"),

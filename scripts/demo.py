@@ -18,6 +18,7 @@ from rich.progress import track
 
 from adadm.export import to_onnx
 from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.arguments import Parser
 from adadm.runtime.cli import run
 from adadm.runtime.images.arrays import (
     ImageArray,
@@ -28,6 +29,7 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.tables import make_table
+from adadm.runtime.terminal import say
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "export" / "checkpoints"
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> None:
     spaced = [np.pad(np.asarray(strip), gap, constant_values=255) for strip in strips]
     write_image(picture, np.concatenate(spaced)[:-GAP_PX])
     Console().print(table)
-    print(f"wrote {picture}: look at it")
+    say(f"wrote {picture}: look at it")
 
 
 def _strip(panels: dict[str, ImageArray], middle: tuple[float, float]) -> Image.Image:
@@ -102,7 +104,7 @@ def _strip(panels: dict[str, ImageArray], middle: tuple[float, float]) -> Image.
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo.py", description=__doc__)
+    parser = Parser(prog="demo.py", description=__doc__)
     parser.add_argument("--upscale", type=int, choices=(2, 4), default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"))
     return parser.parse_args(argv)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
 
+from adadm.runtime.arguments import Parser
 from adadm.runtime.cli import VERBS, run
 from adadm.runtime.files import written_whole
 from adadm.runtime.targets import TARGETS
@@ -40,7 +41,7 @@ class _Parsed(Exception):
 
 def main(argv: list[str]) -> None:
     """Rewrite pages that differ, and print their paths."""
-    argparse.ArgumentParser(prog="document_options.py", description=__doc__).parse_args(argv)
+    Parser(prog="document_options.py", description=__doc__).parse_args(argv)
     for path in sorted(GUIDE.glob("*.md")):
         page = path.read_text(encoding="utf-8")
         written = documented(page)

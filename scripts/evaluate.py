@@ -26,7 +26,7 @@ from adadm.deployment.certification.running import add_backend, evaluated, run_g
 from adadm.export.arguments import add_limit, add_weights
 from adadm.export.limits import Limit
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.backends import open_session
 from adadm.runtime.cli import run
 from adadm.runtime.errors import AdadmError, ImageError
@@ -175,7 +175,7 @@ def ssim_y(found: ImageArray, expected: ImageArray, shave: int) -> float:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="evaluate.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -198,7 +198,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_true",
         help="average the results for the eight flips and rotations of each image",
     )
-    parser.add_argument("--json", type=paths.written, metavar="FILE", help="write the scores")
+    parser.add_argument("--json", type=paths.written_file, metavar="FILE", help="write the scores")
     arguments = parser.parse_args(argv)
     paths.check()
     return arguments

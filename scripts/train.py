@@ -32,7 +32,7 @@ from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.proof.accuracy import drawn_margins
 from adadm.export.proof.drawn_pictures import draw_at_random
 from adadm.export.proof.pytorch import enlarge_image
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths, above_zero, integer, number, positive, seconds
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.images.arrays import (
@@ -42,6 +42,7 @@ from adadm.runtime.images.arrays import (
     read_image,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y
+from adadm.runtime.terminal import say
 from training.crops import Crops, Pair, make_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
     _train(training, step, arguments, validation)
     save_checkpoint(arguments.output, network, {"training": {**settings, "images": crops.pictures}})
     resume.unlink(missing_ok=True)
-    print(f"wrote {arguments.output}")
+    say(f"wrote {arguments.output}")
 
 
 def _train(
@@ -210,16 +211,18 @@ def _psnr_db(images: list[ImageArray], pairs: list[Pair]) -> float:
 
 
 def _hyperparameter(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, int(value) if value.isdecimal() else float(value)
-    except ValueError:
-        message = f"expected NAME=NUMBER, such as blocks=8, got {text!r}"
-        raise argparse.ArgumentTypeError(message) from None
+    name, is_given, value = text.partition("=")
+    if not is_given:
+        raise argparse.ArgumentTypeError(f"expected NAME=NUMBER, such as blocks=8, got {text!r}")
+    found = number(-1e6, 1e6)(value)
+    return name, int(found) if value.isdecimal() else found
+
+
+_fraction = number(0, 1)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     paths = Paths()
@@ -228,7 +231,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--validation", type=paths.read, nargs="+", required=True)
     parser.add_argument(
-        "-o", "--output", type=paths.written, required=True, help="a .safetensors file"
+        "-o", "--output", type=paths.written_file, required=True, help="a .safetensors file"
     )
     parser.add_argument(
         "--arch",
@@ -250,32 +253,39 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--start-from", type=paths.read, help="checkpoint whose fitting tensors are used"
     )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, default=10_000)
+    length.add_argument("--steps", type=positive, default=10_000)
     length.add_argument(
-        "--seconds", type=float, help="duration of the training, s, in place of --steps"
+        "--seconds", type=above_zero, help="duration of the training, s, in place of --steps"
     )
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--patch", type=int, default=48, help="crop size at low resolution, px")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--warmup", type=int, default=200, help="steps")
-    parser.add_argument("--clip", type=float, default=10.0, help="largest gradient norm")
+    parser.add_argument("--batch", type=integer(1, 65_536), default=16)
     parser.add_argument(
-        "--half", type=float, default=0.0, help="share of the run whose trunk runs in bfloat16"
+        "--patch", type=integer(1, 4096), default=48, help="crop size at low resolution, px"
+    )
+    parser.add_argument("--learning-rate", type=number(0, 1, above=True), default=1e-3)
+    parser.add_argument("--warmup", type=integer(0, 1_000_000), default=200, help="steps")
+    parser.add_argument("--clip", type=above_zero, default=10.0, help="largest gradient norm")
+    parser.add_argument(
+        "--half", type=_fraction, default=0.0, help="share of the run whose trunk runs in bfloat16"
     )
     parser.add_argument(
-        "--drawn", type=float, default=0.0, help="share of drawn pictures among the crops"
+        "--drawn", type=_fraction, default=0.0, help="share of drawn pictures among the crops"
     )
-    parser.add_argument("--drawn-pictures", type=int, default=1500, help="number of drawn pictures")
+    parser.add_argument(
+        "--drawn-pictures",
+        type=integer(0, 1_000_000),
+        default=1500,
+        help="number of drawn pictures",
+    )
     parser.add_argument(
         "--freeze-norm",
-        type=float,
+        type=_fraction,
         default=0.0,
         help="share of the run, at its end, with batch normalization as in deployment",
     )
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
-    parser.add_argument("--validate-every", type=int, default=500, help="steps")
-    parser.add_argument("--save-every-s", type=float, default=120)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--validate-every", type=positive, default=500, help="steps")
+    parser.add_argument("--save-every-s", type=seconds, default=120)
+    parser.add_argument("--seed", type=integer(0, 2**32 - 1), default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
     arguments.hyperparameters = dict(arguments.hyperparameters)

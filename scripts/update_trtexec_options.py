@@ -11,14 +11,13 @@ from the command line to be refused.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.cli import run
 from adadm.runtime.errors import EngineError
 from adadm.runtime.files import written_whole
@@ -48,7 +47,7 @@ _REFUSED = re.compile(
 
 def main(argv: list[str]) -> None:
     """Read each version of the source and write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     paths = Paths()
     parser.add_argument(
         "checkout",

@@ -22,6 +22,7 @@ from adadm.export.graph.rewriting import new_initializer
 from adadm.export.passes import ExposeFactors
 from adadm.export.proof.drawn_pictures import plain_pictures
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import not_kept
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB
 from adadm.runtime.json_format import Figure, read, write
@@ -115,7 +116,11 @@ def collect(
                 )
             state.add(outputs, is_drawn=is_drawn)
             if file is not None:
-                write(file, state)
+                try:
+                    write(file, state)
+                except OSError as error:
+                    progress.message(not_kept(error), warning=True)
+                    file = None
             progress.advance(state.done, total)
     return state.result(len(images))
 

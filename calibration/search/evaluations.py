@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from adadm.calibration.quality.gates import Run, shown_levels
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import not_kept, written_whole
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import luma, psnr_y
 from adadm.runtime.json_format import Figure, as_json, read
@@ -151,17 +152,15 @@ class Evaluations:
         measure: returns the loss with exactly these convolutions in INT8.
         store: JSON file, written whole after each measurement, so that an interrupted search
             resumes. Its name must depend on everything that losses depend on: the model, the
-            photographs, the ranges. An unreadable store is replaced, with a warning.
-
-    Raises:
-        OSError: the store cannot be written.
+            photographs, the ranges. An unreadable store is replaced, and one that cannot be
+            written is given up, with a warning.
     """
 
     def __init__(
         self, measure: Callable[[frozenset[str]], Loss], store: Path | None = None
     ) -> None:
         self._measure, self._store = measure, store
-        self._known = _load(store) if store and store.exists() else {}
+        self._known = _load(store) if store and os.path.exists(store) else {}
 
     def __call__(self, int8: Iterable[str]) -> Loss:
         """The loss with exactly these convolutions in INT8."""
@@ -179,8 +178,12 @@ class Evaluations:
             for assignment, loss in self._known.items()
         ]
         lines = ",\n".join(json.dumps(as_json(row)) for row in rows)
-        with written_whole(self._store) as partial:
-            partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        try:
+            with written_whole(self._store) as partial:
+                partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        except OSError as error:
+            _logger.warning("%s", not_kept(error))
+            self._store = None
 
 
 def _load(store: Path) -> dict[frozenset[str], Loss]:

@@ -23,7 +23,7 @@ from adadm.runtime.engines.builder import ledger_beside
 from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_recipe
 from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
 from adadm.runtime.errors import EngineError, MissingDependencyError
-from adadm.runtime.files import flush, naming, sha256_of
+from adadm.runtime.files import flush, naming, real_path, sha256_of
 from adadm.runtime.models.bundled import VARIANTS, Variant, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
@@ -132,7 +132,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, which is renamed to it when complete."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise EngineError(f"{folder} exists and is not an empty folder; give another name")
-    folder = folder.resolve()
+    folder = real_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

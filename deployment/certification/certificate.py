@@ -24,6 +24,7 @@ from adadm.deployment.certification.speed import Speed
 from adadm.runtime.bundles.case_results import CaseRow, Latency
 from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.files import real_path
 from adadm.runtime.json_format import Source, as_json, convert, load, rounded
 
 
@@ -217,4 +218,4 @@ def digest_of(certificate: Certificate | Mapping[str, object]) -> str:
 
 def relative(path: Path, certificate: Path) -> str:
     """Path of a file relative to the certificate, as the certificate names it."""
-    return Path(os.path.relpath(path.resolve(), certificate.resolve().parent)).as_posix()
+    return Path(os.path.relpath(real_path(path), real_path(certificate).parent)).as_posix()

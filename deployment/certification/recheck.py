@@ -27,7 +27,7 @@ from adadm.deployment.certification.criteria import KEYS, Check
 from adadm.deployment.certification.device_result import certify_on_device
 from adadm.deployment.certification.observations import PhotographResult
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import sha256_of
+from adadm.runtime.files import real_path, sha256_of
 from adadm.runtime.images.arrays import find_images
 from adadm.runtime.progress import SILENT, Progress
 
@@ -231,4 +231,4 @@ def _device_problems(certificate: DeviceCertificate, path: Path, places: Places)
 
 
 def _resolved(certificate: Path, name: str) -> Path:
-    return (certificate.resolve().parent / name).resolve()
+    return real_path(real_path(certificate).parent / name)

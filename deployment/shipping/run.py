@@ -24,7 +24,7 @@ from adadm.deployment.certification.criteria import acceptable_checks
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.shipping.options import ShipOptions, ShipResult
 from adadm.deployment.shipping.steps import Steps
-from adadm.export.checkpoint import load_checkpoint
+from adadm.export.checkpoint import Checkpoint, load_checkpoint
 from adadm.export.options import Options
 from adadm.export.pipeline import export_onnx
 from adadm.runtime.engines.builder import build, check_builds_here
@@ -45,14 +45,14 @@ class ShipRun:
     """One run for a checkpoint, made by `of`.
 
     Attributes:
-        checkpoint_sha256: digest of the checkpoint.
+        checkpoint: the network that is shipped, read once.
         calibration, certification: photographs for each; the same if there are fewer than three.
         steps: record of the steps done.
         progress: receives phases and messages.
     """
 
     options: ShipOptions
-    checkpoint_sha256: str
+    checkpoint: Checkpoint
     calibration: CalibrationImages
     certification: CalibrationImages
     steps: Steps
@@ -69,7 +69,8 @@ class ShipRun:
             CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot
                 be used, or a name to accept is unknown.
         """
-        network = load_checkpoint(options.checkpoint, **options.undetectable).network
+        checkpoint = load_checkpoint(options.checkpoint, **options.undetectable)
+        network = checkpoint.network
 
         chosen = CalibrationImages.of(
             options.images,
@@ -87,10 +88,14 @@ class ShipRun:
             progress.message(chosen.too_few, warning=True)
         return cls(
             options,
-            sha256_of(options.checkpoint),
+            checkpoint,
             calibration,
             certification,
-            Steps(options.folder / "steps.json", [options.checkpoint, *chosen.files.values()]),
+            Steps(
+                options.folder / "steps.json",
+                [options.checkpoint, *chosen.files.values()],
+                progress=progress,
+            ),
             progress,
         )
 
@@ -126,8 +131,7 @@ class ShipRun:
 
         def make() -> None:
             self.progress.phase("export")
-            checkpoint = load_checkpoint(self.options.checkpoint, **self.options.undetectable)
-            export = export_onnx(checkpoint, Options(stats=stats), progress=self.progress)
+            export = export_onnx(self.checkpoint, Options(stats=stats), progress=self.progress)
             for warning in export.warnings:
                 self.progress.message(warning, warning=True)
             export.write(output)
@@ -201,7 +205,7 @@ class ShipRun:
             output,
             digests[model.name],
             companions=companions,
-            reference=self.checkpoint_sha256,
+            reference=self.checkpoint.sha256,
             images=images_sha256,
             given=limits,
             accepted=accept,
@@ -229,8 +233,10 @@ class ShipRun:
     def _engine(self, recipe: Recipe) -> str:
         engine = self._file("engines", f"{recipe.precision}.{recipe.target.name}.engine")
         engine.parent.mkdir(parents=True, exist_ok=True)
+        self.progress.message(f"engine {engine.name}: begun")
         self.progress.phase(f"engine {engine.name}")
-        build(recipe, engine, progress=self.progress)  # does nothing if it is up to date
+        _, is_new = build(recipe, engine, progress=self.progress)
+        self.progress.message(f"engine {engine.name}: {'done' if is_new else 'up to date'}")
         return str(engine.relative_to(self.options.folder))
 
     def _bundle(self, model: Path, target: Target, precision: Precision) -> str:
@@ -255,7 +261,7 @@ class ShipRun:
     def _from(self, **more: Any) -> dict[str, Any]:
         return {
             "version": importlib.metadata.version("adadm-deploy"),
-            "checkpoint": self.checkpoint_sha256,
+            "checkpoint": self.checkpoint.sha256,
             "hidden": dict(self.options.undetectable),
             **more,
         }

@@ -7,6 +7,7 @@ folder, only its digests count, and only files made by a step are removed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from adadm.runtime.errors import AdadmError
-from adadm.runtime.files import path_inside, sha256_of
+from adadm.runtime.files import path_inside, real_path, sha256_of
 from adadm.runtime.json_format import as_json, read, write
+from adadm.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,18 @@ class Steps:
         record: JSON file in the folder; if it is invalid, or names a file elsewhere, it is replaced
             by an empty one.
         kept: files that are never removed, whatever the record says.
+        progress: receives a line when a step begins, and when it is done or up to date.
 
     Attributes:
         done, unchanged: number of steps that this object did, and did not need to do.
     """
 
-    def __init__(self, record: Path, kept: Iterable[Path] = ()) -> None:
+    def __init__(
+        self, record: Path, kept: Iterable[Path] = (), *, progress: Progress = SILENT
+    ) -> None:
+        self._progress = progress
         self._record, self.done, self.unchanged = record, 0, 0
-        self._kept = {path.resolve() for path in kept}
+        self._kept = {real_path(path) for path in kept}
         self._known: dict[str, Step] = {}
         with suppress(AdadmError):  # missing or invalid: every step is done
             steps = read(_Record, record, error=AdadmError).steps
@@ -84,9 +90,13 @@ class Steps:
         if step is not None:
             if step.made_from == made_from and step.outputs == self._digests(outputs):
                 self.unchanged += 1
+                self._progress.message(f"{name}: up to date")
                 return
             self._remove(step.outputs, outputs)
+        self._progress.message(f"{name}: begun")
+        started = time.monotonic()
         make()
+        self._progress.message(f"{name}: done in {time.monotonic() - started:.0f} s")
         self.done += 1
         self._known[name] = Step(made_from, self._digests(outputs))
         write(self._record, _Record(self._known))
@@ -118,7 +128,7 @@ class Steps:
                 path = path_inside(self._record.parent, name)
             except ValueError:
                 continue
-            if not path.is_file() or path.resolve() in self._kept:
+            if not path.is_file() or real_path(path) in self._kept:
                 continue
             of_the_step = any(output == path or output in path.parents for output in outputs)
             if of_the_step or sha256_of(path) == digest:

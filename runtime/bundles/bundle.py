@@ -19,7 +19,7 @@ import numpy as np
 from adadm.runtime.engines.manifest import manifest_path, read_manifest
 from adadm.runtime.engines.tensorrt_api import Profile, Profiles, Shape
 from adadm.runtime.errors import EngineError
-from adadm.runtime.files import path_inside, sha256_of
+from adadm.runtime.files import path_inside, real_path, sha256_of
 from adadm.runtime.json_format import Source, key, read
 from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import TARGETS, Target
@@ -227,8 +227,8 @@ class Bundle(BundleManifest):
             return f"files: expected a digest of {', '.join(missing)}, got none"
         engines = list(self.engines.values())
         products = [f"{engine}{suffix}" for engine in engines for suffix in ("", ".json", ".plan")]
-        written = [self.path(name).resolve() for name in products]
-        read = {self.path(name).resolve() for name in (MANIFEST, *self.files)}
+        written = [real_path(self.path(name)) for name in products]
+        read = {real_path(self.path(name)) for name in (MANIFEST, *self.files)}
         if len(set(written)) < len(written) or not read.isdisjoint(written):
             return f"engines: expected names of their own, got {', '.join(engines)}"
         return None

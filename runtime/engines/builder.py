@@ -14,7 +14,7 @@ from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load_tensorrt
 from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import described, opened, written_whole
 from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
@@ -64,7 +64,7 @@ def build(
             return found, False
         cache = None
         if timing_cache is not None:
-            cache = timing_cache.read_bytes() if timing_cache.is_file() else b""
+            cache = _timings(timing_cache, progress)
         log: list[Message] = []
         try:
             built = build_engine(
@@ -83,15 +83,30 @@ def build(
             several = recipe.flavour == "rtx" and len(machine[1]) > 1
             remedy = "; name the GPUs that matter: --compute-capability" if several else ""
             raise EngineError(
-                f"{recipe.model.path}: {error}\nsee the log {log_path(engine)}{remedy}"
+                f"{recipe.model.path}: {error}\n  see the log {log_path(engine)}{remedy}"
             ) from error
         manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
         write_engine(engine, built.plan, manifest)
         if timing_cache is not None and built.timing_cache is not None:
-            with written_whole(timing_cache) as partial:
-                partial.write_bytes(built.timing_cache)
+            try:
+                with written_whole(timing_cache) as partial:
+                    partial.write_bytes(built.timing_cache)
+            except OSError as error:  # the engine is built
+                progress.message(f"the timing cache is not kept: {described(error)}", warning=True)
         log_path(engine).unlink(missing_ok=True)  # of an earlier failure
     return manifest, True
+
+
+def _timings(cache: Path, progress: Progress) -> bytes:
+    """Content of a timing cache; empty if there is none that can be read."""
+    try:
+        with opened(cache) as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        progress.message(f"the timing cache is not read: {described(error)}", warning=True)
+        return b""
 
 
 def log_path(engine: Path) -> Path:
@@ -109,7 +124,8 @@ def adopt(recipe: Recipe, plan: Path, engine: Path) -> Manifest:
     """
     machine = check_builds_here(recipe)
     try:
-        content = plan.read_bytes()
+        with opened(plan) as file:
+            content = file.read()
     except OSError as error:
         raise EngineError(f"{plan}: cannot be read ({error.strerror})") from error
     if not content:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile
 from adadm.runtime.errors import EngineError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import mistaken, opened, written_whole
 from adadm.runtime.json_format import as_json, read
 from adadm.runtime.progress import SILENT, Progress
 
@@ -170,13 +170,16 @@ def read_engine(engine: Path, *, trust: bool = False) -> tuple[bytes, Manifest |
             different builds.
     """
     try:
-        plan = engine.read_bytes()
+        with opened(engine) as file:
+            plan = file.read()
     except OSError as error:
         raise EngineError(
             f"{engine} cannot be read: {error.strerror}; build it with `adadm build`"
         ) from error
     if not plan:
         raise EngineError(f"{engine} is empty; {_AGAIN}")
+    if (problem := mistaken(plan[:1000])) is not None:
+        raise EngineError(f"{engine} {problem}; or {_AGAIN}")
     if trust and not manifest_path(engine).exists():
         return plan, None
     manifest = read_manifest(engine)

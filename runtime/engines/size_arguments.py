@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from adadm.runtime.arguments import positive, size
+from adadm.runtime.arguments import integer, size
 from adadm.runtime.engines.recipe import Bounds, default_bounds
 from adadm.runtime.errors import EngineError
 
@@ -23,10 +23,14 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--workspace",
-        type=lambda text: positive(text) * _MIB,
+        type=_mebibytes,
         metavar="MIB",
         help="limit of the builder's scratch memory, MiB",
     )
+
+
+def _mebibytes(text: str) -> int:
+    return int(integer(1, 2**20)(text)) * _MIB
 
 
 def read_sizes(arguments: argparse.Namespace) -> list[Bounds]:

@@ -75,7 +75,7 @@ def choose_profile(profiles: Profiles, shapes: Mapping[str, Shape]) -> int:
                 f"{_listed({n: p.maximum for n, p in profile.items()})}"
                 for index, profile in enumerate(profiles)
             )
-            + "\nBuild an engine for it (adadm build --min --opt --max), or run the image in "
+            + "\n  Build an engine for it (adadm build --min --opt --max), or run the image in "
             "tiles: adadm upscale --tile"
         )
     return min(

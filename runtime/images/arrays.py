@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.files import written_whole
+from adadm.runtime.files import opened, written_whole
 
 ImageArray = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8 | np.uint16]
@@ -36,8 +36,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
         ImageError: the file is missing, not an image, or damaged.
     """
     try:
-        with Image.open(path) as opened:
-            return np.asarray(opened.convert("RGB"), dtype=np.uint8)
+        with opened(path) as file, Image.open(file) as image:
+            return np.asarray(image.convert("RGB"), dtype=np.uint8)
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from adadm.runtime.errors import SessionError
+from adadm.runtime.files import check_readable
 
 Variant = Literal["whole", "tile", "moments"]
 """Variant of a network: for whole images, for tiles, or for the moments of tiles."""
@@ -25,7 +26,7 @@ _ENGINES = (".engine", ".plan")
 
 def is_engine(model: str | os.PathLike[str]) -> bool:
     """True if the name of a file is that of a TensorRT engine."""
-    return Path(model).suffix in _ENGINES
+    return Path(model).suffix.lower() in _ENGINES
 
 
 def variant_path(model: Path, variant: Variant) -> Path:
@@ -60,11 +61,13 @@ def bundled_path(model: str | os.PathLike[str]) -> Path:
 
     Raises:
         SessionError: there is no such file.
+        OSError: as for `check_readable`.
     """
     name = os.fspath(model)
     if name in BUNDLED:
         return _FOLDER / BUNDLED[name]
     path = Path(name)
+    check_readable(path)
     if not path.is_file():
         raise SessionError(
             f"{path}: no such model; expected {', '.join(BUNDLED)}, or the path of an exported "

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from adadm.runtime.errors import EngineError
+from adadm.runtime.files import mistaken, opened
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.models.wire_format import Message
@@ -28,6 +29,7 @@ from adadm.runtime.models.wire_format import Message
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DOMAIN = "adadm"  # domain of the operators that export writes, each with its body
 _COMPILED = "EPContext"  # operator that holds a vendor's engine, or the name of its file
+_START_BYTES = 1000
 _LARGEST_OPSET = 1000  # ONNX is at 26; OpenVINO loops up to the number in the file
 
 # TensorProto.DataType from 0, by numpy's names where they exist.
@@ -117,12 +119,16 @@ def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = 
 
 def _content(path: str | os.PathLike[str]) -> bytes:
     try:
-        return Path(path).read_bytes()
+        with opened(path) as file:
+            content = file.read()
     except OSError as error:
         raise EngineError(
             f"{path} cannot be read: {error.strerror}; expected an ONNX model, such as from "
             "`adadm export`"
         ) from error
+    if (problem := mistaken(content[:_START_BYTES])) is not None:
+        raise EngineError(f"{path} {problem}")
+    return content
 
 
 @contextmanager
@@ -130,7 +136,7 @@ def _refusing(name: object) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if str(name).endswith((".pt", ".pth", ".safetensors")):
+        if str(name).lower().endswith((".pt", ".pth", ".ckpt", ".safetensors")):
             raise EngineError(
                 f"{name} is a checkpoint, not an ONNX model; export it: adadm export {name}"
             ) from error
@@ -143,8 +149,7 @@ def _read(path: Path, content: bytes) -> OnnxFile:
     model = Message(memoryview(content))
     _check(str(path), model, needs_bodies=True)
     graph = model.message(7)
-    if graph is None:
-        raise ValueError("it has no graph")
+    assert graph is not None  # checked above
     opsets = [version for domain, version in _imports(model, 8) if domain in _DEFAULT_DOMAINS]
     if len(opsets) != 1:
         raise ValueError(f"expected one opset of the default domain, got {opsets}")
@@ -173,6 +178,8 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
     """Check as `checked_onnx` does, and require the bodies of called operators of ours."""
     if model.integer(1) < 1:
         raise ValueError("it has no ir_version")
+    if not model.has(7):
+        raise ValueError("it has no graph")
     called, defined = set(), set()
     for kind, message in _walk(model):
         if kind in _IMPORTING:

@@ -12,7 +12,7 @@ from adadm.runtime.errors import SessionError, require
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
-from adadm.runtime.sessions.session import FloatArray, Session
+from adadm.runtime.sessions.session import FloatArray, Session, reason_of
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -61,7 +61,8 @@ class OnnxRuntimeSession(Session):
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3
+        # Errors are raised too; of CUDA and TensorRT the log says more.
+        options.log_severity_level = 4 if wanted == ["CPUExecutionProvider"] else 3
         # It would keep a memory plan with its own block for each size: a quarter more memory, and
         # no faster (docs/decisions.md).
         options.enable_mem_pattern = False
@@ -83,7 +84,7 @@ class OnnxRuntimeSession(Session):
             )
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
-            raise SessionError(f"ONNX Runtime cannot load {name}: {error}") from error
+            raise SessionError(f"ONNX Runtime cannot load {name}: {reason_of(error)}") from error
         if (used := self._session.get_providers()[0]) != wanted[0]:
             raise SessionError(f"expected ONNX Runtime to use {wanted[0]}, got {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
@@ -95,7 +96,7 @@ class OnnxRuntimeSession(Session):
         try:
             results = self._session.run(names, dict(feed))
         except Exception as error:  # as above
-            raise SessionError(f"ONNX Runtime failed: {error}") from error
+            raise SessionError(f"ONNX Runtime failed: {reason_of(error)}") from error
         return dict(zip(names, results, strict=True))
 
     def _release(self) -> None:

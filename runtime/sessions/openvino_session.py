@@ -13,7 +13,7 @@ from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
-from adadm.runtime.sessions.session import FloatArray, Session
+from adadm.runtime.sessions.session import FloatArray, Session, reason_of
 
 
 class OpenVINOSession(Session):
@@ -53,7 +53,7 @@ class OpenVINOSession(Session):
             self.outputs = [_spec(port) for port in self._compiled.outputs]
         except RuntimeError as error:
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
-            raise SessionError(f"OpenVINO cannot load {name}: {error}") from error
+            raise SessionError(f"OpenVINO cannot load {name}: {reason_of(error)}") from error
         # The frontend stores the metadata of the ONNX file with its own.
         kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
         self.metadata = ModelMetadata.from_props({key: str(value) for key, value in kept.items()})
@@ -63,7 +63,7 @@ class OpenVINOSession(Session):
         try:
             results = self._request.infer(arrays, share_inputs=True)
         except RuntimeError as error:
-            raise SessionError(f"OpenVINO failed: {error}") from error
+            raise SessionError(f"OpenVINO failed: {reason_of(error)}") from error
         return {spec.name: results[index] for index, spec in enumerate(self.outputs)}
 
     def _release(self) -> None:

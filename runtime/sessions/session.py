@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from adadm.runtime.models.tensor_spec import TensorSpec
 FloatArray = npt.NDArray[Any]
 
 _UNBOUNDED = sys.maxsize
+_LONGEST_REASON = 300
+_OF_ONNXRUNTIME = r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\)\s(?=[A-Z\[])"
+_OF_OPENVINO = ("Exception from ", "Check '", "FrontEnd API failed with ")
 _Length = TypeVar("_Length")
 _Self = TypeVar("_Self", bound="Session")  # typing.Self needs Python 3.11
 
@@ -154,6 +158,16 @@ class Session(ABC):
                     raise SessionError(
                         f"{name}: expected at least {least} px in all, got {height}x{width}"
                     )
+
+
+def reason_of(error: Exception) -> str:
+    """What a backend says of an error, in one line, without places in its source code."""
+    said = re.sub(_OF_ONNXRUNTIME, "", str(error))
+    lines = [line.strip() for line in said.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_OF_OPENVINO)]
+    first = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    line = " ".join(lines[: first + 1]) or type(error).__name__
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."
 
 
 def _bounds(length: int | str | None) -> tuple[int, int]:

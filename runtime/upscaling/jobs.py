@@ -12,6 +12,7 @@ from pathlib import Path
 
 from adadm.runtime.arguments import find_clash
 from adadm.runtime.errors import ImageError, OutputError
+from adadm.runtime.files import check_readable, opened, real_path
 from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.file_kinds import PHOTO_SUFFIXES, PROBED_SUFFIXES
 from adadm.runtime.images.photo_reader import open_photo, read_size
@@ -63,6 +64,7 @@ def expand_inputs(texts: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
     Raises:
         ImageError: a list cannot be read or is empty, or a pattern matches nothing.
+        OSError: as for `check_readable`.
     """
     paths: list[Path] = []
     lists: list[Path] = []
@@ -77,7 +79,8 @@ def expand_inputs(texts: Sequence[str]) -> tuple[list[Path], list[Path]]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        content = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        with opened(path) as file:
+            content = file.read().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ImageError(f"{path}: the list of inputs cannot be read ({error.strerror})") from error
     lines = [line for line in content.splitlines() if line.strip()]
@@ -88,6 +91,7 @@ def _lines(path: Path) -> list[str]:
 
 def _matches(text: str) -> list[Path]:
     if os.path.lexists(text) or not glob.has_magic(text):
+        check_readable(Path(text))
         return [Path(text)]
     matches = sorted(glob.glob(text, recursive=True))
     if not matches:
@@ -122,7 +126,7 @@ def find_jobs(
         ImageError: a folder holds no image, or the output's suffix is not an image format.
         OutputError: a result would replace a source, or two results would have one name.
     """
-    found, search = Jobs(), _Search(output.resolve(), suffixes, recursive=recursive)
+    found, search = Jobs(), _Search(real_path(output), suffixes, recursive=recursive)
     for source in dict.fromkeys(inputs):
         if not source.is_dir():
             is_file = len(inputs) == 1 and _names_a_file(output, suffix)
@@ -174,12 +178,12 @@ class _Search:
     def images(self, folder: Path, found: Jobs) -> list[Path]:
         """Images in a folder, sorted; what else is in it is counted."""
         images = []
-        mirrors_itself = self._inside == folder.resolve()
+        mirrors_itself = self._inside == real_path(folder)
         for path in sorted(folder.rglob("*") if self._recursive else folder.iterdir()):
             if path.is_dir() or any(part[0] == "." for part in path.relative_to(folder).parts):
                 continue
             suffix = path.suffix.lower()
-            if not mirrors_itself and self._inside in path.resolve().parents:
+            if not mirrors_itself and self._inside in real_path(path).parents:
                 found.left_out += suffix in self._suffixes
             elif path.is_file() and (suffix in self._suffixes or self._probe(path, suffix)):
                 images.append(path)

@@ -39,7 +39,7 @@ class ResultSize:
         Raises:
             ValueError: the text is neither.
         """
-        match = re.fullmatch(r"([1-9]\d*)?x([1-9]\d*)?", text)
+        match = re.fullmatch(r"([1-9]\d{0,8})?x([1-9]\d{0,8})?", text)
         if not match or text == "x":
             raise ValueError(f"expected WxH, Wx or xH, such as 1920x1080, got {text!r}")
         width, height = (int(side) if side else None for side in match.groups())

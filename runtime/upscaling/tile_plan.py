@@ -88,12 +88,17 @@ def choose_overlap(metadata: ModelMetadata, accuracy: float) -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class LargestTile:
-    """Limit of a window by memory: what is free, and what each pixel takes."""
+    """Limit of a window by memory: what is free, and what each pixel takes.
+
+    Attributes:
+        is_limited: True if less is free by a limit of the process than on the machine.
+    """
 
     memory: MemoryModel
     free_bytes: int
     upscale: int
     bytes_per_value: int
+    is_limited: bool = False
 
     def fits(self, window: tuple[int, int], share: int, width: int) -> bool:
         """True if a window and the result rows that wait for the encoder fit.
@@ -207,7 +212,8 @@ def _affordable_side(
         if height * width <= _SURELY_FITS_PX:
             return None, f"it is small, and {unknown}"
         return _TILE_WHERE_UNKNOWN_PX, unknown
-    free = f"{largest.free_bytes / 2**30:.1f} GiB are free"
+    where = "left of the memory limit" if largest.is_limited else "free"
+    free = f"{largest.free_bytes / 2**30:.1f} GiB are {where}"
     if largest.fits(size, height, width):
         return None, f"it fits, {free}"
     side = max(size)

@@ -159,7 +159,8 @@ class Upscaler:
             kept = memory.bytes_for(self._largest_run_px) if self._largest_run_px else 0
             held = min(max(process_bytes() - self._bytes_before, 0), kept)
             free = free_bytes(self._memory_bytes, held)
-            largest = LargestTile(memory, free, self.upscale_factor, itemsize)
+            capped = free < free_bytes(None, held)
+            largest = LargestTile(memory, free, self.upscale_factor, itemsize, is_limited=capped)
         tiles = None if self.passes == 1 else partial(self._variants.tile_sizes, height, width)
         size, sizes = (height, width), self._sizes
         plan = make_plan(size, self.tile, self.overlap, largest, sizes=sizes, tile_sizes=tiles)

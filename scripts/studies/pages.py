@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adadm.runtime.arguments import Parser
 from adadm.runtime.files import written_whole
 
 if TYPE_CHECKING:  # measured processes import this file, and must not load matplotlib
@@ -67,7 +68,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool =
 
 def study_parser(study: str, doc: str | None) -> argparse.ArgumentParser:
     """Make a parser with the common option `--draw`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"studies/{study}/study.py",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,

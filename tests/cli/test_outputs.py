@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 
@@ -16,10 +14,9 @@ import pytest
 from PIL import Image
 
 from _support.bundles import bundled, write_bundle
-from _support.scripts import ROOT, load_script
-from adadm.runtime import camera, verify
+from _support.programs import execute, parsers
 from adadm.runtime.arguments import Paths
-from adadm.runtime.cli import VERBS, run
+from adadm.runtime.cli import VERBS
 from adadm.runtime.models.bundled import bundled_path
 from adadm.runtime.video import frames
 
@@ -100,13 +97,6 @@ def folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     shutil.copytree(bundle, "bundle")
     Path("bundle/model.engine.json").write_text("a manifest")
     return tmp_path
-
-
-def execute(program: str, words: list[str]) -> int:
-    if program in VERBS:
-        return run(program, importlib.import_module(VERBS[program].module).main, words)
-    module = {"camera": camera, "verify": verify}.get(program) or load_script(program)
-    return run(program, module.main, words)
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -224,25 +214,6 @@ CHECKED_ELSEWHERE = {
     ("camera", "model"),
     ("upscale", "model"),  # with the sources
 }
-SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
-NO_OUTPUT_TO_NAME = {"demo"}
-
-
-def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Of each program, caught before it reads its arguments."""
-    programs = [*VERBS, "camera", "verify", *sorted(set(SCRIPTS) - NO_OUTPUT_TO_NAME)]
-    for program in programs:
-        caught: list[argparse.ArgumentParser] = []
-
-        def catch(parser: argparse.ArgumentParser, *_: object, into: list = caught) -> None:  # type: ignore[type-arg]
-            into.append(parser)
-            raise SystemExit
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(argparse.ArgumentParser, "parse_args", catch)
-            with pytest.raises(SystemExit):
-                execute(program, [])
-        yield program, caught[0]
 
 
 def test_every_option_with_a_path_is_checked() -> None:

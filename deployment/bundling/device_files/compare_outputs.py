@@ -34,7 +34,7 @@ def main() -> int:
         "--check-files", action="store_true", help="only check that all files are as shipped"
     )
     arguments = parser.parse_args()
-    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
+    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
     if arguments.json:
         check_output(arguments.json, manifest)
     changed = [name for name, digest in manifest["files"].items() if sha256(inside(name)) != digest]

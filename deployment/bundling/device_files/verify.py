@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     """Make adadm importable, and verify this folder with it."""
-    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8"))
+    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
     try:
         installed = version("adadm-deploy")
     except PackageNotFoundError:
@@ -32,7 +32,10 @@ def main() -> int:
     if installed != manifest["adadm"]:
         sys.dont_write_bytecode = True  # keeps the unpacked folder equal to the wheels
         try:
-            sys.path.insert(0, str(unpacked(checked_wheels(manifest["files"]))))
+            needed = f"adadm-deploy {manifest['adadm']}"
+            found = f"{installed} is installed" if installed else "it is not installed"
+            wheels = checked_wheels(manifest["files"], f"expected {needed}, but {found}")
+            sys.path.insert(0, str(unpacked(wheels)))
         except (OSError, zipfile.BadZipFile) as error:
             sys.exit(f"verify.py: the wheels cannot be unpacked: {error}")
     from adadm.runtime.cli import run
@@ -41,13 +44,16 @@ def main() -> int:
     return run("verify.py", verify, [str(HERE), *sys.argv[1:]])
 
 
-def checked_wheels(checksums: dict[str, str]) -> dict[Path, str]:
-    """The wheels of this folder with their digests, checked against the manifest."""
+def checked_wheels(checksums: dict[str, str], why: str) -> dict[Path, str]:
+    """The wheels of this folder with their digests, checked against the manifest.
+
+    `why` says why they are needed.
+    """
     wheels = sorted((HERE / "wheels").glob("*.whl"))
     if not wheels:
         sys.exit(
-            "verify.py: adadm-deploy is not installed, and this folder has no wheels; make the "
-            "bundle without --no-wheels, or pip install adadm-deploy"
+            f"verify.py: {why}, and this folder has no wheels; make the bundle without "
+            "--no-wheels, or pip install it"
         )
     digests = {wheel: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
     for wheel, digest in digests.items():

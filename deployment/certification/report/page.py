@@ -9,12 +9,14 @@ import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from adadm.deployment.certification.certificate import Certificate, sealed
 from adadm.deployment.certification.report.crops import Crop, amplification_of, render_crop
 from adadm.runtime import json_format
 from adadm.runtime.errors import require
 from adadm.runtime.files import written_whole
+from adadm.runtime.terminal import shown
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _SECTIONS = {
@@ -68,7 +70,7 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
         loader=jinja2.FileSystemLoader(_TEMPLATES, encoding="utf-8"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: _NOTHING if value is None else value,
+        finalize=_final,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -91,6 +93,13 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
     )
     with written_whole(path) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _final(value: Any) -> Any:
+    """What a page has for a value: names show their control characters, as on a terminal."""
+    if value is None:
+        return _NOTHING
+    return shown(value) if type(value) is str else value
 
 
 def _sections(certificate: Certificate, crops: Sequence[Crop]) -> dict[str, str]:

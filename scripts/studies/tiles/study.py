@@ -25,6 +25,7 @@ from adadm.calibration.drawing import drawing_style
 from adadm.export import to_onnx
 from adadm.export.checkpoint import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
+from adadm.runtime.arguments import positive
 from adadm.runtime.cli import run
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile
@@ -216,7 +217,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = pages.study_parser("tiles", __doc__)
     parser.add_argument("--small", action="store_true", help="leave out the published size")
     parser.add_argument(
-        "--published-px", type=int, default=288, help="side of its photograph, px; default: 288"
+        "--published-px",
+        type=positive,
+        default=288,
+        help="side of its photograph, px; default: 288",
     )
     return parser.parse_args(argv)
 

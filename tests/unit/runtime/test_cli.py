@@ -31,16 +31,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("adadm 0.")
 
 
-@pytest.mark.parametrize("error", [AdadmError("what and why"), PermissionError(13, "denied", "f")])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AdadmError("what and why"), "what and why"),
+        (PermissionError(13, "denied", "f"), "f: denied"),
+        (OSError(28, "full"), "full"),
+        (OSError("plainly"), "plainly"),
+        (MemoryError(), "out of memory"),
+    ],
+)
 def test_a_failure_is_one_message_and_exit_1(
-    error: Exception, capsys: pytest.CaptureFixture[str]
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def verb(arguments: list[str]) -> None:
         raise error
 
     assert cli.run("adadm verb", verb, []) == 1
     captured = capsys.readouterr()
-    assert captured.err == f"adadm verb: {error}\n"
+    assert captured.err == f"adadm verb: {said}\n"
     assert captured.out == ""
 
 

@@ -456,7 +456,7 @@ def _without_modulators(folder: Path) -> Path:
             "not a PyTorch checkpoint, nor a readable safetensors file",
         ),
         (lambda f: f / "no.pth", "auto", {}, CheckpointError, "no such file"),
-        (_file("x2.onnx", b""), "auto", {}, EngineError, "not a complete ONNX model"),
+        (_file("x2.onnx", b""), "auto", {}, EngineError, "is empty; copy or download it again"),
         (_without_metadata, "auto", {}, CalibrationError, "metadata lacks adadm.version, adadm.f"),
         (
             lambda f: MODELS / "edsr_adadm_x2.tile.onnx",

@@ -296,14 +296,14 @@ def test_a_time_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         command.main([str(folder), f"--seconds={seconds}"])
-    assert f"expected a number above 0, got '{seconds}'" in capsys.readouterr().err
+    assert f"expected a number above 0, at most 1000000, got '{seconds}'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"no plan of trtexec \(model\.engine\.plan, model\.ti"):
         command.main([str(folder), "--record"])
-    with pytest.raises(IsADirectoryError):
-        command.main([str(folder), "--seconds", "0.01", "--json", str(folder)])
+    with pytest.raises(SystemExit):
+        command.main([str(folder), "--json", str(folder)])
 
 
 def test_the_error_has_every_reason(folder: Path) -> None:

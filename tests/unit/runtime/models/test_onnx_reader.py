@@ -19,7 +19,10 @@ from adadm.runtime.models.tensor_spec import TensorSpec
 BUNDLED = sorted(Path(str(files("adadm.runtime.models"))).glob("*.onnx"))
 bundled = pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.stem)
 
-REFUSED = "is not a complete ONNX model: .*; copy or export it again$"
+REFUSED = (
+    "is (not a complete ONNX model: .*; copy or export it again$|"
+    "empty; copy or download it again$|a web page, not the file itself; download it again)"
+)
 
 
 @pytest.fixture
@@ -375,7 +378,6 @@ def test_what_passes_of_damaged_bytes_is_read_as_onnx_reads_it(onnx: Any, model:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it has no ir_version"),
         (field(7, IN + OUT) + OPSET, "it has no ir_version"),
         (VERSION + OPSET, "it has no graph"),
         (VERSION + field(7, IN + OUT), r"one opset of the default domain, got \[\]"),
