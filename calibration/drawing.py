@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 from adadm.runtime.errors import require
+from adadm.runtime.files import cache_folder
 
 
 @contextmanager
@@ -22,6 +24,8 @@ def drawing_style(more: Mapping[str, Any] = MappingProxyType({})) -> Iterator[No
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
+    # Its list of fonts belongs with our results, not in a folder of its own.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
     require("matplotlib", "quantize")
     from matplotlib import style
 

@@ -41,7 +41,8 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: not a readable image ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: not a readable image ({reason})") from error
 
 
 def write_image(path: str | os.PathLike[str], image: ImageArray, **options: Any) -> None:

@@ -177,6 +177,15 @@ def test_lines_for_trtexec(model: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not engine.exists()
 
 
+def test_lines_for_trtexec_have_a_default_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert adadm("x2", "--print-command", target="jetson-orin-jp62") == 0
+    assert "--saveEngine=edsr_adadm_x2.engine " in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("text", ["64x64", "1x0x64", "1x64x64x3", "large"])
 def test_sizes_that_are_none_are_usage(text: str, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="2"):

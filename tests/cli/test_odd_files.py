@@ -6,13 +6,13 @@ import argparse
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from _support.odd_files import NOT_READABLE
 from _support.programs import execute, parsers
 from adadm.runtime.arguments import Paths
 from adadm.runtime.errors import EngineError, SessionError
@@ -74,22 +74,6 @@ WRITTEN = [
 ]
 
 
-def _socket(path: Path) -> None:
-    here = os.getcwd()
-    os.chdir(path.parent)  # names of sockets are short
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(path.name)
-    os.chdir(here)
-
-
-ODD: dict[str, Callable[[Path], object]] = {
-    "a pipe": os.mkfifo,
-    "a socket": _socket,
-    "a device": lambda path: path.symlink_to("/dev/zero"),
-    "a link to itself": lambda path: path.symlink_to(path.name),
-}
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with regular files beside the odd one; whoever waits for a pipe is woken up."""
@@ -118,12 +102,12 @@ def _replaced(line: str, word: str, stem: str, make: Callable[[Path], object]) -
     return words
 
 
-@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("kind", NOT_READABLE)
 @pytest.mark.parametrize("line", READ)
 def test_what_is_no_file_is_not_read(
     line: str, kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program, *words = _replaced(line, "IN", "odd", ODD[kind])
+    program, *words = _replaced(line, "IN", "odd", NOT_READABLE[kind])
     assert execute(program, words) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "odd" in said
@@ -141,7 +125,11 @@ def test_a_name_that_is_too_long_is_said(
 
 
 OUTPUTS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "a link to itself": (ODD["a link to itself"], "odd", "Too many levels of symbolic links"),
+    "a link to itself": (
+        NOT_READABLE["a link to itself"],
+        "odd",
+        "Too many levels of symbolic links",
+    ),
     "too long": (lambda _: None, TOO_LONG, "File name too long"),
     "below a file": (lambda _: None, "net.pt/odd", "Not a directory"),
     "below a link to itself": (

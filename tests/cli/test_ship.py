@@ -67,8 +67,10 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     originals: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert adadm(originals, "--target", "cpu") == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
     assert "steps: 4 done, 0 up to date" in said and "certified" in said
+    assert told.index("export: begun\n") < told.index("export: done in ")
+    assert told.count(": begun\n") == told.count(": done in ") == 4
     rows = summary(originals)
     assert [(row["target"], row["precision"], row["passed"]) for row in rows] == [
         ("any", "float32", True),
@@ -88,7 +90,8 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")}
     assert adadm(originals, "--target", "cpu") == 0
-    assert "steps: 0 done, 4 up to date" in capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "steps: 0 done, 4 up to date" in said and told.count(": up to date\n") == 4
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.onnx")} == before
 
     # A record that says that it is done, and a certificate that says that it passed.

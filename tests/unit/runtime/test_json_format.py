@@ -72,6 +72,12 @@ def test_what_was_written_comes_back_and_is_written_so_again(file: Path) -> None
     assert read(Everything, file, error=EngineError) == found
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_and_other_ends_of_lines_are_read(file: Path, mark: str) -> None:
+    file.write_bytes((mark + text(CONTENT)).replace("\n", "\r\n").encode())
+    assert as_json(read(Everything, file, error=EngineError)) == CONTENT
+
+
 def test_what_has_a_default_may_be_missing(file: Path) -> None:
     short = {name: value for name, value in CONTENT.items() if name not in ("rows", "flags")}
     assert read_again(file, short).rows == []
@@ -137,7 +143,7 @@ def test_what_is_not_as_annotated_is_named_with_its_place(
         (b"\x89PNG", "invalid start byte"),
         (b'{"a": "\xff"}', "invalid start byte"),
         ('{"a": 1}'.encode("utf-16"), "invalid start byte"),
-        (b"\xef\xbb\xbf{}", "Unexpected UTF-8 BOM"),
+        (b"\xef\xbb\xbf" * 2 + b"{}", "Unexpected UTF-8 BOM"),
         (b'{"a": "\\ud800"}', "surrogates not allowed"),
         (b'{"\\udfff": 1}', "surrogates not allowed"),
         (b'{"a": NaN}', "expected a finite number, got NaN"),

@@ -140,3 +140,13 @@ def test_a_network_that_diverges_is_named(
             initializer.raw_data = nothing.tobytes()
     with pytest.raises(CalibrationError, match=r"\.png: the output of the float32 model is not"):
         collect(broken, images, 255, DRAWN_PX)
+
+
+def test_a_cache_that_cannot_be_kept_is_given_up(
+    model: onnx.ModelProto, images: CalibrationImages, tmp_path: Path
+) -> None:
+    progress = Mock(Progress)
+    (tmp_path / "c").write_text("a file")
+    assert collect(model, images, 255, DRAWN_PX, tmp_path / "c" / "below", progress=progress)
+    (said,) = progress.message.call_args_list
+    assert "the cache is not kept, and the next run measures again: " in said.args[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from _support.odd_files import NOT_WRITABLE
 from _support.planted import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import Run
 from adadm.calibration.quality.ledger import Stage, measure
@@ -210,3 +211,13 @@ def test_a_store_that_is_none_is_started_anew(
     assert "store.json cannot be read as evaluations" in caplog.text
     assert evaluations(A) == Loss(0, 0.5)
     assert Evaluations(never, store)(A) == Loss(0, 0.5)
+
+
+@pytest.mark.parametrize("kind", NOT_WRITABLE)
+def test_a_store_that_cannot_be_kept_is_given_up(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluations = Evaluations(lambda _: Loss(0, 0.5), NOT_WRITABLE[kind](tmp_path / "c") / "s.json")
+    assert evaluations(A) == evaluations(B) == Loss(0, 0.5)
+    (record,) = caplog.records
+    assert "the cache is not kept, and the next run measures again: " in record.getMessage()

@@ -283,6 +283,14 @@ def test_the_command_fails_and_writes_why(folder: Path) -> None:
     assert (content["passed"], content["changed_files"]) == (False, ["model.onnx"])
 
 
+def test_what_cannot_run_has_no_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for model in folder.glob("*.onnx"):
+        model.write_bytes(b"")
+    with pytest.raises(ParityError, match=r"model\.onnx is empty"):
+        command.main([str(folder), "--backend", "cpu", "--seconds", "0.01"])
+    assert capsys.readouterr().out == "FAILED on cpu: selected explicitly\n"
+
+
 def test_names_are_shown_as_they_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     references = json.loads((folder / "MANIFEST.json").read_text())["references"]
     edit_manifest(folder, references=[{**r, "name": "[red]"} for r in references])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,8 @@ def test_auto_takes_the_whole_image_where_it_fits() -> None:
     assert str(plan) == "the whole image: it fits, 0.2 GiB are free"
     assert (plan.shape, plan.count, plan.overlap) == ((200, 300), 1, 0)
     assert not make_plan((200, 300), "auto", 12, room(157.5)).is_whole
+    limited = make_plan((200, 300), "auto", 12, replace(room(200), is_limited=True))
+    assert str(limited) == "the whole image: it fits, 0.2 GiB are left of the memory limit"
 
 
 @pytest.mark.parametrize("size", [(3000, 4000), (4000, 3000), (100, 20_000), (20_000, 100)])

@@ -138,14 +138,18 @@ def test_a_device_is_told_by_its_references(tmp_path: Path) -> None:
 
 def test_what_is_read_is_escaped(tmp_path: Path) -> None:
     name = "<script>alert('owl')</script> & \"x\".png"
+    steering = "owl\x1b[31m\u202egnp.\n\udce9"
     certificate = model_certificate()
     certificate["photographs"][0]["name"] = certificate["blocks"][0]["name"] = name
     certificate["failures"] = certificate["checks"][0]["left_out"] = [name]
     certificate["model"]["file"] = certificate["ledger"]["stages"][1]["name"] = name
     certificate["place"]["text"] = certificate["versions"][name] = name
+    certificate["photographs"][1]["name"] = certificate["blocks"][1]["name"] = steering
     page = page_of(tmp_path, certificate, [crop(name)])
     assert len(page.all("script")) == 1
     assert page.text.count(name) > 8
+    assert page.text.count(r"owl\x1b[31m\u202egnp.\n\udce9") > 1
+    assert not any(character in page.text for character in "\x1b\u202e\udce9")
     assert any(name in (found["aria-label"] or "") for found in page.all("input")[-1:])
 
 
