@@ -158,9 +158,6 @@ def test_what_cannot_be_begun_is_one_line(
         ("in -o in", "in/a.png would replace a source; give another -o"),
         ("in also -o out", "in/a.png and also/a.png would both become out/a.png; upscale"),
         ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x4"),
-        ("in -o out --overlap -1", "overlap: expected 0 or more px, got -1"),
-        ("in -o out --accuracy 0", "accuracy: expected a number of grey levels above 0, got 0.0"),
-        ("in -o out --memory nan", "memory: expected a number of GiB above 0, got nan"),
         ("in/a.png -o x.gif", "got .gif"),
         ("in/a.png -o x.jpg --format png", "x.jpg contradicts --format png"),
     ):
@@ -172,6 +169,9 @@ def test_what_cannot_be_begun_is_one_line(
     for arguments, message in (
         ("in -o out --model x.onnx --upscale 4", "leave out --upscale or --model"),
         ("in -o out --memory 2 --tile off", "leave out --memory or --tile off"),
+        ("in -o out --overlap -1", "expected an integer from 0 to 100000, got '-1'"),
+        ("in -o out --accuracy 0", "expected a number above 0, at most 255, got '0'"),
+        ("in -o out --memory nan", "expected a number above 0, at most 1000000, got 'nan'"),
     ):
         with pytest.raises(SystemExit) as stopped:
             adadm(*arguments.split())
@@ -329,7 +329,11 @@ def test_quality_of_jpeg(tmp_path: Path) -> None:
             "2 x 3 windows of 64x64 px, which overlap by 12 px on each side: tiles of 40 px are",
             1,
         ),
-        ("--memory 0.001", "12 px on each side: no tile fits for certain, 0.0 GiB are free", 1),
+        (
+            "--memory 0.001",
+            "12 px on each side: no tile fits for certain, 0.0 GiB are left of the memory limit",
+            1,
+        ),
         ("--tile 40 --passes 1 --overlap 3", "overlap by 3 px", None),
     ],
 )
