@@ -28,7 +28,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     for name, values in _undetectable().items():
         flag = f"--{name.replace('_', '-')}"
         group.add_argument(
-            flag, type=number(-1e6, 1e6), metavar="VALUE", help=f"[{', '.join(values)}]"
+            flag, type=number(-1e38, 1e38), metavar="VALUE", help=f"[{', '.join(values)}]"
         )
 
 

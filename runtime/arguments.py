@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from adadm.runtime.errors import OutputError
-from adadm.runtime.files import cache_folder, check_readable, check_writable, is_special
+from adadm.runtime.files import (
+    cache_folder,
+    check_no_folder,
+    check_readable,
+    check_writable,
+    is_special,
+)
 from adadm.runtime.images.arrays import images_in
 from adadm.runtime.models.bundled import companion_files
 from adadm.runtime.targets import TARGETS, Target
@@ -190,8 +196,7 @@ class Paths:
     def written_file(self, text: str | Path) -> Path:
         """Parse the path of a file that is written."""
         path = self.written(text)
-        if path.is_dir():
-            raise argparse.ArgumentTypeError(f"expected a file to write, got the folder {text!r}")
+        check_no_folder(path)
         return path
 
     def cache(self, text: str) -> Path:
@@ -223,7 +228,12 @@ class Paths:
 
         Raises:
             OutputError: as for `check_outputs`.
+            OSError: one of `writes` cannot be written, as for `check_writable`.
         """
+        writes = list(writes)
+        for path in writes:
+            check_writable(path)
+            check_no_folder(path)
         once = {_identity(path): path for path in rewrites}
         for written in ([*self._writes, *writes], list(once.values())):
             check_outputs([*self._reads, *reads], written)

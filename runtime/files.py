@@ -41,8 +41,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             error always names the file.
     """
     target = Path(path)
-    if target.is_dir():  # before any of several files is written
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    check_no_folder(target)  # before any of several files is written
     if is_special(target):
         raise OSError(errno.EINVAL, "Not a regular file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +105,16 @@ def check_writable(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{above} is not writable", str(path))
+
+
+def check_no_folder(path: Path) -> None:
+    """Refuse a folder where a file is to be written.
+
+    Raises:
+        IsADirectoryError: it is one.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 def opened(path: str | os.PathLike[str]) -> BinaryIO:

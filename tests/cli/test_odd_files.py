@@ -166,9 +166,9 @@ def test_a_folder_is_not_a_file_to_write(
     line: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program, *words = _replaced(line, "OUT", "odd", os.mkdir)
-    with pytest.raises(SystemExit, match="2"):
-        execute(program, words)
-    assert "expected a file to write, got the folder 'odd." in capsys.readouterr().err
+    assert execute(program, words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith(": Is a directory\n") and "odd." in said
 
 
 def test_a_pipe_among_photographs_is_no_photograph(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_what_is_no_engine_is_named_in_one_line(
 
 # Numbers: each option that parses its text has bounds.
 
-NUMBERS = ("nan", "inf", "-inf", "1e30", "-1e30", "9" * 5000, "1e999", "", "x", "1,5", "٣" * 30)
+NUMBERS = ("nan", "inf", "-inf", "1e60", "-1e60", "9" * 5000, "1e999", "", "x", "1,5", "٣" * 50)
 
 
 def test_every_number_has_bounds() -> None:

@@ -485,9 +485,12 @@ def test_refused(
         ("-o x2.onnx", "the following arguments are required: --precision"),
         ("--precision int8", "the following arguments are required: -o"),
         ("--precision int8 -o x2.onnx --target toaster", "invalid choice"),
-        ("--precision int8 -o x2.onnx --budget-db -1", "a number of dB, 0 or more, got '-1'"),
-        ("--precision int8 -o x2.onnx --budget-db nan", "a number of dB, 0 or more, got 'nan'"),
-        ("--precision int8 -o x2.onnx --photographs 0", "expected a positive integer, got '0'"),
+        ("--precision int8 -o x2.onnx --budget-db -1", "a number of dB from 0 to 1000, got '-1'"),
+        ("--precision int8 -o x2.onnx --budget-db nan", "a number of dB from 0 to 1000, got 'nan'"),
+        (
+            "--precision int8 -o x2.onnx --photographs 0",
+            "an integer from 1 to 1000000, got '0'",
+        ),
         ("--precision int8 -o x2.onnx --tile 32 --static 1x32x32", "not allowed with"),
         ("--precision fp16 -o x2.onnx --sensitivity", "measures convolutions in INT8"),
     ],
@@ -549,7 +552,7 @@ def test_artefacts_that_show_are_refused(bench: Bench, tmp_path: Path) -> None:
 @pytest.mark.parametrize("taken", ["x2.onnx", "x2.json", "x2.sensitivity.svg"])
 def test_a_name_that_a_folder_has(bench: Bench, taken: str) -> None:
     (bench.output.parent / taken).mkdir(parents=True)
-    assert f"Is a directory: '{bench.output.parent / taken}'" in bench.fail("--target", "cpu")
+    assert f"{bench.output.parent / taken}: Is a directory" in bench.fail("--target", "cpu")
 
 
 def test_a_folder_that_is_a_file(bench: Bench) -> None:

@@ -358,7 +358,10 @@ def test_what_is_accepted_must_exist(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("x2 --against x2.pt --images a --seconds -1", "a number of seconds, 0 or more, got '-1'"),
+        (
+            "x2 --against x2.pt --images a --seconds -1",
+            "seconds from 0 to 86400, got '-1'",
+        ),
         ("--certificate c.json --accept sky", "a certificate has its own names"),
     ],
 )

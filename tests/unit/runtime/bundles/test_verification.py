@@ -310,7 +310,7 @@ def test_a_time_that_cannot_be_is_refused(
 def test_what_cannot_be_written_is_refused(folder: Path) -> None:
     with pytest.raises(EngineError, match=r"no plan of trtexec \(model\.engine\.plan, model\.ti"):
         command.main([str(folder), "--record"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(IsADirectoryError):
         command.main([str(folder), "--json", str(folder)])
 
 
