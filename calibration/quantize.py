@@ -22,16 +22,8 @@ from adadm.calibration.ranges.int8_ranges import slow_channels, slow_channels_no
 from adadm.calibration.search.sensitivity import print_sensitivities
 from adadm.calibration.source_network import load_source_network
 from adadm.export.arguments import add_network_options, add_stats, network_options
-from adadm.runtime.arguments import (
-    Parser,
-    Paths,
-    add_accept,
-    add_cache,
-    add_target,
-    decibels,
-    positive,
-    size,
-)
+from adadm.runtime.arguments import Parser, Paths, add_accept, add_cache, add_target
+from adadm.runtime.bounds import decibels, positive, size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import Bar

@@ -20,15 +20,8 @@ from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_befo
 from adadm.deployment.shipping.run import ShipRun
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
-from adadm.runtime.arguments import (
-    Parser,
-    Paths,
-    add_accept,
-    add_cache,
-    add_target,
-    decibels,
-    positive,
-)
+from adadm.runtime.arguments import Parser, Paths, add_accept, add_cache, add_target
+from adadm.runtime.bounds import decibels, positive
 from adadm.runtime.errors import ParityError
 from adadm.runtime.progress import Bar
 from adadm.runtime.tables import as_cell, make_table

@@ -28,7 +28,8 @@ from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.certification.running import add_backend
 from adadm.export.arguments import add_network_options, network_options
-from adadm.runtime.arguments import Parser, Paths, add_accept, check_outputs, positive, seconds
+from adadm.runtime.arguments import Parser, Paths, add_accept, check_outputs
+from adadm.runtime.bounds import positive, seconds
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files

@@ -8,7 +8,7 @@ from typing import Any
 
 from adadm.export.limits import FACTOR
 from adadm.export.networks import ARCHITECTURES
-from adadm.runtime.arguments import number
+from adadm.runtime.bounds import number
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

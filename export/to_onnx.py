@@ -26,7 +26,8 @@ from adadm.export.checkpoint import load_checkpoint
 from adadm.export.options import OPSETS, Options
 from adadm.export.pipeline import Export, export_onnx
 from adadm.export.proof.parity import LARGEST_RELATIVE_ERROR
-from adadm.runtime.arguments import Parser, Paths, size
+from adadm.runtime.arguments import Parser, Paths
+from adadm.runtime.bounds import size
 from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.tables import make_table

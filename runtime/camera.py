@@ -32,8 +32,9 @@ from itertools import chain, islice, takewhile
 import numpy as np
 from rich.console import Console
 
-from adadm.runtime.arguments import Parser, above_zero, positive
+from adadm.runtime.arguments import Parser
 from adadm.runtime.backends import BACKENDS, open_session
+from adadm.runtime.bounds import above_zero, positive
 from adadm.runtime.cli import run
 from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray

@@ -10,14 +10,9 @@ import argparse
 import signal
 from pathlib import Path
 
-from adadm.runtime.arguments import (
-    Parser,
-    above_zero,
-    integer,
-    number,
-    writable_path,
-)
+from adadm.runtime.arguments import Parser, writable_path
 from adadm.runtime.backends import BACKENDS
+from adadm.runtime.bounds import above_zero, integer, number
 from adadm.runtime.errors import AdadmError, ImageError
 from adadm.runtime.images.file_kinds import PHOTO_SUFFIXES
 from adadm.runtime.images.photo_reader import read_size

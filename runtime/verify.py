@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from adadm.runtime import json_format
-from adadm.runtime.arguments import Parser, Paths, above_zero
+from adadm.runtime.arguments import Parser, Paths
+from adadm.runtime.bounds import above_zero
 from adadm.runtime.bundles.bundle import Bundle
 from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.bundles.verification import Verification, verify

@@ -32,7 +32,8 @@ from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.proof.accuracy import drawn_margins
 from adadm.export.proof.drawn_pictures import draw_at_random
 from adadm.export.proof.pytorch import enlarge_image
-from adadm.runtime.arguments import Parser, Paths, above_zero, integer, number, positive, seconds
+from adadm.runtime.arguments import Parser, Paths
+from adadm.runtime.bounds import above_zero, integer, number, positive, seconds
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.images.arrays import (

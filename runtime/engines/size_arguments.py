@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from adadm.runtime.arguments import integer, size
+from adadm.runtime.bounds import integer, size
 from adadm.runtime.engines.recipe import Bounds, default_bounds
 from adadm.runtime.errors import EngineError
 

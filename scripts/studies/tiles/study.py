@@ -25,7 +25,7 @@ from adadm.calibration.drawing import drawing_style
 from adadm.export import to_onnx
 from adadm.export.checkpoint import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.arguments import positive
+from adadm.runtime.bounds import positive
 from adadm.runtime.cli import run
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile
