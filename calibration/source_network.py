@@ -20,6 +20,7 @@ from adadm.export.proof.cases import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import sha256_of
+from adadm.runtime.models.bundled import is_onnx
 from adadm.runtime.models.metadata import NETWORK, ModelMetadata, NetworkMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 
@@ -72,7 +73,7 @@ def load_source_network(
         ExportError: torch.onnx cannot export the network, or the ONNX checker refuses the file.
     """
     path = Path(path)
-    if path.suffix != ".onnx":
+    if not is_onnx(path):
         checkpoint = load_checkpoint(path, arch, limit=limit, weights=weights, **given)
         network, metadata = checkpoint.network, checkpoint.metadata
         model = trace(network, free_sizes=free_sizes)

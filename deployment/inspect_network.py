@@ -25,6 +25,7 @@ from adadm.runtime import json_format
 from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
+from adadm.runtime.models.bundled import is_onnx
 from adadm.runtime.progress import Bar
 from adadm.runtime.terminal import say
 
@@ -32,7 +33,7 @@ from adadm.runtime.terminal import say
 def main(argv: list[str]) -> None:
     """Parse the command line, inspect, print, and write the requested files."""
     arguments = _parse(argv)
-    is_model = arguments.source.suffix == ".onnx"
+    is_model = is_onnx(arguments.source)
     images: list[Path] | None = arguments.images
     with Bar("reading the network" if is_model else "tracing the network") as bar:
         inspected = read_inspected_file(

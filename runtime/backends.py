@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from adadm.runtime.engines.engine_session import TensorRTSession
-from adadm.runtime.errors import MissingDependencyError, SessionError
+from adadm.runtime.errors import MissingDependencyError, RefusedModelError, SessionError
 from adadm.runtime.models.bundled import is_engine
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.openvino_session import OpenVINOSession
@@ -82,15 +82,19 @@ def open_session(
     if backend != "auto":
         return _opened(backend, model, threads)
     reasons = ""
+    refusals = []
     for name in AUTO_ORDER:
         try:
             session = _opened(name, model, threads)
         except (MissingDependencyError, SessionError) as error:
             _logger.debug("passed over %s: %s", name, error)
             reasons += f"\n  {name}: {error}"
+            refusals += [str(error)] if isinstance(error, RefusedModelError) else []
             continue
         _logger.debug("chose %s", name)
         return session
+    if refusals:  # the model is wrong; which backends are missing does not matter
+        raise RefusedModelError("; ".join(refusals))
     raise SessionError(f"no backend can load the model:{reasons}")
 
 

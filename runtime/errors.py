@@ -1,7 +1,8 @@
 """All errors that the toolkit raises on purpose.
 
 Below `AdadmError`: `MissingDependencyError`, `OutputError`, `ImageError`, `CheckpointError`,
-`ExportError`, `CalibrationError`, `ParityError`, `SessionError`, `TilingError`, `EngineError`.
+`ExportError`, `CalibrationError`, `ParityError`, `SessionError` with
+`RefusedModelError`, `TilingError`, `EngineError`.
 
 A message says what was found, what was expected, and what to do.
 """
@@ -52,6 +53,10 @@ class ParityError(AdadmError):
 
 class SessionError(AdadmError):
     """A backend refuses a model or a feed, or a result is not its input enlarged."""
+
+
+class RefusedModelError(SessionError):
+    """A backend is here, and refuses the model."""
 
 
 class TilingError(AdadmError):

@@ -42,7 +42,7 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 from adadm.runtime.images.metrics import luma, psnr_y
-from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.bundled import is_engine, is_onnx
 from adadm.runtime.tables import make_table
 from adadm.runtime.upscaling.turns import mean_of_turns
 
@@ -122,7 +122,7 @@ def load_model(
         backend: for a model. `cpu` rounds float16 values to half precision, as hardware does and
             ONNX Runtime on a CPU does not.
     """
-    if path.suffix != ".onnx" and not is_engine(path):
+    if not (is_onnx(path) or is_engine(path)):
         from adadm.export import load_checkpoint
         from adadm.export.proof.pytorch import run_network
 

@@ -21,7 +21,7 @@ from adadm.export.options import DEFAULTS
 from adadm.export.proof.pytorch import run_network, run_with_factors
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch
-from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.bundled import is_engine, is_onnx
 from adadm.runtime.models.metadata import NETWORK, NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
@@ -74,7 +74,7 @@ def load_baseline(
         raise CalibrationError(
             f"expected a checkpoint or an ONNX model as reference, got the engine {path}"
         )
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         model = read_onnx(path)
         if missing := model.metadata.missing(*NETWORK):
             raise CalibrationError(

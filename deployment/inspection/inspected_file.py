@@ -20,7 +20,7 @@ from adadm.export.proof.cases import Shape
 from adadm.export.weights.hyperparameters import Hyperparameter
 from adadm.runtime.errors import CalibrationError, EngineError
 from adadm.runtime.json_format import Source, convert
-from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.bundled import is_engine, is_onnx
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
 
@@ -90,7 +90,7 @@ def read_inspected_file(
             f"{path} is an engine, which does not show its network; give the ONNX model from which "
             "it was built, or better the checkpoint"
         )
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         refuse_checkpoint_options(path, arch, {"limit": limit, "weights": weights, **undetectable})
         inspected = _exported(path)
     else:

@@ -29,6 +29,11 @@ def is_engine(model: str | os.PathLike[str]) -> bool:
     return Path(model).suffix.lower() in _ENGINES
 
 
+def is_onnx(model: str | os.PathLike[str]) -> bool:
+    """True if the name of a file is that of an ONNX model."""
+    return Path(model).suffix.lower() == ".onnx"
+
+
 def variant_path(model: Path, variant: Variant) -> Path:
     """Path of a variant of a model: `x2.tile.onnx` and `x2.moments.onnx` for `x2.onnx`.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adadm.runtime.errors import SessionError, require
+from adadm.runtime.errors import RefusedModelError, SessionError, require
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
@@ -37,7 +37,8 @@ class OnnxRuntimeSession(Session):
     Raises:
         MissingDependencyError: onnxruntime is not installed.
         EngineError: the file is not a model that a backend can load (`checked_onnx`).
-        SessionError: ONNX Runtime refuses the model, lacks a provider, or does not use the first.
+        RefusedModelError: ONNX Runtime refuses the model.
+        SessionError: ONNX Runtime lacks a provider, or does not use the first.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class OnnxRuntimeSession(Session):
             )
         except Exception as error:  # onnxruntime raises classes that share no narrower base
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
-            raise SessionError(f"ONNX Runtime cannot load {name}: {reason_of(error)}") from error
+            raise RefusedModelError(
+                f"ONNX Runtime cannot load {name}: {reason_of(error)}"
+            ) from error
         if (used := self._session.get_providers()[0]) != wanted[0]:
             raise SessionError(f"expected ONNX Runtime to use {wanted[0]}, got {used}; see its log")
         self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adadm.runtime.errors import SessionError, require
+from adadm.runtime.errors import RefusedModelError, SessionError, require
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
@@ -30,7 +30,7 @@ class OpenVINOSession(Session):
     Raises:
         MissingDependencyError: openvino is not installed.
         EngineError: the file is not a model that a backend can load (`checked_onnx`).
-        SessionError: OpenVINO refuses the model.
+        RefusedModelError: OpenVINO refuses the model.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class OpenVINOSession(Session):
             self.outputs = [_spec(port) for port in self._compiled.outputs]
         except RuntimeError as error:
             name = "the model" if isinstance(model, bytes) else os.fspath(model)
-            raise SessionError(f"OpenVINO cannot load {name}: {reason_of(error)}") from error
+            raise RefusedModelError(f"OpenVINO cannot load {name}: {reason_of(error)}") from error
         # The frontend stores the metadata of the ONNX file with its own.
         kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
         self.metadata = ModelMetadata.from_props({key: str(value) for key, value in kept.items()})

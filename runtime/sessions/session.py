@@ -19,8 +19,16 @@ FloatArray = npt.NDArray[Any]
 
 _UNBOUNDED = sys.maxsize
 _LONGEST_REASON = 300
-_OF_ONNXRUNTIME = r"\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ .*?\)\s(?=[A-Z\[])"
-_OF_OPENVINO = ("Exception from ", "Check '", "FrontEnd API failed with ")
+_PLACES = "|".join(
+    (
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : ",
+        r"/onnxruntime_src/\S+ .*?\)\s(?=[A-Z\[])",  # with the signature of a function
+        r"Exception from \S+:\d+:",
+        r"Check '.*?' failed at \S+:\d+:",
+        r"FrontEnd API failed with \w+:",
+    )
+)
+"""Kinds of errors and places in the source code of backends."""
 _Length = TypeVar("_Length")
 _Self = TypeVar("_Self", bound="Session")  # typing.Self needs Python 3.11
 
@@ -162,9 +170,8 @@ class Session(ABC):
 
 def reason_of(error: Exception) -> str:
     """What a backend says of an error, in one line, without places in its source code."""
-    said = re.sub(_OF_ONNXRUNTIME, "", str(error))
-    lines = [line.strip() for line in said.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(_OF_OPENVINO)]
+    said = re.sub(_PLACES, "", str(error))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     first = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
     line = " ".join(lines[: first + 1]) or type(error).__name__
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]}..."

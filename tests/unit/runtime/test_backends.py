@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from _support.repeating_session import RepeatingSession
 from adadm.runtime.backends import AUTO_ORDER, BACKENDS, ModelPath, open_session
-from adadm.runtime.errors import EngineError, SessionError
+from adadm.runtime.errors import EngineError, RefusedModelError, SessionError
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 
@@ -95,6 +97,35 @@ def test_auto_follows_its_order(
     monkeypatch.setitem(BACKENDS, "cpu", absent)
     with pytest.raises(SessionError, match=r"(?s)no backend can load the model:.*cpu: no device"):
         open_session(MODEL, backend="auto")
+
+
+def _broken(change: Callable[[Any], object]) -> bytes:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(MODEL)
+    change(model)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("backend", ["cpu", "openvino", "auto"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: model.graph.node.pop(3), "norm2"),
+        (lambda model: model.graph.initializer.pop(0), "tail.0.0.bias"),
+        (lambda model: setattr(model.graph.node[0], "op_type", "Nope"), "Nope|Conv"),
+        (lambda model: setattr(model.graph.initializer[1], "raw_data", b"1234"), "tail.1.bias"),
+    ],
+    ids=["a node is gone", "weights are gone", "an unknown operator", "weights are cut"],
+)
+def test_what_a_backend_refuses_is_said_in_one_line(
+    change: Callable[[Any], object], said: str, backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RefusedModelError, match=said) as refusal:
+        open_session(_broken(change), backend=backend)
+    message = str(refusal.value)
+    assert "\n" not in message and len(message) < 800
+    assert not any(part in message for part in (".cpp", "_src/", "ONNXRuntimeError", "Exception f"))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones() -> None:
