@@ -131,7 +131,7 @@ def load_checkpoint(
         others=tuple(other.key for other in others),
         dropped=count_dropped(mappings, [taken, *others]),
     )
-    _warn(path, network, noted)
+    _warn(path, network, noted, chosen=weights is not None)
     set_limits(network, "auto" if limit is None else limit, metadata.get("limits", {}))
     return Checkpoint(network, hyperparameters, path, sha256_of(path), noted)
 
@@ -255,10 +255,10 @@ def _first_that_fits(
     raise next(iter(refused.values()))
 
 
-def _warn(path: Path, network: Network, weights: TakenWeights) -> None:
-    if weights.others:
+def _warn(path: Path, network: Network, weights: TakenWeights, *, chosen: bool) -> None:
+    if weights.others and not chosen:
         _logger.warning("WARNING: %s: more than one network. %s", path, weights)
-    elif lost := [name for name in weights.dropped if is_averaged(name)]:
+    elif not chosen and (lost := [name for name in weights.dropped if is_averaged(name)]):
         _logger.warning(
             "WARNING: %s: %s may hold averaged weights, which are the better ones, in a form that "
             "is not read",

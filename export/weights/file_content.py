@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from adadm.export.weights.harmless_types import read_pickle
 from adadm.runtime import json_format
 from adadm.runtime.errors import CheckpointError
+from adadm.runtime.files import mistaken, opened
 
 METADATA_KEY = "adadm"
 _NAMES_SHOWN = 12
@@ -24,7 +25,6 @@ _LARGEST_HEADER = 100_000_000
 _UNPACK = "unpack it, and give the checkpoint in it"
 _SAVE = "give the checkpoint of PyTorch from which it was made"
 _KINDS = (
-    (0, b"version https://git-lfs", "a Git LFS pointer in place of a file", "run git lfs pull"),
     (0, b"\x89HDF\r\n", "an HDF5 file, as Keras writes", _SAVE),
     (0, b"\x93NUMPY", "a NumPy array", _SAVE),
     (0, b"GGUF", "a GGUF model", _SAVE),
@@ -45,11 +45,6 @@ _KINDS = (
 )
 """Offset, bytes, what begins so, and the remedy."""
 
-_WEB_PAGE = (
-    "a web page in place of a file",
-    "download the file itself: the link is named 'download' or 'raw'",
-)
-
 
 def read_file(path: Path) -> tuple[Any, dict[str, Any]]:
     """Read the content of a checkpoint, and our metadata if it has any.
@@ -64,11 +59,10 @@ def read_file(path: Path) -> tuple[Any, dict[str, Any]]:
         raise CheckpointError(f"expected a .pt, .pth or .safetensors file, got the folder {path}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    size = path.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{path} is empty; copy or download it again")
-    with path.open("rb") as file:
+    with opened(path) as file:
         head = file.read(_HEAD_BYTES)
+    if problem := mistaken(head):
+        raise CheckpointError(f"{path} {problem}")
     if found := _other_kind(path, head):
         kind, remedy = found
         raise CheckpointError(f"{path} is {kind}, not a checkpoint; {remedy}")
@@ -88,10 +82,7 @@ def _other_kind(path: Path, head: bytes) -> tuple[str, str] | None:
     for offset, magic, kind, remedy in _KINDS:
         if head[offset:].startswith(magic):
             return kind, remedy
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        return _WEB_PAGE
-    if text.startswith((b"{", b"[")):
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"{", b"[")):
         return _kind_of_json(path)
     if head[:2] == b"PK":
         return _kind_of_zip(path)

@@ -526,8 +526,8 @@ def test_unreadable_photographs_are_named_and_left_out(bench: Bench, tmp_path: P
     message = "".join(captured.err.split())  # a long path is broken somewhere
     assert "leftout:" + "".join(str(images / "broken0.png").split()) in message
     assert "notareadableimage" in message
-    assert "calibration: 8 of 11 photographs" in captured.out
-    assert "loss: 3 of 11 photographs" in captured.out
+    assert "calibration: 8 of 12 photographs" in captured.out
+    assert "loss: 3 of 12 photographs" in captured.out
     report = Finished(bench.output, "").report
     assert report["photographs"] == 3
     assert report["calibration"]["images_sha256"] != report["proof"]["images_sha256"]

@@ -87,8 +87,8 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
 INDEX = {"metadata": {}, "weight_map": {"w": "m-00001-of-00002.safetensors", "v": "m-2.bin"}}
 
 OTHERS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "pointer": (lambda: LFS, r"a Git LFS pointer .* run git lfs pull"),
-    "page": (lambda: b"\n\n<!DOCTYPE html><html>", "a web page .* download the file itself"),
+    "pointer": (lambda: LFS, r"a pointer of Git LFS, .*: git lfs pull"),
+    "page": (lambda: b"\n\n<!DOCTYPE html><html>", "a web page, .*download it again"),
     "page without type": (lambda: b"\xef\xbb\xbf<HTML><head>", "a web page"),
     "error in XML": (lambda: b"<?xml version='1.0'?><Error>", "a web page"),
     "error in JSON": (lambda: b'{"error": "not found"}', "JSON text"),

@@ -182,7 +182,9 @@ def test_averaged_weights_are_taken_unless_others_are_chosen(
     assert (checkpoint.weights.key, checkpoint.weights.others) == (averaged, (raw,))
     assert checkpoint.weights.dropped == {}
     assert f"not taken: {raw} (--weights KEY)" in caplog.text
+    caplog.clear()
     chosen = load_checkpoint(tmp_path / "it.pth", weights=raw)
+    assert not caplog.records
     assert is_same(chosen, OTHER)
     assert chosen.weights.others == (averaged,)
 
