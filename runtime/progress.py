@@ -31,6 +31,24 @@ class Progress:
 SILENT = Progress()
 
 
+class StepCount:
+    """Counts the steps of one image, and reports its first fault."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress, self.total, self.done = progress, total, 0
+        self.warned = False
+
+    def warn(self, fault: str) -> None:
+        if fault and not self.warned:
+            self.warned = True
+            self.progress.message(f"WARNING: {fault}", warning=True)
+
+    def one_more(self) -> None:
+        self.done += 1
+        self.total = max(self.total, self.done)
+        self.progress.advance(self.done, self.total)
+
+
 class Bar(Progress):
     """A bar on stderr while its block runs, if that is a terminal. Messages always appear.
 

@@ -27,7 +27,7 @@ from adadm.runtime.images.pixel_source import (
     has_equal_channels,
 )
 from adadm.runtime.models.bundled import Variant, bundled_path
-from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.progress import SILENT, Progress, StepCount
 from adadm.runtime.upscaling.memory import HeightWidth, free_bytes, process_bytes
 from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.upscaling.shared_std import Passes, runs, shared_std
@@ -187,7 +187,8 @@ class Upscaler:
         """
         if self._reads_images and source.dtype != np.uint8:
             raise ImageError(
-                "expected an image of 8 bits, got 16; export the model with --io float32"
+                "expected an image of 8 bits, got 16, as those are read that are linear in light; "
+                "export the model with --io float32"
             )
         plan = plan or self.plan(source.height, source.width, source.dtype)
         is_grey = has_equal_channels(source)
@@ -211,10 +212,16 @@ class Upscaler:
             yield result[r * row[0][0].inner_start : r * row[0][0].inner_stop]
 
     def _run(self, source: PixelSource, plan: Plan, progress: Progress) -> Iterator[Pixels]:
-        count = _Count(progress, plan.count)
+        count = StepCount(progress, plan.count)
         self._largest_run_px = max(self._largest_run_px, math.prod(plan.shape))
         variant: Variant = "whole"
         turns = TURNS if self.self_ensemble else TURNS[:1]
+        if self.self_ensemble and self._takes(plan.shape) and not self._takes(plan.shape[::-1]):
+            raise TilingError(
+                f"the self-ensemble turns the image: {self.model} takes {plan.shape[1]}x"
+                f"{plan.shape[0]} px, but not {plan.shape[0]}x{plan.shape[1]}; export it without "
+                "--static, or build it for both"
+            )
         std: dict[Turn, npt.NDArray[np.float32]] = {}
         # The models for tiles may run, as one tile, a whole image that the model itself cannot.
         if self.passes != 1 and not (plan.is_whole and self._takes(plan.shape)):
@@ -239,7 +246,7 @@ class Upscaler:
         source: PixelSource,
         windows: list[Window],
         std: Mapping[Turn, npt.NDArray[np.float32]],
-        count: _Count,
+        count: StepCount,
     ) -> Pixels:
         r = self.upscale_factor
         height = r * windows[0][0].share
@@ -285,24 +292,6 @@ class Upscaler:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Count:
-    """Counts the windows that are done, and reports the first fault."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-        self.warned = False
-
-    def warn(self, fault: str) -> None:
-        if fault and not self.warned:
-            self.warned = True
-            self.progress.message(f"WARNING: {fault}", warning=True)
-
-    def one_more(self) -> None:
-        self.done += 1
-        self.total = max(self.total, self.done)
-        self.progress.advance(self.done, self.total)
 
 
 def _check_options(

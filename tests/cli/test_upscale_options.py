@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 from PIL import Image
 
+from _support.exports import exported
 from _support.pictures import files, smooth
+from adadm.export import Options
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
@@ -111,6 +114,17 @@ def test_the_self_ensemble_is_the_mean_of_the_eight_turns(tmp_path: Path) -> Non
     save(tmp_path / "a.png", lr)
     assert adadm(tmp_path / "a.png", "-o", tmp_path / "b.png", "--self-ensemble") == 0
     np.testing.assert_array_equal(pixels(tmp_path / "b.png"), found)
+
+
+def test_a_model_of_one_size_takes_no_turns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = exported("edsr", 2, Options(io="uint8", static=(1, 16, 20)))[1]
+    onnx.save(proto, tmp_path / "net.onnx")
+    save(tmp_path / "a.png", smooth(16, 20))
+    command = (tmp_path / "a.png", "-o", tmp_path / "b.png", "--model", tmp_path / "net.onnx")
+    assert adadm(*command, "--self-ensemble", "--accept") == 1
+    assert "takes 20x16 px, but not 16x20; export it without" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -387,7 +387,7 @@ def test_a_model_that_reads_images_is_fed_them(model: Model, tile: Tile) -> None
     with Upscaler("net.onnx", tile=tile, passes=1, overlap=2) as opened:
         np.testing.assert_array_equal(opened.upscale(image), doubled(image))
         with pytest.raises(
-            ImageError, match=r"expected an image of 8 bits, got 16; .*--io float32"
+            ImageError, match=r"expected an image of 8 bits, got 16, .*--io float32"
         ):
             opened.upscale(image.astype(np.uint16))
 
