@@ -256,6 +256,9 @@ def test_averaged_weights_in_a_form_that_is_not_read_are_said(
     caplog.clear()
     loaded(tmp_path, {"model": WANTED, "ema": {"shadow_params": list(OTHER.values())}})
     assert "ema may hold averaged weights" in caplog.text
+    caplog.clear()
+    loaded(tmp_path, {"n_averaged": torch.tensor(4), **under("module.", WANTED)})
+    assert caplog.text == ""
 
 
 def test_a_network_of_ones_own_is_found_too(tmp_path: Path) -> None:
