@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     model, sizes = read_onnx(bundled_path(arguments.model)), read_sizes(arguments)
     recipe = make_recipe(model, target, sizes, arguments.compute_capability, arguments.workspace)
     if arguments.print_command:
-        print("\n\n".join(_commands(recipe, arguments)))  # as they are, to be copied
+        print("\n\n".join(_commands(recipe, arguments)))  # noqa: T201 - as they are, to be copied
         return
     bar = Bar(f"building {output.name}")
     if arguments.adopt is not None:

@@ -40,7 +40,7 @@ from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
-from adadm.runtime.terminal import say, shown
+from adadm.runtime.terminal import say
 from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.video.film_timing import FilmTiming
 from adadm.runtime.video.frames import (
@@ -130,13 +130,13 @@ def _judge(timing: FilmTiming, options: argparse.Namespace) -> None:
         ImageError: frames are missing.
     """
     if timing.warning and options.output and not options.rate:
-        print(shown(f"{options.source}: WARNING: {timing.warning}"), file=sys.stderr)
+        say(f"{options.source}: WARNING: {timing.warning}", sys.stderr)
     if timing.fault and not options.accept:
         raise ImageError(
             f"{options.source}: {timing.fault}. What there is was written; --accept takes it"
         )
     if timing.fault:
-        print(shown(f"{options.source}: WARNING: {timing.fault}"), file=sys.stderr)
+        say(f"{options.source}: WARNING: {timing.fault}", sys.stderr)
 
 
 def upscale_frames(

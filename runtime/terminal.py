@@ -25,9 +25,9 @@ def shown(text: object) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
-def say(text: object) -> None:
-    """Print a result on stdout."""
-    print(shown(text))
+def say(text: object, file: TextIO | None = None) -> None:
+    """Print a line, by default on stdout."""
+    print(shown(text), file=file)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -112,3 +113,22 @@ def test_a_wheel_that_is_another_is_refused(folder: Path) -> None:
     done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "differs from MANIFEST.json" in done.stderr
     assert not list(folder.glob("lib-*"))
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [(None, "but it is not installed"), ("0.1", "but 0.1 is installed")],
+)
+def test_what_is_missing_is_said(folder: Path, installed: str | None, said: str) -> None:
+    shutil.rmtree(folder / "wheels")
+    packages = folder.parent / "packages"
+    if installed is not None:
+        noted = packages / f"adadm_deploy-{installed}.dist-info" / "METADATA"
+        noted.parent.mkdir(parents=True)
+        noted.write_text(f"Metadata-Version: 2.1\nName: adadm-deploy\nVersion: {installed}\n")
+    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    done = subprocess.run(
+        command(folder), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"expected adadm-deploy 9.9, {said}, and this folder has no wheels" in done.stderr

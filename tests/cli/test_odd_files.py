@@ -14,7 +14,7 @@ from PIL import Image
 
 from _support.odd_files import NOT_READABLE
 from _support.programs import execute, parsers
-from adadm.runtime.arguments import Paths
+from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.errors import EngineError, SessionError
 from adadm.runtime.images.arrays import read_image
 from adadm.runtime.models.bundled import bundled_path
@@ -229,7 +229,8 @@ NUMBERS = ("nan", "inf", "-inf", "1e60", "-1e60", "9" * 5000, "1e999", "", "x", 
 
 def test_every_number_has_bounds() -> None:
     tried = 0
-    for _, parser in parsers():
+    for program, parser in parsers():
+        assert isinstance(parser, Parser), program  # whose errors are one line
         for action in parser._actions:
             parse = action.type
             is_path = isinstance(getattr(getattr(parse, "func", parse), "__self__", None), Paths)

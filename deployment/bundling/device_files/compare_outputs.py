@@ -39,7 +39,7 @@ def main() -> int:
         check_output(arguments.json, manifest)
     changed = [name for name, digest in manifest["files"].items() if sha256(inside(name)) != digest]
     for name in changed:
-        print(f"FAILED: {name} is missing or is not as it was shipped")
+        say(f"FAILED: {name} is missing or is not as it was shipped")
     if arguments.check_files:
         return 1 if changed else 0
     results = [compare(found, manifest) for found in manifest["references"]]
@@ -66,8 +66,15 @@ def main() -> int:
             write_whole(arguments.json, json.dumps(report, indent=2) + "\n")
         except OSError as error:
             sys.exit(f"verify.py: {arguments.json} cannot be written: {error.strerror}")
-    print("passed" if passed else "FAILED")
+    say("passed" if passed else "FAILED")
     return 0 if passed else 1
+
+
+def say(text: str) -> None:
+    """Print a line, with escapes for what steers a terminal or is not in its encoding."""
+    encoding = sys.stdout.encoding or "ascii"
+    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    print(plain.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
@@ -86,12 +93,12 @@ def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, An
             db, largest = apart(found[name]["values"], expected)
             outputs[name] = {"asked_psnr_db": asked_db, "psnr_db": db, "largest_error": largest}
             shown = "equal" if db is None else f"{db:.1f} dB"
-            print(f"{case} {name}: {shown}, required {asked_db} dB, largest error {largest:.3g}")
+            say(f"{case} {name}: {shown}, required {asked_db} dB, largest error {largest:.3g}")
             if db is not None and db < asked_db:
                 raise ValueError(f"PSNR of {name} is {db:.1f} dB, required {asked_db} dB")
     except (OSError, ValueError, KeyError, TypeError) as error:  # nan is not a number in JSON
         failures.append(f"{type(error).__name__}: {error}")
-        print(f"FAILED: {case}: {failures[0]}")
+        say(f"FAILED: {case}: {failures[0]}")
     return {
         "name": reference["name"],
         "form": reference["form"],
