@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ def standard_streams() -> Iterator[None]:
         pass  # a closed one has the lowest free number: a file to be written would take its place
     os.close(descriptor)
     before = sys.stdout, sys.stderr
+    if logging.lastResort is not None:  # prints the warnings of our modules
+        logging.lastResort.setFormatter(_Escaping())
     with ExitStack() as opened:
         sys.stdout = _bearing(sys.stdout, sys.__stdout__, opened)
         sys.stderr = _bearing(sys.stderr, sys.__stderr__, opened)
@@ -71,6 +74,13 @@ def _bearing(stream: TextIO | None, original: TextIO | None, opened: ExitStack) 
 def _close(stream: TextIO) -> None:
     with suppress(OSError):  # `run` has flushed what matters
         stream.close()
+
+
+class _Escaping(logging.Formatter):
+    """Log messages as they may be shown."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 class _Pipe(io.FileIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -35,6 +36,9 @@ def test_names_are_escaped_wherever_they_are_printed(
     assert shown(name) == expected and shown(expected) == expected
     say(name)
     Bar().message(name)
+    record = logging.LogRecord("adadm", logging.WARNING, "a.py", 1, "%s", (name,), None)
+    with standard_streams():
+        assert logging.lastResort is not None and logging.lastResort.format(record) == expected
     assert as_cell(name).replace("\\[", "[") == expected
 
     def verb(_: list[str]) -> None:
