@@ -90,7 +90,7 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
             another file; or an input or output has a type that numpy lacks, or no known rank.
     """
     content = _content(path)
-    with _refusing(path):
+    with _refusing(path, content):
         return _read(Path(path), content)
 
 
@@ -112,7 +112,7 @@ def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = 
         name, content = "the model", model
     else:
         name, content = os.fspath(model), _content(model)
-    with _refusing(name):
+    with _refusing(name, content):
         _check(name, Message(memoryview(content)), needs_bodies=needs_bodies)
     return content
 
@@ -132,11 +132,12 @@ def _content(path: str | os.PathLike[str]) -> bytes:
 
 
 @contextmanager
-def _refusing(name: object) -> Iterator[None]:
+def _refusing(name: object, content: bytes) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if str(name).lower().endswith((".pt", ".pth", ".ckpt", ".safetensors")):
+        # PyTorch's archive and pickle, and the header of safetensors behind its length
+        if content.startswith((b"PK\x03\x04", b"\x80\x02")) or content[8:10] == b'{"':
             raise EngineError(
                 f"{name} is a checkpoint, not an ONNX model; export it: adadm export {name}"
             ) from error

@@ -254,12 +254,15 @@ def test_a_provider_that_is_missing_is_named_and_not_replaced() -> None:
         OnnxRuntimeSession(b"", providers=["NoSuchProvider", "CPUExecutionProvider"])
 
 
-def test_a_checkpoint_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "net.safetensors").write_bytes(b"\x07" * 8)
-    with pytest.raises(
-        EngineError, match=r"net.safetensors is a checkpoint, not an ONNX model; ex"
-    ):
-        open_session(tmp_path / "net.safetensors")
+@pytest.mark.parametrize("name", ["net.safetensors", "net.CKPT", "net.onnx", "net.pth.tar", "net"])
+@pytest.mark.parametrize(
+    "start", [b"PK\x03\x04", b"\x80\x02\x8a\x0a", b"\x40" + bytes(7) + b'{"w":'], ids=str
+)
+def test_a_checkpoint_is_no_model(start: bytes, name: str, tmp_path: Path) -> None:
+    """Its content tells."""
+    (tmp_path / name).write_bytes(start + b"\x07" * 8)
+    with pytest.raises(EngineError, match=rf"{name} is a checkpoint, not an ONNX model; ex"):
+        open_session(tmp_path / name)
 
 
 @pytest.mark.parametrize("backend", ON_CPU)
