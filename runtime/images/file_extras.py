@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
-from adadm.runtime.images.file_kinds import AVIF, JPEG, PNG, FileKind
+from adadm.runtime.images.file_kinds import AVIF, JPEG, PNG, TIFF, FileKind
 from adadm.runtime.images.png_chunks import COLOUR_CHUNKS, read_chunks
 
 _HEAD_BYTES = 1 << 20
+_MOST_PAGES = 100  # of a TIFF that are looked at
+_NEW_SUBFILE_TYPE = 254
 
 _PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 _TRANSFERS = {8: "linear", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
@@ -86,6 +88,8 @@ def read_extras(path: Path, kind: FileKind, image: Any) -> Extras:
     """
     fields = set(image.get_fields())
     pages = image.get("n-pages") if "n-pages" in fields else 1
+    if kind is TIFF and 1 < pages <= _MOST_PAGES:
+        pages -= _reduced_pages(path, pages)
     notes = (_frames(pages, kind.name),) if pages > 1 else ()
     named = "exif-data" in fields and _names_resolution(image.get("exif-data"))
     # libvips gives 1 px/mm to what has no resolution, and 72 dpi to such a PNG or JPEG.
@@ -98,6 +102,19 @@ def read_extras(path: Path, kind: FileKind, image: Any) -> Extras:
         AVIF: _of_avif,
     }
     return read[kind](path, extras) if kind in read else extras
+
+
+def _reduced_pages(path: Path, pages: int) -> int:
+    """Pages of a TIFF that are smaller copies of others, as in a pyramid."""
+    try:
+        with TiffImagePlugin.TiffImageFile(path) as tiff:
+            kinds = []
+            for page in range(pages):
+                tiff.seek(page)
+                kinds.append(tiff.tag_v2.get(_NEW_SUBFILE_TYPE, 0))
+            return sum(kind & 1 for kind in kinds)
+    except Exception:  # noqa: BLE001 - Pillow knows fewer TIFFs than libtiff
+        return 0
 
 
 def _names_resolution(exif: bytes) -> bool:

@@ -92,7 +92,8 @@ def _kind_by_head(head: bytes) -> FileKind | None:
     if head[:4] == b"RIFF":
         return WEBP if head[8:12] == b"WEBP" else None
     if head[4:8] == b"ftyp":
-        brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(len(head), head[3]), 4))]
+        end = min(len(head), int.from_bytes(head[:4], "big"))
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, end, 4))]
         if any(brand in _AVIF_BRANDS for brand in brands):
             return AVIF
         return _HEIC if any(brand.startswith(_HEIC_BRANDS) for brand in brands) else None

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from adadm.runtime.arguments import find_clash
@@ -17,6 +18,7 @@ from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.file_kinds import PHOTO_SUFFIXES, PROBED_SUFFIXES
 from adadm.runtime.images.photo_reader import open_photo, read_size
 from adadm.runtime.images.photo_writer import WRITTEN_SUFFIXES
+from adadm.runtime.upscaling.memory import HeightWidth
 
 _FORMAT_LIKE = re.compile(r"\.[A-Za-z]{3,5}")  # not a folder such as results.2 or v1.4
 _WRITTEN_AS = {".mpo": ".jpg"}  # the others that are not written: PNG
@@ -192,7 +194,7 @@ class _Search:
         return images
 
     def _probe(self, path: Path, suffix: str) -> bool:
-        """True if libvips decodes the first file of a kind that depends on its build."""
+        """True if libvips, which may lack the decoder, decodes this file or one like it."""
         if suffix not in PROBED_SUFFIXES or not self._suffixes >= PHOTO_SUFFIXES:
             return False
         if suffix not in self._is_read:
@@ -235,21 +237,33 @@ def earlier_results(sources: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
     by_stem: dict[str, list[Path]] = {}
     for path in sources:
         by_stem.setdefault(path.stem, []).append(path)
+
+    @cache
+    def size_of(path: Path) -> HeightWidth | None:
+        try:
+            return read_size(path)
+        except ImageError:
+            return None
+
+    @cache
+    def by_size(stem: str) -> dict[HeightWidth, Path]:
+        sizes = ((size_of(path), path) for path in reversed(by_stem[stem]))
+        return {size: path for size, path in sizes if size}
+
     for path in sources:
         # at the end, or before what is no letter and no digit: IMG_1, but not IMG_10
         ends = [*(m.start() for m in re.finditer(r"[^0-9A-Za-z]", path.stem)), len(path.stem)]
-        stems = [path.stem[:end] for end in ends if end]
-        others = (other for stem in stems for other in by_stem.get(stem, ()) if other != path)
-        original = next((other for other in others if _is_enlarged(path, other)), None)
+        stems = {path.stem[:end] for end in ends} & by_stem.keys()
+        shared = [stem for stem in sorted(stems) if by_stem[stem] != [path]]
+        size = size_of(path) if shared else None
+        if size is None:
+            continue
+        others = (item for stem in shared for item in by_size(stem).items())
+        original = next((other for least, other in others if _is_enlarged(size, least)), None)
         if original is not None:
             yield path, original
 
 
-def _is_enlarged(path: Path, other: Path) -> bool:
-    try:
-        (height, width), (least_height, least_width) = read_size(path), read_size(other)
-    except ImageError:
-        return False
-    tall, wide = height / least_height, width / least_width
-    same_aspect = abs(tall - wide) * min(least_height, least_width) <= 1
-    return same_aspect and min(tall, wide) > _LEAST_FACTOR
+def _is_enlarged(size: HeightWidth, least: HeightWidth) -> bool:
+    tall, wide = size[0] / least[0], size[1] / least[1]
+    return abs(tall - wide) * min(least) <= 1 and min(tall, wide) > _LEAST_FACTOR

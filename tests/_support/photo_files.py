@@ -47,6 +47,15 @@ def by_tifffile(pages: int = 1, bits: int = 8, **options: Any) -> Write:
     return write
 
 
+def pyramid(path: Path) -> None:
+    """A TIFF with two smaller copies of its picture."""
+    tifffile = pytest.importorskip("tifffile")
+    with tifffile.TiffWriter(path) as tiff:
+        for level in range(3):
+            part = np.ascontiguousarray(photograph()[:: 2**level, :: 2**level])
+            tiff.write(part, photometric="rgb", subfiletype=int(level > 0))
+
+
 def by_opencv(bits: int = 8) -> Write:
     def write(path: Path) -> None:
         image = photograph() if bits == 8 else photograph().astype(np.uint16) * 257

@@ -19,6 +19,7 @@ from _support.photo_files import (
     photograph,
     png_with,
     profile_with,
+    pyramid,
 )
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.photo_reader import open_photo, read_size
@@ -43,6 +44,7 @@ NOTED: list[tuple[str, Write, str]] = [
     ("pages.tif", by_pillow(others=4), "5 pictures (TIFF)"),
     ("pages of tifffile.tif", by_tifffile(3), "3 pictures (TIFF)"),
     ("pages of bigtiff.tif", by_tifffile(2, bigtiff=True), "2 pictures (TIFF)"),
+    ("pyramid.tif", pyramid, ""),
     ("stereo.mpo", by_pillow(others=1), "2 pictures (MPO)"),
     ("stereo.jpg", by_pillow(others=2, format="MPO"), "3 pictures (MPO)"),
     ("adobe.jpg", jpeg_with(1, XMP % b"<d hdrgm:Version='1.0'/>"), "its gain map (Ultra HDR)"),
