@@ -168,9 +168,8 @@ def choose(path: Path, found: list[FoundWeights], key: str) -> list[FoundWeights
     words = f".{key}."
     if chosen := exact or [weights for weights in found if words in f".{weights.key}."]:
         return chosen
-    raise CheckpointError(
-        f"--weights {key}: {path} holds a network under {some_names(w.key for w in found)}"
-    )
+    keys = ("its top (.)" if weights.key == WHOLE_FILE else weights.key for weights in found)
+    raise CheckpointError(f"--weights {key}: {path} holds a network under {some_names(keys)}")
 
 
 def count_dropped(

@@ -146,7 +146,7 @@ def test_a_key_that_holds_no_network_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, small(tmp_path), "--weights", "params_ema")
-    assert "--weights params_ema: " in said and "edsr.pt holds a network under ." in said
+    assert "--weights params_ema: " in said and "edsr.pt holds a network under its top (.)" in said
 
 
 def test_a_checkpoint_that_does_not_fit_writes_nothing(
