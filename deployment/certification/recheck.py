@@ -132,7 +132,9 @@ def _find(files: Sequence[ImageFile], places: Sequence[Path]) -> tuple[list[Path
     """Find photographs by content; problems are missing or changed ones, if others are found."""
     existing = [place for place in places if place.exists()]
     images = find_images(existing) if existing else []
-    by_digest = {sha256_of(path): path for path in images}
+    by_digest: dict[str, Path] = {}
+    for path in sorted(images, key=lambda path: (path.name, path)):  # as they were chosen
+        by_digest.setdefault(sha256_of(path), path)
     names = {path.name: path for path in images}
     missing = [file for file in files if file.sha256 not in by_digest]
     problems = [

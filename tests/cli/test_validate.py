@@ -118,6 +118,11 @@ def test_a_healthy_model_is_certified(folder: Path) -> None:
 def test_a_certificate_holds_where_all_is_as_it_was(
     copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    for photograph in list((copied / "photos").iterdir()):  # equal ones under other names
+        shutil.copy(photograph, photograph.with_name(f"zz {photograph.name}"))
+    certificate = copied / "x2.certificate.json"  # as an editor on Windows saves it
+    edited = "\ufeff" + certificate.read_text().replace("\n", "\r\n")
+    certificate.write_bytes(edited.encode())
     assert again(copied) == 0  # the places in it are relative
     assert "holds: certified" in capsys.readouterr().out
 
