@@ -535,7 +535,9 @@ def test_unreadable_photographs_are_named_and_left_out(bench: Bench, tmp_path: P
 
 def test_only_as_many_photographs_as_asked_for(bench: Bench) -> None:
     options = ("--target", "cpu", "--budget-db", "1", "--photographs", "2")
-    assert bench.finish(*options).report["photographs"] == 2
+    assert bench.start(*options) == 0
+    assert Finished(bench.output, "").report["photographs"] == 2
+    assert "WARNING: 2 different of 2 photographs" in bench.capsys.readouterr().err
 
 
 def test_artefacts_that_show_are_refused(bench: Bench, tmp_path: Path) -> None:
