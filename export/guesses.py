@@ -43,8 +43,11 @@ def try_usual_values(network: Network) -> list[TriedValues]:
     tried = []
     for values in itertools.product(*choices) if names else ():
         changed = dict(zip(names, values, strict=True))
-        other = type(network)(**{**network.hyperparameters, **changed})
-        other.root.load_state_dict(network.root.state_dict())
+        try:
+            other = type(network)(**{**network.hyperparameters, **changed})
+            other.root.load_state_dict(network.root.state_dict())
+        except (ValueError, TypeError, RuntimeError):
+            continue  # a network of a user's that has no other values
         accuracy = measure_accuracy(other.eval(), side)
         tried.append(TriedValues(changed, float(np.mean([a.network_db for a in accuracy]))))
     return tried

@@ -12,6 +12,7 @@ from _support.networks import random_network
 from _support.slow import slow_unless
 from adadm.export import load_checkpoint
 from adadm.export.guesses import LEAST_GAIN_DB, TriedValues, try_usual_values, warnings_of
+from adadm.export.networks import RDN
 from adadm.export.proof.accuracy import Accuracy, measure_accuracy
 
 BUNDLED = Path(__file__).resolve().parents[3] / "export" / "checkpoints"
@@ -94,3 +95,16 @@ def test_what_the_tensors_show_is_not_tried() -> None:
         {"rgb_range": 255.0},
         {"rgb_range": 1.0},
     ]
+
+
+class OnlyUnit(RDN):
+    """It allows one range alone."""
+
+    def __init__(self, upscale: int = 2, rgb_range: float = 1.0) -> None:
+        if rgb_range != 1:
+            raise ValueError("rgb_range must be 1")
+        super().__init__(upscale, 1, 1, 4, 4, rgb_range=rgb_range)
+
+
+def test_a_network_that_allows_no_other_value_is_left_alone() -> None:
+    assert [each.values for each in try_usual_values(OnlyUnit().eval())] == [{"rgb_range": 1.0}]

@@ -13,6 +13,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import time
 import types
 import uuid
 import warnings
@@ -55,6 +56,8 @@ HARMLESS: dict[str, Any] = {
     "numpy strings": np.array(["a", "b"]),
     "numpy types": [np.dtype("float32"), np.float32, np.dtype(np.int64)],
     "random state": np.random.RandomState(0).get_state(),
+    "random generators": [np.random.RandomState(0), np.random.default_rng(0)],
+    "time": time.localtime(0),
     "decimal": [decimal.Decimal("1.5"), fractions.Fraction(1, 3)],
     "uuid": uuid.UUID(int=5),
     "python types": [int, float, list, dict, str, range(3), slice(1, 2), frozenset({1}), {2}, 1j],
