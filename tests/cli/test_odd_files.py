@@ -186,7 +186,8 @@ MISTAKEN = [
     (b"<!DOCTYPE html>\n<html>", "is a web page"),
     (b"\xef\xbb\xbf\r\n<HTML><head>", "is a web page"),
     (b"<?xml version='1.0'?><Error>NoSuchKey</Error>", "is a web page"),
-    (b"PK\x03\x04 a zip file", "is not a complete ONNX model"),
+    (b"PK\x03\x04 of torch.save", "is a checkpoint, not an ONNX model"),
+    (b"\x89PNG of a picture", "is not a complete ONNX model"),
 ]
 MODELS = [
     f"quantize IN.onnx {IMAGES} --precision fp16 -o x.onnx",
@@ -209,7 +210,7 @@ def test_what_is_no_model_is_named_in_one_line(
     assert said.count("\n") == 1 and f"odd.onnx {expected}" in said
 
 
-@pytest.mark.parametrize(("content", "expected"), MISTAKEN[:-1])
+@pytest.mark.parametrize(("content", "expected"), MISTAKEN[:-2])
 @pytest.mark.parametrize("suffix", [".engine", ".ENGINE", ".Plan"])
 def test_what_is_no_engine_is_named_in_one_line(
     suffix: str, content: bytes, expected: str, folder: Path, capsys: pytest.CaptureFixture[str]
