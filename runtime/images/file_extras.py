@@ -52,13 +52,18 @@ class Extras(NamedTuple):
         coded = {} if self.cicp is None else {b"cICP": bytes([*self.cicp, 0, 1])}
         return {**coded, **self.chunks}
 
-    @property
-    def colours(self) -> str:
-        """Colours other than sRGB's that no ICC profile describes, in words; else empty."""
+    def colours(self, *, has_srgb_curve: bool) -> str:
+        """Colours other than sRGB's that no ICC profile describes, in words; else empty.
+
+        Args:
+            has_srgb_curve: True if the values have been given sRGB's curve.
+        """
         if self.cicp is not None:
             if self.cicp in _LIKE_SRGB:
                 return ""
             primaries, transfer = self.cicp
+            if has_srgb_curve:
+                return _PRIMARIES.get(primaries, "")
             return (
                 f"{_PRIMARIES.get(primaries, f'primaries {primaries}')}, "
                 f"{_TRANSFERS.get(transfer, f'transfer {transfer}')}"
@@ -67,7 +72,7 @@ class Extras(NamedTuple):
             return ""
         gamma = _integers(self.chunks.get(b"gAMA", b""))
         chromaticities = _integers(self.chunks.get(b"cHRM", b""))
-        if gamma and abs(gamma[0] / _SRGB_GAMMA - 1) > 0.05:
+        if gamma and not has_srgb_curve and abs(gamma[0] / _SRGB_GAMMA - 1) > 0.05:
             return f"gAMA {gamma[0] / 100_000:g}"
         if len(chromaticities) == 8 and any(
             abs(value - known) > 1000

@@ -122,7 +122,9 @@ class PhotoWriter:
                 f"{path}: expected sides of at most {self._format.largest_px} px "
                 f"({self._format.name}), got {width}x{height}; write PNG or TIFF"
             )
-        self._dtype, self._curves = like.dtype, like.curves
+        # without a name for it, the curve of the file is left for sRGB's
+        names_curve = self._format is _PNG or like.extras.has_profile
+        self._dtype, self._curves = like.dtype, like.curves if names_curve else None
         self._depth = 16 if like.depth > 8 and self._format.most_bits > 8 else 8
         self._has_alpha = like.has_alpha
         self._flattens = like.has_alpha and not self._format.has_alpha
@@ -137,12 +139,10 @@ class PhotoWriter:
             bytes_in_all = height * width * channels * self._depth // 8
             self._options["bigtiff"] = bytes_in_all > _LARGEST_CLASSIC_TIFF_BYTES
         self._chunks = like.extras.png_chunks
-        self.notes: tuple[str, ...] = ()
-        if like.extras.colours and self._format is not _PNG:
-            self.notes = (
-                f"its colours ({like.extras.colours}) cannot be named in {self._format.name}, and "
-                "will be shown as others; write PNG to keep them",
-            )
+        lost = like.extras.colours(has_srgb_curve=like.curves is not None)
+        said = f"its colours ({lost}) cannot be named in {self._format.name}, and will be shown as "
+        is_lost = lost and self._format is not _PNG
+        self.notes: tuple[str, ...] = (said + "others; write PNG to keep them",) if is_lost else ()
         self._rows = 0
         self._stored = zlib.compressobj(0)
 

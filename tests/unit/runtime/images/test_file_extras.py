@@ -30,6 +30,7 @@ XMP = b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x='adobe:ns:meta/'>%s</x:
 GAMMA, LINEAR = struct.pack(">I", 45455), struct.pack(">I", 100_000)
 SRGB = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 WIDE = struct.pack(">8I", 31270, 32900, 70800, 29200, 17000, 79700, 13100, 4600)
+DARKER, LINEAR_2020 = struct.pack(">I", 38462), bytes([9, 8, 0, 1])
 PQ, HLG = bytes([9, 16, 0, 1]), bytes([9, 18, 0, 1])
 
 NOTED: list[tuple[str, Write, str]] = [
@@ -70,7 +71,10 @@ KEPT: list[tuple[str, Write, dict[bytes, bytes], str]] = [
     ("hlg.png", png_with((b"cICP", HLG), (b"gAMA", GAMMA)), {b"cICP": HLG, b"gAMA": GAMMA}, "HLG"),
     ("srgb.png", png_with((b"sRGB", b"\0")), {b"sRGB": b"\0"}, ""),
     ("usual.png", png_with((b"gAMA", GAMMA), (b"cHRM", SRGB)), {b"gAMA": GAMMA, b"cHRM": SRGB}, ""),
-    ("linear.png", png_with((b"gAMA", LINEAR)), {b"gAMA": LINEAR}, "gAMA 1"),
+    ("linear.png", png_with((b"gAMA", LINEAR)), {b"gAMA": LINEAR}, ""),
+    ("darker.png", png_with((b"gAMA", DARKER)), {b"gAMA": DARKER}, "gAMA 0.38462"),
+    ("linear wide.png", png_with((b"gAMA", LINEAR), (b"cHRM", WIDE)), {b"cHRM": WIDE}, "(cHRM)"),
+    ("linear 2020.png", png_with((b"cICP", LINEAR_2020)), {b"cICP": LINEAR_2020}, "(BT.2020)"),
     ("wide.png", png_with((b"gAMA", GAMMA), (b"cHRM", WIDE)), {b"cHRM": WIDE}, "cHRM"),
     ("profile.png", by_pillow(icc_profile=profile_with(parametric(0, 2.2))), {}, ""),
 ]

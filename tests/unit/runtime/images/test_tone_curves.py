@@ -133,11 +133,17 @@ def test_a_linear_file_is_seen_as_srgb_and_written_as_it_was(
     assert written.get("icc-profile-data") == profile
 
 
-def test_a_linear_png_keeps_its_gamma(tmp_path: Path) -> None:
+def test_a_linear_png_keeps_its_gamma_and_other_formats_get_srgb(tmp_path: Path) -> None:
     png_with((b"gAMA", struct.pack(">I", 100_000)))(tmp_path / "a.png")
     photo = open_photo(tmp_path / "a.png")
-    with PhotoWriter(tmp_path / "b.png", photo, upscale=1) as writer:
-        writer.write(photo.colour(0, 0, photo.height, photo.width))
+    for name in ("b.png", "b.tif", "b.bmp"):
+        with PhotoWriter(tmp_path / name, photo, upscale=1) as writer:
+            writer.write(photo.colour(0, 0, photo.height, photo.width))
     with Image.open(tmp_path / "b.png") as written:
         assert written.info["gamma"] == 1.0
         np.testing.assert_array_equal(np.asarray(written), photograph())
+    for name in ("b.tif", "b.bmp"):
+        with Image.open(tmp_path / name) as written:
+            light = light_of(np.asarray(written) / 255)
+        # near white, half a level of sRGB is 1.14 levels of light
+        assert np.abs(light - photograph() / 255).max() < 1.2 / 255
