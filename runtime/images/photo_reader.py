@@ -28,7 +28,7 @@ from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.file_extras import Extras, read_extras
 from adadm.runtime.images.file_kinds import AVIF, BMP, kind_of, undecodable
 from adadm.runtime.images.tone_curves import find_tone_curves
-from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
+from adadm.runtime.images.vips import MM_PER_INCH, codec_reason, load_vips
 
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
 
@@ -152,7 +152,7 @@ def _reading(path: Path) -> Iterator[None]:
     except (vips.Error, OSError, SyntaxError, ValueError) as error:
         if "heif: Unsupported" in str(getattr(error, "detail", "")):  # built without HEVC
             raise undecodable(path, kind_of(path)) from error
-        raise ImageError(f"{path}: not a readable image ({reason_of(error)})") from error
+        raise ImageError(f"{path}: not a readable image ({codec_reason(error)})") from error
 
 
 def _opened(path: Path, largest_megapixels: float) -> tuple[Any, Extras, int]:

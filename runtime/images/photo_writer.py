@@ -28,7 +28,7 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.images.arrays import Pixels, encoded
 from adadm.runtime.images.photo_reader import Photo
 from adadm.runtime.images.png_chunks import PNG_SIGNATURE, png_chunk, save_png
-from adadm.runtime.images.vips import MM_PER_INCH, load_vips, reason_of
+from adadm.runtime.images.vips import MM_PER_INCH, codec_reason, load_vips
 
 
 class _Format(NamedTuple):
@@ -297,7 +297,7 @@ class _Encoder:
             options = {"access": "sequential", "fail_on": "error", "unlimited": True}
             self._save(vips.Image.pngload_source(source, **options))
         except Exception as error:  # noqa: BLE001 - raised where rows are written
-            self._failure = ImageError(f"{self._path}: cannot be written ({reason_of(error)})")
+            self._failure = ImageError(f"{self._path}: cannot be written ({codec_reason(error)})")
             self._failure.__cause__ = error.with_traceback(
                 None
             )  # a traceback would keep the file open

@@ -11,7 +11,7 @@ from adadm.runtime.errors import MissingDependencyError, require
 MM_PER_INCH = 25.4
 
 
-def reason_of(error: Exception) -> str:
+def codec_reason(error: Exception) -> str:
     """Error text of vips or Pillow in one line."""
     said = getattr(error, "detail", "") or getattr(error, "strerror", "") or str(error)
     lines = dict.fromkeys(line.strip() for line in said.splitlines() if line.strip())
