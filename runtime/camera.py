@@ -40,7 +40,7 @@ from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
-from adadm.runtime.terminal import say
+from adadm.runtime.terminal import say, shown
 from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.video.film_timing import FilmTiming
 from adadm.runtime.video.frames import (
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
                 wanted = takewhile(lambda _: not stop.is_set(), islice(frames, options.frames))
                 warn = partial(line.console.print, style="yellow", markup=False, soft_wrap=True)
                 for warning in source.warnings:
-                    warn(f"{options.source}: WARNING: {warning}")
+                    warn(shown(f"{options.source}: WARNING: {warning}"))
                 accepted = warn if options.accept else None
                 for _ in upscale_frames(session, wanted, write, figures, accepted):
                     line.update(f"{figures}, {figures.times_ms[-1][0]:.1f} ms")
