@@ -255,10 +255,18 @@ def _first_that_fits(
     raise next(iter(refused.values()))
 
 
+def _lost_averages(network: Network, weights: TakenWeights) -> list[str]:
+    """What was dropped, is named like averaged weights, and is as many tensors as a network."""
+    if is_averaged(weights.key):
+        return []
+    least = len(list(network.parameters())) / 2
+    return [name for name, n in weights.dropped.items() if n >= least and is_averaged(name)]
+
+
 def _warn(path: Path, network: Network, weights: TakenWeights, *, chosen: bool) -> None:
     if weights.others and not chosen:
         _logger.warning("WARNING: %s: more than one network. %s", path, weights)
-    elif not chosen and (lost := [name for name in weights.dropped if is_averaged(name)]):
+    elif not chosen and (lost := _lost_averages(network, weights)):
         _logger.warning(
             "WARNING: %s: %s may hold averaged weights, which are the better ones, in a form that "
             "is not read",

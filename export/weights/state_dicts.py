@@ -102,8 +102,6 @@ class TakenWeights:
 
 def is_averaged(key: str) -> bool:
     """True if a key names an averaged copy of the weights, which is the better one."""
-    if key == "n_averaged":  # a count, in PyTorch's AveragedModel
-        return False
     words = set(map(str.lower, re.findall(r"[A-Za-z][a-z]+|[A-Z]+(?![a-z])", key)))
     return not _AVERAGED.isdisjoint(words) and _RAW.isdisjoint(words)
 

@@ -257,7 +257,9 @@ def test_averaged_weights_in_a_form_that_is_not_read_are_said(
     loaded(tmp_path, {"model": WANTED, "ema": {"shadow_params": list(OTHER.values())}})
     assert "ema may hold averaged weights" in caplog.text
     caplog.clear()
-    loaded(tmp_path, {"n_averaged": torch.tensor(4), **under("module.", WANTED)})
+    for beside in ({"n_averaged": torch.tensor(4)}, {"ema_decay": ROWS}):
+        loaded(tmp_path, {**beside, **under("module.", WANTED)})
+    loaded(tmp_path, {"ema": WANTED, "swa": {"x": list(OTHER.values())}})
     assert caplog.text == ""
 
 
