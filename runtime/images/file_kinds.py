@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import TiffImagePlugin
 
 from adadm.runtime.errors import ImageError
+from adadm.runtime.files import mistaken
 from adadm.runtime.images.arrays import EXTENSIONS
 from adadm.runtime.images.vips import load_vips
 
@@ -69,6 +70,8 @@ def kind_of(path: Path) -> FileKind:
         head = file.read(_HEAD_BYTES)
     kind = _kind_by_head(head)
     if kind is None:
+        if b"<?xml" not in head and (problem := mistaken(head)):  # not SVG
+            raise ImageError(f"{path} {problem}")
         raise ImageError(f"{path}: not a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF image")
     if kind.loader and not load_vips().type_find("VipsOperation", kind.loader):
         raise undecodable(path, kind)

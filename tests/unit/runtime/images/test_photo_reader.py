@@ -370,7 +370,14 @@ def damaged_png(path: Path) -> None:
     ("name", "content", "message"),
     [
         ("text.jpg", b"no image", r"text\.jpg: not a "),
-        ("empty.png", b"", r"empty\.png: not a "),
+        ("empty.png", b"", r"empty\.png is empty; copy or download it again"),
+        (
+            "large.png",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            r"large\.png is a pointer of",
+        ),
+        ("page.jpg", b"<!DOCTYPE html><html>", r"page\.jpg is a web page, not the file itself"),
+        ("vector.png", b"<?xml version='1.0'?><svg/>", r"vector\.png: not a "),
         ("sound.wav", b"RIFF\x24\0\0\0WAVEfmt " + bytes(40), r"sound\.wav: not a "),
         ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"vector\.svg: not a "),
         ("damaged.png", damaged_png, "not a readable image"),
