@@ -7,6 +7,7 @@ The result then equals that of the whole image and shows no seams.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 from pathlib import Path
 
@@ -40,17 +41,17 @@ def main(argv: list[str]) -> None:
     arguments = _parse(argv)
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
-    model = arguments.model or f"x{arguments.upscale or _factor_for(arguments.size)}"
     inputs, lists = expand_inputs(arguments.input)
     found = find_jobs(
         inputs,
         arguments.output,
         arguments.format,
-        [*companion_files(model), *lists],
+        [*companion_files(arguments.model or f"x{_FACTORS[0]}"), *lists],
         suffixes=PHOTO_SUFFIXES,
         recursive=arguments.recursive,
         previews=arguments.compare,
     )
+    model = arguments.model or f"x{arguments.upscale or _factor_for(found.jobs, arguments)}"
     with (
         Upscaler(
             model,
@@ -83,9 +84,15 @@ def main(argv: list[str]) -> None:
     _summarise(outcome, found, arguments)
 
 
-def _factor_for(size: ResultSize) -> int:
-    """The smallest bundled factor that makes a size, or the largest."""
-    return next((f for f in _FACTORS if f >= (size.factor or 1)), _FACTORS[-1])
+def _factor_for(jobs: list[Job], arguments: argparse.Namespace) -> int:
+    """The smallest bundled factor that makes the wanted size of every image, or the largest."""
+    size: ResultSize = arguments.size
+    needed = size.factor or 1.0
+    for job in jobs if size.width or size.height else ():
+        with contextlib.suppress(ImageError):  # it fails by itself, later
+            lengths = read_size(job.source, arguments.max_megapixels)
+            needed = max(needed, size.factor_of(*lengths) or 1)
+    return next((f for f in _FACTORS if f >= needed), _FACTORS[-1])
 
 
 def _warn_of_earlier_results(sources: list[Path], progress: Progress) -> None:
@@ -174,7 +181,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--upscale",
         type=int,
         choices=_FACTORS,
-        help=f"factor of the bundled model; default: {_FACTORS[0]}, or what --scale needs",
+        help=f"factor of the bundled model; default: {_FACTORS[0]}, or what --size or --scale need",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(

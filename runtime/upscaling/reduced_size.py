@@ -45,6 +45,15 @@ class ResultSize:
         width, height = (int(side) if side else None for side in match.groups())
         return ResultSize(width=width, height=height)
 
+    def factor_of(self, height: int, width: int) -> float | None:
+        """Factor of both sides of an image; None if that of the network stays."""
+        ratios = [
+            side / length
+            for side, length in ((self.width, width), (self.height, height))
+            if side is not None
+        ]
+        return self.factor or min(ratios, default=None)
+
     def of(self, height: int, width: int, upscale: int) -> HeightWidth:
         """Height and width of the result of an image, px, at least 1 each.
 
@@ -53,17 +62,12 @@ class ResultSize:
         Raises:
             ImageError: the result would be larger than the network makes it.
         """
-        ratios = [
-            side / length
-            for side, length in ((self.width, width), (self.height, height))
-            if side is not None
-        ]
-        factor = self.factor or min(ratios, default=upscale)
+        factor = self.factor_of(height, width) or upscale
         if factor > upscale:
             raise ImageError(
                 f"expected a result of at most {upscale} times {width}x{height} px, the model's "
                 f"factor, got {factor:.4g} times; give a smaller --size or --scale, or a model of "
-                "a larger factor, such as --upscale 4"
+                "a larger factor"
             )
         most = (self.height or math.inf, self.width or math.inf)
         sides = (

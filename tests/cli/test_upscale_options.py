@@ -89,6 +89,11 @@ def test_the_bundled_model_is_the_smallest_that_is_enough(
     assert adadm(tmp_path / "a.png", "-o", tmp_path / "c.png", "--size", "x1080") == 1
     assert "got 67.5 times; give a smaller --size or --scale" in capsys.readouterr().err
     assert files(tmp_path) == ["3.png", "a.png"]
+    save(tmp_path / "large.png", smooth(30, 40))
+    inputs = (tmp_path / "a.png", tmp_path / "large.png")
+    assert adadm(*inputs, "-o", tmp_path / "fitted", "--size", "60x60") == 0
+    assert pixels(tmp_path / "fitted" / "a.png").shape == (48, 60, 3)  # by 3
+    assert pixels(tmp_path / "fitted" / "large.png").shape == (45, 60, 3)  # by 1.5
 
 
 def test_the_self_ensemble_is_the_mean_of_the_eight_turns(tmp_path: Path) -> None:
