@@ -688,7 +688,7 @@ def test_all_files_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (tmp_path / "x2.json").mkdir()
     source = bundled_path("x2")
     assert inspect(source, "-o", tmp_path / "x2.svg", "--json", tmp_path / "x2.json") == 1
-    assert f"Is a directory: '{tmp_path / 'x2.json'}'" in capsys.readouterr().err
+    assert f"{tmp_path / 'x2.json'}: Is a directory" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["x2.json"]
 
 
