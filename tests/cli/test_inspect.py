@@ -271,12 +271,10 @@ def factors_of(report: dict[str, Any]) -> list[list[float]]:
     return [[block["factor"][kind] for kind in kinds] for block in report["blocks"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "precision"),
-    slow_unless(
-        lambda target, _: target == "tensorrt10",
-        [("tensorrt10", "int8"), ("jetson-orin-jp51", "fp16"), ("cpu", "int8")],
-    ),
+    [("tensorrt10", "int8"), ("jetson-orin-jp51", "fp16"), ("cpu", "int8")],
 )
 def test_a_lowered_model_shows_the_factors_of_its_checkpoint(
     target: str,

@@ -720,9 +720,8 @@ def test_a_trunk_that_float16_does_not_hold_is_scaled(
         assert all((stage["factor_error"] or 0) < 0.1 for stage in report["stages"])
 
 
-@pytest.mark.parametrize(
-    "precision", slow_unless(lambda precision: precision == "int8", ["fp16", "int8"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_what_float16_does_not_hold_inside_a_branch_stays_float32(
     bench: Bench, tmp_path: Path, crops: Path, precision: str
 ) -> None:

@@ -322,6 +322,7 @@ def held_to_itself(whole: Path, *options: str | Path) -> int:
     return adadm(whole / "x2.onnx", whole, "--against", whole / "x2.onnx", *options)
 
 
+@pytest.mark.slow
 def test_a_photograph_beyond_a_limit_fails_until_it_is_accepted_by_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

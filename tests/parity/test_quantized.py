@@ -155,7 +155,8 @@ def test_tensorrt_builds_int8(folder: Path, of: str, variant: Variant) -> None:
     assert built(model, DYNAMIC if variant == "whole" else tile_profile(model)).plan
 
 
-@pytest.mark.parametrize("upscale", UPSCALES)
+@pytest.mark.slow
+@pytest.mark.parametrize("upscale", [2, 4])
 def test_openvino_agrees_with_onnx_runtime(folder: Path, upscale: int) -> None:
     """Also on its factors: in an INT8 graph OpenVINO takes a count for quantized, unless kept."""
     pytest.importorskip("openvino", reason="openvino is not installed")

@@ -51,7 +51,8 @@ def test_builds(
     assert len(engine.plan) > weights / 2
 
 
-@pytest.mark.parametrize("upscale", slow_unless(lambda upscale: upscale == 2, [2, 4]))
+@pytest.mark.slow
+@pytest.mark.parametrize("upscale", [2, 4])
 def test_builds_the_bundled_models(upscale: int) -> None:
     for form in ("", ".tile", ".moments"):
         name = f"edsr_adadm_x{upscale}{form}.onnx"

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from _support.slow import slow_unless
 from _support.toy_networks import enlarging_edsr, write_checkpoint, write_crops
 from adadm.calibration import pipeline
 from adadm.calibration.lowering import Lowering, LoweringOptions
@@ -136,7 +137,10 @@ def test_what_is_remembered_is_not_measured_again(
     assert again.models["whole"].SerializeToString() == first.models["whole"].SerializeToString()
 
 
-@pytest.mark.parametrize("request_", [CPU, replace(CPU, target=TARGETS["tensorrt10"])])
+@pytest.mark.parametrize(
+    "request_",
+    slow_unless(lambda request: request is CPU, [CPU, replace(CPU, target=TARGETS["tensorrt10"])]),
+)
 def test_what_is_lost_is_what_the_lowered_model_loses(lab: Lab, request_: LoweringOptions) -> None:
     """Measured again, on the model that stands for what is written."""
     quantized = lab.lower(request_)

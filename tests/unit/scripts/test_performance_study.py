@@ -41,6 +41,7 @@ def test_peers_compute_the_same_and_take_turns(files: Files) -> None:
     assert results["eager"]["difference"] == 0 < results["ours_onnxruntime"]["difference"]
 
 
+@pytest.mark.slow
 def test_a_peer_that_fails_is_a_result(files: Files, tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")

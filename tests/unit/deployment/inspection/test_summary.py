@@ -49,7 +49,7 @@ CHECKPOINTS = ROOT / "export" / "checkpoints"
 MODELS = ROOT / "runtime" / "models"
 BUNDLED = sorted(CHECKPOINTS.glob("*.safetensors"))
 BUNDLED += [MODELS / f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)]
-SMALL = slow_unless(lambda name: name in ("edsr", "nlsn", RRDB), ["edsr", "nlsn", "rdn", *CUSTOM])
+SMALL = slow_unless(lambda name: name in ("edsr", RRDB), ["edsr", "nlsn", "rdn", *CUSTOM])
 
 
 def in_float64(tensor: torch.Tensor | None) -> Array:
