@@ -78,7 +78,6 @@ def test_other_rotations_are_no_rounding() -> None:
         check_parity(network, model)
 
 
-@pytest.mark.slow
 def test_a_code_flipped_by_rounding_refuses_nothing() -> None:
     """Two axes that differ by less than a rounding: any pixel's code may fall either way."""
     original, model, _ = exported("nlsn", 2, Options())
