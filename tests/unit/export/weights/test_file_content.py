@@ -91,6 +91,8 @@ OTHERS: dict[str, tuple[Callable[[], bytes], str]] = {
     "page": (lambda: b"\n\n<!DOCTYPE html><html>", "a web page, .*download it again"),
     "page without type": (lambda: b"\xef\xbb\xbf<HTML><head>", "a web page"),
     "error in XML": (lambda: b"<?xml version='1.0'?><Error>", "a web page"),
+    "cut JSON": (lambda: b'{"weight_map": {"w"', "JSON text"),
+    "Keras": (lambda: zipped(model_DOT_weights_DOT_h5=b"x"), "a Keras model"),
     "error in JSON": (lambda: b'{"error": "not found"}', "JSON text"),
     "index": (lambda: json.dumps(INDEX).encode(), r"index of .* parts \(m-00001.*join the parts"),
     "script": (script, r"a TorchScript program.*torch\.jit\.load\(FILE\)\.state_dict\(\)"),

@@ -53,6 +53,7 @@ NOTED: list[tuple[str, Write, str]] = [
     ("iso.jpg", jpeg_with(2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0"), "gain map"),
     ("motion.jpg", jpeg_with(1, XMP % b"<d GCamera:MotionPhoto='1'/>", b"ftypmp42"), "its film"),
     ("still.jpg", jpeg_with(1, XMP % b"<d GCamera:MotionPhoto='0'/>"), ""),
+    ("damaged EXIF.jpg", jpeg_with(1, b"Exif\0\0II*\0\xff"), ""),
     ("cut index.jpg", jpeg_with(2, b"MPF\0II*\0\x08\0\0\0\x03"), ""),
 ]
 
