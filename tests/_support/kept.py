@@ -14,7 +14,7 @@ from pathlib import Path
 
 from _support.scripts import ROOT
 
-_KEPT = ROOT / ".cache" / "tests"
+_KEPT = ROOT / ".kept" / "tests"  # not .cache, which a build of the site empties
 _SOURCES = ("export", "calibration", "runtime", "tests/_support")
 _MOST_VERSIONS = 3
 """Of the sources. What the eldest have made is removed."""
