@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -132,6 +132,32 @@ def opened(path: str | os.PathLike[str]) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+
+
+def read_cache(path: Path, what: str, warn: Callable[[str], object]) -> bytes:
+    """Content of a cache; empty if there is none that can be read.
+
+    Args:
+        what: what is in it, for the warning.
+        warn: receives a warning if it is there, but cannot be read.
+    """
+    try:
+        with opened(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        warn(f"the {what} cache is not read: {described(error)}")
+        return b""
+
+
+def write_cache(path: Path, content: bytes, what: str, warn: Callable[[str], object]) -> None:
+    """Write a cache; `warn` receives a warning if it cannot be written, which is no failure."""
+    try:
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        warn(f"the {what} cache is not kept: {described(error)}")
 
 
 def not_kept(error: OSError) -> str:

@@ -14,7 +14,7 @@ from adadm.runtime.engines.recipe import Recipe
 from adadm.runtime.engines.tensorrt_api import build_engine, load_tensorrt
 from adadm.runtime.engines.weak_typing import weak_flags
 from adadm.runtime.errors import EngineError, MissingDependencyError, SessionError
-from adadm.runtime.files import described, opened, written_whole
+from adadm.runtime.files import opened, read_cache, write_cache, written_whole
 from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
@@ -49,6 +49,10 @@ def build(
             are then in a `.log` file beside the engine.
         MissingDependencyError: TensorRT is not installed.
     """
+
+    def warn(text: str) -> None:
+        progress.message(text, warning=True)
+
     machine = check_builds_here(recipe)
     settings = recipe.settings
     if recipe.flavour == "rtx":
@@ -64,7 +68,7 @@ def build(
             return found, False
         cache = None
         if timing_cache is not None:
-            cache = _timings(timing_cache, progress)
+            cache = read_cache(timing_cache, "timing", warn)
         log: list[Message] = []
         try:
             built = build_engine(
@@ -88,25 +92,9 @@ def build(
         manifest = _manifest(recipe, machine, built.plan, built.activation_bytes)
         write_engine(engine, built.plan, manifest)
         if timing_cache is not None and built.timing_cache is not None:
-            try:
-                with written_whole(timing_cache) as partial:
-                    partial.write_bytes(built.timing_cache)
-            except OSError as error:  # the engine is built
-                progress.message(f"the timing cache is not kept: {described(error)}", warning=True)
+            write_cache(timing_cache, built.timing_cache, "timing", warn)
         log_path(engine).unlink(missing_ok=True)  # of an earlier failure
     return manifest, True
-
-
-def _timings(cache: Path, progress: Progress) -> bytes:
-    """Content of a timing cache; empty if there is none that can be read."""
-    try:
-        with opened(cache) as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        progress.message(f"the timing cache is not read: {described(error)}", warning=True)
-        return b""
 
 
 def log_path(engine: Path) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.tensorrt_api import Flavour
-from adadm.runtime.files import described, opened, written_whole
+from adadm.runtime.files import read_cache, write_cache
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -118,7 +118,7 @@ class RtxContexts(Contexts):
         self._saves = ExitStack()
         if cache is not None:
             compiled = self._config.create_runtime_cache()
-            content = _read(cache)
+            content = read_cache(cache, "runtime", _logger.warning)
             if content and not compiled.deserialize(content):
                 _logger.warning(
                     "%s was made for another GPU, driver or TensorRT for RTX; kernels are compiled "
@@ -140,23 +140,8 @@ class RtxContexts(Contexts):
             super().close()
 
 
-def _read(path: Path) -> bytes:
-    try:
-        with opened(path) as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        _logger.warning("the runtime cache is not read: %s", described(error))
-        return b""
-
-
 def _save(compiled: Any, path: Path, before: bytes) -> None:
     """Write a runtime cache, if it has changed since it was read."""
     content = bytes(compiled.serialize())
     if content and content != before:
-        try:
-            with written_whole(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            _logger.warning("the runtime cache is not kept: %s", described(error))
+        write_cache(path, content, "runtime", _logger.warning)

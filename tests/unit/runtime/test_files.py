@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adadm.runtime.files import sha256_of, written_whole
+from adadm.runtime.files import read_cache, sha256_of, write_cache, written_whole
 
 
 def test_a_file_appears_with_its_content_and_ordinary_rights(tmp_path: Path) -> None:
@@ -50,3 +50,16 @@ def test_digest_is_that_of_hashlib(tmp_path: Path) -> None:
     content = bytes(range(256)) * 9000
     (tmp_path / "large").write_bytes(content)
     assert sha256_of(tmp_path / "large") == hashlib.sha256(content).hexdigest()
+
+
+def test_a_cache_that_is_unusable_is_said_and_no_failure(tmp_path: Path) -> None:
+    said: list[str] = []
+    cache, below = tmp_path / "cache", tmp_path / "cache" / "below"
+    assert read_cache(cache, "timing", said.append) == b""
+    write_cache(cache, b"times", "timing", said.append)
+    assert read_cache(cache, "timing", said.append) == b"times" and said == []
+    write_cache(below, b"times", "timing", said.append)
+    assert read_cache(tmp_path, "runtime", said.append) == b""
+    assert said[0].startswith(f"the timing cache is not kept: {cache}: ")
+    assert said[1].startswith(f"the runtime cache is not read: {tmp_path}: ")
+    assert cache.read_bytes() == b"times"
