@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 from PIL import Image, TiffImagePlugin
 
-from adadm.runtime.images.file_kinds import AVIF, JPEG, PNG, TIFF, FileKind
+from adadm.runtime.images.file_kinds import AVIF, JPEG, NEW_SUBFILE_TYPE, PNG, TIFF, FileKind
 from adadm.runtime.images.png_chunks import COLOUR_CHUNKS, read_chunks
 
 _HEAD_BYTES = 1 << 20
 _MOST_PAGES = 100  # of a TIFF that are looked at
-_NEW_SUBFILE_TYPE = 254
 
 _PRIMARIES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 _TRANSFERS = {8: "linear", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
@@ -116,7 +115,7 @@ def _reduced_pages(path: Path, pages: int) -> int:
             kinds = []
             for page in range(pages):
                 tiff.seek(page)
-                kinds.append(tiff.tag_v2.get(_NEW_SUBFILE_TYPE, 0))
+                kinds.append(tiff.tag_v2.get(NEW_SUBFILE_TYPE, 0))
             return sum(kind & 1 for kind in kinds)
     except Exception:  # noqa: BLE001 - Pillow knows fewer TIFFs than libtiff
         return 0

@@ -55,7 +55,7 @@ _AVIF_BRANDS, _HEIC_BRANDS = (b"avif", b"avis"), (b"hei", b"hev", b"mif1", b"msf
 _HEAD_BYTES = 64
 
 # TIFF tags: a first page that is a reduced copy, as in NEF and ARW; DNG.
-_NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
+NEW_SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 
 def kind_of(path: Path) -> FileKind:
@@ -109,6 +109,6 @@ def _is_camera_raw(path: Path, head: bytes) -> bool:
     try:
         with TiffImagePlugin.TiffImageFile(path) as tiff:  # not Image.open, which has a limit
             tags = tiff.tag_v2
-            return _DNG_VERSION in tags or bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 1)
+            return _DNG_VERSION in tags or bool(tags.get(NEW_SUBFILE_TYPE, 0) & 1)
     except Exception:  # noqa: BLE001 - Pillow knows fewer TIFFs than libtiff, and fails in many ways
         return False
