@@ -42,11 +42,12 @@ def main(argv: list[str]) -> None:
     load_vips()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     inputs, lists = expand_inputs(arguments.input)
+    models = [arguments.model] if arguments.model else list(BUNDLED)
     found = find_jobs(
         inputs,
         arguments.output,
         arguments.format,
-        [*companion_files(arguments.model or f"x{_FACTORS[0]}"), *lists],
+        [*(file for model in models for file in companion_files(model)), *lists],
         suffixes=PHOTO_SUFFIXES,
         recursive=arguments.recursive,
         previews=arguments.compare,
