@@ -44,7 +44,7 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y
 from adadm.runtime.terminal import say
-from training.crops import Crops, Pair, make_pair
+from training.crops import Crops, Pair, make_pair, make_sharp_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
 
@@ -168,10 +168,10 @@ def _crops(arguments: argparse.Namespace, network: Network, device: torch.device
     count = arguments.drawn_pictures if arguments.drawn else 0
     drawn = []
     for index in track(range(count), description="drawing", console=console, disable=not count):
-        # Half are drawn large and then reduced; half are as sharp as inputs of a network.
-        side, scale = (2 * arguments.patch, upscale) if index % 2 else (4 * arguments.patch, 1)
-        picture = draw_at_random(side, rng).repeat(scale, axis=0).repeat(scale, axis=1)
-        drawn.append(make_pair(picture, upscale))
+        if index % 2:
+            drawn.append(make_sharp_pair(draw_at_random(2 * arguments.patch, rng), upscale))
+        else:
+            drawn.append(make_pair(draw_at_random(4 * arguments.patch, rng), upscale))
     return Crops(
         photographs,
         drawn,

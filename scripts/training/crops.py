@@ -19,6 +19,11 @@ class Pair:
     hr: ImageArray
 
 
+def make_sharp_pair(picture: ImageArray, upscale: int) -> Pair:
+    """Pair a picture with itself, each pixel a square: an input as sharp as inputs can be."""
+    return Pair(picture, picture.repeat(upscale, axis=0).repeat(upscale, axis=1))
+
+
 def make_pair(picture: ImageArray, upscale: int) -> Pair:
     """Crop a picture to a multiple of the factor, and reduce it."""
     hr = crop_to_multiple(picture, upscale)
@@ -32,7 +37,8 @@ class Crops:
     are cut on the device, without waiting for it.
 
     Args:
-        photographs, drawn: sources of crops; a picture's share grows with its area.
+        photographs, drawn: sources of crops; a picture's share grows with its area. The drawn
+            ones are numbered after the photographs.
         drawn_share: share of drawn pictures among the crops, 0..1.
         patch: side of a crop at low resolution, px.
         rgb_range: value of white.
@@ -64,6 +70,7 @@ class Crops:
             kept += large
             weights.append(share * areas / areas.sum())
         self.pictures = len(kept)
+        self.first_drawn = self.pictures - len(large)
         self.weights = torch.cat(weights)
         self.free = torch.tensor([pair.lr.shape[:2] for pair in kept]) - patch + 1
         self.upscale = kept[0].hr.shape[0] // kept[0].lr.shape[0]

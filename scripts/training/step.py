@@ -33,8 +33,10 @@ class Phase:
 class Step:
     """A callable training step; on a GPU it is captured once in each phase, and replayed.
 
-    The loss is L1, a mean over crops. Above `outlier` it grows only logarithmically, so that one
-    crop on which the network diverges does not outweigh the others.
+    The loss is L1, a mean over crops. Of a drawn crop only what exceeds the error of bicubic
+    interpolation counts: such crops teach the network not to run away, and take no capacity from
+    photographs. Above `outlier` the loss of a crop grows only logarithmically, so that the crops
+    on which the network diverges, nearly all of them drawn, do not outweigh the others.
 
     Attributes:
         loss: sum of the losses since it was last zeroed, on the device, 0..rgb_range a step.
@@ -53,7 +55,8 @@ class Step:
     ) -> None:
         self.network, self.crops, self.clip = network, crops, clip
         self.on_gpu = device.type == "cuda"
-        self.outlier = network.rgb_range / 8
+        white = network.rgb_range
+        self.outlier = torch.tensor([white / 8, white / 128], device=device)
         self.learning_rate = torch.zeros((), device=device)
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=self.learning_rate, fused=True, capturable=self.on_gpu
@@ -97,9 +100,7 @@ class Step:
             lr.device.type, torch.bfloat16, enabled=phase.half, cache_enabled=False
         ):
             trunk = self.features(lr)
-        errors = (self.network.reconstruct(trunk.float()) - hr).abs().mean(dim=(1, 2, 3))
-        beyond = self.outlier * (1 + (errors.clamp(min=self.outlier) / self.outlier).log())
-        loss = torch.where(errors > self.outlier, beyond, errors).mean()
+        loss = self._loss(self.network.reconstruct(trunk.float()), hr, lr)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for parameter in self.network.parameters():
@@ -108,3 +109,15 @@ class Step:
         nn.utils.clip_grad_norm_(self.network.parameters(), self.clip)
         self.optimizer.step()
         self.loss += loss.detach()
+
+    def _loss(self, sr: torch.Tensor, hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        is_drawn = self._places[0] >= self.crops.first_drawn
+        errors = (sr - hr).abs().mean(dim=(1, 2, 3))
+        bicubic = nn.functional.interpolate(
+            lr, scale_factor=self.crops.upscale, mode="bicubic", antialias=True
+        ).clamp(0, self.network.rgb_range)
+        allowed = is_drawn * (bicubic - hr).abs().mean(dim=(1, 2, 3))
+        errors = (errors - allowed).clamp(min=0)
+        outlier = self.outlier[is_drawn.long()]
+        beyond = outlier * (1 + (errors.clamp(min=outlier) / outlier).log())
+        return torch.where(errors > outlier, beyond, errors).mean()

@@ -11,7 +11,7 @@ from torch import nn
 from _support.networks import random_network
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import reduce
-from training.crops import Crops, Pair, make_pair
+from training.crops import Crops, Pair, make_pair, make_sharp_pair
 from training.step import Phase, Step
 
 CPU = torch.device("cpu")
@@ -68,6 +68,14 @@ def test_places_lie_inside_and_reach_the_borders() -> None:
     areas = [(20 + n // 2) * ((31 + 7 * n) // 2) for n in range(3)]
     counted = torch.bincount(chosen, minlength=4)[:3].double()
     np.testing.assert_allclose(counted / counted.sum(), np.array(areas) / sum(areas), atol=0.03)
+
+
+def test_a_sharp_pair_keeps_its_pixels() -> None:
+    lr = picture(0, 7, 5)
+    pair = make_sharp_pair(lr, 3)
+    assert pair.lr is lr
+    for row, column in ((0, 0), (1, 2), (2, 1)):
+        np.testing.assert_array_equal(pair.hr[row::3, column::3], lr)
 
 
 def test_pictures_too_small_for_a_crop_are_left_out() -> None:
@@ -128,3 +136,32 @@ def test_one_crop_that_runs_away_does_not_outweigh_the_others() -> None:
     assert step.loss.item() < 255 * 10
     for name, value in network.state_dict().items():
         assert torch.isfinite(value).all(), name
+
+
+@pytest.mark.parametrize("drawn_share", [0.0, 1.0])
+def test_drawn_crops_teach_only_where_the_network_is_worse_than_bicubic(drawn_share: float) -> None:
+    class Bicubic(nn.Module):
+        def __init__(self, dimming: float) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(1 - dimming))
+
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            options: dict[str, Any] = {"mode": "bicubic", "antialias": True}
+            enlarged = nn.functional.interpolate(lr, scale_factor=2, **options)
+            return self.gain * enlarged.clamp(0, 255)
+
+    def loss(dimming: float) -> float:
+        network = random_network("edsr", 2, blocks=1, features=4).train()
+        network.tail = Bicubic(dimming)
+        network.features = lambda lr: lr  # type: ignore[method-assign]
+        network.reconstruct = network.tail  # type: ignore[method-assign]
+        source = crops(drawn_share)
+        step = Step(network, source, batch=8, clip=10.0, compiled=False, device=CPU)
+        step(source.choose(8, torch.Generator().manual_seed(0)), Phase(half=False, frozen=False))
+        return step.loss.item()
+
+    as_bicubic, dimmed, dark = loss(0.0), loss(0.9), loss(1.0)
+    assert (as_bicubic == 0) == (drawn_share == 1)
+    assert as_bicubic < dimmed < dark
+    # A drawn crop that is far off counts as one that is a little off: few levels of 255.
+    assert (dark < 15) == (drawn_share == 1)
