@@ -56,9 +56,12 @@ def drawn_pictures(side: int = 96, *, unseen: bool = False) -> dict[str, ImageAr
 
 
 def draw_at_random(side: int, rng: np.random.Generator) -> ImageArray:
-    """Random picture of one of `KINDS`, uint8 (side, side, 3): half are black and white."""
+    """Random picture of one of `KINDS`, uint8 (side, side, 3).
+
+    Half have the scale of one pixel, the hardest, and half are black and white.
+    """
     kind = KINDS[rng.choice(list(KINDS))]
-    scale = round(2 ** rng.uniform(0, 5))
+    scale = 1 if rng.random() < 0.5 else round(2 ** rng.uniform(0, 5))
     ink, paper = (BLACK, WHITE) if rng.random() < 0.5 else rng.integers(0, 256, (2, 3))
     pattern = kind.pattern(side, scale, rng)
     return mix(1 - pattern if rng.random() < 0.5 else pattern, ink, paper)

@@ -56,7 +56,7 @@ class Step:
         self.network, self.crops, self.clip = network, crops, clip
         self.on_gpu = device.type == "cuda"
         white = network.rgb_range
-        self.outlier = torch.tensor([white / 8, white / 128], device=device)
+        self.outlier = torch.tensor([white / 8, white / 32], device=device)
         self.learning_rate = torch.zeros((), device=device)
         self.optimizer = torch.optim.Adam(
             network.parameters(), lr=self.learning_rate, fused=True, capturable=self.on_gpu
