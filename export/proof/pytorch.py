@@ -46,7 +46,8 @@ def run_network(network: Network, lr: Batch) -> Batch:
 def enlarge_image(network: Network, lr: ImageArray) -> ImageArray:
     """An image (H, W, 3) enlarged by a network in PyTorch; NaN becomes 0."""
     sr = run_network(network, batch_from_image(lr, network.rgb_range))
-    return image_from_batch(np.nan_to_num(sr), network.rgb_range)
+    within = np.nan_to_num(sr).clip(0, network.rgb_range)  # a runaway overflows in grey levels
+    return image_from_batch(within, network.rgb_range)
 
 
 def run_with_factors(network: Network, lr: Batch) -> tuple[Batch, list[Batch]]:
