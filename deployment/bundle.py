@@ -11,7 +11,7 @@ import argparse
 from adadm.deployment.bundling.make_bundle import make_bundle
 from adadm.runtime.arguments import Parser, Paths, add_target
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
-from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.models.bundled import BUNDLED, bundled_path
 from adadm.runtime.progress import Bar
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.terminal import say
@@ -42,7 +42,10 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="adadm bundle", description=__doc__)
     paths = Paths()
     parser.add_argument(
-        "model", type=paths.model, metavar="MODEL.onnx", help="ONNX model; x2 or x4: a bundled one"
+        "model",
+        type=paths.model,
+        metavar="MODEL.onnx",
+        help=f"an ONNX model, or a bundled one: {', '.join(BUNDLED)}",
     )
     engines = {n: t for n, t in TARGETS.items() if t.tensorrt is not None and not t.is_rtx}
     add_target(parser, engines)

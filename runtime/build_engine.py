@@ -17,7 +17,7 @@ from adadm.runtime.engines.manifest import Manifest, manifest_path
 from adadm.runtime.engines.recipe import Recipe, make_recipe
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.errors import MissingDependencyError, SessionError
-from adadm.runtime.models.bundled import bundled_path, companion_files
+from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar, Progress
 from adadm.runtime.targets import TARGETS, Target
@@ -101,7 +101,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "model",
         type=paths.model,
         metavar="MODEL.onnx",
-        help="an exported model, or a bundled one: x2, x4",
+        help=f"an exported model, or a bundled one: {', '.join(BUNDLED)}",
     )
     add_target(parser, {name: target for name, target in TARGETS.items() if target.tensorrt})
     output = paths.written_as(".engine")

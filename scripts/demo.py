@@ -105,7 +105,7 @@ def _strip(panels: dict[str, ImageArray], middle: tuple[float, float]) -> Image.
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="demo.py", description=__doc__)
-    parser.add_argument("--upscale", type=int, choices=(2, 4), default=2)
+    parser.add_argument("--upscale", type=int, choices=(2, 3, 4), default=2)
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"))
     return parser.parse_args(argv)
 

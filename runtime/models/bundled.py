@@ -12,7 +12,7 @@ from adadm.runtime.files import check_readable
 Variant = Literal["whole", "tile", "moments"]
 """Variant of a network: for whole images, for tiles, or for the moments of tiles."""
 
-BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)}
+BUNDLED = {f"x{upscale}": f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 3, 4)}
 """Models in the package, by factor."""
 
 FOR_TILES: tuple[Variant, ...] = ("tile", "moments")

@@ -10,7 +10,7 @@ from adadm.runtime.arguments import Paths
 from adadm.runtime.images.arrays import ImageArray, find_images, read_image
 from studies.pages import CHECKPOINTS
 
-BUNDLED = [CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 4)]
+BUNDLED = [CHECKPOINTS / f"edsr_adadm_x{upscale}.safetensors" for upscale in (2, 3, 4)]
 
 
 def add_inputs(parser: argparse.ArgumentParser, paths: Paths, note: str = "") -> None:

@@ -260,4 +260,4 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_of_a_bundled_model_needs_no_file(folder: Path) -> None:
     assert bundled_path("x2").is_file()
     with pytest.raises((SessionError, EngineError), match="no such model"):
-        bundled_path("x3")
+        bundled_path("x5")

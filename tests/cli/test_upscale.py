@@ -157,7 +157,7 @@ def test_what_cannot_be_begun_is_one_line(
         ("empty -o out", "empty: expected images (.apng, "),
         ("in -o in", "in/a.png would replace a source; give another -o"),
         ("in also -o out", "in/a.png and also/a.png would both become out/a.png; upscale"),
-        ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x4"),
+        ("in -o out --model net.onnx", "net.onnx: no such model; expected x2, x3, x4"),
         ("in/a.png -o x.gif", "got .gif"),
         ("in/a.png -o x.jpg --format png", "x.jpg contradicts --format png"),
     ):

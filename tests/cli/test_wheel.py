@@ -35,7 +35,9 @@ def test_the_wheel_has_everything_under_adadm(tmp_path: Path) -> None:
         f"adadm/{path.relative_to(source).as_posix()}"
         for layer in LAYERS
         for path in (source / layer).rglob("*")
-        if path.suffix in {".py", ".typed", ".onnx", ".safetensors"}
+        if path.suffix in {".py", ".typed", ".onnx"}
     }
     assert expected <= names
-    assert {"adadm/runtime/models/edsr_adadm_x2.onnx", "adadm/export/to_onnx.py"} <= names
+    assert {"adadm/runtime/models/edsr_adadm_x3.onnx", "adadm/export/to_onnx.py"} <= names
+    checkpoints = {name for name in names if name.endswith(".safetensors")}
+    assert checkpoints == {"adadm/export/checkpoints/edsr_adadm_x2.safetensors"}

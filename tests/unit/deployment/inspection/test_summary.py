@@ -48,7 +48,7 @@ Array = npt.NDArray[np.float64]
 CHECKPOINTS = ROOT / "export" / "checkpoints"
 MODELS = ROOT / "runtime" / "models"
 BUNDLED = sorted(CHECKPOINTS.glob("*.safetensors"))
-BUNDLED += [MODELS / f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 4)]
+BUNDLED += [MODELS / f"edsr_adadm_x{upscale}.onnx" for upscale in (2, 3, 4)]
 SMALL = slow_unless(lambda name: name in ("edsr", RRDB), ["edsr", "nlsn", "rdn", *CUSTOM])
 
 

@@ -280,13 +280,13 @@ def test_models_of_another_checkpoint_are_refused(tmp_path: Path, other: str) ->
         assert opened.upscale(scene(40, 40)).shape == (80, 80, 3)
 
 
-@pytest.mark.parametrize("model", ["x3", "nowhere/net.onnx", Path("net.onnx")])
+@pytest.mark.parametrize("model", ["x5", "nowhere/net.onnx", Path("net.onnx")])
 def test_a_model_that_is_not_there_is_named(
     model: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        SessionError, match=rf"^{model}: no such model; expected x2, x4, or the path"
+        SessionError, match=rf"^{model}: no such model; expected x2, x3, x4, or the path"
     ):
         Upscaler(model, backend="cpu")
 
