@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from adadm.export.limits import FACTOR
 from adadm.runtime.models.bundled import bundled_path
+
+_STEEPER = 1.0
 
 
 def save_constant(path: Path, sr: npt.NDArray[np.float32], io: str = "float32") -> Path:
@@ -43,17 +47,23 @@ def save_constant(path: Path, sr: npt.NDArray[np.float32], io: str = "float32") 
     return path
 
 
-def save_without_limits(path: Path) -> Path:
-    """Write the bundled model x2 as an export with `--limit off` computes."""
+def save_runaway(path: Path) -> Path:
+    """Write the bundled model x2 with factors that follow contrast more steeply, without limits.
+
+    At the deviation of training they are as they were. The model runs away on drawn pictures, as
+    networks that were trained on photographs alone do.
+    """
     model = onnx.load(bundled_path("x2"))
-    limits = [
-        attribute
+    modulators = [
+        {attribute.name: attribute for attribute in node.attribute}
         for node in model.graph.node
-        for attribute in node.attribute
-        if attribute.name == "limit"
+        if "Modulate" in node.op_type
     ]
-    assert limits
-    for limit in limits:
+    assert modulators
+    for attributes in modulators:
+        weight, bias, limit = (attributes[name] for name in ("weight", "bias", "limit"))
+        bias.f -= _STEEPER * math.log(limit.f / FACTOR)
+        weight.f += _STEEPER
         limit.f = 1e30
     onnx.save(model, path)
     return path
