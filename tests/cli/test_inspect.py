@@ -116,7 +116,7 @@ every_bundled = pytest.mark.parametrize(
     "name",
     slow_unless(
         lambda name: name == "edsr_adadm_x2",
-        ["edsr_adadm_x2", "edsr_adadm_x4", "rdn_adadm_x2", "nlsn_adadm_x2"],
+        ["edsr_adadm_x2", "edsr_adadm_x3", "edsr_adadm_x4", "rdn_adadm_x2", "nlsn_adadm_x2"],
     ),
 )
 
@@ -378,7 +378,11 @@ def test_the_contrast_is_that_which_pytorch_bears(name: str, crops: Path) -> Non
             assert found["margins"][picture] == pytest.approx(margin, abs=1e-3)
     assert contrast["deployed"]["headroom"] is None  # no bound
     free = contrast["without_limits"]
-    assert 1.5 < free["headroom"] < 3.5 and len(free["lost"]) >= 5
+    lost = {picture for picture, margin in free["margins"].items() if margin < -1}
+    assert set(free["lost"]) == lost
+    trained_on_drawn_pictures = name.startswith("edsr")
+    assert not lost if trained_on_drawn_pictures else len(lost) >= 5
+    assert 1.5 < free["headroom"] < 3.5
     # The same photograph with a step more contrast, in float64.
     network, photo = networks["without_limits"].double(), photographs((free["photograph"],))
     side = 24 * network.upscale

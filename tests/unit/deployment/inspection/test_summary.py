@@ -317,10 +317,10 @@ near = functools.partial(pytest.approx, rel=1e-4)
         (lambda n: set_phi(n, 3, -0.3, 0.5), [(FALLING, "body.3", near(-0.3), "")]),
         (lambda n: set_phi(n, 3, 0.0, 0.5), [(FALLING, "body.3", 0, "")]),
         (lambda n: set_phi(n, 3, 0.01, 0.5), []),
-        # exp(b) at the std of training, which is 21.1 there; 16376 is a quarter of 65504
+        # exp(b) at the std of training, which is 22.8 there; 16376 is a quarter of 65504
         (
             lambda n: set_phi(n, 1, 1.0, 6.8),
-            [(LARGE_FACTOR, "body.1", pytest.approx(21.1 * np.exp(6.8), rel=0.01), "std of 21.1")],
+            [(LARGE_FACTOR, "body.1", pytest.approx(22.8 * np.exp(6.8), rel=0.01), "std of 22.8")],
         ),
         (lambda n: set_phi(n, 1, 1.0, 6.5), []),
         # the cap of its exponent
