@@ -448,7 +448,7 @@ def test_help_says_what_every_option_does() -> None:
         *(
             f"a.png -o out {option}"
             for option in (
-                *("--tile 0", "--tile large", "--passes 0", "--passes 1.5", "--upscale 3"),
+                *("--tile 0", "--tile large", "--passes 0", "--passes 1.5", "--upscale 5"),
                 *("--format gif", "--quality 0", "--quality 101", "--threads -1"),
                 *("--max-megapixels nan", "--backend gpu"),
             )

@@ -21,6 +21,7 @@ from adadm.calibration.quality.gates import (
     measure_gates,
 )
 from adadm.calibration.quality.photographs import Photograph
+from adadm.export.proof.drawn_pictures import flats
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image, enlarge, reduce
@@ -91,7 +92,7 @@ def with_nodes(
 
 @functools.cache
 def largest_activations() -> dict[str, float]:
-    """Of what the trunk's convolutions and the tail read, on the photographs."""
+    """Of what the trunk's convolutions and the tail read, on photographs and flat colours."""
     model = load()
     names = [node.input[0] for node in model.graph.node if node.name.startswith("body.")]
     names = [*dict.fromkeys(names), TAIL_INPUT]
@@ -100,8 +101,8 @@ def largest_activations() -> dict[str, float]:
     )
     session = OnnxRuntimeSession(model.SerializeToString())
     largest = dict.fromkeys(names, 0.0)
-    for photo in chosen():
-        outputs = session.run({"lr": batch_from_image(photo.lr, WHITE)})
+    for image in (*(photo.lr for photo in chosen()), *flats(24, 24).values()):
+        outputs = session.run({"lr": batch_from_image(image, WHITE)})
         for name in names:
             largest[name] = max(largest[name], float(np.abs(outputs[name]).max()))
     return largest
@@ -183,7 +184,7 @@ def test_a_healthy_int8_model_passes() -> None:
     check_gates(results.values())
     # as measured, with room; each gate leaves at least twice that to networks that are worse
     expected = {"border": 1.0, "mean shift": 0.1, "banding": 1.0}
-    expected |= {"flat level": 4.0, "flat structure": 0.4, "ringing": 5.0}
+    expected |= {"flat level": 4.0, "flat structure": 0.6, "ringing": 5.0}
     for name, result in results.items():
         assert 0 < abs(result.figure) < expected[name], result
 
@@ -197,7 +198,7 @@ def test_the_reference_itself_passes() -> None:
 @pytest.mark.parametrize(
     ("worse", "gate", "least"),
     [
-        (shift_folded_without_border, "border", 6),
+        (shift_folded_without_border, "border", 5),
         (lambda: rounded_to(2**4 - 1, TAIL_INPUT), "banding", 10),
         (lambda: rounded_to(2**5 - 1, TAIL_INPUT), "banding", 10),
         (tail_cut, "ringing", 20),

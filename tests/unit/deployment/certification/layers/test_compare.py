@@ -221,7 +221,7 @@ def test_healthy_models_are_not_accused(
         is_int8 = precision == "int8" and layer.kind == "Conv"
         assert layer.precision == ("int8" if is_int8 else precision.replace("int8", "fp16"))
         assert (layer.range_use is not None) == is_int8
-        assert layer.isolated_db > {"int8": 18, "fp16": 55, "float32": 120}[layer.precision]
+        assert layer.isolated_db > {"int8": 16, "fp16": 55, "float32": 120}[layer.precision]
 
 
 def test_figures_are_those_of_the_whole_models(
@@ -287,7 +287,7 @@ def test_of_a_model_with_other_names_the_image_is_compared(
     assert found.first_divergence is None
 
 
-AT_BORDER = r"the error is at the border \(-?\d\.\d dB there, \d\d+\.\d dB inside\); look at its pa"
+AT_BORDER = r"the error is at the border \(-?\d+\.\d dB there, \d\d+\.\d dB inside\); look at its"
 
 
 @pytest.mark.parametrize(
