@@ -63,10 +63,8 @@ def main(argv: list[str]) -> None:
     """Measure, then write page and picture."""
     arguments = _parse(argv)
     console = Console(stderr=True)
-    results: dict[str, list[dict[str, Any]]] = {}
-    if arguments.draw:
-        results = pages.read_results("tiles")
-    else:
+    results: dict[str, list[dict[str, Any]]] = pages.read_results("tiles")
+    if not arguments.draw:
         photos = {n: p.astype(np.uint16) * LEVELS for n, p in photographs(PHOTOGRAPHS).items()}
         for upscale in (2, 4):
             name = f"EDSR 8 x 48, x{upscale} (bundled)"
