@@ -144,7 +144,8 @@ def _extreme(results: Images, images: Images, choose: Callable[..., str]) -> dic
             cell = worst_cell(images[name][None], sr[None], white=255, sampled=sampled)
             margins[name] = cell.distance - cell.limit + MARGIN
         name = choose(margins, key=margins.__getitem__)
-        figures[kind] = {"margin": margins[name], "image": name}
+        refused = sum(margin > MARGIN for margin in margins.values())
+        figures[kind] = {"margin": margins[name], "image": name, "refused": refused}
     return figures
 
 
@@ -161,13 +162,14 @@ def _page(results: dict[str, Any]) -> str:
         "",
     ]
     for name, rows in results.items():
-        head = ["results", "images", "margin", "image", "margin in frames", "image"]
+        head = ["results", "images", "refused", "margin", "image"]
+        head += [f"{title} in frames" for title in head[2:4]] + ["image"]
         cells = [
             [kind, str(row["images"])]
             + [
                 text
                 for part in (row["upscale"], row["frames"])
-                for text in (f"{part['margin']:.1f}", part["image"])
+                for text in (str(part["refused"]), f"{part['margin']:.1f}", part["image"])
             ]
             for kind, row in rows.items()
         ]
