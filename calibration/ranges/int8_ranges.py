@@ -21,7 +21,7 @@ from adadm.export.passes.collapse_linear_tail import is_border_strip
 Array = npt.NDArray[np.float64]
 
 COUNTED_AT = (1, 3, 270, 480)
-_SHARE_OF_ACTIVATIONS = 0.9
+_SHARE_OF_ACTIVATIONS = 0.95
 """Share of the unevenness of channels that moves from an input to the weights, 0..1."""
 _TYPICAL_WEIGHT = 0.5
 _IMAGE_RANK = 4
@@ -50,7 +50,7 @@ def choose_ranges(
 ) -> dict[str, ConvolutionRange]:
     """Ranges of all convolutions that can be INT8, by name.
 
-    A channel `c` is multiplied by `max|W_c|**0.1 / max|x_c|**0.9`. All channels then nearly fill
+    A channel `c` is multiplied by `max|W_c|**0.05 / max|x_c|**0.95`. All channels then nearly fill
     the one scale of the tensor, at little cost to the weights, which have one scale an output
     channel. The scale holds the largest magnitude, so that nothing is clipped (compared in
     docs/explanation/quantization.md). Left out are the border strips of a collapsed tail,

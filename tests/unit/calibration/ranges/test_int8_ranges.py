@@ -88,7 +88,7 @@ def test_every_channel_nearly_fills_the_scale_and_none_is_cut(
         for c in range(8)
         for g in [c // (8 // group)]
     ]
-    wanted = np.array(by_channel) ** 0.1 / largest**0.9
+    wanted = np.array(by_channel) ** 0.05 / largest**0.95
     np.testing.assert_allclose(found.equalizer / wanted, found.equalizer[0] / wanted[0], rtol=1e-6)
 
 
