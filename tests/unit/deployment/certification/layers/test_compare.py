@@ -145,8 +145,8 @@ def input_scale(layer: str, text: str, factor: float) -> Defect:
     return Defect(layer, text, constant(f"{layer}.input.scale", lambda scale: scale * factor))
 
 
-def a_grey_level_up(layer: str, text: str = "mean") -> Defect:
-    edit = constant(f"{layer}.bias", lambda bias: bias + (np.arange(bias.size) == 7))
+def a_grey_level_up(layer: str, text: str = "mean", levels: float = 1) -> Defect:
+    edit = constant(f"{layer}.bias", lambda bias: bias + levels * (np.arange(bias.size) == 7))
     return Defect(layer, text, edit)
 
 
@@ -169,7 +169,7 @@ TAIL = "tail.0.0.collapsed"
                   half_scale(TAIL)]),
         ("int8", [input_scale("body.4.conv1", "cut off", 0.5),
                   input_scale("body.6.conv1", "coarse", 64), a_grey_level_up(TAIL, "level")]),
-        ("int8", [a_grey_level_up("body.3.conv2"), a_grey_level_up("body.8")]),
+        ("int8", [a_grey_level_up("body.3.conv2"), a_grey_level_up("body.8", levels=4)]),
         ("fp16", [another_b("body.0.phi"), half_weights("body.3.conv1"),
                   a_grey_level_up("body.5.conv2"), a_grey_level_up(TAIL, "level")]),
         ("float32", [half_weights("body.0.conv2"), a_grey_level_up("body.4.conv1"),
