@@ -52,9 +52,9 @@ class Upscaler:
     """One model, opened once, for any number of images.
 
     Args:
-        model: `x2`, `x3` or `x4` for a bundled model, or the path of an exported model or of an engine
-            built from one. Tiles with more than one pass need the two models that `adadm export
-            --stats external` writes beside it, or their engines.
+        model: `x2`, `x3` or `x4` for a bundled model, or the path of an exported model or of an
+            engine built from one. Tiles with more than one pass need the two models that `adadm
+            export --stats external` writes beside it, or their engines.
         backend: as for `adadm.runtime.backends.open_session`.
         tile: side of a tile in input px, without its overlap; `off` for the whole image
             at once; `auto` for the whole image if it fits into memory, else the largest tile.

@@ -123,8 +123,8 @@ def _page(results: dict[str, Any]) -> str:
         "",
         "![Drawn pictures, without and with limits](../images/contrast.webp)",
         "",
-        "The picture is by the small RDN, which was trained on photographs alone, as NLSN was; EDSR",
-        "was trained on drawn pictures of these kinds too, but for the unseen ones.",
+        "The picture is by the small RDN, which was trained on photographs alone, as NLSN was;",
+        "EDSR was trained on drawn pictures of these kinds too, but for the unseen ones.",
         "",
     ]
     for name, result in results.items():
