@@ -209,7 +209,7 @@ class Seen:
     def bits(self, weight: Array) -> float:
         """Of INT8, once the channels are equalized for weights (M, C, 3, 3)."""
         largest = np.max(self.largest, axis=0)
-        equalizer = np.abs(weight).max(axis=(0, 2, 3)) ** 0.1 / largest**0.9
+        equalizer = np.abs(weight).max(axis=(0, 2, 3)) ** 0.05 / largest**0.95
         variance = np.mean(self.squares, axis=0) - np.mean(self.means, axis=0) ** 2
         typical = np.sqrt(np.mean(variance * equalizer**2))
         return float(np.log2(typical / ((largest * equalizer).max() / 127)))
