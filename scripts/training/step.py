@@ -113,11 +113,12 @@ class Step:
     def _loss(self, sr: torch.Tensor, hr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         is_drawn = self._places[0] >= self.crops.first_drawn
         errors = (sr - hr).abs().mean(dim=(1, 2, 3))
-        bicubic = nn.functional.interpolate(
-            lr, scale_factor=self.crops.upscale, mode="bicubic", antialias=True
-        ).clamp(0, self.network.rgb_range)
-        allowed = is_drawn * (bicubic - hr).abs().mean(dim=(1, 2, 3))
-        errors = (errors - allowed).clamp(min=0)
+        if self.crops.first_drawn < self.crops.pictures:
+            bicubic = nn.functional.interpolate(
+                lr, scale_factor=self.crops.upscale, mode="bicubic", antialias=True
+            ).clamp(0, self.network.rgb_range)
+            allowed = is_drawn * (bicubic - hr).abs().mean(dim=(1, 2, 3))
+            errors = (errors - allowed).clamp(min=0)
         outlier = self.outlier[is_drawn.long()]
         beyond = outlier * (1 + (errors.clamp(min=outlier) / outlier).log())
         return torch.where(errors > outlier, beyond, errors).mean()
