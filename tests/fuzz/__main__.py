@@ -1,0 +1,129 @@
+"""Feed the toolkit's readers with damaged files, and say what came of it.
+
+A fault is an exception that is no refusal, a crash, a hang, memory over the limit, a file, process
+or socket that a reader has no business with, or something accepted that is wrong. Cases follow from
+the seed and their index alone, so that any can be read again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from adadm.runtime import json_format
+from fuzz import campaign
+from fuzz.campaign import Outcome
+from fuzz.reader import load_reader, make_case, reader_names, write_files
+from fuzz.reduce import reduce
+from fuzz.watch import Watch, is_fault
+
+FAULTS = Path(".fuzz")
+"""Where cases that failed are left."""
+
+
+def main() -> int:
+    """Run a campaign, or read one case; exit 1 if there is a fault."""
+    options = _parse()
+    if options.input is not None:
+        return _replay(options.reader[0], options.seed, options.input)
+    readers = options.reader or reader_names()
+    seed = secrets.randbelow(10**9) if options.seed is None else options.seed
+    outcomes = []
+    for name in readers:
+        seconds = float("inf") if options.minutes is None else options.minutes * 60 / len(readers)
+        outcomes.append(_run(name, seed, seconds, options.inputs, options.workers))
+    _print(outcomes)
+    if options.table is not None:
+        json_format.write(options.table, outcomes)
+    return int(any(outcome.faults for outcome in outcomes))
+
+
+def _run(name: str, seed: int, seconds: float, most: int, workers: int) -> Outcome:
+    outcome = Outcome(name, seed)
+    shown = 0
+    for outcome in campaign.run(name, seed=seed, seconds=seconds, most=most, workers=workers):
+        for index, cause in outcome.faults[shown:]:
+            print(f"{name} --seed {seed} --input {index}: {cause}", file=sys.stderr, flush=True)
+        shown = len(outcome.faults)
+    _keep(outcome)
+    line = f"{name}: {outcome.count} inputs, {len(outcome.faults)} faults, {outcome.seconds:.0f} s"
+    print(line, file=sys.stderr, flush=True)
+    return outcome
+
+
+def _keep(outcome: Outcome) -> None:
+    """Write the first case of each cause of faults."""
+    if not outcome.faults:
+        return
+    reader = load_reader(outcome.reader)
+    seeds, known = reader.seeds(), set[str]()
+    for index, cause in outcome.faults:
+        kind = cause.split(":")[0]
+        if kind not in known and len(known) < 20:
+            known.add(kind)
+            case = make_case(reader, seeds, outcome.seed, index)
+            write_files(FAULTS / outcome.reader / str(index), case.files)
+
+
+def _replay(name: str, seed: int, index: int) -> int:
+    """Read one case in this process, reduce it if it fails, and leave it in `FAULTS`."""
+    reader = load_reader(name)
+    case = make_case(reader, reader.seeds(), seed, index)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        watch = Watch(Path(folder))
+        try:
+            refusal = watch.read(reader, case)
+        except Exception:
+            least = reduce(case, is_fault(watch, reader), seconds=60.0)
+            place = FAULTS / name / f"{index}-least"
+            shutil.rmtree(place, ignore_errors=True)
+            write_files(place, least.files)
+            print(f"the least case that fails lies in {place}", file=sys.stderr)
+            raise
+    print("accepted" if refusal is None else f"refused: {refusal}")
+    return 0
+
+
+def _print(outcomes: list[Outcome]) -> None:
+    table = Table("reader", "inputs", "accepted", "refused", "faults", "causes", "inputs/s")
+    for outcome in outcomes:
+        cells = (
+            *(outcome.reader, outcome.count, outcome.accepted, outcome.refused.total()),
+            *(len(outcome.faults), len(outcome.causes)),
+            f"{outcome.count / max(outcome.seconds, 0.1):.0f}",
+        )
+        table.add_row(*map(Text, map(str, cells)), style="red" if outcome.faults else None)
+    Console(width=100).print(table)
+    for outcome in outcomes:
+        for cause, count in outcome.causes.most_common():
+            print(f"{outcome.reader}: {count} x {cause}")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/fuzz", description=__doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, help="of all readers together; default: until --inputs")
+    add("--inputs", type=int, default=-1, help="most inputs of each reader; default: no limit")
+    add("--reader", action="append", choices=reader_names(), help="one reader; may be repeated")
+    add("--seed", type=int, help="of all that is drawn; by default a new one, which is printed")
+    add("--input", type=int, metavar="INDEX", help="read one case alone, and reduce it if it fails")
+    add("--workers", type=int, default=2, help="processes; default: 2")
+    add("--table", type=Path, metavar="JSON", help="write the figures")
+    options = parser.parse_args()
+    if options.input is not None and (options.seed is None or len(options.reader or ()) != 1):
+        parser.error("--input needs --seed and one --reader")
+    if options.input is None and options.minutes is None and options.inputs < 0:
+        parser.error("expected --minutes or --inputs")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Runs of readers in child processes, with limits of time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+SECONDS_A_CASE = 10.0
+_SECONDS_TO_START = 300.0
+
+
+@dataclass
+class Outcome:
+    """What a reader made of its cases.
+
+    Attributes:
+        faults: index and cause of each.
+    """
+
+    reader: str
+    seed: int
+    accepted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Cases that were read."""
+        return self.accepted + self.refused.total() + len(self.faults)
+
+    @property
+    def causes(self) -> Counter[str]:
+        """Distinct causes of faults, numbers in their messages aside."""
+        return Counter(re.sub(r"\d+|'[^']*'|\"[^\"]*\"", "*", cause) for _, cause in self.faults)
+
+
+class _Child:
+    """A process of `fuzz.child`, and the case that it is at."""
+
+    def __init__(self, reader: str, seed: int, first: int, step: int, stop: int) -> None:
+        command = [sys.executable, "-m", "fuzz.child", reader, *map(str, (seed, first, step, stop))]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        self._process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.index: int | None = None
+        self._next, self._step = first, step
+        self._deadline = time.monotonic() + _SECONDS_TO_START
+        self._rest = b""
+
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    @property
+    def following(self) -> int:
+        """Index of the case after the one that ended the process."""
+        return self._next if self.index is None else self.index + self._step
+
+    def fileno(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    def lines(self) -> list[dict[str, Any]] | None:
+        """What it has said since; None at its end."""
+        content = os.read(self.fileno(), 1 << 20)
+        if not content:
+            return None
+        *whole, self._rest = (self._rest + content).split(b"\n")
+        return [json.loads(line) for line in whole]
+
+    def began(self, index: int) -> None:
+        self.index, self._deadline = index, time.monotonic() + SECONDS_A_CASE
+
+    def ended(self, index: int) -> None:
+        self.index, self._next = None, index + self._step
+
+    def kill(self) -> str:
+        """End the process and its children, if it did not end by itself; return how it ended."""
+        try:
+            self._process.wait(timeout=0.0 if self.is_late else 5.0)
+            was_running = False
+        except subprocess.TimeoutExpired:
+            was_running = True
+        code = self.stop()
+        return "killed" if was_running else f"exit {code}"
+
+    def stop(self) -> int:
+        """Kill the process and its children; return its status."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        code = self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return code
+
+
+def run(
+    reader: str, *, seed: int, seconds: float, first: int = 0, most: int = -1, workers: int = 1
+) -> Iterator[Outcome]:
+    """Feed a reader for a time; yields what was seen so far, about each second and at the end.
+
+    Args:
+        first: index of the first case.
+        most: cases to read at most; -1 has no limit.
+        workers: child processes.
+
+    Raises:
+        RuntimeError: the reader cannot be started, or refuses or fails at all its seeds.
+    """
+    outcome, start = Outcome(reader, seed), time.monotonic()
+    stop = first + most if most >= 0 else -1
+    selector = selectors.DefaultSelector()
+    children = [_Child(reader, seed, first + k, workers, stop) for k in range(workers)]
+    for child in children:
+        selector.register(child, selectors.EVENT_READ)
+    seeds_accepted = 0
+    try:
+        while children and time.monotonic() - start < seconds:
+            ready = [key.fileobj for key, _ in selector.select(timeout=1.0)]
+            for child in list(children):
+                lines: list[dict[str, Any]] | None = []
+                if child in ready:
+                    lines = child.lines()
+                for line in lines or ():
+                    if "begin" in line:
+                        child.began(line["begin"])
+                    elif "end" in line:
+                        child.ended(line["end"])
+                        _count(outcome, line)
+                    else:
+                        seeds_accepted += line["refused"] is None
+                if lines is not None and not child.is_late:
+                    continue
+                late = child.is_late
+                selector.unregister(child)
+                children.remove(child)
+                how = child.kill()
+                if child.index is None and how == "exit 0":
+                    continue  # it has read all that were asked for
+                if child.index is None:
+                    raise RuntimeError(f"{reader} cannot be started: its process ended, {how}")
+                cause = f"hangs: over {SECONDS_A_CASE:g} s" if late else f"crash: {how}"
+                outcome.faults.append((child.index, cause))
+                again = _Child(reader, seed, child.following, workers, stop)
+                children.append(again)
+                selector.register(again, selectors.EVENT_READ)
+            outcome.seconds = time.monotonic() - start
+            yield outcome
+    finally:
+        for child in children:
+            child.stop()
+        selector.close()
+    if seeds_accepted == 0:
+        raise RuntimeError(f"{reader} accepts none of its seeds: the run says nothing")
+
+
+def _count(outcome: Outcome, line: dict[str, Any]) -> None:
+    if "fault" in line:
+        outcome.faults.append((line["end"], line["fault"]))
+    elif line["refused"] is None:
+        outcome.accepted += 1
+    else:
+        outcome.refused[line["refused"]] += 1
