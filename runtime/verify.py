@@ -18,7 +18,7 @@ from rich.text import Text
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.bounds import above_zero
-from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.bundles.bundle import Bundle, could_be_imported
 from adadm.runtime.bundles.case_results import Times
 from adadm.runtime.bundles.verification import Verification, verify
 from adadm.runtime.cli import run
@@ -109,6 +109,9 @@ def _print(found: Verification) -> None:
         say(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
         if latency.kernels_ms is not None:
             say(f"latency of {latency.reference}, kernels: {_line(latency.kernels_ms)}")
+    for name in report.unlisted_files:
+        if not could_be_imported(name):
+            say(f"note: {name} is not part of the bundle")
     say(f"{'passed' if report.passed else 'FAILED'} on {report.backend}: {report.reason}")
 
 
@@ -131,6 +134,11 @@ def _why(found: Verification) -> str:
     """The reasons of a failure, one a line."""
     reasons = [
         f"{name} is missing or differs from the shipped file" for name in found.report.changed_files
+    ]
+    reasons += [
+        f"{name} is not part of the bundle, and could be imported in place of a module: remove it"
+        for name in found.report.unlisted_files
+        if could_be_imported(name)
     ]
     for outcome in found.outcomes:
         title = f"{outcome.reference.name}, {outcome.reference.variant}"

@@ -15,7 +15,7 @@ from adadm.deployment.certification.certificate import (
     relative,
 )
 from adadm.deployment.certification.layers.divergence import Divergence
-from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase, could_be_imported
 from adadm.runtime.bundles.case_results import CaseRow
 from adadm.runtime.bundles.verification import VerificationReport
 from adadm.runtime.checks.device_info import DeviceInfo
@@ -56,6 +56,11 @@ def certify_on_device(
     device = _device(report, source)
     problems = [f"{name} of the bundle here was changed" for name in bundle.changed_files()]
     problems += [f"{name} was changed on the device" for name in report.changed_files]
+    problems += [
+        f"{name} on the device is not part of the bundle, and could be imported"
+        for name in report.unlisted_files
+        if could_be_imported(name)
+    ]
     shipped = {MANIFEST: bundle.sha256, **{m: bundle.files[m] for m in bundle.models.values()}}
     problems += [
         f"{name}: expected sha256 {digest} of the bundle, got {report.sha256.get(name)} from the "

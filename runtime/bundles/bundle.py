@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,12 @@ from adadm.runtime.files import path_inside, real_path, sha256_of
 from adadm.runtime.json_format import Source, key, read
 from adadm.runtime.sessions.session import FloatArray
 from adadm.runtime.targets import TARGETS, Target
+from adadm.runtime.terminal import shown
 
 MANIFEST = "MANIFEST.json"
+_PRODUCTS = ("result.json", "outputs/*.json", "outputs/*.log", f"lib-{'[0-9a-f]' * 12}*")
+"""Patterns of what the device makes besides engines; `verify.py` compares lib-* with the wheels."""
+_IMPORTABLE = (".py", ".pyc", ".so", "/")
 _AGAIN = "make the bundle again with `adadm bundle`"
 
 
@@ -158,6 +163,23 @@ class Bundle(BundleManifest):
                     changed.append(engine)
         return sorted(changed)
 
+    def unlisted_files(self) -> list[str]:
+        """Names, as shown, of files that are neither shipped nor made by the scripts of the bundle.
+
+        A link to a folder is one of them, with a slash at the end.
+        """
+        suffixes = ("", ".json", ".plan", ".log")
+        engines = [f"{engine}{suffix}" for engine in self.engines.values() for suffix in suffixes]
+        known = {MANIFEST, *self.files, *engines}
+        found = []
+        for top, folders, files in os.walk(self.folder):
+            links = [f"{name}/" for name in folders if os.path.islink(os.path.join(top, name))]
+            for path in (os.path.join(top, name) for name in (*files, *links)):
+                name = os.path.relpath(path, self.folder) + "/" * path.endswith("/")
+                if name not in known and not any(fnmatchcase(name, one) for one in _PRODUCTS):
+                    found.append(shown(name))
+        return sorted(found)
+
     def digest(self, name: str) -> str | None:
         """Current SHA-256 of a file; None if it cannot be read."""
         with suppress(OSError):
@@ -232,6 +254,11 @@ class Bundle(BundleManifest):
         if len(set(written)) < len(written) or not read.isdisjoint(written):
             return f"engines: expected names of their own, got {', '.join(engines)}"
         return None
+
+
+def could_be_imported(name: str) -> bool:
+    """True if Python takes one of `unlisted_files` for a module, were its folder on the path."""
+    return name.endswith(_IMPORTABLE)
 
 
 def record(

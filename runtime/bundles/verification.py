@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from adadm.runtime.backends import open_session
-from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, ReferenceCase, could_be_imported
 from adadm.runtime.bundles.case_results import (
     CaseResult,
     CaseRow,
@@ -36,9 +36,12 @@ class VerificationReport:
     """Report of `verify.py --json`; without our runtime, some of the fields.
 
     Attributes:
-        passed: True if all files are as shipped and every output reaches its required PSNR.
+        passed: True if all files are as shipped, no other one could be imported, and every output
+            reaches its required PSNR.
         backend, reason: backend that was run, and the reason; `trtexec` without our runtime.
         changed_files: names of files that differ from the shipped ones.
+        unlisted_files: names of files that neither the manifest nor a script of the bundle accounts
+            for.
         diagnosis: first block that differs; None if no whole image is wrong.
         latency: latency of the first reference of a whole image; None if it did not run.
         device: a `DeviceInfo`; without our runtime `board`, `system` and `python`.
@@ -54,6 +57,7 @@ class VerificationReport:
     backend: str
     reason: str | None = None
     changed_files: tuple[str, ...]
+    unlisted_files: tuple[str, ...] = ()
     references: tuple[CaseRow, ...]
     diagnosis: str | None = None
     latency: Latency | None = None
@@ -89,7 +93,7 @@ def verify(
         trust: run an engine even without a manifest. An engine can run any code.
     """
     progress.phase("checking the files")
-    changed = bundle.changed_files()
+    changed, unlisted = bundle.changed_files(), bundle.unlisted_files()
     chosen, reason = _choose(bundle) if backend == "auto" else (backend, "selected explicitly")
     outcomes: list[CaseResult] = []
     for variant in dict.fromkeys(reference.variant for reference in bundle.references):
@@ -109,7 +113,9 @@ def verify(
     whole = next((reference for reference in wrong if reference.variant == "whole"), None)
     named = (MANIFEST, *bundle.models.values(), *bundle.engines.values())
     report = VerificationReport(
-        passed=not changed and not any(outcome.failures for outcome in outcomes),
+        passed=not changed
+        and not any(map(could_be_imported, unlisted))
+        and not any(outcome.failures for outcome in outcomes),
         adadm=bundle.adadm,
         target=bundle.target_name,
         precision=bundle.precision,
@@ -117,6 +123,7 @@ def verify(
         backend=chosen,
         reason=reason,
         changed_files=tuple(changed),
+        unlisted_files=tuple(unlisted),
         references=tuple(outcome.row for outcome in outcomes),
         diagnosis=diagnose(bundle, whole, chosen, progress=progress) if whole else None,
         latency=next((outcome.latency for outcome in outcomes if outcome.latency), None),

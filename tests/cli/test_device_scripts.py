@@ -12,10 +12,14 @@ import zipfile
 from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from _support.waiting import finish, started
+
+SCRIPTS = resources.files("adadm.deployment.bundling.device_files")
+WHEEL = "adadm_deploy-9.9-py3-none-any.whl"
 
 
 @pytest.fixture
@@ -23,18 +27,20 @@ def folder(tmp_path: Path) -> Path:
     """A bundle whose wheel, of a version that is nowhere installed, only says that it ran."""
     folder = tmp_path / "bundle"
     (folder / "wheels").mkdir(parents=True)
-    wheel = folder / "wheels" / "adadm_deploy-9.9-py3-none-any.whl"
+    wheel = folder / "wheels" / WHEEL
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("adadm/runtime/verify.py", "import sys\nmain = lambda argv: 0\n")
         archive.writestr(
             "adadm/runtime/cli.py", "def run(*_):\n    print('the wheel ran')\n    return 0\n"
         )
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    manifest = {"adadm": "9.9", "files": {f"wheels/{wheel.name}": digest}}
+    manifest = {"adadm": "9.9", "files": {f"wheels/{WHEEL}": sha256(wheel)}}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
-    script = resources.files("adadm.deployment.bundling.device_files") / "verify.py"
-    shutil.copy(str(script), folder)
+    shutil.copy(str(SCRIPTS / "verify.py"), folder)
     return folder
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def command(folder: Path) -> list[str]:
@@ -45,6 +51,12 @@ def verify(folder: Path) -> str:
     done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def refused(folder: Path) -> str:
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
 
 
 def library(folder: Path) -> Path:
@@ -113,6 +125,86 @@ def test_a_wheel_that_is_another_is_refused(folder: Path) -> None:
     done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "differs from MANIFEST.json" in done.stderr
     assert not list(folder.glob("lib-*"))
+
+
+MANIFESTS = [
+    b"{",
+    b"\xff",
+    b"[" * 100_000,
+    b"[]",
+    b"{}",
+    b'{"adadm": "9.9"}',
+    b'{"adadm": "9.9", "files": 3}',
+    b'{"files": {}, "adadm": ' + b"1" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("content", MANIFESTS)
+@pytest.mark.parametrize("script", ["verify.py", "compare_outputs.py"])
+def test_a_manifest_that_is_none_is_one_message(folder: Path, script: str, content: bytes) -> None:
+    shutil.copy(str(SCRIPTS / script), folder / "verify.py")
+    (folder / "MANIFEST.json").write_bytes(content)
+    said = refused(folder)
+    assert said.startswith("verify.py: MANIFEST.json cannot be read: ") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"references": 3},
+        {"references": [{"name": "a"}]},
+        {"references": [{"name": "a", "form": "other", "psnr_db": {}}]},
+        {"references": [{"name": "a", "form": "whole", "psnr_db": {"sr": "high"}}]},
+        {"engines": ["model.engine"]},
+    ],
+)
+def test_a_reference_that_does_not_fit_is_one_message(folder: Path, fields: dict[str, Any]) -> None:
+    shutil.copy(str(SCRIPTS / "compare_outputs.py"), folder / "verify.py")
+    manifest = {"target": "t", "precision": "fp16", "files": {}, "references": []}
+    named = {"models": {"whole": "model.onnx"}, "engines": {"whole": "model.engine"}}
+    (folder / "MANIFEST.json").write_text(json.dumps({**manifest, **named, **fields}))
+    assert refused(folder).startswith("verify.py: MANIFEST.json cannot be read: ")
+
+
+def test_what_is_not_of_the_bundle_is_named_without_our_runtime(folder: Path) -> None:
+    shutil.copy(str(SCRIPTS / "compare_outputs.py"), folder / "verify.py")
+    files = {name: sha256(folder / name) for name in ("verify.py", f"wheels/{WHEEL}")}
+    reference = {"name": "a", "form": "whole", "psnr_db": {}}
+    manifest = {"target": "t", "precision": "fp16", "models": {"whole": "m.onnx"}}
+    manifest |= {"files": files, "engines": {"whole": "m.engine"}, "references": [reference]}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    (folder / "outputs").mkdir()
+    for name in ("m.engine", "outputs/whole.a.json", "outputs/whole.a.log", "m.engine.log"):
+        (folder / name).write_text("[]")
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "passed\n")
+    (folder / "a note").write_text("of the user")
+    (folder / "struct.py").write_text("raise SystemExit('something else ran')")
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == (
+        "note: a note is not part of the bundle\n"
+        "FAILED: could be imported in place of a module: struct.py is not part of the bundle\n"
+        "FAILED\n"
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "method", "names"])
+def test_a_wheel_that_cannot_be_unpacked_is_one_message(folder: Path, damage: str) -> None:
+    wheel = folder / "wheels" / WHEEL
+    if damage == "names":  # a file where a folder must be
+        with zipfile.ZipFile(wheel, "a") as archive:
+            archive.writestr("adadm/runtime/cli.py/x.py", "")
+    elif damage == "method":
+        content = bytearray(wheel.read_bytes())
+        content[content.rindex(b"PK\1\2") + 10] = 99
+        wheel.write_bytes(content)
+    else:
+        wheel.write_bytes(wheel.read_bytes()[:-30])
+    manifest = {"adadm": "9.9", "files": {f"wheels/{WHEEL}": sha256(wheel)}}
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    said = refused(folder)
+    assert said.startswith("verify.py: the wheels cannot be unpacked: ") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

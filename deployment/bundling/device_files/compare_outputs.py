@@ -19,10 +19,12 @@ import os
 import platform
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
 
 HERE = Path(__file__).resolve().parent
+IMPORTABLE = (".py", ".pyc", ".so", "/")
 FORMATS = {1: "B", 2: "e", 4: "f"}  # uint8, float16, float32, by size in bytes
 
 
@@ -34,7 +36,7 @@ def main() -> int:
         "--check-files", action="store_true", help="only check that all files are as shipped"
     )
     arguments = parser.parse_args()
-    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
+    manifest = read_manifest()
     if arguments.json:
         check_output(arguments.json, manifest)
     changed = [name for name, digest in manifest["files"].items() if sha256(inside(name)) != digest]
@@ -42,8 +44,13 @@ def main() -> int:
         say(f"FAILED: {name} is missing or is not as it was shipped")
     if arguments.check_files:
         return 1 if changed else 0
-    results = [compare(found, manifest) for found in manifest["references"]]
-    passed = not changed and all(result["passed"] for result in results)
+    unlisted = unlisted_files(manifest)
+    modules = [name for name in unlisted if name.endswith(IMPORTABLE)]
+    for name in unlisted:
+        said = "FAILED: could be imported in place of a module" if name in modules else "note"
+        say(f"{said}: {name} is not part of the bundle")
+    results = [compare(found) for found in manifest["references"]]
+    passed = not changed and not modules and all(result["passed"] for result in results)
     if arguments.json:
         board = Path("/proc/device-tree/model")
         ran = ["MANIFEST.json", *manifest["models"].values(), *manifest["engines"].values()]
@@ -54,6 +61,7 @@ def main() -> int:
             "precision": manifest["precision"],
             "backend": "trtexec",
             "changed_files": changed,
+            "unlisted_files": unlisted,
             "references": results,
             "device": {
                 "board": board.read_text().strip("\0\n") if board.is_file() else None,
@@ -65,25 +73,71 @@ def main() -> int:
         try:
             write_whole(arguments.json, json.dumps(report, indent=2) + "\n")
         except OSError as error:
-            sys.exit(f"verify.py: {arguments.json} cannot be written: {error.strerror}")
+            raise refused(f"{arguments.json} cannot be written: {error.strerror}") from error
     say("passed" if passed else "FAILED")
     return 0 if passed else 1
 
 
+def read_manifest() -> dict[str, Any]:
+    """Read the fields that are needed here."""
+    try:
+        manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
+        read: dict[str, Any] = {name: str(manifest[name]) for name in ("target", "precision")}
+        for name in ("files", "models", "engines"):
+            read[name] = {key: str(value) for key, value in manifest[name].items()}
+        read["references"] = [
+            {
+                "name": str(found["name"]),
+                "form": str(found["form"]),
+                "engine": read["engines"][found["form"]],
+                "psnr_db": {key: float(db) for key, db in found["psnr_db"].items()},
+            }
+            for found in manifest["references"]
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise refused(f"MANIFEST.json cannot be read: {error!r}; copy the bundle again") from error
+    return read
+
+
+def unlisted_files(manifest: dict[str, Any]) -> list[str]:
+    """Names of files that are neither shipped nor made here; a link to a folder ends in a slash."""
+    engines = [f"{one}{end}" for one in manifest["engines"].values() for end in ("", ".log")]
+    cases = [f"outputs/{found['form']}.{found['name']}" for found in manifest["references"]]
+    made = [f"{case}{end}" for case in cases for end in (".json", ".log")]
+    known = {"MANIFEST.json", "result.json", *manifest["files"], *engines, *made}
+    found = []
+    for top, folders, files in os.walk(str(HERE)):
+        links = [f"{name}/" for name in folders if os.path.islink(os.path.join(top, name))]
+        for path in (os.path.join(top, name) for name in (*files, *links)):
+            name = os.path.relpath(path, str(HERE)) + "/" * path.endswith("/")
+            if name not in known:
+                found.append(plain(name))
+    return sorted(found)
+
+
 def say(text: str) -> None:
-    """Print a line, with escapes for what steers a terminal or is not in its encoding."""
+    """Print a line, with escapes for what its encoding lacks."""
     encoding = sys.stdout.encoding or "ascii"
-    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-    print(plain.encode(encoding, "backslashreplace").decode(encoding))
+    print(plain(text).encode(encoding, "backslashreplace").decode(encoding))
 
 
-def compare(reference: dict[str, Any], manifest: dict[str, Any]) -> dict[str, Any]:
+def refused(why: str) -> SystemExit:
+    """The end, with a message."""
+    return SystemExit(f"verify.py: {plain(why)}")
+
+
+def plain(text: str) -> str:
+    """Text with escapes for what steers a terminal."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def compare(reference: dict[str, Any]) -> dict[str, Any]:
     """Compare one reference: PSNR in dB and largest error of each output, and failures."""
     case = f"{reference['form']}.{reference['name']}"
     outputs: dict[str, Any] = {}
     failures: list[str] = []
     path = inside(f"outputs/{case}.json")
-    engine = inside(manifest["engines"][reference["form"]])
+    engine = inside(reference["engine"])
     try:
         if path.stat().st_mtime < engine.stat().st_mtime:
             raise ValueError(f"{path} is older than {engine.name}: run build.sh again")
@@ -136,10 +190,11 @@ def apart(found: Sequence[float], expected: Sequence[float]) -> tuple[float | No
 
 def inside(name: str) -> Path:
     """Path of a file of this folder; refuses names that lead out of it."""
-    path = (HERE / name).resolve()
-    if HERE not in path.parents:
-        sys.exit(f"verify.py: MANIFEST.json names {name}, expected a file of this folder")
-    return path
+    with suppress(OSError, ValueError, RuntimeError):  # a null byte, a link to itself
+        path = (HERE / name).resolve()
+        if HERE in path.parents:
+            return path
+    raise refused(f"MANIFEST.json names {name}, expected a file of this folder")
 
 
 def check_output(path: Path, manifest: dict[str, Any]) -> None:
@@ -147,10 +202,10 @@ def check_output(path: Path, manifest: dict[str, Any]) -> None:
     named = ["MANIFEST.json", *manifest["files"], *manifest["engines"].values()]
     read = [*map(inside, named), *(HERE / "outputs").glob("*")]
     if path.exists() and any(file.exists() and file.samefile(path) for file in read):
-        sys.exit(f"verify.py: --json {path} would replace a file that is read; name another file")
+        raise refused(f"--json {path} would replace a file that is read; name another file")
     is_stream = path.is_symlink() and os.readlink(str(path)).startswith("/proc/")
     if is_stream or (path.exists() and not path.is_file()):
-        sys.exit(f"verify.py: --json {path} is not a regular file; name another file")
+        raise refused(f"--json {path} is not a regular file; name another file")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -169,8 +224,11 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sha256(path: Path) -> str | None:
-    """SHA-256 of a file's content; None without the file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+    """SHA-256 of a file's content; None if it cannot be read."""
+    with suppress(OSError):
+        if path.is_file():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    return None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from _support.bundles import bundled, edit_manifest, sign, write_bundle
-from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.bundles.bundle import Bundle, could_be_imported
 from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import EngineError
 from adadm.runtime.targets import TARGETS
@@ -92,8 +92,26 @@ def test_changed_files(folder: Path) -> None:
     reference.write_bytes(content)
     (folder / "model.onnx").unlink()
     (folder / "model.onnx").mkdir()
-    (folder / "more").write_text("is no concern of the manifest")
     assert bundle.changed_files() == ["model.onnx", "reference/whole.other.npz"]
+
+
+def test_files_that_nobody_accounts_for_are_named(folder: Path) -> None:
+    made = ["model.engine", "model.engine.json", "model.engine.plan", "model.engine.log"]
+    made += ["result.json", "outputs/whole.waves.json", "outputs/whole.waves.log"]
+    made += ["lib-0123456789ab/numpy/core.so", "lib-0123456789ab.partial/a.py"]
+    strange = ["json.py", "numpy/__init__.py", "lib-other/a.py", "outputs/a.py", "reference/x.so"]
+    plain = ["results.json", "other.engine", "model.onnx.log", "reference/x.npz", "e\x1b[31mn"]
+    for name in (*made, *strange, *plain):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("more")
+    (folder / "rich").symlink_to(folder.parent, target_is_directory=True)
+    (folder / "hashlib.py").symlink_to("/nowhere")
+    bundle = Bundle.open(folder)
+    strange += ["rich/", "hashlib.py"]
+    found = bundle.unlisted_files()
+    assert found == sorted([*strange, *plain[:-1], r"e\x1b[31mn"])
+    assert [name for name in found if could_be_imported(name)] == sorted(strange)
+    assert bundle.changed_files() == []
 
 
 def test_no_damage_of_a_reference_is_more_than_an_error(folder: Path) -> None:

@@ -283,6 +283,16 @@ def test_the_command_fails_and_writes_why(folder: Path) -> None:
     assert (content["passed"], content["changed_files"]) == (False, ["model.onnx"])
 
 
+def test_what_is_not_of_the_bundle_is_named(folder: Path) -> None:
+    (folder / "note.txt").write_text("of the user")
+    done, content = _run(folder, "--backend", "cpu")
+    assert done.returncode == 0 and "note: note.txt is not part of the bundle\n" in done.stdout
+    (folder / "json.py").write_text("")
+    done, content = _run(folder, "--backend", "cpu")
+    assert done.returncode == 1 and "  json.py is not part of the bundle, and could" in done.stderr
+    assert (content["passed"], content["unlisted_files"]) == (False, ["json.py", "note.txt"])
+
+
 def test_what_cannot_run_has_no_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for model in folder.glob("*.onnx"):
         model.write_bytes(b"")
