@@ -170,7 +170,7 @@ def test_what_is_not_of_the_bundle_is_named_without_our_runtime(folder: Path) ->
     shutil.copy(str(SCRIPTS / "compare_outputs.py"), folder / "verify.py")
     files = {name: sha256(folder / name) for name in ("verify.py", f"wheels/{WHEEL}")}
     reference = {"name": "a", "form": "whole", "psnr_db": {}}
-    manifest = {"target": "t", "precision": "fp16", "models": {"whole": "m.onnx"}}
+    manifest: dict[str, Any] = {"target": "t", "precision": "fp16", "models": {"whole": "m.onnx"}}
     manifest |= {"files": files, "engines": {"whole": "m.engine"}, "references": [reference]}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
     (folder / "outputs").mkdir()

@@ -24,24 +24,38 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     """Make adadm importable, and verify this folder with it."""
-    manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
+    wanted, checksums = read_manifest()
     try:
         installed = version("adadm-deploy")
     except PackageNotFoundError:
         installed = None
-    if installed != manifest["adadm"]:
+    if installed != wanted:
         sys.dont_write_bytecode = True  # keeps the unpacked folder equal to the wheels
         try:
-            needed = f"adadm-deploy {manifest['adadm']}"
             found = f"{installed} is installed" if installed else "it is not installed"
-            wheels = checked_wheels(manifest["files"], f"expected {needed}, but {found}")
+            wheels = checked_wheels(checksums, f"expected adadm-deploy {wanted}, but {found}")
             sys.path.insert(0, str(unpacked(wheels)))
-        except (OSError, zipfile.BadZipFile) as error:
-            sys.exit(f"verify.py: the wheels cannot be unpacked: {error}")
+        except Exception as error:  # zipfile and zlib share no narrower base
+            raise refused(f"the wheels cannot be unpacked: {error}") from error
     from adadm.runtime.cli import run
     from adadm.runtime.verify import main as verify
 
     return run("verify.py", verify, [str(HERE), *sys.argv[1:]])
+
+
+def read_manifest() -> tuple[str, dict[str, str]]:
+    """Version of adadm-deploy, and the digest of each file by its name."""
+    try:
+        manifest = json.loads((HERE / "MANIFEST.json").read_text(encoding="utf-8-sig"))
+        return str(manifest["adadm"]), dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise refused(f"MANIFEST.json cannot be read: {error!r}; copy the bundle again") from error
+
+
+def refused(why: str) -> SystemExit:
+    """The end, with a message in which nothing steers a terminal."""
+    plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in why)
+    return SystemExit(f"verify.py: {plain}")
 
 
 def checked_wheels(checksums: dict[str, str], why: str) -> dict[Path, str]:
@@ -51,14 +65,14 @@ def checked_wheels(checksums: dict[str, str], why: str) -> dict[Path, str]:
     """
     wheels = sorted((HERE / "wheels").glob("*.whl"))
     if not wheels:
-        sys.exit(
-            f"verify.py: {why}, and this folder has no wheels; make the bundle without "
+        raise refused(
+            f"{why}, and this folder has no wheels; make the bundle without "
             "--no-wheels, or pip install it"
         )
     digests = {wheel: hashlib.sha256(wheel.read_bytes()).hexdigest() for wheel in wheels}
     for wheel, digest in digests.items():
         if digest != checksums.get(f"wheels/{wheel.name}"):
-            sys.exit(f"verify.py: {wheel} differs from MANIFEST.json; copy the bundle again")
+            raise refused(f"{wheel} differs from MANIFEST.json; copy the bundle again")
     return digests
 
 
