@@ -8,15 +8,18 @@ made or called. Dictionaries and namespaces of any kind keep their entries, noth
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from adadm.runtime.errors import CheckpointError
+from adadm.runtime.files import opened
 
 
 class _Inert:
@@ -107,12 +110,18 @@ def read_pickle(path: Path) -> Any:
     """
     try:
         with (
-            path.open("rb") as file,  # by its name, PyTorch would take it for another format
+            opened(path) as file,  # by its name, PyTorch would take it for another format
             torch.serialization.safe_globals(_STAND_INS),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # of protocols: what cannot be read is an error
-            return torch.load(file, map_location="cpu", weights_only=True)
+            if (start := file.read(2)) == b"PK":
+                _check_archive(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            if start != b"PK" and file.read(1):  # a storage that is not listed is not filled
+                raise ValueError("it has more bytes than its pickles say")
+            return content
     except Exception as error:  # a damaged file makes torch.load raise anything
         text = str(error)
         if wanted := re.search(r"(?:Unsupported global: )?GLOBAL (\S+)", text):
@@ -132,3 +141,20 @@ def read_pickle(path: Path) -> Any:
             f"({type(error).__name__}: {reason}); copy it again, or save it "
             "by torch.save(model.state_dict(), ...)"
         ) from error
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Check the CRC-32 of each entry of a zip archive, which PyTorch does not look at.
+
+    Raises:
+        ValueError: an entry has another, or is not stored as by torch.save.
+        Exception: of many classes, as zipfile raises them for a damaged archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if len({entry.filename.lower() for entry in entries}) < len(entries):
+            raise ValueError("two of its entries have the same name")
+        if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+            raise ValueError("its entries are compressed, or overlap")
+        if damaged := archive.testzip():
+            raise ValueError(f"the CRC-32 of {damaged} is wrong")

@@ -8,9 +8,11 @@ import datetime
 import decimal
 import fractions
 import functools
+import io
 import os
 import pathlib
 import pickle
+import pickletools
 import subprocess
 import sys
 import time
@@ -203,3 +205,55 @@ def test_another_protocol_is_named_without_bad_advice(protocol: int, tmp_path: P
     with pytest.raises(CheckpointError, match=r"another protocol than torch\.save") as said:
         read_pickle(tmp_path / "it.pt")
     assert "weights_only" not in str(said.value)
+
+
+def test_a_changed_bit_of_a_weight_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "it.pt"
+    torch.save({"w": torch.full((64,), 3.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.full((64,), 3.0).numpy().tobytes()) + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"the CRC-32 of it/data/0 is wrong"):
+        read_pickle(path)
+
+
+def rezipped(path: Path, names: list[str], compression: int) -> Path:
+    """The archive anew, with one of its entries at another place or in another form."""
+    with zipfile.ZipFile(path) as old:
+        content = {name: old.read(name) for name in old.namelist()}
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w", compression) as new:
+        warnings.simplefilter("ignore")  # that a name occurs twice
+        for name in [*content, *names]:
+            new.writestr(name, content.get(name, b""))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "compression", "message"),
+    [
+        (["it/data/0"], zipfile.ZIP_STORED, "two of its entries have the same name"),
+        (["IT/data.pkl"], zipfile.ZIP_STORED, "two of its entries have the same name"),
+        ([], zipfile.ZIP_DEFLATED, "its entries are compressed"),
+    ],
+)
+def test_an_archive_of_another_form_is_refused(
+    names: list[str], compression: int, message: str, tmp_path: Path
+) -> None:
+    torch.save({"w": torch.zeros(10_000)}, tmp_path / "it.pt")
+    with pytest.raises(CheckpointError, match=message):
+        read_pickle(rezipped(tmp_path / "it.pt", names, compression))
+
+
+def test_a_storage_that_an_old_file_does_not_fill_is_refused(tmp_path: Path) -> None:
+    """Its last pickle lists the storages whose bytes follow; others would be what memory held."""
+    path = tmp_path / "it.pth"
+    torch.save({"v": WEIGHT, "w": WEIGHT + 1}, path, _use_new_zipfile_serialization=False)
+    content = io.BytesIO(path.read_bytes())
+    for _ in range(4):
+        list(pickletools.genops(content))
+    start = content.tell()
+    keys = pickle.load(content)
+    listed = pickle.dumps(keys[:1], 2)
+    path.write_bytes(content.getvalue()[:start] + listed + content.read())
+    with pytest.raises(CheckpointError, match="more bytes than its pickles say"):
+        read_pickle(path)
