@@ -24,6 +24,8 @@ from adadm.runtime.errors import CheckpointError
 
 _MEAN = (0.4488, 0.4371, 0.4040)
 _BLOCKS_BETWEEN_ATTENTION = 8
+_LARGEST_CHUNK, _MOST_HASHES = 4096, 64
+"""No tensor shows these numbers, and a file may state any; memory grows with their product."""
 
 
 class MeanShift(nn.Conv2d):
@@ -78,9 +80,10 @@ class NLSN(Network):
         seed: int = 0,
         norm_groups: int = 0,
     ) -> None:
-        if min(chunk_size, n_hashes) < 1:
+        if not (1 <= chunk_size <= _LARGEST_CHUNK and 1 <= n_hashes <= _MOST_HASHES):
             raise ValueError(
-                f"chunk_size and n_hashes: expected at least 1, got {chunk_size} and {n_hashes}"
+                f"expected a chunk_size of 1 to {_LARGEST_CHUNK}, and n_hashes of 1 to "
+                f"{_MOST_HASHES}, got {chunk_size} and {n_hashes}"
             )
         super().__init__()
         self.upscale, self.rgb_range, self.smallest_area = upscale, rgb_range, chunk_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Iterable
@@ -17,6 +16,13 @@ from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import mistaken, opened
 
 METADATA_KEY = "adadm"
+_KNOWN: dict[str, Any] = {
+    "architecture": str,
+    "hyperparameters": dict[str, float],
+    "limits": dict[str, float],
+}
+"""What our metadata says of a network, and the types."""
+
 _NAMES_SHOWN = 12
 _HEAD_BYTES = 1024
 _LARGEST_HEADER = 100_000_000
@@ -93,8 +99,8 @@ def _other_kind(path: Path, head: bytes) -> tuple[str, str] | None:
 
 def _kind_of_json(path: Path) -> tuple[str, str]:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        content = json_format.load(json_format.Source(path, CheckpointError))
+    except CheckpointError:
         content = None
     if isinstance(content, dict) and isinstance(content.get("weight_map"), dict):
         parts = some_names(sorted(set(map(str, content["weight_map"].values()))))
@@ -106,8 +112,8 @@ def _kind_of_zip(path: Path) -> tuple[str, str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError):
-        return None  # PyTorch says what is damaged
+    except Exception:  # noqa: BLE001 (a damaged archive makes zipfile raise anything)
+        return None  # `read_pickle` says what is damaged
     members = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in members:
         return (
@@ -145,14 +151,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    """Parse our metadata: `architecture`, `hyperparameters` (numbers by name), and notes."""
+    """Parse our metadata: `_KNOWN`, and notes of any kind."""
+    source = json_format.Source(path, CheckpointError, "in its metadata")
     try:
-        metadata: dict[str, Any] = json_format.parse_json(text)
-        hyperparameters = metadata.get("hyperparameters", {})
-        metadata["hyperparameters"] = {k: float(v) for k, v in hyperparameters.items()}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path}: its metadata cannot be read ({error}): {text}") from error
-    return metadata
+        content = json_format.parse_json(text)
+    except ValueError as error:
+        raise source.refused(f"cannot be read as JSON: {error}") from error
+    metadata = json_format.convert(content, dict[str, Any], source)
+    known = {name: metadata[name] for name in _KNOWN.keys() & metadata.keys()}
+    return metadata | {n: json_format.convert(v, _KNOWN[n], source) for n, v in known.items()}
 
 
 def some_names(names: Iterable[str]) -> str:

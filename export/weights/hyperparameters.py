@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,9 @@ import torch
 from adadm.export.networks import Network
 from adadm.export.weights.file_content import some_names
 from adadm.runtime.errors import CheckpointError
+
+_BEYOND_ALL = 2.0**53
+"""From here on, floats have no fractions. An integer of a pickle may be beyond all floats."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def recorded_values(
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) in (int, float) and abs(value) < _BEYOND_ALL  # type: ignore[arg-type]
 
 
 def resolve(
@@ -126,8 +128,8 @@ def resolve(
 
 def _of_type(kind: type[float], name: str, value: float) -> float:
     """Check that a number is finite, and an integer if `kind` is int."""
-    if not math.isfinite(value):
-        raise CheckpointError(f"{name}: expected a finite number, got {value}")
+    if not abs(value) < _BEYOND_ALL:
+        raise CheckpointError(f"{name}: expected a finite number below 2**53, got {value}")
     if kind is not int:
         return float(value)
     if value != int(value) or value < 0:

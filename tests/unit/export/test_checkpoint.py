@@ -191,7 +191,7 @@ def test_other_paths_are_refused(
     ("given", "message"),
     [
         ({"rgb_range": 0.0}, "rgb_range: expected a number above 0, got 0"),
-        ({"res_scale": float("nan")}, "res_scale: expected a finite number, got nan"),
+        ({"res_scale": float("nan")}, "res_scale: expected a finite number below .*, got nan"),
         ({"res_sclae": 1.0}, "expected hyper-parameters among .*, got res_sclae"),
     ],
 )
@@ -209,11 +209,25 @@ def test_the_metadata_of_another_network_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "edsr.safetensors")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"hyperparameters": {"res_scale": null}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        '{"hyperparameters": {"res_scale": null}}',
+        '{"hyperparameters": {"res_scale": "1e400"}}',
+        '{"hyperparameters": {"res_scale": 1' + "0" * 400 + "}}",
+        '{"architecture": 7}',
+        '{"limits": [1]}',
+        '{"limits": {"body.0.phi": "1"}}',
+        "[" * 2000 + "]" * 2000,
+    ],
+    ids=lambda text: text[:50],
+)
 def test_broken_metadata_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "edsr.safetensors"
     safetensors.torch.save_file(state_of(), path, metadata={"adadm": text})
-    with pytest.raises(CheckpointError, match="its metadata cannot be read"):
+    with pytest.raises(CheckpointError, match="in its metadata"):
         load_checkpoint(path)
 
 

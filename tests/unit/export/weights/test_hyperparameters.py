@@ -27,6 +27,7 @@ BESIDE: list[tuple[dict[str, Any], dict[str, float]]] = [
     ({"a": {"rgb_range": 1}, "b": {"rgb_range": 255}}, {}),  # which?
     ({"args": {"rgb_range": "255", "res_scale": True}}, {}),
     ({"args": {"rgb_range": -1, "res_scale": float("nan")}}, {}),
+    ({"args": {"rgb_range": 10**400, "res_scale": 1e300}}, {}),
     ({"args": argparse.Namespace(seed=5, lr=0.1, features=8)}, {}),
 ]
 
