@@ -23,6 +23,9 @@ WHOLE_FILE = "."
 """Key of a network whose tensors are at the top of the file, without a prefix."""
 
 _DEEPEST = 8
+_MOST_PLACES = 8
+"""Places that one mapping is listed in: a small file could name a large one thousands of times."""
+_LONGEST_KEY = 256
 _HOLDERS = (dict, list, tuple, torch.Tensor)
 
 _WRAPPERS = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -109,19 +112,18 @@ def is_averaged(key: str) -> bool:
 def mappings_of(content: Any) -> dict[tuple[str, ...], dict[str, Any]]:
     """All mappings and lists in a content by the keys that lead to them; values are not copied.
 
-    One that lies in several places is in all of them, but what it holds is searched once.
+    One that lies in several places is in the first of them, but what it holds is searched once.
     """
     found: dict[tuple[str, ...], dict[str, Any]] = {}
-    seen: set[int] = set()
+    seen: Counter[int] = Counter()
 
     def walk(value: Any, place: tuple[str, ...]) -> None:
-        entries = _entries(value)
-        if not entries:
+        seen[id(value)] += 1
+        if seen[id(value)] > _MOST_PLACES or not (entries := _entries(value)):
             return
         named = {_printable(key): entry for key, entry in entries.items()}
         found[place] = named
-        if id(value) not in seen and len(place) < _DEEPEST:
-            seen.add(id(value))
+        if seen[id(value)] == 1 and len(place) < _DEEPEST:
             for key, entry in named.items():
                 walk(entry, (*place, key))
 
@@ -240,5 +242,6 @@ def _weights(
 
 
 def _printable(key: object) -> str:
-    """A key as text, without what would change a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(key))
+    """A key as text of bounded length, without what would change a terminal."""
+    text = str(key) if isinstance(key, (str, int)) else f"a {type(key).__name__}"
+    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST_KEY])

@@ -283,3 +283,17 @@ class WithItems:
 
 def test_attributes_of_a_pickled_dictionary_are_not_used(tmp_path: Path) -> None:
     assert is_same(loaded(tmp_path, {"state_dict": WithItems()}), WANTED)
+
+
+def test_what_is_listed_a_thousand_times_is_searched_once(tmp_path: Path) -> None:
+    """Else 40 kB of a pickle would be searched for minutes."""
+    many = {str(index): 1 for index in range(3000)}
+    checkpoint = loaded(tmp_path, {"state_dict": WANTED, "others": [many] * 3000})
+    assert is_same(checkpoint, WANTED)
+
+
+@pytest.mark.parametrize("key", ["a." * 100_000, 10**500, (1, 2)], ids=["long", "large", "pair"])
+def test_any_key_may_lie_beside(key: Any, tmp_path: Path) -> None:
+    checkpoint = loaded(tmp_path, {"state_dict": WANTED, "others": {key: ROWS}, key: ROWS})
+    assert is_same(checkpoint, WANTED)
+    assert len(str(checkpoint.weights)) < 1000
