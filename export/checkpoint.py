@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import nn
 
 from adadm.export.graph.channels import are_initial
 from adadm.export.limits import Limit, limits_of, set_limits
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.custom import custom_network_class
+from adadm.export.weights.dense_tensors import check_dense
 from adadm.export.weights.file_content import METADATA_KEY, read_file, some_names
 from adadm.export.weights.fit import check_fit, of_other_modules, unknown
 from adadm.export.weights.hyperparameters import Hyperparameter, recorded_values, resolve
@@ -239,11 +241,15 @@ def _first_that_fits(
     for candidate in candidates:
         network_type = next(each for each in types if each.detects(candidate.tensors))
         try:
+            check_dense(path, candidate.tensors)
             hyperparameters = resolve(path, network_type, candidate.tensors, metadata, overrides)
             values = {name: parameter.value for name, parameter in hyperparameters.items()}
-            network = build_network(network_type, values)
-            taken = candidate.without(of_other_modules(network, candidate.tensors.keys()))
-            check_fit(path, network, taken.tensors)
+            is_ours = network_type in ARCHITECTURES.values()
+            with torch.device("meta" if is_ours else "cpu"):  # the file says how large it is
+                outline = build_network(network_type, values)
+            taken = candidate.without(of_other_modules(outline, candidate.tensors.keys()))
+            check_fit(path, outline, taken.tensors)
+            network = build_network(network_type, values) if is_ours else outline
         except CheckpointError as error:
             refused[candidate.key] = error
             continue

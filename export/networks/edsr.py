@@ -63,10 +63,11 @@ class EDSR(Network):
 
     @classmethod
     def read_hyperparameters(cls, state: StateDict) -> dict[str, float]:
-        last = max(int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key)))
+        found = (re.match(r"body\.(\d{1,9})\.", key) for key in state)
+        last = max((int(match[1]) for match in found if match), default=0)
         return {
             "upscale": read_linear_tail(state),
-            "blocks": last,
+            "blocks": min(last, len(state)),  # a key may have any number
             "features": read_head_features(state, "head.0.weight"),
             **read_norm_groups(state),
         }

@@ -32,7 +32,8 @@ class AttentionRound(nn.Module):
     def __init__(self, embedding: int, chunk_size: int, generator: torch.Generator) -> None:
         super().__init__()
         self.chunk_size = chunk_size
-        rotations = torch.randn(embedding, LARGEST_BUCKETS // 2, generator=generator)
+        shape = embedding, LARGEST_BUCKETS // 2
+        rotations = torch.randn(shape, generator=generator, device="cpu")  # the generator's
         self.register_buffer("rotations", rotations, persistent=False)
 
     def project(self, match: torch.Tensor) -> torch.Tensor:

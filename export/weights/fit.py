@@ -70,10 +70,15 @@ def check_fit(path: Path, network: Network, state: Mapping[str, torch.Tensor]) -
                 f"{path}: {key}: expected shape {tuple(expected[key].shape)}, "
                 f"got {tuple(tensor.shape)}"
             )
-        if not torch.isfinite(tensor.float()).all():
+        if expected[key].is_floating_point() and not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {key}: expected floating-point numbers, got {tensor.dtype}"
+            )
+        values = tensor.float()  # the network's type, in which a tiny variance is 0
+        if not torch.isfinite(values).all():
             hint = _FLOAT16 if _is_float16(state) else "; check that training converged"
             raise CheckpointError(f"{path}: {key} has NaN or infinite values{hint}")
-        if key.endswith("running_var") and (lowest := tensor.min().item()) <= 0:
+        if key.endswith("running_var") and (lowest := values.min().item()) <= 0:
             hint = _FLOAT16 if lowest == 0 and _is_float16(state) else ""
             raise CheckpointError(
                 f"{path}: {key}: expected running variances above 0, got {lowest:g}{hint}"

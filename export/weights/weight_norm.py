@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from adadm.export.weights.dense_tensors import is_dense
+
 _FORMS = (
     (r"^(.*)\.parametrizations\.(\w+)\.original0$", r"\1.parametrizations.\2.original1", r"\1.\2"),
     (r"^((?:.*\.)?weight)_g$", r"\1_v", r"\1"),
@@ -44,7 +46,7 @@ def fold_weight_norm(
 
 def _axis(g: torch.Tensor, v: torch.Tensor) -> int | None:
     """Axis along which the norms of v are taken, -1 for all; None if the two are no pair."""
-    if not (g.is_floating_point() and v.is_floating_point() and v.ndim):
+    if not (is_dense(g) and is_dense(v) and v.ndim):
         return None
     if g.ndim == 0:
         return -1
