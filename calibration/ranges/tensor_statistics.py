@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import not_kept
 from adadm.runtime.images.arrays import batch_from_image
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB
-from adadm.runtime.json_format import Figure, read, write
+from adadm.runtime.json_format import Figure
 from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.records import read_record, write_record
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 Array = npt.NDArray[np.float64]
@@ -94,7 +95,8 @@ def collect(
     key_of = "\n".join((METHOD, str(drawn_size), images.digest, digest))
     key = hashlib.sha256(key_of.encode()).hexdigest()
     file = cache / f"statistics-{key[:32]}.json" if cache else None
-    state = _read(file, key) or _State(METHOD, key, 0, {})
+    known = file and read_record(_State, file, partial(progress.message, warning=True))
+    state = known or _State(0, {})
     drawn = plain_pictures(*drawn_size)
     total = len(drawn) + len(images)
     progress.advance(state.done, total)
@@ -117,7 +119,7 @@ def collect(
             state.add(outputs, is_drawn=is_drawn)
             if file is not None:
                 try:
-                    write(file, state)
+                    write_record(file, state)
                 except OSError as error:
                     progress.message(not_kept(error), warning=True)
                     file = None
@@ -129,8 +131,6 @@ def collect(
 class _State:
     """Sums over the finished inputs, in JSON's own types."""
 
-    method: str
-    key: str
     done: int
     tensors: dict[str, dict[str, list[Figure]]]
 
@@ -186,13 +186,3 @@ def _with_reductions(model: onnx.ModelProto) -> onnx.ModelProto:
         graph.extend(nodes)
     proto: onnx.ModelProto = ir.to_proto(observed)
     return proto
-
-
-def _read(file: Path | None, key: str) -> _State | None:
-    """Read the state of an earlier run; None if there is none, or it cannot be used."""
-    if file is None or not file.is_file():
-        return None
-    with suppress(CalibrationError):
-        state = read(_State, file, error=CalibrationError)
-        return state if state.key == key else None
-    return None

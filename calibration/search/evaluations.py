@@ -8,10 +8,8 @@ convolutions.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +20,11 @@ import numpy.typing as npt
 from adadm.calibration.quality.gates import Run, shown_levels
 from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import not_kept, written_whole
+from adadm.runtime.files import not_kept
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import luma, psnr_y
-from adadm.runtime.json_format import Figure, as_json, read
+from adadm.runtime.json_format import Figure
+from adadm.runtime.records import read_record, write_record
 
 _logger = logging.getLogger(__name__)
 
@@ -160,7 +159,8 @@ class Evaluations:
         self, measure: Callable[[frozenset[str]], Loss], store: Path | None = None
     ) -> None:
         self._measure, self._store = measure, store
-        self._known = _load(store) if store and os.path.exists(store) else {}
+        rows = read_record(tuple[_Row, ...], store, _logger.warning) if store else None
+        self._known = {frozenset(row.int8): Loss(row.lost_db, row.noise_db) for row in rows or ()}
 
     def __call__(self, int8: Iterable[str]) -> Loss:
         """The loss with exactly these convolutions in INT8."""
@@ -177,19 +177,8 @@ class Evaluations:
             _Row(loss.lost_db, loss.noise_db, tuple(sorted(assignment)))
             for assignment, loss in self._known.items()
         ]
-        lines = ",\n".join(json.dumps(as_json(row)) for row in rows)
         try:
-            with written_whole(self._store) as partial:
-                partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+            write_record(self._store, rows)
         except OSError as error:
             _logger.warning("%s", not_kept(error))
             self._store = None
-
-
-def _load(store: Path) -> dict[frozenset[str], Loss]:
-    try:
-        rows = read(tuple[_Row, ...], store, error=CalibrationError)
-    except CalibrationError as error:
-        _logger.warning("%s cannot be read as evaluations and is replaced (%s)", store, error)
-        return {}
-    return {frozenset(row.int8): Loss(row.lost_db, row.noise_db) for row in rows}

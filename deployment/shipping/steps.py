@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import path_inside, real_path, sha256_of
-from adadm.runtime.json_format import as_json, read, write
+from adadm.runtime.json_format import as_json
 from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.records import read_record, write_record
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ class Steps:
         self._record, self.done, self.unchanged = record, 0, 0
         self._kept = {real_path(path) for path in kept}
         self._known: dict[str, Step] = {}
-        with suppress(AdadmError):  # missing or invalid: every step is done
-            steps = read(_Record, record, error=AdadmError).steps
-            if all(step.stays_inside for step in steps.values()):
-                self._known = dict(steps)
+        known = read_record(_Record, record, partial(progress.message, warning=True))
+        if known is not None and all(step.stays_inside for step in known.steps.values()):
+            self._known = dict(known.steps)
 
     def run(
         self,
@@ -99,7 +98,7 @@ class Steps:
         self._progress.message(f"{name}: done in {time.monotonic() - started:.0f} s")
         self.done += 1
         self._known[name] = Step(made_from, self._digests(outputs))
-        write(self._record, _Record(self._known))
+        write_record(self._record, _Record(self._known))
 
     def forget(self, name: str) -> None:
         """Forget a step, so that it is done again."""

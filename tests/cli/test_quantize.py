@@ -589,10 +589,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     return state
 
 
+def _content(record: Path) -> Any:
+    return json.loads(record.read_text())["content"]
+
+
 def _known(cache: Path) -> tuple[int, int]:
     """How many inputs were observed, and how many losses measured, as the cache has them."""
-    observed = [json.loads(path.read_text())["done"] for path in cache.glob("statistics-*.json")]
-    measured = [len(json.loads(path.read_text())) for path in cache.glob("evaluations-*.json")]
+    observed = [_content(path)["done"] for path in cache.glob("statistics-*.json")]
+    measured = [len(_content(path)) for path in cache.glob("evaluations-*.json")]
     return sum(observed), sum(measured)
 
 

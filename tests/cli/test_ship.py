@@ -23,6 +23,7 @@ from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
+from adadm.runtime.records import write_record
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
 
@@ -100,10 +101,10 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     forged["checks"].pop(0)
     forged["sha256"] = digest_of(forged)
     path.write_text(json.dumps(forged))
-    record = json.loads((out / "steps.json").read_text())
+    record = json.loads((out / "steps.json").read_text())["content"]
     step = record["steps"][f"certificate {model.name}"]
     step["outputs"][path.relative_to(out).as_posix()] = sha256_of(path)
-    (out / "steps.json").write_text(json.dumps(record))
+    write_record(out / "steps.json", record)
     assert adadm(originals, "--target", "cpu") == 0
     assert "steps: 1 done, 3 up to date" in capsys.readouterr().out
     assert json.loads(path.read_text())["checks"] == certificate["checks"]

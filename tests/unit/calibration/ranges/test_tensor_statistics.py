@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -100,18 +101,35 @@ def test_interrupted_it_resumes_and_gives_the_same_bytes(
         np.testing.assert_array_equal(known.largest, resumed[name].largest)
 
 
-def test_the_cache_is_read_and_is_readable(
-    model: onnx.ModelProto, images: CalibrationImages, tmp_path: Path
+@pytest.mark.parametrize("number", [999.0, 1, None, "1", [], -3.5])
+def test_a_changed_number_in_the_cache_is_measured_again(
+    model: onnx.ModelProto, images: CalibrationImages, tmp_path: Path, number: Any
 ) -> None:
     first = collect(model, images, 255, DRAWN_PX, tmp_path)
     (file,) = tmp_path.glob("*.json")
-    content = json.loads(file.read_text())
-    assert content["done"] == len(plain_pictures(*DRAWN_PX)) + 3
-    content["tensors"]["lr"]["largest"][0] = 999.0
-    file.write_text(json.dumps(content))
-    assert collect(model, images, 255, DRAWN_PX, tmp_path)["lr"].peak == 999
-    file.write_text("damaged")
-    assert collect(model, images, 255, DRAWN_PX, tmp_path)["lr"].peak == first["lr"].peak
+    record = json.loads(file.read_text())
+    assert record["content"]["done"] == len(plain_pictures(*DRAWN_PX)) + 3
+    record["content"]["tensors"]["lr"]["largest"][0] = number
+    file.write_text(json.dumps(record))
+    progress = Mock(Progress)
+    again = collect(model, images, 255, DRAWN_PX, tmp_path, progress=progress)
+    for name, known in first.items():
+        np.testing.assert_array_equal(known.largest, again[name].largest)
+    (said,) = progress.message.call_args_list
+    assert f"begun anew: {file}: it is not as it was written" in said.args[0]
+
+
+def test_what_the_cache_has_is_not_measured_again(
+    model: onnx.ModelProto, images: CalibrationImages, tmp_path: Path
+) -> None:
+    first = collect(model, images, 255, DRAWN_PX, tmp_path)
+    progress = Mock(Progress)
+    again = collect(model, images, 255, DRAWN_PX, tmp_path, progress=progress)
+    assert [call.args[0] for call in progress.advance.call_args_list] == [
+        len(plain_pictures(*DRAWN_PX)) + 3
+    ]
+    for name, known in first.items():
+        np.testing.assert_array_equal(known.square, again[name].square)
 
 
 def test_another_model_or_other_images_are_another_file(

@@ -170,14 +170,14 @@ def test_remembers_in_memory_and_on_disk(tmp_path: Path) -> None:
         assert evaluations(names) == losses[frozenset(names)]
     assert len(asked) == len(set(asked)) == 2
 
-    content = json.loads(store.read_text(), parse_constant=pytest.fail)
+    content = json.loads(store.read_text(), parse_constant=pytest.fail)["content"]
     assert content == [
         {"lost_db": None, "noise_db": None, "int8": ["a", "b"]},
         {"lost_db": -0.00123456789, "noise_db": 0.1, "int8": ["a"]},
     ]
     again = Evaluations(never, store)
     assert [again(names) for names in (A, B)] == [losses[A], losses[B]]
-    other = tmp_path / "other.json"
+    other = tmp_path / "other" / store.name
     evaluations = Evaluations(losses.__getitem__, other)
     assert [evaluations(names) for names in (B, A)] == [losses[B], losses[A]]
     assert other.read_bytes() == store.read_bytes()
@@ -199,7 +199,12 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"[\n", b'{"a": 1}', b'[{"int8": [["a"]], "lost_db": 0, "noise_db": 1}]'],
+    [
+        b"[\n",
+        b'{"a": 1}',
+        b'[{"int8": ["a"], "lost_db": 0, "noise_db": 1}]',
+        b'{"sha256": "0", "content": [{"int8": ["a"], "lost_db": 0, "noise_db": 1}]}',
+    ],
 )
 def test_a_store_that_is_none_is_started_anew(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
@@ -208,7 +213,8 @@ def test_a_store_that_is_none_is_started_anew(
     store.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         evaluations = Evaluations(lambda _: Loss(0, 0.5), store)
-    assert "store.json cannot be read as evaluations" in caplog.text
+    (message,) = caplog.messages
+    assert f"WARNING: begun anew: {store}: " in message
     assert evaluations(A) == Loss(0, 0.5)
     assert Evaluations(never, store)(A) == Loss(0, 0.5)
 

@@ -9,15 +9,16 @@ import pytest
 
 from adadm.deployment.shipping.steps import Steps
 from adadm.runtime.files import sha256_of
+from adadm.runtime.records import write_record
 
 
 def edit(folder: Path, outputs: Mapping[str, str], **fields: Any) -> None:
     """Let the record have more of its one step."""
-    record = json.loads((folder / "steps.json").read_text())
+    record = json.loads((folder / "steps.json").read_text())["content"]
     step = record["steps"]["make"]
     step["outputs"].update(outputs)
     step.update(fields)
-    (folder / "steps.json").write_text(json.dumps(record))
+    write_record(folder / "steps.json", record)
 
 
 class Making:
@@ -150,5 +151,18 @@ def test_outputs_may_lie_behind_a_link(tmp_path: Path) -> None:
 def test_a_record_of_another_form_is_begun_anew(making: Making, step: object) -> None:
     run(making)
     record = {"format": 1, "steps": {"make": step}}
-    (making.folder / "steps.json").write_text(json.dumps(record))
+    write_record(making.folder / "steps.json", record)
     assert run(making) == 2
+
+
+def test_a_record_that_was_changed_is_begun_anew(making: Making) -> None:
+    """Else a file of the user's, listed with its digest, would be removed."""
+    run(making)
+    (making.folder / "mine.txt").write_text("mine")
+    path = making.folder / "steps.json"
+    record = json.loads(path.read_text())
+    mine = {"mine.txt": sha256_of(making.folder / "mine.txt")}
+    record["content"]["steps"]["make"]["outputs"].update(mine)
+    path.write_text(json.dumps(record))
+    assert run(making) == 2
+    assert (making.folder / "mine.txt").read_text() == "mine"
