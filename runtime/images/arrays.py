@@ -14,16 +14,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from adadm.runtime.errors import ImageError
 from adadm.runtime.files import opened, written_whole
+from adadm.runtime.images.decoding.limits import check_not_cut, check_scans, check_size, reading
 
 ImageArray = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.uint8 | np.uint16]
 Batch = npt.NDArray[np.float32]
 
 EXTENSIONS = frozenset({".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+# The first alone: of others, some start programs (EPS), and some have no bounds on their work.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 # Keys' cubic reaches 2 pixels, stretched by the factor when reducing.
 _CUBIC_REACH = 2
@@ -33,16 +37,20 @@ def read_image(path: str | os.PathLike[str]) -> ImageArray:
     """Read a file as 8-bit RGB (H, W, 3).
 
     Raises:
-        ImageError: the file is missing, not an image, or damaged.
+        ImageError: the file is missing, not a PNG, JPEG, WebP, TIFF, BMP or GIF, or damaged, or it
+            asks for more than a decoder may take.
     """
-    try:
-        with opened(path) as file, Image.open(file) as image:
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: not a readable image ({reason})") from error
+    path = Path(path)
+    with (
+        reading(path, Exception),  # Pillow fails in many ways
+        opened(path) as file,
+        Image.open(file, formats=_FORMATS) as image,
+    ):
+        check_size(path, image.width, image.height)
+        if image.format in ("JPEG", "MPO"):
+            check_scans(path, file)
+        check_not_cut(path, image)
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def write_image(path: str | os.PathLike[str], image: ImageArray, **options: Any) -> None:

@@ -20,10 +20,15 @@ PROBED_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".j2k", ".jp2", ".jxl"})
 
 
 class FileKind(NamedTuple):
-    """A format; `loader` is the operation of vips that reads it, or empty for Pillow."""
+    """A format; `loader` is the operation of vips that reads it, or empty for Pillow.
+
+    It is decoded apart where the work of its decoder has no bound that a header shows: AV1 and HEVC
+    may code thousands of pictures that are not seen, JPEG XL may lay as many over each other.
+    """
 
     name: str
     loader: str
+    is_decoded_apart: bool = False
 
 
 PNG = FileKind("PNG", "pngload_source")
@@ -32,10 +37,10 @@ WEBP = FileKind("WebP", "webpload_source")
 TIFF = FileKind("TIFF", "tiffload_source")
 BMP = FileKind("BMP", "")  # vips has no loader
 GIF = FileKind("GIF", "gifload_source")
-AVIF = FileKind("AVIF", "heifload_source")
-_HEIC = FileKind("HEIC", "heifload_source")
-_JXL = FileKind("JPEG XL", "jxlload_source")
-_JPEG_2000 = FileKind("JPEG 2000", "jp2kload_source")
+AVIF = FileKind("AVIF", "heifload_source", is_decoded_apart=True)
+_HEIC = FileKind("HEIC", "heifload_source", is_decoded_apart=True)
+_JXL = FileKind("JPEG XL", "jxlload_source", is_decoded_apart=True)
+_JPEG_2000 = FileKind("JPEG 2000", "jp2kload_source", is_decoded_apart=True)
 
 _MAGIC = {
     b"\x89PNG": PNG,

@@ -25,10 +25,12 @@ from PIL import BmpImagePlugin, Image
 
 from adadm.runtime.errors import ImageError
 from adadm.runtime.images.arrays import Pixels
+from adadm.runtime.images.decoding.apart import decode_apart, load_lazily
+from adadm.runtime.images.decoding.limits import check_not_cut, check_scans, check_size, reading
 from adadm.runtime.images.file_extras import Extras, read_extras
-from adadm.runtime.images.file_kinds import AVIF, BMP, kind_of, undecodable
+from adadm.runtime.images.file_kinds import AVIF, BMP, JPEG, kind_of, undecodable
 from adadm.runtime.images.tone_curves import find_tone_curves
-from adadm.runtime.images.vips import MM_PER_INCH, codec_reason, load_vips
+from adadm.runtime.images.vips import MM_PER_INCH, load_vips
 
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
 
@@ -126,7 +128,7 @@ def open_photo(path: str | os.PathLike[str], largest_megapixels: float = 500.0) 
     """
     path = Path(path)
     with _reading(path):
-        image, extras, depth = _opened(path, largest_megapixels)
+        image, extras, depth = _opened(path, largest_megapixels, decodes=True)
         return Photo(path, _decoded(path, image).autorot(), extras, depth)
 
 
@@ -144,33 +146,39 @@ def read_size(path: str | os.PathLike[str], largest_megapixels: float = 500.0) -
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    vips = load_vips()
     try:
-        yield
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such file") from error
-    except (vips.Error, OSError, SyntaxError, ValueError) as error:
-        if "heif: Unsupported" in str(getattr(error, "detail", "")):  # built without HEVC
+        with reading(path, load_vips().Error):
+            yield
+    except ImageError as error:
+        if "heif: Unsupported" in str(getattr(error.__cause__, "detail", "")):  # without HEVC
             raise undecodable(path, kind_of(path)) from error
-        raise ImageError(f"{path}: not a readable image ({codec_reason(error)})") from error
+        raise
 
 
-def _opened(path: Path, largest_megapixels: float) -> tuple[Any, Extras, int]:
-    """The image before its decoding, its extras, and the bits of a channel."""
-    vips, kind = load_vips(), kind_of(path)
+def _opened(
+    path: Path, largest_megapixels: float, *, decodes: bool = False
+) -> tuple[Any, Extras, int]:
+    """The image, its extras, and the bits of a channel.
+
+    Args:
+        decodes: decode what is decoded apart; the pixels of others are decoded as they are read.
+    """
+    kind = kind_of(path)
     if kind is BMP:
         # not Image.open, which has its own limit
-        with BmpImagePlugin.BmpImageFile(path) as bitmap:
-            _check_size(path, bitmap.width, bitmap.height, largest_megapixels)
+        with reading(path, Exception), BmpImagePlugin.BmpImageFile(path) as bitmap:
+            check_size(path, bitmap.width, bitmap.height, largest_megapixels)
+            check_not_cut(path, bitmap)
             extras = Extras(has_resolution=any(bitmap.info.get("dpi", ())))
             return _from_pillow(bitmap), extras, 8
-    options: dict[str, object] = {"access": "sequential", "fail_on": "error"}
-    if "unlimited" in vips.Introspect.get(kind.loader).optional_input:
-        options["unlimited"] = True  # `_check_size` limits it
-    source = vips.Source.new_from_file(os.fsencode(path))
-    image = getattr(vips.Image, kind.loader)(source, **options)
-    _check_size(path, image.width, image.height, largest_megapixels)
+    if kind is JPEG:
+        with open(path, "rb") as file:
+            check_scans(path, file)
+    image = load_lazily(path, kind.loader)
+    check_size(path, image.width, image.height, largest_megapixels)
     extras = read_extras(path, kind, image)
+    if decodes and kind.is_decoded_apart:
+        image = decode_apart(path, kind.loader, image)
     depth = 16 if image.format == "ushort" else 8
     image = _grey_or_rgb(path, image)
     if kind.loader == AVIF.loader and depth == 16:
@@ -179,15 +187,6 @@ def _opened(path: Path, largest_megapixels: float) -> tuple[Any, Extras, int]:
         white = (2**depth - 1) << (16 - depth)
         image = (image * (65535 / white)).rint().cast("ushort")
     return image, extras, depth
-
-
-def _check_size(path: Path, width: int, height: int, largest_megapixels: float) -> None:
-    megapixels = width * height / 1e6
-    if megapixels > largest_megapixels:
-        raise ImageError(
-            f"{path}: expected at most {largest_megapixels:g} megapixels, got {megapixels:.0f} "
-            f"({width}x{height}); if you trust the file, allow more with --max-megapixels"
-        )
 
 
 def _from_pillow(bitmap: Image.Image) -> Any:

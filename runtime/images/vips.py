@@ -18,7 +18,9 @@ def codec_reason(error: Exception) -> str:
     for line in lines:  # the other lines only tell where it happened, with temporary names
         if line.startswith("system error: "):
             return line.removeprefix("system error: ")
-    return "; ".join(lines)[:200] or type(error).__name__
+    # libheif looks beyond the end of whole files too
+    told = [line for line in lines if ": bad seek to " not in line] or lines
+    return "; ".join(told)[:200] or type(error).__name__
 
 
 @cache

@@ -10,6 +10,7 @@ import pytest
 import pyvips
 from PIL import Image
 
+from _support.bad_pictures import BAD
 from _support.photo_files import (
     Write,
     by_opencv,
@@ -107,6 +108,25 @@ def test_a_mixed_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         found /= 257 if found.max() > 255 else 1
         assert np.abs(found - expected).mean() <= tolerance, result
     assert files(target) == sorted([*(row[2] for row in READ), "earlier.png"])
+
+
+def test_no_bad_picture_stops_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    for name in ("a.png", "m.jpg", "z.avif"):  # before, among and after them
+        (source / name).parent.mkdir(exist_ok=True)
+        by_pillow()(source / name)
+    for name, content in BAD.items():
+        (source / name).write_bytes(content)
+    assert adadm(source, "-o", tmp_path / "out", "--compare", tmp_path / "both") == 1
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out'}: 3 done, 0 skipped, {len(BAD)} failed\n"
+    assert files(tmp_path / "out") == ["a.png", "m.jpg", "z.avif"]
+    reasons = captured.err[captured.err.index(f"{len(BAD)} of {len(BAD) + 3} images failed:") :]
+    for name in BAD:
+        assert reasons.count(f"\n  {source / name}") == 1, name
+    assert "Traceback" not in captured.err
 
 
 def test_a_linear_photograph_is_upscaled_as_well_as_that_of_srgb(tmp_path: Path) -> None:

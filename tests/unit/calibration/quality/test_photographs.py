@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from _support.bad_pictures import BAD
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.runtime.errors import CalibrationError, ImageError
 from adadm.runtime.images.arrays import ImageArray, read_image, reduce, write_image
@@ -103,6 +104,14 @@ def test_what_cannot_be_opened_is_named_too(folder: Path) -> None:
     progress = Mock(spec=Progress)
     assert len(CalibrationImages.of([folder], upscale=2, progress=progress)) == 10
     assert "a folder.png: not a readable image" in progress.message.call_args.args[0]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_one_is_left_out_and_no_more(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(BAD[name])
+    progress = Mock(spec=Progress)
+    assert len(CalibrationImages.of([folder], upscale=2, progress=progress)) == 10
+    assert progress.message.call_args.args[0].startswith(f"left out: {folder / name}: ")
 
 
 def test_more_than_a_tenth_is_an_error_that_lists_them(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Bounds on what decoding a file may take."""
