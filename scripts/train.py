@@ -35,7 +35,7 @@ from adadm.export.proof.pytorch import enlarge_image
 from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.bounds import above_zero, integer, number, positive, seconds
 from adadm.runtime.cli import run
-from adadm.runtime.errors import CheckpointError
+from adadm.runtime.errors import CheckpointError, ImageError
 from adadm.runtime.images.arrays import (
     ImageArray,
     enlarge,
@@ -43,7 +43,7 @@ from adadm.runtime.images.arrays import (
     read_image,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y
-from adadm.runtime.terminal import say
+from adadm.runtime.terminal import say, shown
 from training.crops import Crops, Pair, make_pair, make_sharp_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -183,10 +183,18 @@ def _crops(arguments: argparse.Namespace, network: Network, device: torch.device
 
 
 def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
-    return [
-        make_pair(read_image(path), upscale)
-        for path in track(paths, description=f"reading {what}", console=console)
-    ]
+    pairs = []
+    for path in track(paths, description=f"reading {what}", console=console):
+        try:
+            pair = make_pair(read_image(path), upscale)
+        except ImageError as error:
+            left_out = shown(f"left out: {error}")
+            console.print(left_out, style="yellow", markup=False, soft_wrap=True)
+            continue
+        pairs.append(pair)
+    if not pairs:
+        raise ImageError(f"{what}: none of {len(paths)} is usable")
+    return pairs
 
 
 def _validate(network: Network, photographs: list[Pair], bicubic_db: float) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from _support.bad_pictures import BAD
 from _support.scripts import load_script
 from _support.slow import slow_unless
 from adadm.export import load_checkpoint
@@ -73,6 +74,21 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     )
     for key, value in whole.items():
         assert torch.equal(value, resumed[key]), key
+
+
+def test_bad_pictures_are_left_out(
+    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in BAD.items():
+        (photographs / name).write_bytes(content)
+    assert run(photographs, tmp_path / "a.safetensors") == 0
+    said = capsys.readouterr().err
+    for name in BAD:
+        assert said.count(f"left out: {photographs / name}") == 1, name
+    for path in photographs.glob("[0-9].png"):
+        path.write_bytes(BAD["cut.png"])
+    assert run(photographs, tmp_path / "b.safetensors") == 1
+    assert "train.py: photographs: none of 16 is usable" in capsys.readouterr().err
 
 
 def test_training_lowers_the_loss_and_records_itself(photographs: Path, tmp_path: Path) -> None:
