@@ -130,8 +130,7 @@ def make_bundle(
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `folder`, which is renamed to it when complete."""
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise EngineError(f"{folder} exists and is not an empty folder; give another name")
+    _check_empty(folder)
     folder = real_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -142,9 +141,18 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
                 if path.is_file():
                     flush(path)
         partial.chmod(0o755)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:
+            _check_empty(folder)  # another run may have filled it
+            raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise EngineError(f"{folder} exists and is not an empty folder; give another name")
 
 
 def _sources(model: Path, target: Target) -> dict[Variant, Path]:

@@ -23,8 +23,10 @@ from _support.file_size_limit import files_at_most
 from _support.lowered import lowered_small
 from _support.slow import slow_unless
 from adadm.deployment import bundle
+from adadm.deployment.bundling.make_bundle import _whole_folder
 from adadm.runtime.cli import run
 from adadm.runtime.engines import trtexec
+from adadm.runtime.errors import EngineError
 from adadm.runtime.files import sha256_of
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.targets import TARGETS
@@ -312,6 +314,23 @@ def test_a_folder_that_is_taken_is_left(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "link").symlink_to("empty")
     assert adadm(model, tmp_path / "link") == 0
     assert (tmp_path / "empty" / "build.sh").is_file()
+
+
+@pytest.mark.parametrize("taken", ["folder", "file"])
+def test_a_folder_that_another_run_takes_meanwhile_is_left(tmp_path: Path, taken: str) -> None:
+    output = tmp_path / "bundle"
+
+    def make() -> None:
+        with _whole_folder(output) as partial:
+            (partial / "MANIFEST.json").write_text("ours")
+            if taken == "folder":
+                output.mkdir()
+            (output / "MANIFEST.json" if taken == "folder" else output).write_text("theirs")
+
+    with pytest.raises(EngineError, match="bundle exists and is not an empty folder"):
+        make()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert {p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == {"theirs"}
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
