@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from importlib.metadata import distributions, version
@@ -20,6 +21,7 @@ _DISTRIBUTION = "adadm-deploy"
 _PACKAGES = ("export", "calibration", "deployment", "runtime")
 _SOURCES = (*_PACKAGES, "pyproject.toml", "README.md", "LICENSE")
 _OLDEST_GLIBC = 17
+_NOISE = re.compile(r"WARNING|\s*Expected +or ")  # a digest for each other system
 
 
 def platforms(target: Target) -> list[str]:
@@ -28,35 +30,57 @@ def platforms(target: Target) -> list[str]:
     return [f"manylinux_2_{minor}_aarch64" for minor in range(newest, _OLDEST_GLIBC - 1, -1)]
 
 
+def locked_wheels(target: Target) -> Path:
+    """Requirements of pip with the versions and digests of what `adadm-deploy[jetson,cpu]` needs.
+
+    Of a Jetson, those for its Python and its CUDA; else for any machine that Python runs on.
+    `scripts/lock` writes these files.
+    """
+    release = "" if target.jetpack is None else f".jetpack{target.jetpack.split('.')[0]}"
+    return Path(__file__).parent / "device_files" / f"wheels{release}.txt"
+
+
 def collect_wheels(target: Target, folder: Path, *, progress: Progress = SILENT) -> None:
     """Collect all wheels that `pip install --no-index` needs on a target.
 
     ONNX Runtime and CUDA's bindings are included; TensorRT is not, since JetPack installs it. A
-    target other than a Jetson gets wheels for the Python and the system of this machine.
+    target other than a Jetson gets wheels for the Python and the system of this machine. All but
+    our own are of the versions, and have the digests, of `locked_wheels`.
 
     Raises:
         ExportError: pip fails; the message has its output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     progress.phase("building our own wheel")
-    source = _source()
-    if source is None:
-        requirements = [f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}"]
-        _pip(["download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), *requirements])
-    else:
-        with TemporaryDirectory() as clean:  # a build in place would include leftovers
-            for name in _SOURCES:
-                copy = shutil.copytree if (source / name).is_dir() else shutil.copy
-                copy(source / name, Path(clean) / name)
-            _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), clean])
+    _own_wheel(folder)
     progress.phase("fetching the wheels of its dependencies")
-    (own,) = folder.glob(f"{_DISTRIBUTION.replace('-', '_')}-*.whl")
-    command = ["download", "--only-binary=:all:", "--dest", str(folder), f"{own}[jetson,cpu]"]
+    _dependencies(target, folder)
+
+
+def _own_wheel(folder: Path) -> None:
+    source = _source()
+    if source is None:  # a release cannot contain its own digest
+        _download(folder, "--no-deps", f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}")
+        return
+    with TemporaryDirectory() as clean:  # a build in place would include leftovers
+        for name in _SOURCES:
+            copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+            copy(source / name, Path(clean) / name)
+        _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), clean])
+
+
+def _dependencies(target: Target, folder: Path) -> None:
+    options = []
     if target.jetpack is not None:
-        command.append(f"cuda-bindings=={str(target.cuda).split('.')[0]}.*")
-        command += ["--implementation", "cp", "--python-version", str(target.python)]
-        command += [part for tag in platforms(target) for part in ("--platform", tag)]
-    _pip(command)
+        options += ["--implementation", "cp", "--python-version", str(target.python)]
+        options += [part for tag in platforms(target) for part in ("--platform", tag)]
+    # The file is complete; pip evaluates markers of dependencies for the Python that runs it.
+    wanted = ("--no-deps", "--require-hashes", "--requirement", str(locked_wheels(target)))
+    _download(folder, *wanted, *options)
+
+
+def _download(folder: Path, *arguments: str) -> None:
+    _pip(["download", "--only-binary=:all:", "--dest", str(folder), *arguments])
 
 
 def _source() -> Path | None:
@@ -75,7 +99,7 @@ def _pip(arguments: list[str]) -> None:
     command = python_command("pip", "--disable-pip-version-check", *arguments)
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if not line.startswith("WARNING")]
+        lines = [line for line in result.stderr.splitlines() if line and not _NOISE.match(line)]
         said = "\n  ".join(lines[-8:])
         raise ExportError(
             f"pip {arguments[0]} failed; use --no-wheels without network access, or to get the "
