@@ -15,6 +15,7 @@ import onnx
 
 from adadm.calibration.target_forms.target_model import deploy
 from adadm.deployment.bundling.references import factor_tolerance, make_references
+from adadm.deployment.bundling.sbom import SBOM, bill_of_materials
 from adadm.deployment.bundling.texts import build_script, readme
 from adadm.deployment.bundling.wheels import collect_wheels
 from adadm.runtime import json_format
@@ -97,6 +98,8 @@ def make_bundle(
         (partial / "build.sh").chmod(0o755)
         if wheels and target.runs_runtime:
             collect_wheels(target, partial / "wheels", progress=progress)
+        bill = bill_of_materials(list(recipes.values()), partial / "wheels")
+        (partial / SBOM).write_text(json_format.text(bill), encoding="utf-8")
         (partial / "README.md").write_text(
             readme(recipes, deployed, memories, references, sorted(os.listdir(partial))),
             encoding="utf-8",
