@@ -8,6 +8,7 @@ the seed and their index alone, so that any can be read again.
 from __future__ import annotations
 
 import argparse
+import random
 import secrets
 import shutil
 import sys
@@ -21,8 +22,10 @@ from rich.text import Text
 from adadm.runtime import json_format
 from fuzz import campaign
 from fuzz.campaign import Outcome
+from fuzz.disturbances import DISTURBANCES, Findings, undisturbed
 from fuzz.reader import load_reader, make_case, reader_names, write_files
 from fuzz.reduce import reduce
+from fuzz.verbs import VERBS
 from fuzz.watch import Watch, is_fault
 
 FAULTS = Path(".fuzz")
@@ -34,8 +37,11 @@ def main() -> int:
     options = _parse()
     if options.input is not None:
         return _replay(options.reader[0], options.seed, options.input)
-    readers = options.reader or reader_names()
     seed = secrets.randbelow(10**9) if options.seed is None else options.seed
+    print(f"seed {seed}", file=sys.stderr)
+    if options.disturb:
+        return _disturb(options.disturb, options.verb or list(VERBS), seed, options.count)
+    readers = options.reader or reader_names()
     outcomes = []
     for name in readers:
         seconds = float("inf") if options.minutes is None else options.minutes * 60 / len(readers)
@@ -57,6 +63,29 @@ def _run(name: str, seed: int, seconds: float, most: int, workers: int) -> Outco
     line = f"{name}: {outcome.count} inputs, {len(outcome.faults)} faults, {outcome.seconds:.0f} s"
     print(line, file=sys.stderr, flush=True)
     return outcome
+
+
+def _disturb(kinds: list[str], verbs: list[str], seed: int, count: int | None) -> int:
+    """Disturb verbs, print what came of it, and write it to `FAULTS`."""
+    table = Table("disturbance", "verb", "times", "faults", "besides")
+    rows = []
+    for verb in verbs:
+        expected = undisturbed(verb)
+        for kind in kinds:
+            disturb, times = DISTURBANCES[kind]
+            rng = random.Random(f"{seed}/{kind}/{verb}")
+            findings, shown = Findings(verb), 0
+            for findings in disturb(verb, expected, rng, count or times(verb)):
+                for fault in findings.faults[shown:]:
+                    print(f"{verb}: {fault}", file=sys.stderr, flush=True)
+                shown = len(findings.faults)
+            notes = ", ".join(f"{what} {times}" for what, times in findings.notes.items())
+            cells = (kind, verb, findings.count, len(findings.faults), notes)
+            table.add_row(*map(Text, map(str, cells)), style="red" if findings.faults else None)
+            print(" ".join(map(str, cells)), file=sys.stderr, flush=True)
+            rows.append(findings)
+    Console(width=100).print(table)
+    return int(any(findings.faults for findings in rows))
 
 
 def _keep(outcome: Outcome) -> None:
@@ -115,12 +144,16 @@ def _parse() -> argparse.Namespace:
     add("--reader", action="append", choices=reader_names(), help="one reader; may be repeated")
     add("--seed", type=int, help="of all that is drawn; by default a new one, which is printed")
     add("--input", type=int, metavar="INDEX", help="read one case alone, and reduce it if it fails")
+    for kind, (disturb, _) in DISTURBANCES.items():
+        add(f"--{kind}", action="append_const", dest="disturb", const=kind, help=disturb.__doc__)
+    add("--verb", action="append", choices=list(VERBS), help="one verb; may be repeated")
+    add("--count", type=int, help="disturbances of each verb; default: the full number")
     add("--workers", type=int, default=2, help="processes; default: 2")
     add("--table", type=Path, metavar="JSON", help="write the figures")
     options = parser.parse_args()
     if options.input is not None and (options.seed is None or len(options.reader or ()) != 1):
         parser.error("--input needs --seed and one --reader")
-    if options.input is None and options.minutes is None and options.inputs < 0:
+    if not (options.disturb or options.input or options.minutes or options.inputs >= 0):
         parser.error("expected --minutes or --inputs")
     return options
 

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -313,7 +314,9 @@ def mutate_zip(data: bytes, rng: random.Random, inner: Mapping[str, Mutate] | No
     if kind == 2:
         del entries[place]
     elif kind == 3:
-        entry.filename = rng.choice((*(t for t in _TEXTS if t), entry.filename + "x"))
+        entry.filename = rng.choice(
+            (*(text for text in _TEXTS if text and text.isprintable()), entry.filename + "x")
+        )
     elif rng.random() < 0.1:
         entries.append((entry, content))
     else:
@@ -321,7 +324,8 @@ def mutate_zip(data: bytes, rng: random.Random, inner: Mapping[str, Mutate] | No
         change = mutate_bytes if suffix is None or inner is None else inner[suffix]
         entries[place] = (entry, change(content, rng))
     written = io.BytesIO()
-    with zipfile.ZipFile(written, "w") as archive:
+    with zipfile.ZipFile(written, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of doubled names
         for entry, content in entries:
             archive.writestr(entry, content)
     return written.getvalue()

@@ -57,8 +57,8 @@ def reader_names() -> list[str]:
 
 
 def load_reader(name: str) -> Reader:
-    """Import a reader."""
-    reader: Reader = importlib.import_module(f"fuzz.readers.{name}").READER
+    """Import a reader by its name, or by that of a module elsewhere."""
+    reader: Reader = importlib.import_module(name if "." in name else f"fuzz.readers.{name}").READER
     return reader
 
 
