@@ -18,7 +18,7 @@ _MOST_SHARED = 64
 
 def is_dense(tensor: torch.Tensor) -> bool:
     """True if a tensor has real floating-point numbers, each in memory of its own."""
-    return _flaw(tensor) is None and tensor.is_floating_point()
+    return flaw_of(tensor) is None and tensor.is_floating_point()
 
 
 def check_dense(path: Path, state: Mapping[str, torch.Tensor]) -> None:
@@ -29,14 +29,15 @@ def check_dense(path: Path, state: Mapping[str, torch.Tensor]) -> None:
             repeats values; or all together are far larger than the file.
     """
     for key, tensor in state.items():
-        if flaw := _flaw(tensor):
+        if flaw := flaw_of(tensor):
             raise CheckpointError(f"{path}: {key}: expected a dense tensor of numbers, got {flaw}")
     size, taken = path.stat().st_size, sum(tensor.nbytes for tensor in state.values())
     if taken > _MOST_SHARED * size:
         raise CheckpointError(f"{path}: expected tensors of its {size} bytes, got {taken} bytes")
 
 
-def _flaw(tensor: torch.Tensor) -> str | None:
+def flaw_of(tensor: torch.Tensor) -> str | None:
+    """What keeps a tensor from being weights; None if nothing does."""
     if tensor.is_nested:
         return "a nested one"
     if tensor.layout is not torch.strided:

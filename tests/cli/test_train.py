@@ -174,3 +174,6 @@ def test_a_run_with_other_settings_does_not_go_on(
     assert run(photographs, output, "--upscale", "3") == 1
     message = capsys.readouterr().err
     assert "x.resume is of another run: expected upscale 3, got 2" in message
+    output.with_suffix(".resume").write_bytes(b"PK\x03\x04 damaged")
+    assert run(photographs, output) == 1
+    assert "x.resume is damaged, " in capsys.readouterr().err
