@@ -8,13 +8,13 @@ their meaning below are from the same sources.
 from __future__ import annotations
 
 import functools
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
 from adadm.runtime.engines.tensorrt_api import DEFAULTS, Profiles, Settings, Shape
 from adadm.runtime.errors import EngineError
+from adadm.runtime.json_format import parse_json
 from adadm.runtime.targets import Target
 
 Version = tuple[int, ...]
@@ -176,7 +176,7 @@ def _options(target: Target) -> frozenset[str]:
 @functools.cache
 def _table() -> dict[Version, frozenset[str]]:
     options = resources.files("adadm.runtime.engines") / "trtexec_options.json"
-    table = json.loads(options.read_text("utf-8"))
+    table = parse_json(options.read_text("utf-8"))
     return {_numbers(version): frozenset(entry["options"]) for version, entry in table.items()}
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 
 from adadm.runtime.errors import SessionError
+from adadm.runtime.json_format import Source, convert, parse_json
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.python_process import python_command
 
@@ -111,7 +112,13 @@ def measure_memory(
         # stderr is empty if the system killed it, mostly for lack of memory
         reason = said[-1] if said else f"its process exited with {result.returncode}"
         raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
-    before, loading, *running = json.loads(result.stdout)
+    printed = Source(Path(path), SessionError)
+    try:
+        before, loading, *running = convert(parse_json(result.stdout.decode()), list[float], printed)
+        if len(running) != len(sizes):
+            raise ValueError(f"expected {len(sizes)} peaks, got {len(running)}")
+    except (ValueError, SessionError) as error:  # a library may print too
+        raise SessionError(f"the memory on {backend} cannot be measured: {error}") from error
     if len(sizes) == 1:
         return MemoryModel(_rounded_up(max(loading, *running) - before), 0)
     pixels = [height * width for height, width in sizes]

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adadm.runtime.arguments import Parser
+from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import written_whole
+from adadm.runtime.json_format import read
 
 if TYPE_CHECKING:  # measured processes import this file, and must not load matplotlib
     from matplotlib.figure import Figure
@@ -23,7 +25,7 @@ PICTURES = ROOT / "docs" / "images"
 def read_results(name: str) -> dict[str, Any]:
     """Read the figures of `docs/results/<name>.json`; empty if the file is missing."""
     path = RESULTS / f"{name}.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return read(dict[str, Any], path, error=AdadmError) if path.is_file() else {}
 
 
 def write_results(name: str, results: dict[str, Any]) -> None:

@@ -120,6 +120,16 @@ def test_a_line_is_fitted_to_what_was_measured(
     assert measure_memory("model.onnx", "cpu", pairs) == MemoryModel(*expected)
 
 
+@pytest.mark.parametrize(
+    "printed", ["", "a notice\n[1, 2, 3]", "[1, 2]", "{}", '["1", 2, 3]', "[" * 2000]
+)
+def test_what_is_no_measurement_is_refused(monkeypatch: pytest.MonkeyPatch, printed: str) -> None:
+    done = subprocess.CompletedProcess([], 0, printed.encode(), b"")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **options: done)
+    with pytest.raises(SessionError, match="the memory on cpu cannot be measured: "):
+        measure_memory("model.onnx", "cpu", [(8, 8)])
+
+
 def test_a_measurement_is_near_the_models_own_and_blind_to_a_fat_parent() -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     ballast = np.ones(500 << 20, np.uint8)
