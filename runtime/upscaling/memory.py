@@ -114,7 +114,9 @@ def measure_memory(
         raise SessionError(f"the memory on {backend} cannot be measured: {reason}")
     printed = Source(Path(path), SessionError)
     try:
-        before, loading, *running = convert(parse_json(result.stdout.decode()), list[float], printed)
+        before, loading, *running = convert(
+            parse_json(result.stdout.decode()), list[float], printed
+        )
         if len(running) != len(sizes):
             raise ValueError(f"expected {len(sizes)} peaks, got {len(running)}")
     except (ValueError, SessionError) as error:  # a library may print too
