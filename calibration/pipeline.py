@@ -39,6 +39,7 @@ from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import Variant, report_path, variant_path
 from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.records import digest_of
 
 _SEARCH_PHOTOGRAPHS = 8
 _SEARCHES = 3
@@ -134,7 +135,7 @@ class Quantized:
             **self.ledger.as_json(),
         }
         ready: dict[str, Any] = json_format.rounded(report)
-        return ready
+        return {**ready, "sha256": digest_of(ready)}
 
 
 def lower_network(

@@ -47,6 +47,13 @@ def read_record(hint: type[_Class], path: Path, warn: Callable[[str], object]) -
         return None
 
 
+def digest_of(content: Any) -> str:
+    """SHA-256 of an object as JSON, without its own field `sha256`."""
+    rest = {name: value for name, value in as_json(content).items() if name != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_record(path: Path, content: Any) -> None:
     """Write a record, whole or not at all.
 

@@ -8,8 +8,6 @@ figures are measured again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +23,8 @@ from adadm.runtime.bundles.case_results import CaseRow, Latency
 from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import real_path
-from adadm.runtime.json_format import Source, as_json, convert, load, rounded
+from adadm.runtime.json_format import Source, convert, load, rounded
+from adadm.runtime.records import digest_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +206,6 @@ def read_certificate(path: Path) -> ModelCertificate | DeviceCertificate:
     if isinstance(content, dict) and content.get("kind") == "device":
         return convert(content, DeviceCertificate, source)
     return convert(content, ModelCertificate, source)
-
-
-def digest_of(certificate: Certificate | Mapping[str, object]) -> str:
-    """SHA-256 of a certificate without its `sha256` field."""
-    rest = {name: value for name, value in as_json(certificate).items() if name != "sha256"}
-    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def relative(path: Path, certificate: Path) -> str:

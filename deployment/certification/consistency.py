@@ -9,7 +9,6 @@ from adadm.calibration.quality.gates import GATES, LOST
 from adadm.deployment.certification.certificate import (
     Certificate,
     ModelCertificate,
-    digest_of,
     read_certificate,
 )
 from adadm.deployment.certification.criteria import (
@@ -21,6 +20,7 @@ from adadm.deployment.certification.criteria import (
 )
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.json_format import rounded
+from adadm.runtime.records import digest_of
 
 
 def inconsistencies(certificate: Certificate) -> Iterator[str]:

@@ -18,6 +18,7 @@ from adadm.runtime.files import opened, read_cache, write_cache, written_whole
 from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
 from adadm.runtime.progress import SILENT, Progress
+from adadm.runtime.records import digest_of
 from adadm.runtime.targets import Target
 
 Machine = tuple[str, tuple[str, ...]]
@@ -212,6 +213,7 @@ def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] |
         report = read(dict[str, Any], path, error=EngineError)
         same = all(report[name] == noted[name] for name in ("precision", "target", "budget_db"))
         same = same and report["calibration"]["images_sha256"] == noted["images_sha256"]
+        same = same and report["sha256"] == digest_of(report)
     except (EngineError, KeyError, TypeError):  # a file of another tool
         return None
     return report if same else None

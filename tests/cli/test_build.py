@@ -23,6 +23,7 @@ from adadm.runtime.cli import run
 from adadm.runtime.engines.manifest import read_engine, read_manifest
 from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.files import sha256_of
+from adadm.runtime.records import digest_of
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
@@ -269,7 +270,7 @@ def test_an_engine_of_trtexec_is_adopted(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_ledger_of_a_lowered_model_comes_along(tmp_path: Path) -> None:
-    """And another model's does not."""
+    """And another model's, or one that was changed, does not."""
     proto = onnx.load(MODELS / "edsr_adadm_x2.onnx")
     noted = {
         "precision": "fp16",
@@ -281,9 +282,12 @@ def test_the_ledger_of_a_lowered_model_comes_along(tmp_path: Path) -> None:
     entry = proto.metadata_props.add()
     entry.key, entry.value = "adadm.quantization", json.dumps(noted)
     onnx.save(proto, tmp_path / "x.onnx")
-    report = {**noted, "calibration": {"images_sha256": "5e" * 32}, "lost_db": 0.0003}
-    for digest, expected in (("5e" * 32, report), ("7a" * 32, None)):
-        report["calibration"] = {"images_sha256": digest}
+    sealed, other = (
+        {**report, "sha256": digest_of(report)}
+        for digest in ("5e" * 32, "7a" * 32)
+        for report in [{**noted, "calibration": {"images_sha256": digest}, "lost_db": 0.0003}]
+    )
+    for report, expected in ((sealed, sealed), (other, None), ({**sealed, "lost_db": 0}, None)):
         (tmp_path / "x.json").write_text(json.dumps(report))
         engine = tmp_path / "x.engine"
         assert adadm(tmp_path / "x.onnx", "-o", engine, "--force") == 0

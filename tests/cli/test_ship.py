@@ -15,7 +15,6 @@ from adadm.deployment import ship, validate
 from adadm.deployment.certification import certify
 from adadm.deployment.certification.baseline import Baseline
 from adadm.deployment.certification.candidate import Candidate
-from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.speed import measure_speed
 from adadm.export import save_checkpoint
 from adadm.export.limits import set_limits
@@ -23,7 +22,7 @@ from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import Batch
-from adadm.runtime.records import write_record
+from adadm.runtime.records import digest_of, write_record
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"
 

@@ -24,7 +24,6 @@ from _support.scripts import ROOT
 from _support.slow import slow_unless
 from _support.toy_networks import enlarging_edsr
 from adadm.deployment import bundle, validate
-from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.criteria import CRITERIA
 from adadm.export.limits import trunk_deviations
 from adadm.export.networks.network import named_modulators
@@ -34,6 +33,7 @@ from adadm.runtime.cli import run
 from adadm.runtime.files import sha256_of
 from adadm.runtime.images.arrays import batch_from_image, read_image
 from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.records import digest_of
 from adadm.runtime.verify import main as verify_main
 
 CHECKPOINT = ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors"

@@ -28,6 +28,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import batch_from_image, image_from_batch
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.progress import Progress
+from adadm.runtime.records import digest_of
 from adadm.runtime.targets import TARGETS
 
 UNTRAINED = ("worse-than-bicubic",)
@@ -242,6 +243,7 @@ def test_the_report_is_json_and_the_same_each_time(lab: Lab) -> None:
     text = json.dumps(quantized.as_json(), allow_nan=False)
     assert json.dumps(lab.lower(HALF).as_json()) == text
     assert json.loads(text)["int8"] is None and len(json.loads(text)["gates"]) == 7
+    assert json.loads(text)["sha256"] == digest_of(json.loads(text))
     failed = replace(quantized.ledger, gates=(GateResult(SHIFT, 0.6, "red of a.png"),))
     with pytest.raises(CalibrationError, match=r"mean shift is 0\.60 levels \(red of a\.png\)"):
         replace(quantized, ledger=failed).check()

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from _support.certificates import model_certificate
-from adadm.deployment.certification.certificate import digest_of
 from adadm.deployment.certification.consistency import is_certificate_of
 from adadm.deployment.certification.criteria import KEYS, Thresholds
 from adadm.runtime.json_format import rounded
+from adadm.runtime.records import digest_of
 
 GIVEN = {"lost_db": 1 / 30}
 MODEL, REFERENCE, IMAGES = "1" * 64, "2" * 64, "3" * 64
