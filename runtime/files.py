@@ -9,9 +9,11 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from adadm.runtime.leftovers import temporary_file
 
 
 def cache_folder() -> Path:
@@ -45,24 +47,18 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     if is_special(target):
         raise OSError(errno.EINVAL, "Not a regular file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
-        )
-    except OSError as error:  # which has the temporary name
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    os.close(handle)
-    partial = Path(name)
-    try:
-        with naming(target, name, partial):
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(temporary_file(target.parent, target.suffix))
+        except OSError as error:  # which has the temporary name
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        with naming(target, partial, str(partial)):
             yield partial
             umask = os.umask(0)
             os.umask(umask)
             partial.chmod(0o666 & ~umask)
             flush(partial)
             partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def is_special(path: Path) -> bool:

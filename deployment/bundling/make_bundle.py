@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import mkdtemp
 
 import onnx
 
@@ -25,6 +23,7 @@ from adadm.runtime.engines.recipe import Bounds, Recipe, check_lowered, make_rec
 from adadm.runtime.engines.tensorrt_api import Profiles, Settings, build_engine
 from adadm.runtime.errors import EngineError, MissingDependencyError
 from adadm.runtime.files import flush, naming, real_path, sha256_of
+from adadm.runtime.leftovers import temporary_folder
 from adadm.runtime.models.bundled import VARIANTS, Variant, variant_path
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Progress
@@ -136,8 +135,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     _check_empty(folder)
     folder = real_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with temporary_folder(folder.parent) as partial:
         with naming(folder):
             yield partial
             for path in partial.rglob("*"):
@@ -147,10 +145,8 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         try:
             partial.rename(folder)
         except OSError:
-            _check_empty(folder)  # another run may have filled it
+            _check_empty(folder)  # another run may have made it meanwhile
             raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_empty(folder: Path) -> None:

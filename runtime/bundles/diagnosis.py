@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from adadm.runtime.engines.manifest import read_manifest, write_engine
 from adadm.runtime.engines.tensorrt_api import Settings, build_engine
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import AdadmError, EngineError
+from adadm.runtime.leftovers import temporary_folder
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray, Session
 
@@ -138,8 +137,8 @@ def _session_with_factors(
         model_sha256=hashlib.sha256(model).hexdigest(),
         activation_bytes=None,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        engine = Path(folder) / "factors.engine"
+    with temporary_folder() as folder:
+        engine = folder / "factors.engine"
         write_engine(engine, plan, of_this_plan)
         with open_session(engine, backend="engine") as session:
             yield session

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from adadm.runtime.engines.builder import build
 from adadm.runtime.engines.recipe import Recipe, default_bounds, make_recipe
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, ParityError
 from adadm.runtime.images.compare import compare
+from adadm.runtime.leftovers import temporary_folder
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.sessions.session import FloatArray
@@ -82,8 +81,8 @@ def _run(name: str, model: OnnxFile, lr: FloatArray, tensorrt: TensorRT) -> Floa
         raise tensorrt.refusal
     cuda_runtime.compute_capability()  # TensorRT for RTX builds without a GPU, but cannot run
     recipe = _recipe(model, tensorrt)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = Path(folder) / f"{model.path.stem}.engine"
+    with temporary_folder() as folder:
+        engine = folder / f"{model.path.stem}.engine"
         build(recipe, engine)
         with open_session(engine, backend=name) as session:
             return session.run({"lr": lr})["sr"]

@@ -30,8 +30,6 @@ from adadm.runtime.cli import run
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("adadm")
 
-pytestmark = pytest.mark.usefixtures("keep_handlers")
-
 Array = npt.NDArray[np.uint8]
 
 
@@ -401,7 +399,7 @@ def test_stopping_leaves_whole_files_and_nothing_else(
         assert process.stdout is not None
         windows = (tuple(map(int, line.split())) for line in process.stdout)
         assert next(done for done, total in windows if total > 1000 and done > 20)
-        assert list(out.glob(".b*"))
+        assert list(out.glob(".adadm-*.png"))
         process.send_signal(number)
         code, output, errors = finish(process)
     assert code == 1

@@ -88,8 +88,8 @@ ROOTS = {
     "calibration": "quantize drawing lowering pipeline source_network stages",
     "deployment": "validate inspect_network bundle ship",
     "runtime": "upscale camera build_engine verify doctor backends bounds cli targets arguments "
-    "errors files json_format progress public_names python_process records tables telemetry "
-    "terminal",
+    "errors files json_format leftovers progress public_names python_process records tables "
+    "telemetry terminal",
 }
 DATA = {"checkpoints", "device_files", "templates"}
 VERBS = {verb.module for verb in cli.VERBS.values()}
