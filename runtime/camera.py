@@ -35,7 +35,7 @@ from rich.console import Console
 from adadm.runtime.arguments import Parser
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.bounds import above_zero, positive
-from adadm.runtime.cli import run
+from adadm.runtime.cli import STOPPING, run
 from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
@@ -98,8 +98,9 @@ def main(argv: list[str]) -> None:
                 raise ImageError(f"expected frames from {options.source}, got none")
             for _ in range(_WARM_UP):
                 sr = session.run_shared({"lr": first.image[None]})["sr"]
-            for number in (signal.SIGINT, signal.SIGTERM):  # so that a video is completed
-                signal.signal(number, lambda *_: stop.set())
+            for number in STOPPING:  # so that a video is completed
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, lambda *_: stop.set())
             every = chain([replace(first, captured=time.perf_counter())], source.frames)
             rate, size = options.rate or source.rate, sr.shape[1:3]
             with (

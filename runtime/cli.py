@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from types import ModuleType
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType, ModuleType
 from typing import NamedTuple
 
 from adadm.runtime.errors import AdadmError, MissingDependencyError
 from adadm.runtime.files import described
+from adadm.runtime.python_process import end_children
 from adadm.runtime.terminal import shown, standard_streams
 
 
@@ -39,6 +42,9 @@ _ROWS = (line.split(maxsplit=3) for line in _TABLE.strip().splitlines())
 VERBS = {name: Verb(f"adadm.{module}", *rest) for name, module, *rest in _ROWS}
 
 DONE, FAILED, USAGE = 0, 1, 2
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, the end of a session or a machine, and a terminal that is closed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,8 +76,12 @@ def _load(verb: Verb) -> ModuleType:
 
 
 def run(program: str, verb: Callable[[list[str]], object], arguments: list[str]) -> int:
-    """Run a verb; turn its exception into an exit code and a message on stderr."""
-    with standard_streams():
+    """Run a verb; turn its exception into an exit code and a message on stderr.
+
+    A signal of `STOPPING` ends its child processes, and is raised in it as a `KeyboardInterrupt`,
+    so that temporary files are removed.
+    """
+    with standard_streams(), _stoppable():
         try:
             try:
                 verb(arguments)
@@ -89,6 +99,27 @@ def run(program: str, verb: Callable[[list[str]], object], arguments: list[str])
         except KeyboardInterrupt:
             _complain(program, "stopped")
     return FAILED
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Handle signals while the block runs. Those that are ignored stay so, as under `nohup`."""
+    handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in set(handled) - {signal.SIGINT}:
+            signal.signal(number, signal.SIG_IGN)  # a shell sends a second one amid the cleaning up
+        end_children()
+        raise KeyboardInterrupt
+
+    before = [signal.signal(number, stop) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _complain(program: str, problem: object) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 from pathlib import Path
 
 from adadm.runtime.arguments import Parser, writable_path
@@ -40,7 +39,6 @@ def main(argv: list[str]) -> None:
     """
     arguments = _parse(argv)
     load_vips()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     inputs, lists = expand_inputs(arguments.input)
     models = [arguments.model] if arguments.model else list(BUNDLED)
     found = find_jobs(

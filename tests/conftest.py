@@ -6,7 +6,6 @@ import functools
 import gc
 import importlib.util
 import shutil
-import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -114,12 +113,3 @@ def no_thread_stays() -> Iterator[None]:
         if thread.name.startswith(ours):
             thread.join(FOREVER_S)
             assert not thread.is_alive(), thread.name
-
-
-@pytest.fixture
-def keep_handlers() -> Iterator[None]:
-    """Restore the handlers of signals that a verb sets."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-import subprocess
 from importlib.metadata import distributions, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from adadm.runtime.errors import ExportError
+from adadm.runtime.leftovers import temporary_folder
 from adadm.runtime.progress import SILENT, Progress
-from adadm.runtime.python_process import python_command
+from adadm.runtime.python_process import python_command, run_child
 from adadm.runtime.targets import Target
 
 _DISTRIBUTION = "adadm-deploy"
@@ -62,11 +62,11 @@ def _own_wheel(folder: Path) -> None:
     if source is None:  # a release cannot contain its own digest
         _download(folder, "--no-deps", f"{_DISTRIBUTION}=={version(_DISTRIBUTION)}")
         return
-    with TemporaryDirectory() as clean:  # a build in place would include leftovers
+    with temporary_folder() as clean:  # a build in place would include leftovers
         for name in _SOURCES:
             copy = shutil.copytree if (source / name).is_dir() else shutil.copy
-            copy(source / name, Path(clean) / name)
-        _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), clean])
+            copy(source / name, clean / name)
+        _pip(["wheel", "--no-deps", "--wheel-dir", str(folder), str(clean)])
 
 
 def _dependencies(target: Target, folder: Path) -> None:
@@ -97,11 +97,13 @@ def _source() -> Path | None:
 
 def _pip(arguments: list[str]) -> None:
     command = python_command("pip", "--disable-pip-version-check", *arguments)
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    with temporary_folder() as temporary:  # of pip, and of the builds that it starts
+        result = run_child(command, environment={**os.environ, "TMPDIR": str(temporary)})
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line and not _NOISE.match(line)]
-        said = "\n  ".join(lines[-8:])
+        said = result.stderr.decode(errors="replace")
+        lines = [line for line in said.splitlines() if line and not _NOISE.match(line)]
+        last = "\n  ".join(lines[-8:])
         raise ExportError(
             f"pip {arguments[0]} failed; use --no-wheels without network access, or to get the "
-            f"wheels by other means:\n  {said}"
+            f"wheels by other means:\n  {last}"
         )

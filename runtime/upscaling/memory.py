@@ -10,7 +10,6 @@ import ctypes
 import json
 import math
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ import psutil
 from adadm.runtime.errors import SessionError
 from adadm.runtime.json_format import Source, convert, parse_json
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.python_process import python_command
+from adadm.runtime.python_process import python_command, run_child
 
 HeightWidth = tuple[int, int]
 """H and W, px."""
@@ -106,7 +105,7 @@ def measure_memory(
     path = "-" if isinstance(model, bytes) else os.fspath(model)
     listed = [f"{height}x{width}" for height, width in sizes]
     command = python_command("adadm.runtime.upscaling.memory", path, backend, *listed)
-    result = subprocess.run(command, input=source, capture_output=True, check=False)
+    result = run_child(command, content=source)
     if result.returncode:
         said = result.stderr.decode(errors="replace").strip().splitlines()
         # stderr is empty if the system killed it, mostly for lack of memory

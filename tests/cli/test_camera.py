@@ -34,7 +34,7 @@ cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed
 SCRIPT = Path(__file__).resolve().parents[2] / "runtime" / "camera.py"
 HEIGHT, WIDTH = 24, 40
 
-pytestmark = pytest.mark.usefixtures("keep_handlers", "no_thread_stays")
+pytestmark = pytest.mark.usefixtures("no_thread_stays")
 
 Array = npt.NDArray[np.uint8]
 

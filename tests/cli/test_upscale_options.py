@@ -20,8 +20,6 @@ from adadm.runtime.images.arrays import Pixels, enlarge, reduce
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.upscaling.tile_plan import Tile
 
-pytestmark = pytest.mark.usefixtures("keep_handlers")
-
 
 def adadm(*arguments: str | Path) -> int:
     options = [str(argument) for argument in arguments]

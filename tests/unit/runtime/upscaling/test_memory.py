@@ -115,7 +115,7 @@ def test_a_line_is_fitted_to_what_was_measured(
         assert " ".join(command).endswith(f"cpu {sizes}")
         return subprocess.CompletedProcess(command, 0, json.dumps(peaks_bytes).encode(), b"")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(memory, "run_child", run)
     pairs = [(int(h), int(w)) for h, w in (size.split("x") for size in sizes.split())]
     assert measure_memory("model.onnx", "cpu", pairs) == MemoryModel(*expected)
 
