@@ -1,4 +1,4 @@
-"""Parsers of numbers for `argparse`, each with bounds."""
+"""Bounds of values: parsers of numbers for `argparse`, and tests for annotations."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Fits:
+    """A test that values of an annotated type pass: `Annotated[int, within(1, 64)]`.
+
+    Attributes:
+        described: values that pass it, for messages.
+    """
+
+    test: Callable[[Any], object]
+    described: str
+
+
+def within(least: float, most: float) -> Fits:
+    """Make a test of numbers, bounds included."""
+    return Fits(lambda value: least <= value <= most, f"a number from {least:g} to {most:g}")
 
 
 def integer(least: int, most: int, *words: str) -> Callable[[str], Any]:

@@ -2,8 +2,9 @@
 
 A file may come from anywhere. It must hold what the annotations of a class say, and nothing else.
 Annotations may be `str`, `int`, `float` (an integer in JSON too), `bool`, `Any`, `Figure`,
-`Literal`, `X | None`, lists and tuples, `dict` and `Mapping` by string, and dataclasses. A field
-with a default may be missing, except a `Literal`: `format: Literal[1] = 1` is required.
+`Literal`, `X | None`, `Annotated` with a `Fits`, lists and tuples, `dict` and `Mapping` by string,
+dataclasses, and `TypedDict`, which stays a `dict`. A field with a default may be missing, except a
+`Literal`: `format: Literal[1] = 1` is required.
 """
 
 from __future__ import annotations
@@ -16,8 +17,19 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
+from adadm.runtime.bounds import Fits
 from adadm.runtime.errors import AdadmError
 from adadm.runtime.files import opened, written_whole
 
@@ -156,8 +168,13 @@ def _converted(value: Any, hint: Any) -> Any:
         return value
     if origin in (Union, UnionType):  # one type and None
         return None if value is None else _converted(value, inner[0])
-    if origin is Annotated:  # a `Figure`
+    if origin is Annotated and not isinstance(inner[1], Fits):  # a `Figure`
         return math.inf if value is None else _converted(value, inner[0])
+    if origin is Annotated:
+        converted = _converted(value, inner[0])
+        if not inner[1].test(converted):
+            raise _Misfit(_named(hint), f"got {reprlib.repr(value)}")
+        return converted
     if origin is Literal and any(
         value == choice and type(value) is type(choice) for choice in inner
     ):
@@ -168,7 +185,7 @@ def _converted(value: Any, hint: Any) -> Any:
             return origin(map(_below, range(len(value)), value, hints))
     if origin in (dict, Mapping) and type(value) is dict:
         return {name: _below(name, entry, inner[1]) for name, entry in value.items()}
-    if is_dataclass(hint) and type(value) is dict:
+    if (is_dataclass(hint) or is_typeddict(hint)) and type(value) is dict:
         return _object(value, hint)
     if type(value) is hint or (hint is float and type(value) is int):  # True is an int too
         return value
@@ -178,17 +195,27 @@ def _converted(value: Any, hint: Any) -> Any:
 def _object(value: dict[str, Any], hint: Any) -> Any:
     hints = get_type_hints(hint, include_extras=True)
     values: dict[str, Any] = {}
-    names = {part.metadata.get("key", part.name): part for part in fields(hint)}
-    for name, part in names.items():
-        wanted = hints[part.name]
+    if is_typeddict(hint):
+        attributes, required = {name: name for name in hints}, hint.__required_keys__
+    else:
+        attributes = {part.metadata.get("key", part.name): part.name for part in fields(hint)}
+        required = {
+            part.name
+            for part in fields(hint)
+            if get_origin(hints[part.name]) is Literal
+            or part.default is part.default_factory is MISSING
+        }
+    for name, attribute in attributes.items():
+        wanted = hints[attribute]
         if name in value:
-            values[part.name] = _below(name, value[name], wanted)
-        elif get_origin(wanted) is Literal or part.default is part.default_factory is MISSING:
+            values[attribute] = _below(name, value[name], wanted)
+        elif attribute in required:
             raise _Misfit(f"{name}, {_named(wanted)}", "got none")
     for name, entry in value.items():
-        if name not in names:
-            raise _Misfit(f"nothing but {', '.join(names)}", f"got {reprlib.repr({name: entry})}")
-    return hint(**values)
+        if name not in attributes:
+            unknown = reprlib.repr({name: entry})
+            raise _Misfit(f"nothing but {', '.join(attributes)}", f"got {unknown}")
+    return {name: values[name] for name in value} if is_typeddict(hint) else hint(**values)
 
 
 def _named(hint: Any) -> str:
@@ -197,12 +224,13 @@ def _named(hint: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(map(_named, inner))
     if origin is Annotated:
-        return _named(inner[0])
+        return inner[1].described if isinstance(inner[1], Fits) else _named(inner[0])
     if origin is Literal:
         return " or ".join(map(repr, inner))
     if origin in (tuple, list):
+        plain = getattr(inner[0], "__origin__", inner[0])  # of an `Annotated`
         count = f"{len(inner)} " if origin is tuple and inner[-1] is not ... else ""
-        return f"a list of {count}{_PLURALS.get(inner[0], 'entries')}"
+        return f"a list of {count}{_PLURALS.get(plain, 'entries')}"
     return _NAMES.get(hint, "an object")
 
 

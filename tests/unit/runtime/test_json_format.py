@@ -5,10 +5,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 
+from adadm.runtime.bounds import within
 from adadm.runtime.errors import CalibrationError, EngineError
 from adadm.runtime.json_format import Figure, as_json, key, read, rounded, text, write
 
@@ -209,3 +210,38 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(file: Path) -> None:
         write(file, {"a": object()})
     assert [path.name for path in file.parent.iterdir()] == ["m.json"]
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+class Named(TypedDict):
+    name: str
+
+
+class Note(Named, total=False):
+    share: Annotated[float, within(0, 1)] | None
+
+
+def test_a_typed_dictionary_stays_one_as_it_is(file: Path) -> None:
+    for note in ({"name": "a"}, {"share": 1, "name": "a"}, {"name": "a", "share": None}):
+        file.write_text(json.dumps(note))
+        assert json.dumps(read(Note, file, error=EngineError)) == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("note", "problem"),
+    [
+        ({}, "expected name, a text, got none"),
+        ({"name": 1}, "name: expected a text, got 1"),
+        ({"name": "a", "share": 1.5}, "share: expected a number from 0 to 1, got 1.5"),
+        ({"name": "a", "share": -1}, "share: expected a number from 0 to 1, got -1"),
+        ({"name": "a", "share": "1"}, "share: expected a number, got '1'"),
+        ({"name": "a", "x": 1}, "expected nothing but name, share, got {'x': 1}"),
+        ([], "expected an object, got []"),
+    ],
+)
+def test_a_typed_dictionary_is_refused_where_it_differs(
+    note: object, problem: str, file: Path
+) -> None:
+    file.write_text(json.dumps(note))
+    with pytest.raises(EngineError) as refusal:
+        read(Note, file, error=EngineError)
+    assert str(refusal.value) == f"{file}: {problem}"
