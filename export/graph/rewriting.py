@@ -42,7 +42,9 @@ def constant_of(value: ir.Value | None) -> Array | None:
     if (unrounded := value.meta.get(_UNROUNDED)) is not None:
         return np.asarray(unrounded, dtype=np.float64)
     tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy().astype(np.float64)
+    if tensor is None or tensor.dtype == ir.DataType.STRING:
+        return None
+    return tensor.numpy().astype(np.float64)
 
 
 def constant_values(value: ir.Value | None) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from adadm.export.graph.checker import check_graph
 from adadm.export.graph.rewriting import is_batch_norm, label
 from adadm.export.operators import all_nodes, update_functions
 from adadm.export.passes.collapse_linear_tail import CollapseLinearTail
@@ -25,7 +26,11 @@ def fold_batch_norm(model: ir.Model) -> list[Decision]:
 
     Returns:
         The decision for each BatchNormalization.
+
+    Raises:
+        ExportError: the ONNX checker refuses the graph.
     """
+    check_graph(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     common.RemoveUnusedNodesPass()(model)  # a dead reader would prevent a fold
     common.ShapeInferencePass()(model)
@@ -65,7 +70,11 @@ def collapse_tail(model: ir.Model) -> Decision:
 
     Returns:
         The decision for the tail.
+
+    Raises:
+        ExportError: the ONNX checker refuses the graph.
     """
+    check_graph(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     collapsing = CollapseLinearTail()
     collapsing(model)
