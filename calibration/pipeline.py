@@ -37,7 +37,7 @@ from adadm.runtime import json_format
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import written_whole
 from adadm.runtime.models.bundled import Variant, report_path, variant_path
-from adadm.runtime.models.metadata import ModelMetadata
+from adadm.runtime.models.metadata import ModelMetadata, QuantizationNote
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.records import digest_of
 
@@ -274,11 +274,11 @@ def _lost_db(ledger: Ledger) -> float:
 def _note(quantized: Quantized) -> None:
     """Write the lowering's parameters and measurements into the metadata."""
     lowering = quantized.lowering
-    noted = {
+    noted: QuantizationNote = {
         "budget_db": lowering.request.budget_db,
-        "factor_scales": lowering.factor_scales,
+        "factor_scales": list(lowering.factor_scales),
         "images_sha256": lowering.images.digest,
-        "int8": quantized.assignment.int8 if quantized.assignment else (),
+        "int8": list(quantized.assignment.int8) if quantized.assignment else [],
         "precision": lowering.request.precision,
         "target": lowering.request.target.name,
     }

@@ -7,22 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 
 from adadm.export.checkpoint import load_checkpoint
-from adadm.export.graph.checker import check_file
+from adadm.export.graph.checker import check_file, read_model
 from adadm.export.limits import Limit
 from adadm.export.networks import Network
-from adadm.export.operators.modulator import modulators
 from adadm.export.options import DEFAULTS, OPSETS
 from adadm.export.proof.cases import Shape
 from adadm.export.tracing import trace
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.files import sha256_of
 from adadm.runtime.models.bundled import is_onnx
-from adadm.runtime.models.metadata import NETWORK, ModelMetadata, NetworkMetadata
-from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.models.metadata import NETWORK, NetworkMetadata
+from adadm.runtime.models.onnx_reader import OnnxFile, read_onnx
 
 _IDENTITY = (*NETWORK, "hyperparameters", "checkpoint_sha256")
 _OF_A_COLLAPSED_TAIL = ("tail", "receptive_field")
@@ -79,11 +76,11 @@ def load_source_network(
         model = trace(network, free_sizes=free_sizes)
         return SourceNetwork(model, metadata, network, _static(model), checkpoint.sha256)
     refuse_checkpoint_options(path, arch, {"limit": limit, "weights": weights, **given})
-    proto = _read(path)
-    model = ir.from_proto(proto)
-    noted = ModelMetadata.from_props(model.metadata_props, path)
-    _check_form(path, model, noted)
-    check_file(proto, model.opset_imports[""])
+    file = read_onnx(path)
+    noted = file.metadata
+    _check_form(file)
+    model = read_model(file.content)
+    check_file(ir.to_proto(model), model.opset_imports[""])
     model.metadata_props.clear()
     needed = (*_IDENTITY, "limits", *(_OF_A_COLLAPSED_TAIL if noted.tail == "collapsed" else ()))
     return SourceNetwork(
@@ -91,7 +88,7 @@ def load_source_network(
         metadata=NetworkMetadata(**{name: getattr(noted, name) for name in needed}),
         network=None,
         static=_static(model),
-        sha256=sha256_of(path),
+        sha256=file.sha256,
     )
 
 
@@ -118,32 +115,23 @@ def refuse_checkpoint_options(
         )
 
 
-def _read(path: Path) -> onnx.ModelProto:
-    content = checked_onnx(path)
-    try:
-        return onnx.load_from_string(content)
-    except Exception as error:  # protobuf's class has no stubs
-        raise CalibrationError(
-            f"{path} cannot be read as ONNX ({error}); it may be truncated, copy it again"
-        ) from error
-
-
-def _check_form(path: Path, model: ir.Model, metadata: ModelMetadata) -> None:
-    """Refuse a graph in another form than that of `adadm export --fold off`."""
+def _check_form(file: OnnxFile) -> None:
+    """Refuse a file in another form than that of `adadm export --fold off`."""
+    path, metadata = file.path, file.metadata
     if missing := sorted(metadata.missing(*_IDENTITY, "fold", "io", "stats", "tail")):
         raise CalibrationError(
             f"{path} was not written by adadm export (its metadata lacks {', '.join(missing)}); "
             "give the checkpoint, or an export of it with --fold off"
         )
-    opset = model.opset_imports.get("")
-    outputs = [str(value.name) for value in model.graph.outputs]
+    inputs, outputs = ([spec.name for spec in specs] for specs in (file.inputs, file.outputs))
     problems = {
         "--fold off": metadata.fold != "off" and "its batch normalization is folded",
         "--stats internal": metadata.stats != "internal"
         and f"it is the `{metadata.stats}` model for tiles",
         "--io float32": metadata.is_uint8 and "it reads uint8 images",
-        "--modulator function": not any(modulators(model.graph)) and "its modulators are inlined",
-        f"--opset {DEFAULTS.opset}": opset not in OPSETS and f"it has opset {opset}",
+        "--modulator function": not file.has_functions and "its modulators are inlined",
+        f"--opset {DEFAULTS.opset}": file.opset not in OPSETS and f"it has opset {file.opset}",
+        "this version": inputs != ["lr"] and f"it reads {', '.join(inputs)}",
         "no --factors": outputs != ["sr"] and f"it returns {', '.join(outputs)}",
     }
     if obstacles := {remedy: problem for remedy, problem in problems.items() if problem}:

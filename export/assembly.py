@@ -27,7 +27,7 @@ from adadm.export.tile_models import TileModels, tile_graphs
 from adadm.export.tracing import freeze_shape
 from adadm.runtime.errors import require
 from adadm.runtime.json_format import as_json
-from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.metadata import NetworkMetadata, Stats
 
 _METADATA_OF_ONNXSIM = "onnxsim."
 
@@ -65,13 +65,13 @@ def assemble(model: ir.Model, network: NetworkMetadata, options: Options) -> Ass
         network,
         version=version("adadm-deploy"),
         fold=options.fold,
-        tail=network.tail or (tail and tail.result) or "original",
+        tail=network.tail or ("collapsed" if tail and tail.result else "original"),
         io="float32",
         batch_normalizations=as_json(decisions),
         receptive_field=network.receptive_field or ("image" if reach is None else str(reach)),
     )
 
-    def finished(form: ir.Model, stats: str) -> onnx.ModelProto:
+    def finished(form: ir.Model, stats: Stats) -> onnx.ModelProto:
         form.metadata_props.update(replace(metadata, stats=stats).to_props())
         return _finished(form, network.upscale, options)
 

@@ -87,11 +87,12 @@ def main(argv: list[str]) -> None:
         closing(source.frames),
         open_session(bundled_path(options.model), backend=options.backend) as session,
     ):
-        if not session.metadata.is_uint8:
+        if not (session.metadata.is_uint8 and session.metadata.upscale):
             raise SessionError(
                 f"expected a model that reads 8-bit images, got {options.model}; make one with "
                 "'adadm export --io uint8' or 'adadm quantize --io uint8'"
             )
+        session.expect(("lr",), "sr", options.model)
         with Console(stderr=True).status("warming up") as line:
             first = next(source.frames, None)
             if first is None:

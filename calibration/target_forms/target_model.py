@@ -18,12 +18,11 @@ from adadm.calibration.target_forms.weak_graph import (
     quantize_constants_in_graph,
     typed_as_pinned,
 )
-from adadm.export.graph.checker import check_file
+from adadm.export.graph.checker import check_file, read_model
 from adadm.export.graph.opset import set_opset
 from adadm.export.operators.modulator import find_inlined
 from adadm.export.passes import BakeImageIO, ExposeFactors, InlineFunctions
 from adadm.runtime.errors import CalibrationError
-from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.targets import Target
 
 _OPSET_OF_HALF_SCALES = 19
@@ -128,7 +127,7 @@ def deploy(source: Path | bytes, target: Target) -> TargetModel:
         ExportError: an operator changed between its opset and that of the target, or the ONNX
             checker refuses the model.
     """
-    model: ir.Model = ir.from_proto(onnx.load_from_string(checked_onnx(source)))
+    model = read_model(source)
     ExposeFactors()(model)
     if model.opset_imports[""] > target.opset:
         set_opset(model, target.opset)

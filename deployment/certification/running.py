@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from adadm.calibration.quality.ledger import Output
 from adadm.calibration.target_forms.float16_emulation import rounded_to_half
 from adadm.calibration.target_forms.target_model import deploy
+from adadm.export.graph.checker import read_model
 from adadm.runtime.backends import BACKENDS
+from adadm.runtime.errors import CalibrationError, SessionError
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.session import Session
 from adadm.runtime.targets import TARGETS
@@ -45,7 +47,7 @@ def evaluated(source: Path | bytes, metadata: ModelMetadata) -> onnx.ModelProto:
         source: path or content of the model.
     """
     if metadata.version is None:  # made by another tool
-        return rounded_to_half(onnx.load_from_string(checked_onnx(source)))
+        return rounded_to_half(ir.to_proto(read_model(source)))
     return deploy(source, TARGETS[metadata.target or "cpu"]).evaluated
 
 
@@ -61,27 +63,31 @@ def precision_of(graph: onnx.ModelProto, metadata: ModelMetadata) -> str:
 
 
 def run_graph(graph: onnx.ModelProto, metadata: ModelMetadata) -> RunWithFactors:
-    """Run a graph on ONNX Runtime, with its factors in the units of the network."""
+    """Run a graph on ONNX Runtime, with its factors in the units of the network.
+
+    Raises:
+        CalibrationError: the metadata scales more factors than the graph has.
+    """
     session = OnnxRuntimeSession(graph.SerializeToString())
-    name = session.inputs[0].name
+    scales, outputs = metadata.factor_scales, len(session.outputs)
+    if len(scales) >= outputs:
+        raise CalibrationError(
+            f"expected a graph with the {len(scales)} factors that its metadata scales, got "
+            f"{outputs - 1}; lower the network again"
+        )
 
     def run(lr: Batch) -> Output:
-        sr, factors = split_outputs(session, feed_of(name, lr, metadata))
-        for index, scale in enumerate(metadata.factor_scales):
+        sr, factors = _run(session, lr, metadata)
+        for index, scale in enumerate(scales):
             factors[index] = np.asarray(factors[index] / scale, np.float32)
-        return _as_batch(sr, metadata), factors
+        return sr, factors
 
     return run
 
 
 def run_session(session: Session, metadata: ModelMetadata) -> RunWithFactors:
     """Run a model as it is, without its factors."""
-    name = session.inputs[0].name
-
-    def run(lr: Batch) -> Output:
-        return _as_batch(split_outputs(session, feed_of(name, lr, metadata))[0], metadata), []
-
-    return run
+    return lambda lr: (_run(session, lr, metadata)[0], [])
 
 
 def split_outputs(session: Session, feed: Mapping[str, Any]) -> Output:
@@ -97,7 +103,17 @@ def feed_of(name: str, lr: Batch, metadata: ModelMetadata) -> dict[str, Any]:
     return {name: image_from_batch(lr, metadata.network.rgb_range)[None]}
 
 
-def _as_batch(sr: Any, metadata: ModelMetadata) -> Batch:
+def _run(session: Session, lr: Batch, metadata: ModelMetadata) -> Output:
+    """Run a session on a batch.
+
+    Raises:
+        SessionError: the image has another size than the metadata says.
+    """
+    (fed,) = feed_of("lr", lr, metadata).values()
+    sr, factors = split_outputs(session, {session.inputs[0].name: fed})
+    expected = metadata.enlarged(fed.shape)
+    if metadata.upscale is not None and sr.shape != expected:
+        raise SessionError(f"expected a result {expected} for {fed.shape}, got {sr.shape}")
     if not metadata.is_uint8:
-        return np.asarray(sr, np.float32)
-    return batch_from_image(sr[0], metadata.network.rgb_range)
+        return np.asarray(sr, np.float32), factors
+    return batch_from_image(sr[0], metadata.network.rgb_range), factors

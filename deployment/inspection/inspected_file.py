@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx_ir as ir
-
 from adadm.calibration.source_network import (
     SourceNetwork,
     load_source_network,
     refuse_checkpoint_options,
 )
 from adadm.deployment.inspection.structure import Structure, read_structure
+from adadm.export.graph.checker import read_model
 from adadm.export.limits import Limit
 from adadm.export.passes import Decision, fold_batch_norm
 from adadm.export.proof.cases import Shape
 from adadm.export.weights.hyperparameters import Hyperparameter
-from adadm.runtime.errors import CalibrationError, EngineError
-from adadm.runtime.json_format import Source, convert
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import is_engine, is_onnx
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
+from adadm.runtime.models.tensor_spec import Shape as TensorShape
 
 _EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """Metadata of an export, besides those of its network."""
@@ -120,7 +119,8 @@ def _exported(path: Path) -> InspectedFile:
             "the same name without that word"
         )
     source = load_source_network(path) if metadata.fold == "off" else None
-    static = _static(file.inputs[0].shape, is_image=metadata.is_uint8)
+    shape = next((spec.shape for spec in file.inputs if spec.name == "lr"), ())
+    static = _static(shape, is_image=metadata.is_uint8)
     return _inspected(path, file.sha256, metadata.network, source, static=static)
 
 
@@ -135,9 +135,11 @@ def _inspected(
     if source is not None:
         model, decisions = source.model, fold_batch_norm(source.model.clone())
     else:
-        model = ir.load(path)
-        rows = metadata.batch_normalizations or []
-        decisions = convert(rows, list[Decision], Source(path, EngineError, "export it again"))
+        model = read_model(path)
+        decisions = [
+            Decision(note["node"], note["form"], note["reason"])
+            for note in metadata.batch_normalizations or []
+        ]
     hyperparameters = metadata.hyperparameters or {}
     return InspectedFile(
         path=path,
@@ -151,8 +153,10 @@ def _inspected(
     )
 
 
-def _static(shape: tuple[int | str | None, ...], *, is_image: bool) -> Shape | None:
+def _static(shape: TensorShape, *, is_image: bool) -> Shape | None:
     """N, H and W of a shape (N, H, W, 3) or (N, 3, H, W); None if they are not numbers."""
+    if len(shape) != 4:
+        return None
     batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
     if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):
         return batch, height, width

@@ -12,6 +12,7 @@ import torch
 from adadm.export.networks import Network
 from adadm.export.weights.file_content import some_names
 from adadm.runtime.errors import CheckpointError
+from adadm.runtime.models.metadata import Origin
 
 _BEYOND_ALL = 2.0**53
 """From here on, floats have no fractions. An integer of a pickle may be beyond all floats."""
@@ -22,11 +23,11 @@ class Hyperparameter:
     """A hyper-parameter of the network, and its source.
 
     Attributes:
-        source: `tensors`, `flag`, `file`, `choice` or `template`; the last is a guess.
+        source: where it comes from; `template` is a guess.
     """
 
     value: float
-    source: str
+    source: Origin
 
     @property
     def guessed(self) -> bool:
@@ -108,11 +109,12 @@ def resolve(
     for name, default in undetectable.items():
         if name in resolved:
             continue
-        source = "choice" if name in network_type.choices else "template"
+        source: Origin = "choice" if name in network_type.choices else "template"
         value = None if isinstance(default, type) else default
-        for values, place in ((stored, "file"), (flags, "flag")):
-            if name in values:
-                value, source = values[name], place
+        if name in stored:
+            value, source = stored[name], "file"
+        if name in flags:
+            value, source = flags[name], "flag"
         if value is None:
             norms = name == "norm_groups"
             lost = "; with batch normalization, the file lacks its running statistics"

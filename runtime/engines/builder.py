@@ -17,6 +17,7 @@ from adadm.runtime.errors import EngineError, MissingDependencyError, SessionErr
 from adadm.runtime.files import opened, read_cache, write_cache, written_whole
 from adadm.runtime.json_format import read
 from adadm.runtime.models.bundled import report_path
+from adadm.runtime.models.metadata import QuantizationNote
 from adadm.runtime.progress import SILENT, Progress
 from adadm.runtime.records import digest_of
 from adadm.runtime.targets import Target
@@ -175,14 +176,14 @@ def _has_version(target: Target, version: str) -> bool:
 def _manifest(
     recipe: Recipe, machine: Machine, plan: bytes, activation_bytes: tuple[int, ...]
 ) -> Manifest:
-    settings, model = recipe.settings, recipe.model
+    settings, model, quantization = recipe.settings, recipe.model, recipe.quantization
     tensorrt, capabilities = machine
     return Manifest(
         engine_sha256=hashlib.sha256(plan).hexdigest(),
         engine_bytes=len(plan),
         model=model.path.name,
         model_sha256=model.sha256,
-        calibration_sha256=(recipe.quantization or {}).get("images_sha256"),
+        calibration_sha256=quantization.get("images_sha256") if quantization else None,
         target=recipe.target.name,
         precision=recipe.precision,
         flavour=recipe.flavour,
@@ -196,11 +197,11 @@ def _manifest(
         },
         activation_bytes=activation_bytes or None,
         metadata=replace(model.metadata, channel_maps=None).to_props(),  # only for graphs
-        ledger=ledger_beside(model.path, recipe.quantization),
+        ledger=ledger_beside(model.path, quantization),
     )
 
 
-def ledger_beside(model: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
+def ledger_beside(model: Path, noted: QuantizationNote | None) -> dict[str, Any] | None:
     """The report of `adadm quantize` beside a model, if it belongs to this model.
 
     Args:

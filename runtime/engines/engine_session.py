@@ -23,7 +23,6 @@ from adadm.runtime.engines.manifest import check_runs_here, read_engine
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Shape, load_tensorrt
 from adadm.runtime.engines.tensors import choose_profile, engine_profiles, engine_tensors
 from adadm.runtime.errors import SessionError
-from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.sessions.session import FloatArray, Session, SizeRange
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ class TensorRTSession(Session):
             check_runs_here(
                 manifest, flavour, module.__version__, cuda_runtime.compute_capability()
             )
-        self.metadata = ModelMetadata.from_props(manifest.metadata if manifest else {}, engine)
         self._lanes: OrderedDict[tuple[Shape, ...], _Lane] = OrderedDict()
         self._buffers: dict[int, dict[str, _Buffer]] = {}
         self._errors: deque[str] = deque(maxlen=5)  # the latest messages
@@ -87,7 +85,8 @@ class TensorRTSession(Session):
                 module, loaded, flavour, cuda_graphs=cuda_graphs, runtime_cache=runtime_cache
             )
             self._owned.callback(self._contexts.close)
-            self.inputs, self.outputs = engine_tensors(module, loaded)
+            inputs, outputs = engine_tensors(module, loaded)
+            self._describe(inputs, outputs, manifest.metadata if manifest else {}, engine)
             self.profiles = engine_profiles(loaded, self.inputs)
         except BaseException:
             self.close()
@@ -95,14 +94,14 @@ class TensorRTSession(Session):
 
     @property
     def sizes(self) -> list[SizeRange]:
+        self._lr_shape()
         return [
             SizeRange(self._height_and_width(lr.minimum), self._height_and_width(lr.maximum))
             for lr in (profile["lr"] for profile in self.profiles)
             if lr.minimum[0] <= 1 <= lr.maximum[0]
         ]
 
-    def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        self._check(feed)
+    def _run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         lane = self._fed(feed)
         self._enqueue(lane)
         results = {}
@@ -144,7 +143,7 @@ class TensorRTSession(Session):
         return times
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        return {name: array.copy() for name, array in self.run_shared(feed).items()}
+        return {name: array.copy() for name, array in self._run_shared(feed).items()}
 
     def _release(self) -> None:
         for lane in self._lanes.values():

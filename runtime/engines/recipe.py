@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from adadm.runtime.engines.tensorrt_api import Flavour, Profile, Profiles, Settings, Shape
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError
+from adadm.runtime.models.metadata import QuantizationNote
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.targets import TARGETS, Precision, Target
@@ -48,7 +49,7 @@ class Recipe:
         return "rtx" if self.target.is_rtx else "tensorrt"
 
     @property
-    def quantization(self) -> dict[str, Any] | None:
+    def quantization(self) -> QuantizationNote | None:
         """Quantization that `adadm quantize` recorded; None for a float32 export."""
         return self.model.metadata.quantization
 

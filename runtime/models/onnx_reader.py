@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +42,33 @@ _SUPPORTED = ("float16", "float32", "uint8", "int8", "int32", "int64", "bool")
 
 _TENSOR, _NODE, _FUNCTION = "TensorProto", "NodeProto", "FunctionProto"
 _GRAPH, _SPARSE, _ATTRIBUTE = "GraphProto", "SparseTensorProto", "AttributeProto"
+_VALUE, _TYPE = "ValueInfoProto", "TypeProto"
 
-# Messages that can hold a tensor: message, field, message in that field.
+# Messages that can hold a tensor or a name: message, field, message in that field.
 _INNER = {
     "ModelProto": {7: _GRAPH, 20: "TrainingInfoProto", 25: _FUNCTION},
     "TrainingInfoProto": {1: _GRAPH, 2: _GRAPH},
-    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 11: _VALUE, 12: _VALUE, 13: _VALUE, 15: _SPARSE},
     _FUNCTION: {7: _NODE, 11: _ATTRIBUTE},
     _NODE: {5: _ATTRIBUTE},
     _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
     _SPARSE: {1: _TENSOR, 2: _TENSOR},
-    _TENSOR: {},
+    _VALUE: {2: _TYPE},
+    _TYPE: {1: "TypeProto.Tensor"},
+    "TypeProto.Tensor": {2: "TensorShapeProto"},
+    "TensorShapeProto": {1: "TensorShapeProto.Dimension"},
 }
+_TEXTS = {
+    "ModelProto": (2, 3, 4, 6),
+    _GRAPH: (2, 10),
+    _NODE: (1, 2, 3, 4, 6, 7, 8),
+    _FUNCTION: (1, 4, 5, 6, 8, 10, 13),
+    _ATTRIBUTE: (1, 13, 21),
+    _TENSOR: (8, 12),
+    _VALUE: (1, 3),
+    "TensorShapeProto.Dimension": (2, 3),
+}
+"""Fields that hold text: backends and the onnx package fail on what is not UTF-8."""
 _IMPORTING = {"ModelProto": 8, _FUNCTION: 9}
 """Messages that name opsets, and the field."""
 
@@ -87,7 +102,8 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxFile:
 
     Raises:
         EngineError: there is no such file; it is not a complete ONNX model; a tensor lies in
-            another file; or an input or output has a type that numpy lacks, or no known rank.
+            another file; an input or output has a type that numpy lacks, or no known rank; or the
+            metadata is invalid or contradicts them.
     """
     content = _content(path)
     with _refusing(path, content):
@@ -106,7 +122,8 @@ def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = 
 
     Raises:
         EngineError: there is no such file; it is not an ONNX model; a tensor lies in another file
-            or at an address in memory; it has an engine inside, or an opset that does not exist.
+            or at an address in memory; it has an engine inside, or an opset that does not exist; or
+            its metadata is invalid or contradicts its tensors.
     """
     if isinstance(model, bytes):
         name, content = "the model", model
@@ -148,41 +165,42 @@ def _refusing(name: object, content: bytes) -> Iterator[None]:
 
 def _read(path: Path, content: bytes) -> OnnxFile:
     model = Message(memoryview(content))
-    _check(str(path), model, needs_bodies=True)
+    metadata = _check(str(path), model, needs_bodies=True)
     graph = model.message(7)
     assert graph is not None  # checked above
     opsets = [version for domain, version in _imports(model, 8) if domain in _DEFAULT_DOMAINS]
     if len(opsets) != 1:
         raise ValueError(f"expected one opset of the default domain, got {opsets}")
-    entries = _entries(model, 14)
-    metadata = dict(entries)
-    if len(metadata) < len(entries):
-        raise ValueError("its metadata has a name twice")
     constants = {tensor.text(8) for tensor in graph.messages(5)}
     outputs = [_spec(path, "output", value) for value in graph.messages(12)]
     if not outputs:
         raise ValueError("its graph has no outputs")
     fed = (value for value in graph.messages(11) if value.text(1) not in constants)
+    inputs = [_spec(path, "input", value) for value in fed]
+    if not inputs:
+        raise ValueError("its graph has no inputs")
     return OnnxFile(
         path=path,
         content=content,
         sha256=hashlib.sha256(content).hexdigest(),
-        metadata=ModelMetadata.from_props(metadata, path),
-        inputs=[_spec(path, "input", value) for value in fed],
+        metadata=metadata,
+        inputs=inputs,
         outputs=outputs,
         opset=opsets[0],
         has_functions=model.has(25),
     )
 
 
-def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
-    """Check as `checked_onnx` does, and require the bodies of called operators of ours."""
+def _check(name: str, model: Message, *, needs_bodies: bool) -> ModelMetadata:
+    """Check as `checked_onnx` does; return the metadata."""
     if model.integer(1) < 1:
         raise ValueError("it has no ir_version")
     if not model.has(7):
         raise ValueError("it has no graph")
     called, defined = set(), set()
     for kind, message in _walk(model):
+        for number in _TEXTS.get(kind, ()):
+            message.texts(number)  # raises
         if kind in _IMPORTING:
             _check_opsets(_imports(message, _IMPORTING[kind]))
         if kind == _TENSOR:
@@ -206,6 +224,21 @@ def _check(name: str, model: Message, *, needs_bodies: bool) -> None:
     missing = sorted(called - defined)
     if missing and needs_bodies:
         raise ValueError(f"it lacks the body of {_DOMAIN}::{', '.join(missing)}")
+    props = _entries(model, 14)
+    if len(dict(props)) < len(props):
+        raise ValueError("its metadata has a name twice")
+    metadata = ModelMetadata.from_props(dict(props), name)
+    metadata.check_tensors(_images(model, 11), _images(model, 12), name)
+    return metadata
+
+
+def _images(model: Message, number: int) -> list[TensorSpec]:
+    """Inputs or outputs whose type and rank are declared."""
+    specs = []
+    for value in (value for graph in model.messages(7) for value in graph.messages(number)):
+        with suppress(EngineError):
+            specs.append(_spec(Path(), "", value))
+    return specs
 
 
 def _imports(message: Message, number: int) -> list[tuple[str, int]]:
@@ -224,12 +257,12 @@ def _check_opsets(imports: list[tuple[str, int]]) -> None:
 
 
 def _walk(model: Message) -> Iterator[tuple[str, Message]]:
-    """Yield the kind and content of every message that can hold a tensor, without recursion."""
+    """Yield the kind and content of the messages in `_INNER`, without recursion."""
     waiting = [("ModelProto", model)]
     while waiting:
         kind, message = waiting.pop()
         yield kind, message
-        for number, inner in _INNER[kind].items():
+        for number, inner in _INNER.get(kind, {}).items():
             waiting += [(inner, inside) for inside in message.messages(number)]
 
 

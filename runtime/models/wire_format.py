@@ -43,6 +43,10 @@ class Message:
         """Message in a field; None if absent."""
         return next((Message(part) for part in self._part(number)), None)
 
+    def texts(self, number: int) -> list[str]:
+        """Texts in a repeated field."""
+        return [bytes(part).decode() for part in self._parts(number)]
+
     def text(self, number: int) -> str:
         """Text in a field; empty if absent."""
         return b"".join(self._part(number)).decode()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import RefusedModelError, SessionError, require
-from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.sessions.session import FloatArray, Session, reason_of
@@ -36,7 +35,8 @@ class OnnxRuntimeSession(Session):
 
     Raises:
         MissingDependencyError: onnxruntime is not installed.
-        EngineError: the file is not a model that a backend can load (`checked_onnx`).
+        EngineError: the file is not a model that a backend can load (`checked_onnx`), or its
+            metadata is invalid or contradicts its tensors.
         RefusedModelError: ONNX Runtime refuses the model.
         SessionError: ONNX Runtime lacks a provider, or does not use the first.
     """
@@ -76,6 +76,7 @@ class OnnxRuntimeSession(Session):
             options.register_custom_ops_library(library)
         options.add_session_config_entry("session.load_model_format", "ONNX")  # no other format
         content = checked_onnx(model, needs_bodies=not custom_ops)
+        name = "the model" if isinstance(model, bytes) else os.fspath(model)
         try:
             self._session = ort.InferenceSession(
                 content,
@@ -83,16 +84,15 @@ class OnnxRuntimeSession(Session):
                 providers=list(providers),
                 enable_fallback=0,  # else the CPU replaces a failing provider
             )
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            metadata = self._session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime raises classes that share no narrower base
-            name = "the model" if isinstance(model, bytes) else os.fspath(model)
             raise RefusedModelError(
                 f"ONNX Runtime cannot load {name}: {reason_of(error)}"
             ) from error
         if (used := self._session.get_providers()[0]) != wanted[0]:
             raise SessionError(f"expected ONNX Runtime to use {wanted[0]}, got {used}; see its log")
-        self.inputs = [_spec(tensor) for tensor in self._session.get_inputs()]
-        self.outputs = [_spec(tensor) for tensor in self._session.get_outputs()]
-        self.metadata = ModelMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
+        self._describe([*map(_spec, inputs)], [*map(_spec, outputs)], metadata, name)
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         names = [spec.name for spec in self.outputs]

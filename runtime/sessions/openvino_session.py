@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import RefusedModelError, SessionError, require
-from adadm.runtime.models.metadata import ModelMetadata
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
@@ -29,7 +28,8 @@ class OpenVINOSession(Session):
 
     Raises:
         MissingDependencyError: openvino is not installed.
-        EngineError: the file is not a model that a backend can load (`checked_onnx`).
+        EngineError: the file is not a model that a backend can load (`checked_onnx`), or its
+            metadata is invalid or contradicts its tensors.
         RefusedModelError: OpenVINO refuses the model.
     """
 
@@ -45,18 +45,19 @@ class OpenVINOSession(Session):
         if threads:
             config["INFERENCE_NUM_THREADS"] = str(threads)
         content = checked_onnx(model)
+        name = "the model" if isinstance(model, bytes) else os.fspath(model)
         try:
             graph = core.read_model(content)
             self._compiled = core.compile_model(graph, "CPU", config)
             self._request = self._compiled.create_infer_request()
-            self.inputs = [_spec(port) for port in self._compiled.inputs]
-            self.outputs = [_spec(port) for port in self._compiled.outputs]
-        except RuntimeError as error:
-            name = "the model" if isinstance(model, bytes) else os.fspath(model)
+            inputs = [_spec(port) for port in self._compiled.inputs]
+            outputs = [_spec(port) for port in self._compiled.outputs]
+            # The frontend stores the metadata of the ONNX file with its own.
+            kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
+        except (RuntimeError, ValueError, TypeError) as error:
             raise RefusedModelError(f"OpenVINO cannot load {name}: {reason_of(error)}") from error
-        # The frontend stores the metadata of the ONNX file with its own.
-        kept = graph.get_rt_info("framework").value if graph.has_rt_info("framework") else {}
-        self.metadata = ModelMetadata.from_props({key: str(value) for key, value in kept.items()})
+        metadata = {key: str(value) for key, value in kept.items()}
+        self._describe(inputs, outputs, metadata, name)
 
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         arrays = {name: np.ascontiguousarray(array) for name, array in feed.items()}

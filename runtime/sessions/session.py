@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from adadm.runtime.errors import SessionError
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.models.tensor_spec import TensorSpec
+from adadm.runtime.models.tensor_spec import Shape, TensorSpec
 
 FloatArray = npt.NDArray[Any]
 
+_RANK = 4
+_IMAGE_TYPES = (np.float32, np.uint8)
 _UNBOUNDED = sys.maxsize
 _LONGEST_REASON = 300
 _PLACES = "|".join(
@@ -92,11 +95,11 @@ class Session(ABC):
         """Run the model on arrays by input name; return arrays by output name.
 
         Raises:
-            SessionError: the session is closed; names, data types or shapes do not match; or the
-                backend fails.
+            SessionError: the session is closed; names, data types or shapes do not match; the
+                backend fails; or `sr` is not `upscale` times as large as `lr`.
         """
         self._check(feed)
-        return self._run(feed)
+        return self._checked(self._run(feed), feed)
 
     def run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """Run the model like `run`, without copying the results if the backend can.
@@ -107,16 +110,47 @@ class Session(ABC):
         Raises:
             SessionError: as for `run`.
         """
-        return self.run(feed)
+        self._check(feed)
+        return self._checked(self._run_shared(feed), feed)
 
     @property
     def sizes(self) -> list[SizeRange]:
-        """Sizes accepted for a single image; empty if the model takes only batches."""
-        (shape,) = (spec.shape for spec in self.inputs if spec.name == "lr")
+        """Sizes accepted for a single image; empty if the model takes only batches.
+
+        Raises:
+            SessionError: the model does not read `lr` of four dimensions.
+        """
+        shape = self._lr_shape()
         if isinstance(shape[0], int) and shape[0] != 1:
             return []
         (least_h, most_h), (least_w, most_w) = map(_bounds, self._height_and_width(shape))
         return [SizeRange((least_h, least_w), (most_h, most_w))]
+
+    def expect(self, reads: Collection[str], returns: str, model: object) -> None:
+        """Check that the model is one for images.
+
+        Args:
+            reads: names of its inputs.
+            returns: name that must be among its outputs.
+            model: path of the model, for messages.
+
+        Raises:
+            SessionError: it has other inputs, or lacks the output; or `lr` is not a batch of
+                float32 or uint8.
+        """
+        inputs = {spec.name: spec for spec in self.inputs}
+        if (
+            inputs.keys() != set(reads)
+            or returns not in {spec.name for spec in self.outputs}
+            or inputs["lr"].dtype not in _IMAGE_TYPES
+            or len(inputs["lr"].shape) != _RANK
+        ):
+            raise SessionError(
+                f"{model}: expected a model that reads {', '.join(reads)}, with lr (N, 3, H, W) in "
+                f"float32 or (N, H, W, 3) in uint8, and returns {returns}, got one that reads "
+                f"{', '.join(map(str, self.inputs))}, and returns "
+                f"{', '.join(map(str, self.outputs))}; export the network with 'adadm export'"
+            )
 
     def close(self) -> None:
         """Release the backend's memory. Idempotent."""
@@ -134,9 +168,38 @@ class Session(ABC):
     def _run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """Run on checked arrays; the caller owns the results."""
 
+    def _run_shared(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Run on checked arrays like `_run`, for `run_shared`."""
+        return self._run(feed)
+
     @abstractmethod
     def _release(self) -> None:
         """Drop the objects that hold the backend's memory."""
+
+    def _describe(
+        self,
+        inputs: list[TensorSpec],
+        outputs: list[TensorSpec],
+        metadata: Mapping[str, str],
+        model: object,
+    ) -> None:
+        """Set what the backend says of a model, and compare it with the model's metadata.
+
+        Raises:
+            EngineError: as for `ModelMetadata.from_props` and `check_tensors`.
+        """
+        self.inputs, self.outputs = inputs, outputs
+        self.metadata = ModelMetadata.from_props(metadata, model)
+        self.metadata.check_tensors(inputs, outputs, model)
+
+    def _lr_shape(self) -> Shape:
+        shape = next((spec.shape for spec in self.inputs if spec.name == "lr"), ())
+        if len(shape) != _RANK:
+            raise SessionError(
+                "expected a model that reads lr of four dimensions, got one that reads "
+                f"{', '.join(map(str, self.inputs))}"
+            )
+        return shape
 
     def _height_and_width(self, shape: Sequence[_Length]) -> tuple[_Length, _Length]:
         """H and W of the shape of `lr`: images are (N, H, W, 3), planes (N, 3, H, W)."""
@@ -152,11 +215,7 @@ class Session(ABC):
         least = self.metadata.smallest_area or 1
         for name, array in feed.items():
             spec = expected[name]
-            fits = len(array.shape) == len(spec.shape) and all(
-                not isinstance(wanted, int) or wanted == length
-                for length, wanted in zip(array.shape, spec.shape, strict=True)
-            )
-            if array.dtype != spec.dtype or not fits:
+            if not spec.fits(array.shape, array.dtype):
                 raise SessionError(
                     f"{name}: expected {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}"
                 )
@@ -166,6 +225,19 @@ class Session(ABC):
                     raise SessionError(
                         f"{name}: expected at least {least} px in all, got {height}x{width}"
                     )
+
+    def _checked(
+        self, results: dict[str, FloatArray], feed: Mapping[str, FloatArray]
+    ) -> dict[str, FloatArray]:
+        """Results, if `sr` has the size that the metadata says."""
+        if self.metadata.upscale is not None and "lr" in feed and "sr" in results:
+            expected, found = self.metadata.enlarged(feed["lr"].shape), results["sr"].shape
+            if found != expected:
+                raise SessionError(
+                    f"expected sr {expected} for lr {feed['lr'].shape}, as the model's metadata "
+                    f"says upscale {self.metadata.upscale}, got {found}; export it again"
+                )
+        return results
 
 
 def reason_of(error: Exception) -> str:

@@ -79,16 +79,23 @@ def shared_std(
         (1, B, 1, 1).
 
     Raises:
-        SessionError: the backend fails, or a std is not finite.
+        SessionError: the backend fails, the model has another form, or a std is not finite.
     """
     (shape,) = (spec.shape for spec in session.inputs if spec.name == "std")
-    trunks = int(shape[1] or 0)
+    trunks = shape[1] if len(shape) > 1 else None
+    if not isinstance(trunks, int):
+        raise SessionError(f"expected std (N, trunks, 1, 1) among the inputs, got {shape}")
 
     def found(feeds: Iterable[Feed], std: Std) -> Std:
         given = std.astype(np.float32).reshape(1, trunks, 1, 1)
         moments = []
         for feed in feeds:
             moments.append(session.run({**feed, "std": given})["moments"])
+            if moments[-1].shape[1:] != (trunks, 3):
+                raise SessionError(
+                    f"expected moments (N, {trunks}, 3), as std has {trunks} trunks, got "
+                    f"{moments[-1].shape}; make both models for tiles again"
+                )
             on_run()
         return pooled_std(moments)
 

@@ -41,7 +41,7 @@ from adadm.runtime.upscaling.tile_plan import (
     memory_model,
 )
 from adadm.runtime.upscaling.turns import TURNS, Array, Turn, TurnedPixels, mean_of_turns
-from adadm.runtime.upscaling.variants import CPU_BACKENDS, ModelVariants
+from adadm.runtime.upscaling.variants import CPU_BACKENDS, TENSORS, ModelVariants
 from adadm.runtime.upscaling.windows import Window
 
 # Measured: padding takes two thirds of the error of 1x1 to 1x64 px, and nothing from 8 px on.
@@ -109,6 +109,7 @@ class Upscaler:
                 f"{self.model} is one of the two models for tiles; give the whole model, without "
                 ".tile or .moments in its name"
             )
+        whole.expect(*TENSORS["whole"], self.model)
         self.upscale_factor = self.metadata.upscale
         self._rgb_range = self.metadata.rgb_range
         lr = whole.inputs[0]

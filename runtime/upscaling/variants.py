@@ -14,6 +14,14 @@ CPU_BACKENDS = ("cpu", "openvino")
 """Backends that use the machine's main memory."""
 
 
+TENSORS: dict[Variant, tuple[tuple[str, ...], str]] = {
+    "whole": (("lr",), "sr"),
+    "tile": (("lr", "std"), "sr"),
+    "moments": (("lr", "std", "rows_inside", "columns_inside"), "moments"),
+}
+"""Inputs and output of each variant."""
+
+
 class ModelVariants:
     """Variants of one model, each opened on first use.
 
@@ -102,4 +110,5 @@ class ModelVariants:
             raise TilingError(
                 f"{path} {differs} than {self._model}; make both again, with --stats external"
             )
+        session.expect(*TENSORS[variant], path)
         return session.sizes

@@ -28,7 +28,8 @@ class RepeatingSession(Session):
         **metadata: str,
     ) -> None:
         self.inputs = [TensorSpec("lr", shape, np.dtype(dtype))]
-        self.outputs, self.backend = [], "cpu"
+        self.outputs = [TensorSpec("sr", (None,) * 4, np.dtype(dtype))]
+        self.backend = "cpu"
         entries = {"upscale": "2", "rgb_range": "255", **metadata}
         self.metadata = ModelMetadata.from_props(
             {f"adadm.{k}": text for k, text in entries.items()}

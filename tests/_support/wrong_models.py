@@ -41,7 +41,7 @@ def save_constant(path: Path, sr: npt.NDArray[np.float32], io: str = "float32") 
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(
-        model, {"adadm.upscale": "2", "adadm.rgb_range": "255", "adadm.io": io, "adadm.tail": "-"}
+        model, {"adadm.upscale": "2", "adadm.rgb_range": "255", "adadm.io": io, "adadm.fold": "off"}
     )
     onnx.save(model, path)
     return path

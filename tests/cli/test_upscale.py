@@ -26,6 +26,7 @@ from adadm.export import Options
 from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
+from adadm.runtime.models.bundled import bundled_path
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("adadm")
@@ -246,6 +247,24 @@ def test_a_model_that_returns_no_image_writes_none(
 
 
 # Kinds of pixels
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("upscale", "3"), ("upscale", "2.5"), ("rgb_range", "-255"), ("io", "uint8"), ("memory", "x")],
+)
+def test_a_model_with_wrong_metadata_is_one_message(
+    key: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(bundled_path("x2"))
+    for entry in model.metadata_props:
+        entry.value = text if entry.key == f"adadm.{key}" else entry.value
+    onnx.save(model, tmp_path / "m.onnx")
+    photos = [save(tmp_path / f"{name}.png", picture()) for name in "ab"]
+    assert adadm(*photos, "--model", tmp_path / "m.onnx", "-o", tmp_path / "out") == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"adadm upscale: {tmp_path / 'm.onnx'}: ") and text in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_alpha_is_upscaled_too(tmp_path: Path) -> None:

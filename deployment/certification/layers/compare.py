@@ -24,6 +24,7 @@ from adadm.deployment.certification.layers.subgraph import LayerSubgraph
 from adadm.deployment.certification.running import feed_of
 from adadm.export.graph.channel_maps import read_channel_maps
 from adadm.export.graph.channels import Affine
+from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch
 
 Array = npt.NDArray[Any]
@@ -66,7 +67,7 @@ def compare_layers(
         feeds: at least one batch (1, 3, H, W) in 0..rgb_range.
 
     Raises:
-        CalibrationError: a model has inputs besides an image.
+        CalibrationError: a model has inputs besides an image, or metadata of another graph.
         SessionError: a feed does not fit the model.
     """
     graphs = LayerGraph(reference), LayerGraph(candidate)
@@ -148,7 +149,10 @@ def _layers(
     known: tuple[dict[ir.Value, str], dict[ir.Value, str]] = ({}, {})
     for name, (kind, expected) in reference.layers.items():
         other_kind, found = candidate.layers.get(name, (None, expected))
-        unit = ChannelMap.between(*(trained.get(name) for trained in maps))
+        units = [trained.get(name) for trained in maps]
+        for noted in units:
+            _check_channels(name, noted, expected)
+        unit = ChannelMap.between(*units)
         if other_kind == kind:
             one = LayerSubgraph(reference, expected, known[0])
             other = LayerSubgraph(candidate, found, known[1])
@@ -159,6 +163,16 @@ def _layers(
         layer.last_read = frozenset({layer.name, *layer.sources} - read)
         read |= layer.sources
     return layers
+
+
+def _check_channels(name: str, unit: Affine | None, value: ir.Value) -> None:
+    lengths = {unit.scale.size, unit.shift.size} - {1} if unit else set()
+    channels = value.shape[1] if value.shape else None
+    if lengths - {channels}:
+        raise CalibrationError(
+            f"the metadata maps {max(lengths)} channels of {name}, which has {channels}; export "
+            "the model again"
+        )
 
 
 def _run(layer: _Layer, image: _LayerOutputs) -> None:

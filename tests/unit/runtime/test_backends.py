@@ -106,6 +106,47 @@ def _broken(change: Callable[[Any], object]) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def _noted(entries: dict[str, str], *, declared: bool = True) -> bytes:
+    def change(model: Any) -> None:
+        if not declared:
+            for dimension in model.graph.output[0].type.tensor_type.shape.dim:
+                dimension.Clear()
+        kept = {entry.key: entry.value for entry in model.metadata_props}
+        del model.metadata_props[:]
+        for key, text in {**kept, **{f"adadm.{k}": v for k, v in entries.items()}}.items():
+            model.metadata_props.add(key=key, value=text)
+
+    return _broken(change)
+
+
+@pytest.mark.parametrize("backend", [*ON_CPU, "auto"])
+def test_metadata_of_another_model_is_refused(backend: str) -> None:
+    for entries in ({"rgb_range": "-255"}, {"upscale": "x"}, {"io": "uint8"}, {"memory": "[1]"}):
+        with pytest.raises(EngineError, match=r"^the model: [^\n]*; export it again$"):
+            open_session(_noted(entries), backend=backend)
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("factor", ["1", "3", "4"])
+def test_a_result_of_another_factor_is_refused(backend: str, factor: str) -> None:
+    lr = np.full((1, 3, 12, 14), 7, np.float32)
+    with pytest.raises(EngineError, match=rf"upscale {factor}, so expected sr .*{factor}\*H"):
+        open_session(_noted({"upscale": factor}), backend=backend)
+    with open_session(_noted({"upscale": factor}, declared=False), backend=backend) as session:
+        for run in (session.run, session.run_shared):
+            with pytest.raises(SessionError, match=rf"upscale {factor}, got \(1, 3, 24, 28\)"):
+                run({"lr": lr})
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_a_model_that_reads_something_else_is_refused(backend: str) -> None:
+    with open_session(MODEL, backend=backend) as session:
+        session.expect(("lr",), "sr", "x.onnx")
+        for reads, returns in ((("lr", "std"), "sr"), (("lr",), "moments"), (("rl",), "sr")):
+            with pytest.raises(SessionError, match=rf"x.onnx: expected .* returns {returns}, got"):
+                session.expect(reads, returns, "x.onnx")
+
+
 @pytest.mark.parametrize("backend", ["cpu", "openvino", "auto"])
 @pytest.mark.parametrize(
     ("change", "said"),

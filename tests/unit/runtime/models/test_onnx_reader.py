@@ -66,7 +66,8 @@ def value_info(name: str, element: int, *dims: int | str | None) -> bytes:
 
 VERSION = field(1, 10)
 OPSET = field(8, pair("", 17))
-IN, OUT = field(11, value_info("lr", 1, "N", 3)), field(12, value_info("sr", 1, "N", 3))
+LR, SR = value_info("lr", 1, "N", 3, "H", "W"), value_info("sr", 1, "N", 3, None, None)
+IN, OUT = field(11, LR), field(12, SR)
 METADATA = field(14, pair("adadm.upscale", "2"))
 
 
@@ -98,9 +99,38 @@ def test_a_model_is_read_without_the_onnx_package(model: Path) -> None:
     assert found.path == model and found.content == MODEL
     assert found.sha256 == hashlib.sha256(MODEL).hexdigest()
     assert found.metadata == ModelMetadata(upscale=2)
-    assert found.inputs == [TensorSpec("lr", ("N", 3), np.dtype(np.float32))]
-    assert found.outputs == [TensorSpec("sr", ("N", 3), np.dtype(np.float32))]
+    assert found.inputs == [TensorSpec("lr", ("N", 3, "H", "W"), np.dtype(np.float32))]
+    assert found.outputs == [TensorSpec("sr", ("N", 3, None, None), np.dtype(np.float32))]
     assert found.opset == 17 and not found.has_functions
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        IN + OUT + field(1, field(1, b"\xff")),
+        IN + OUT + field(1, field(3, b"\xc3")),
+        IN + OUT + field(5, field(8, b"\xff")),
+        IN + OUT + field(13, field(1, b"\xff")),
+        field(11, value_info("lr", 1, 1, 3, 4, 5).replace(b"lr", b"l\xff")) + OUT,
+    ],
+)
+def test_names_that_are_not_text_are_refused(graph: bytes, model: Path) -> None:
+    model.write_bytes(around(graph))
+    for read in (read_onnx, checked_onnx):
+        with pytest.raises(EngineError, match=REFUSED):
+            read(model)
+
+
+@pytest.mark.parametrize("said", ["3", "2.5", "-1"])
+def test_metadata_that_contradicts_the_graph_is_refused(said: str, model: Path) -> None:
+    tensors = field(11, value_info("lr", 1, 1, 3, 4, 5)) + field(
+        12, value_info("sr", 1, 1, 3, 8, 10)
+    )
+    model.write_bytes(around(tensors) + METADATA)
+    assert read_onnx(model).metadata.upscale == 2
+    model.write_bytes(around(tensors) + field(14, pair("adadm.upscale", said)))
+    with pytest.raises(EngineError, match=r"upscale.*; export it again$"):
+        read_onnx(model)
 
 
 def compare(onnx: Any, path: Path) -> None:
@@ -433,7 +463,7 @@ def test_a_custom_operator_of_another_domain_needs_no_body(model: Path) -> None:
 
 
 def test_a_negative_dimension_is_free(model: Path) -> None:
-    model.write_bytes(around(field(12, value_info("sr", 10, -1, 0, ""))))
+    model.write_bytes(around(field(11, LR) + field(12, value_info("sr", 10, -1, 0, ""))))
     (spec,) = read_onnx(model).outputs
     assert spec == TensorSpec("sr", (None, 0, None), np.dtype(np.float16))
 
