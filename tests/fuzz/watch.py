@@ -12,15 +12,17 @@ from typing import Any
 from fuzz.reader import REFUSALS, Case, Fault, Reader, write_files
 
 _PROCESSES = ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
-_CHANGES = (
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.mkdir",
-    "os.link",
-    "os.symlink",
-    "os.truncate",
-)
+_ONE, _BOTH, _SECOND = slice(0, 1), slice(0, 2), slice(1, 2)
+_CHANGES = {
+    "os.remove": _ONE,
+    "os.rename": _BOTH,
+    "os.rmdir": _ONE,
+    "os.mkdir": _ONE,
+    "os.link": _SECOND,
+    "os.symlink": _SECOND,
+    "os.truncate": _ONE,
+}
+"""Events that change a folder, and which of their arguments name what they change."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -81,7 +83,8 @@ class Watch:
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
             self._check_place("writes", arguments[0])
         elif event in _CHANGES:
-            self._check_place(event, arguments[0])
+            for path in arguments[_CHANGES[event]]:
+                self._check_place(event, path)
         elif event == "exec" and arguments[0].co_filename.startswith(str(self._folder)):
             self._seen.append(f"runs {arguments[0].co_filename}")
         elif event in _PROCESSES and not self._allows_processes:
@@ -93,7 +96,7 @@ class Watch:
         if isinstance(path, int):  # a descriptor that is open already
             return
         place = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
-        if not place.startswith(self._allowed) and place != os.devnull:
+        if not f"{place}/".startswith(self._allowed) and place != os.devnull:
             self._seen.append(f"{what} {place}")
 
 
