@@ -8,9 +8,11 @@ the seed and their index alone, so that any can be read again.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import random
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,8 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adadm.runtime import json_format
-from fuzz import campaign
+from fuzz import campaign, page
 from fuzz.campaign import Outcome
 from fuzz.disturbances import DISTURBANCES, Findings, undisturbed
 from fuzz.reader import load_reader, make_case, reader_names, write_files
@@ -40,15 +41,18 @@ def main() -> int:
     seed = secrets.randbelow(10**9) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr)
     if options.disturb:
-        return _disturb(options.disturb, options.verb or list(VERBS), seed, options.count)
+        return _disturb(options, seed)
     readers = options.reader or reader_names()
+    if options.guided:
+        return _guide(readers, seed, options.minutes * 60 / len(readers))
     outcomes = []
     for name in readers:
         seconds = float("inf") if options.minutes is None else options.minutes * 60 / len(readers)
         outcomes.append(_run(name, seed, seconds, options.inputs, options.workers))
     _print(outcomes)
-    if options.table is not None:
-        json_format.write(options.table, outcomes)
+    if options.record:
+        page.record_inputs(outcomes)
+        page.draw()
     return int(any(outcome.faults for outcome in outcomes))
 
 
@@ -65,17 +69,34 @@ def _run(name: str, seed: int, seconds: float, most: int, workers: int) -> Outco
     return outcome
 
 
-def _disturb(kinds: list[str], verbs: list[str], seed: int, count: int | None) -> int:
-    """Disturb verbs, print what came of it, and write it to `FAULTS`."""
+def _guide(names: list[str], seed: int, seconds: float) -> int:
+    """Fuzz readers guided by coverage, one after the other."""
+    if importlib.util.find_spec("atheris") is None:
+        print(
+            f"--guided needs atheris: {sys.executable} -m pip install --group fuzz", file=sys.stderr
+        )
+        return 1
+    failed = 0
+    for name in names:
+        place = FAULTS / name / "guided"
+        place.mkdir(parents=True, exist_ok=True)
+        limits = [f"-max_total_time={round(seconds)}", f"-artifact_prefix={place}/"]
+        command = [sys.executable, "-m", "fuzz.guided", name, *limits, f"-seed={seed % 2**31}"]
+        failed |= subprocess.run(command, check=False).returncode != 0
+    return int(failed)
+
+
+def _disturb(options: argparse.Namespace, seed: int) -> int:
+    """Disturb verbs, and print what came of it."""
     table = Table("disturbance", "verb", "times", "faults", "besides")
     rows = []
-    for verb in verbs:
+    for verb in options.verb or VERBS:
         expected = undisturbed(verb)
-        for kind in kinds:
+        for kind in options.disturb:
             disturb, times = DISTURBANCES[kind]
             rng = random.Random(f"{seed}/{kind}/{verb}")
             findings, shown = Findings(verb), 0
-            for findings in disturb(verb, expected, rng, count or times(verb)):
+            for findings in disturb(verb, expected, rng, options.count or times(verb)):
                 for fault in findings.faults[shown:]:
                     print(f"{verb}: {fault}", file=sys.stderr, flush=True)
                 shown = len(findings.faults)
@@ -84,7 +105,11 @@ def _disturb(kinds: list[str], verbs: list[str], seed: int, count: int | None) -
             table.add_row(*map(Text, map(str, cells)), style="red" if findings.faults else None)
             print(" ".join(map(str, cells)), file=sys.stderr, flush=True)
             rows.append(findings)
+            if options.record:
+                page.record_disturbances(kind, findings, seed)
     Console(width=100).print(table)
+    if options.record:
+        page.draw()
     return int(any(findings.faults for findings in rows))
 
 
@@ -143,16 +168,19 @@ def _parse() -> argparse.Namespace:
     add("--inputs", type=int, default=-1, help="most inputs of each reader; default: no limit")
     add("--reader", action="append", choices=reader_names(), help="one reader; may be repeated")
     add("--seed", type=int, help="of all that is drawn; by default a new one, which is printed")
+    add("--guided", action="store_true", help="let coverage choose, by atheris; needs --minutes")
     add("--input", type=int, metavar="INDEX", help="read one case alone, and reduce it if it fails")
     for kind, (disturb, _) in DISTURBANCES.items():
         add(f"--{kind}", action="append_const", dest="disturb", const=kind, help=disturb.__doc__)
     add("--verb", action="append", choices=list(VERBS), help="one verb; may be repeated")
     add("--count", type=int, help="disturbances of each verb; default: the full number")
     add("--workers", type=int, default=2, help="processes; default: 2")
-    add("--table", type=Path, metavar="JSON", help="write the figures")
+    add("--record", action="store_true", help="write the figures to docs/results/fuzzing.md")
     options = parser.parse_args()
     if options.input is not None and (options.seed is None or len(options.reader or ()) != 1):
         parser.error("--input needs --seed and one --reader")
+    if options.guided and options.minutes is None:
+        parser.error("--guided needs --minutes")
     if not (options.disturb or options.input or options.minutes or options.inputs >= 0):
         parser.error("expected --minutes or --inputs")
     return options
