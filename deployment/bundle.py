@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from adadm.deployment.bundling.make_bundle import make_bundle
+from adadm.deployment.signatures import add_sign, signer
 from adadm.runtime.arguments import Parser, Paths, add_target
 from adadm.runtime.engines.size_arguments import add_sizes, read_sizes
 from adadm.runtime.models.bundled import BUNDLED, bundled_path
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> None:
             arguments.output,
             wheels=arguments.wheels,
             workspace_bytes=arguments.workspace,
+            sign=signer(arguments.sign) if arguments.sign else None,
             progress=bar,
         )
     size = sum(path.stat().st_size for path in arguments.output.rglob("*") if path.is_file())
@@ -57,6 +59,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         action="store_false",
         help="leave out the wheels; fetching them needs network access",
     )
+    add_sign(parser, paths)
     arguments = parser.parse_args(argv)
     paths.check()
     return arguments

@@ -18,6 +18,7 @@ from rich.console import Console
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_before
 from adadm.deployment.shipping.run import ShipRun
+from adadm.deployment.signatures import add_sign
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Parser, Paths, add_accept, add_cache, add_target
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
                 stats=arguments.stats,
                 wheels=arguments.wheels,
                 cache=arguments.cache,
+                sign=arguments.sign,
                 accept=arguments.accept,
             ),
             progress=bar,
@@ -180,6 +182,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         help="leave the wheels out of the bundles; fetching them needs network access",
     )
     add_cache(parser, paths)
+    add_sign(parser, paths)
     add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)

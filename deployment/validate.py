@@ -9,7 +9,7 @@ all files involved; its report (HTML) is for people. --certificate checks a cert
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,18 +19,20 @@ from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.certification.baseline import load_baseline
 from adadm.deployment.certification.candidate import load_candidate
-from adadm.deployment.certification.certificate import Certificate
+from adadm.deployment.certification.certificate import Certificate, read_certificate
 from adadm.deployment.certification.certify import certify
+from adadm.deployment.certification.consistency import inconsistencies
 from adadm.deployment.certification.criteria import Check, read_thresholds
 from adadm.deployment.certification.device_result import certify_on_device
-from adadm.deployment.certification.recheck import Places, recheck
+from adadm.deployment.certification.recheck import Places, check_files, recheck
 from adadm.deployment.certification.report.crops import Crop
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.certification.running import add_backend
+from adadm.deployment.signatures import add_sign, check_signature, signature_path, signer
 from adadm.export.arguments import add_network_options, network_options
 from adadm.runtime.arguments import Parser, Paths, add_accept, check_outputs
 from adadm.runtime.bounds import positive, seconds
-from adadm.runtime.bundles.bundle import Bundle
+from adadm.runtime.bundles.bundle import MANIFEST, Bundle, could_be_imported
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import Bar
@@ -47,7 +49,9 @@ def main(argv: list[str]) -> None:
         ParityError: the model fails, or the certificate does not hold; all files are written.
     """
     arguments = _parse(argv)
-    if arguments.certificate is not None:
+    if arguments.verify_key is not None:
+        _verify(Path(arguments.model), arguments.verify_key)
+    elif arguments.certificate is not None:
         _recheck(arguments)
     elif arguments.model.endswith(".json"):
         _take_in(arguments)
@@ -57,6 +61,7 @@ def main(argv: list[str]) -> None:
 
 def _certify(arguments: argparse.Namespace) -> None:
     bar = Bar("loading both")
+    sign = signer(arguments.sign) if arguments.sign else None
     limits = read_thresholds(arguments.thresholds) if arguments.thresholds else {}
     with bar:
         reference = load_baseline(arguments.against, **network_options(arguments))
@@ -94,19 +99,27 @@ def _certify(arguments: argparse.Namespace) -> None:
     printed = Console()
     print_ledger(certified.ledger, printed)
     _print_checks(certified.certificate.checks, printed)
-    _finish(certified.certificate, certified.crops, arguments.output)
+    _finish(certified.certificate, certified.crops, arguments.output, sign)
 
 
 def _take_in(arguments: argparse.Namespace) -> None:
     result, bundle, output = Path(arguments.model), arguments.against, arguments.output
     check_outputs(Bundle.open(bundle).read_files, [output, page_path(output)])
+    sign = signer(arguments.sign) if arguments.sign else None
     certificate = certify_on_device(result, bundle, at=output, accepted=arguments.accept)
-    _finish(certificate, (), output)
+    _finish(certificate, (), output, sign)
 
 
-def _finish(certificate: Certificate, crops: Sequence[Crop], output: Path) -> None:
-    """Write both files, then raise an error if the model failed."""
+def _finish(
+    certificate: Certificate,
+    crops: Sequence[Crop],
+    output: Path,
+    sign: Callable[[Path], object] | None,
+) -> None:
+    """Write all files, then raise an error if the model failed."""
     write_certificate(certificate, crops, output)
+    if sign is not None:
+        sign(output)
     say(f"wrote {output} and {page_path(output)}")
     if not certificate.passed:
         place = certificate.place
@@ -136,6 +149,28 @@ def _recheck(arguments: argparse.Namespace) -> None:
             f"{arguments.certificate} is unchanged, and records that the model failed:{listed}"
         )
     say(f"{arguments.certificate} holds: certified")
+
+
+def _verify(path: Path, key: Path) -> None:
+    """Check the signature of a bundle or a certificate, and all that it vouches for."""
+    check_signature(path / MANIFEST if path.is_dir() else path, key)
+    if path.is_dir():
+        bundle = Bundle.open(path)
+        unlisted = [name for name in bundle.unlisted_files() if could_be_imported(name)]
+        problems = [f"{name} is missing or was changed" for name in bundle.changed_files()]
+        problems += [
+            f"{name} is not part of the bundle, and could be imported" for name in unlisted
+        ]
+    else:
+        certificate = read_certificate(path)
+        missing, problems = check_files(path, certificate)
+        for file in missing:
+            say(f"note: {file} is not here, and was not compared")
+        problems += [*inconsistencies(certificate), *certificate.failures]
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        raise ParityError(f"{path} is signed with the key of {key}, but does not hold:{listed}")
+    say(f"{path} holds: signed with the key of {key}")
 
 
 def _print_checks(checks: Sequence[Check], console: Console) -> None:
@@ -211,10 +246,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trust", action="store_true", help="run an engine without a manifest, which is code"
     )
+    add_sign(parser, paths)
+    parser.add_argument(
+        "--verify-key",
+        type=paths.read_file,
+        metavar="PUBLIC.pem",
+        help="check the signature of a bundle or a certificate, given in place of the model, and "
+        "the files that it names",
+    )
     add_accept(parser)
     add_network_options(parser)
     arguments = parser.parse_args(argv)
     is_device = arguments.model is not None and arguments.model.endswith(".json")
+    if arguments.verify_key is not None:
+        if arguments.model is None or arguments.certificate is not None:
+            parser.error("--verify-key requires a bundle or a certificate in place of the model")
+        return arguments
     if arguments.accept and arguments.certificate is not None:
         parser.error("--accept is for certifying; a certificate has its own names")
     if arguments.certificate is None:
@@ -224,5 +271,6 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             parser.error("certifying a model requires photographs: give --images")
         default = companion_files(arguments.model)[0].with_suffix(".certificate.json")
         arguments.output = arguments.output or paths.written(default)
-        paths.check(writes=[page_path(arguments.output)])
+        signed = [signature_path(arguments.output)] if arguments.sign else []
+        paths.check(writes=[page_path(arguments.output), *signed])
     return arguments

@@ -2,7 +2,7 @@
 
 Below `AdadmError`: `MissingDependencyError`, `OutputError`, `ImageError`, `CheckpointError`,
 `ExportError`, `CalibrationError`, `ParityError`, `SessionError` with
-`RefusedModelError`, `TilingError`, `EngineError`.
+`RefusedModelError`, `TilingError`, `EngineError`, `SignatureError`.
 
 A message says what was found, what was expected, and what to do.
 """
@@ -65,6 +65,10 @@ class TilingError(AdadmError):
 
 class EngineError(AdadmError):
     """A model, engine, manifest or bundle is damaged or mismatched, or cannot be used here."""
+
+
+class SignatureError(AdadmError):
+    """A key cannot be used, or a signature is missing, damaged, or not of this file and key."""
 
 
 def require(module: str, extra: str) -> ModuleType:

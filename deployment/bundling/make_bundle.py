@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from importlib.metadata import version
@@ -42,6 +42,7 @@ def make_bundle(
     *,
     wheels: bool = True,
     workspace_bytes: int | None = None,
+    sign: Callable[[Path], object] | None = None,
     progress: Progress = SILENT,
 ) -> BundleManifest:
     """Make the folder, whole or not at all.
@@ -51,6 +52,7 @@ def make_bundle(
         bounds: N, H and W of each profile; empty for the default.
         folder: must be missing or empty.
         wheels: fetch the wheels that the device needs.
+        sign: signs the manifest, as a `signer`.
 
     Returns:
         Content of MANIFEST.json.
@@ -126,6 +128,8 @@ def make_bundle(
             },
         )
         (partial / MANIFEST).write_text(json_format.text(manifest), encoding="utf-8")
+        if sign is not None:
+            sign(partial / MANIFEST)
     return manifest
 
 

@@ -2,8 +2,8 @@
 
 The classes here, and the types of their fields, define the file: a JSON object with these fields.
 Figures have six digits; one that is not finite is null. The digest detects damage and careless
-edits. It is not a signature: a changed figure with a corrected digest is detected only when the
-figures are measured again.
+edits. It is not a signature, which is a file beside it, if the user has a key: without one, a
+changed figure with a corrected digest is detected only when the figures are measured again.
 """
 
 from __future__ import annotations

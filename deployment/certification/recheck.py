@@ -86,12 +86,7 @@ def recheck(
     notes = []
     model = places.model or _resolved(path, certificate.model.file)
     reference = places.reference or _resolved(path, certificate.reference.file)
-    companions = certificate.model.companions.items()
-    bound = {
-        model: certificate.model.sha256,
-        reference: certificate.reference.sha256,
-        **{model.parent / Path(name).name: sha256 for name, sha256 in companions},
-    }
+    bound = {**_model_files(certificate, model), reference: certificate.reference.sha256}
     changed = [message for file, sha256 in bound.items() for message in _changed(file, sha256)]
     given = places.images or [_resolved(path, name) for name in certificate.images.paths]
     images, image_problems = _find(certificate.images.files, given)
@@ -119,6 +114,28 @@ def recheck(
         )
         problems += _differences(certificate, sealed(again.certificate))
     return Recheck(certificate, tuple(problems), tuple(notes))
+
+
+def check_files(path: Path, certificate: Certificate) -> tuple[list[Path], list[str]]:
+    """Compare the certified model and the files beside it with the certificate.
+
+    Returns:
+        Files that are missing, and a sentence for each that was changed. None of a device's
+        certificate, which names files on the device.
+    """
+    if not isinstance(certificate, ModelCertificate):
+        return [], []
+    files = _model_files(certificate, _resolved(path, certificate.model.file))
+    here = {file: sha256 for file, sha256 in files.items() if file.is_file()}
+    changed = [message for file, sha256 in here.items() for message in _changed(file, sha256)]
+    return [file for file in files if file not in here], changed
+
+
+def _model_files(certificate: ModelCertificate, model: Path) -> dict[Path, str | None]:
+    """Digests of a model and of the files that belong to it."""
+    companions = certificate.model.companions.items()
+    beside = {model.parent / Path(name).name: sha256 for name, sha256 in companions}
+    return {model: certificate.model.sha256, **beside}
 
 
 def _changed(path: Path, sha256: str | None) -> Iterator[str]:

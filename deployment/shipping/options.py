@@ -11,7 +11,7 @@ from adadm.calibration.lowering import BUDGETS_DB, Precision
 from adadm.deployment.certification.certificate import ModelCertificate
 from adadm.runtime.targets import Target
 
-_SUFFIXES = (".onnx", ".json", ".html", ".svg")
+_SUFFIXES = (".onnx", ".json", ".html", ".svg", ".sig")
 """Suffixes of the files in the folder of models."""
 
 
@@ -26,6 +26,7 @@ class ShipOptions:
         stats: `external` makes the models for tiles too.
         wheels: include the wheels for the device's Python in bundles.
         cache: folder for measured ranges and losses.
+        sign: private key for certificates and bundles.
         accept: names of checks, drawn inputs and photographs whose failure is accepted.
     """
 
@@ -39,6 +40,7 @@ class ShipOptions:
     stats: Literal["internal", "external"] = "internal"
     wheels: bool = True
     cache: Path | None = None
+    sign: Path | None = None
     accept: Sequence[str] = ()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from adadm.deployment.certification.criteria import acceptable_checks
 from adadm.deployment.certification.report.page import page_path, write_certificate
 from adadm.deployment.shipping.options import ShipOptions, ShipResult
 from adadm.deployment.shipping.steps import Steps
+from adadm.deployment.signatures import signature_path, signer
 from adadm.export.checkpoint import Checkpoint, load_checkpoint
 from adadm.export.options import Options
 from adadm.export.pipeline import export_onnx
@@ -48,6 +49,7 @@ class ShipRun:
         checkpoint: the network that is shipped, read once.
         calibration, certification: photographs for each; the same if there are fewer than three.
         steps: record of the steps done.
+        sign: signs a file; None without a key.
         progress: receives phases and messages.
     """
 
@@ -56,6 +58,7 @@ class ShipRun:
     calibration: CalibrationImages
     certification: CalibrationImages
     steps: Steps
+    sign: Callable[[Path], object] | None
     progress: Progress
 
     @classmethod
@@ -68,7 +71,9 @@ class ShipRun:
         Raises:
             CheckpointError, ImageError, CalibrationError: the checkpoint or the photographs cannot
                 be used, or a name to accept is unknown.
+            SignatureError: the key cannot be used.
         """
+        sign = signer(options.sign) if options.sign else None
         checkpoint = load_checkpoint(options.checkpoint, **options.undetectable)
         network = checkpoint.network
 
@@ -96,6 +101,7 @@ class ShipRun:
                 [options.checkpoint, *chosen.files.values()],
                 progress=progress,
             ),
+            sign,
             progress,
         )
 
@@ -212,6 +218,10 @@ class ShipRun:
         ):
             self.steps.forget(name)
         self.steps.run(name, made_from, [output, page_path(output)], make)
+        if self.sign is not None:
+            signed = {"certificate": sha256_of(output), "key": self._key}
+            sign = partial(self.sign, output)
+            self.steps.run(f"signature of {name}", signed, [signature_path(output)], sign)
         certificate = read_certificate(output)
         assert isinstance(certificate, ModelCertificate)  # just written, or `is_certificate_of`
         return certificate
@@ -245,14 +255,28 @@ class ShipRun:
         def make() -> None:
             self.progress.phase(f"bundle {folder.name}")
             make_bundle(
-                model, target, (), folder, wheels=self.options.wheels, progress=self.progress
+                model,
+                target,
+                (),
+                folder,
+                wheels=self.options.wheels,
+                sign=self.sign,
+                progress=self.progress,
             )
 
         made_from = self._from(
-            target=target.name, models=self._digests(model), wheels=self.options.wheels
+            target=target.name,
+            models=self._digests(model),
+            wheels=self.options.wheels,
+            key=self._key,
         )
         self.steps.run(f"bundle {folder.name}", made_from, [folder], make)
         return str(folder.relative_to(self.options.folder))
+
+    @cached_property
+    def _key(self) -> str | None:
+        """Digest of the private key."""
+        return None if self.options.sign is None else sha256_of(self.options.sign)
 
     def _accepted(self, known: Sequence[str]) -> list[str]:
         """Names to accept that a step knows."""

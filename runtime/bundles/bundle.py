@@ -1,7 +1,7 @@
 """A bundle: a folder for a device without network, and the manifest of its content.
 
 The digests find damage and mix-ups. They are not a signature: whoever writes the folder writes
-them too.
+them too. `adadm bundle --sign` signs the manifest.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from adadm.runtime.targets import TARGETS, Target
 from adadm.runtime.terminal import shown
 
 MANIFEST = "MANIFEST.json"
+SIGNATURE = f"{MANIFEST}.sig"
 _PRODUCTS = ("result.json", "outputs/*.json", "outputs/*.log", f"lib-{'[0-9a-f]' * 12}*")
 """Patterns of what the device makes besides engines; `verify.py` compares lib-* with the wheels."""
 _IMPORTABLE = (".py", ".pyc", ".so", "/")
@@ -77,7 +78,8 @@ class BundleManifest:
             modulators.
         factor_tolerance: largest error of a factor, relative to the largest of its block.
         references: at least one for each variant.
-        files: digest of every file except the manifest and the products of the device.
+        files: digest of every file except the manifest, its signature, and the products of the
+            device.
     """
 
     format: Literal[1] = 1
@@ -147,7 +149,7 @@ class Bundle(BundleManifest):
         """Files that are read: all shipped ones, and the built engines with their manifests."""
         engines = [self.path(engine) for engine in self.engines.values()]
         built = [*engines, *map(manifest_path, engines)]
-        return [self.path(MANIFEST), *map(self.path, self.files), *built]
+        return [*map(self.path, (MANIFEST, SIGNATURE, *self.files)), *built]
 
     def damaged_files(self) -> list[str]:
         """Names of shipped files that are missing, unreadable or changed, by digest."""
@@ -170,7 +172,7 @@ class Bundle(BundleManifest):
         """
         suffixes = ("", ".json", ".plan", ".log")
         engines = [f"{engine}{suffix}" for engine in self.engines.values() for suffix in suffixes]
-        known = {MANIFEST, *self.files, *engines}
+        known = {MANIFEST, SIGNATURE, *self.files, *engines}
         found = []
         for top, folders, files in os.walk(self.folder):
             links = [f"{name}/" for name in folders if os.path.islink(os.path.join(top, name))]

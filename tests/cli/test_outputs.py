@@ -33,6 +33,7 @@ READ = [
     (f"quantize n.json {PHOTOS} --precision fp16 -o n.onnx", "n.json"),
     (f"{VALIDATE} -o OUT.json", "net.onnx net.pt net.json net.tile.onnx photos/a.png"),
     (f"{VALIDATE} --thresholds t.json -o OUT.json", "t.json"),
+    (f"{VALIDATE} --sign k.pem -o OUT.json", "k.pem"),
     (
         "validate r.json --against bundle -o OUT.json",
         "r.json bundle/MANIFEST.json bundle/model.onnx",
@@ -66,6 +67,7 @@ TWICE = [
     ("export", "net.pt -o x.onnx --stats external --report x.moments.onnx"),
     ("quantize", "net.pt --images photos --precision fp16 -o x.onnx --cache x.json"),
     ("validate", "net.onnx --against net.pt --images photos -o both.json"),
+    ("validate", "net.onnx --against net.pt --images photos -o both.json --sign both.json.sig"),
     ("inspect", "net.pt -o x.svg --json x.svg"),
     ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine"),
     ("build", "net.onnx --target tensorrt-rtx -o x.engine --timing-cache x.engine.json"),
@@ -88,7 +90,14 @@ def folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         Path(name).mkdir(parents=True)
     for name in (
         *("net.pt", "net.onnx", "net.tile.onnx", "net.json", "n.json", "t.json", "r.json", "plan"),
-        *("film.mkv", "s.safetensors", "shipped/models/s.json", "both.html"),
+        *(
+            "film.mkv",
+            "s.safetensors",
+            "shipped/models/s.json",
+            "both.html",
+            "both.json.sig",
+            "k.pem",
+        ),
     ):
         Path(name).write_text(f"what {name} has")
     os.link("both.html", "both.json")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from _support.keys import write_keys
 from _support.scripts import ROOT
 from _support.toy_networks import enlarging_edsr
 from adadm.deployment import ship, validate
@@ -113,6 +114,13 @@ def test_the_line_for_a_cpu_goes_on_where_it_was(
     assert "steps: 1 done, 3 up to date" in capsys.readouterr().out
     assert sha256_of(model) == certificate["model"]["sha256"]
 
+    write_keys(keys := originals.parent / "keys")
+    for done, unchanged in ((2, 4), (0, 6)):
+        assert adadm(originals, "--target", "cpu", "--sign", str(keys / "key.pem")) == 0
+        assert f"steps: {done} done, {unchanged} up to date" in capsys.readouterr().out
+        words = [str(path), "--verify-key", str(keys / "public.pem")]
+        assert run("adadm validate", validate.main, words) == 0
+
 
 @pytest.mark.slow
 def test_a_budget_that_cannot_be_kept_is_a_row_that_failed(
@@ -129,7 +137,9 @@ def test_a_budget_that_cannot_be_kept_is_a_row_that_failed(
 @pytest.mark.slow
 def test_the_line_for_devices(originals: Path) -> None:
     targets = ("jetson-orin-jp62", "tensorrt10", "jetson-orin-jp51", "tensorrt-rtx")
-    options = ("--no-wheels", "--stats", "external", "--target", *targets)
+    write_keys(keys := originals.parent / "keys")
+    signed = ("--sign", str(keys / "key.pem"))
+    options = ("--no-wheels", "--stats", "external", *signed, "--target", *targets)
     assert adadm(originals, *options, checkpoint=CHECKPOINT) == 0
     rows = {(row["target"], row["precision"]): row for row in summary(originals)}
     assert len(rows) == 1 + 2 * len(targets)
@@ -139,7 +149,8 @@ def test_the_line_for_devices(originals: Path) -> None:
     out = originals.parent / "out"
     for target in targets[:3]:
         (bundle,) = rows[target, "fp16"]["made"]
-        assert (out / bundle / "MANIFEST.json").is_file()
+        words = [str(out / bundle), "--verify-key", str(keys / "public.pem")]
+        assert run("adadm validate", validate.main, words) == 0
     assert [Path(name).suffix for name in rows["tensorrt-rtx", "int8"]["made"]] == [".engine"]
 
 

@@ -86,7 +86,7 @@ ROOTS = {
     "export": "to_onnx arguments assembly checkpoint guesses limits measurements options pipeline "
     "tile_models tracing",
     "calibration": "quantize drawing lowering pipeline source_network stages",
-    "deployment": "validate inspect_network bundle ship",
+    "deployment": "validate inspect_network bundle ship signatures",
     "runtime": "upscale camera build_engine verify doctor backends bounds cli targets arguments "
     "errors files json_format leftovers progress public_names python_process records tables "
     "telemetry terminal",

@@ -104,7 +104,14 @@ def unlisted_files(manifest: dict[str, Any]) -> list[str]:
     engines = [f"{one}{end}" for one in manifest["engines"].values() for end in ("", ".log")]
     cases = [f"outputs/{found['form']}.{found['name']}" for found in manifest["references"]]
     made = [f"{case}{end}" for case in cases for end in (".json", ".log")]
-    known = {"MANIFEST.json", "result.json", *manifest["files"], *engines, *made}
+    known = {
+        "MANIFEST.json",
+        "MANIFEST.json.sig",
+        "result.json",
+        *manifest["files"],
+        *engines,
+        *made,
+    }
     found = []
     for top, folders, files in os.walk(str(HERE)):
         links = [f"{name}/" for name in folders if os.path.islink(os.path.join(top, name))]
