@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from functools import partial
-
-from rich.console import Console
 
 from adadm.calibration.lowering import BUDGETS_DB, LoweringOptions
 from adadm.calibration.pipeline import Quantized, lower_network, plot_path
@@ -27,6 +24,7 @@ from adadm.runtime.bounds import decibels, positive, size
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import FOR_TILES, report_path, variant_path
 from adadm.runtime.progress import Bar
+from adadm.runtime.tables import Console
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.terminal import say
 
@@ -74,7 +72,7 @@ def main(argv: list[str]) -> None:
 def _print(quantized: Quantized, console: Console) -> None:
     lowering, assignment = quantized.lowering, quantized.assignment
     target = lowering.request.target
-    say = partial(console.print, highlight=False)
+    say = console.print
     say(f"target: {target.name} ({target.description})")
     if lowering.exponent:
         say(f"trunk: multiplied by 2^{lowering.exponent}, exactly, so that float16 holds it")

@@ -11,8 +11,6 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.deployment.inspection.contact_sheet import draw_contact_sheet
 from adadm.deployment.inspection.contrast import Contrast, measure_contrast
@@ -27,6 +25,7 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.files import cache_folder, written_whole
 from adadm.runtime.models.bundled import is_onnx
 from adadm.runtime.progress import Bar
+from adadm.runtime.tables import Console
 from adadm.runtime.terminal import say
 
 
@@ -49,7 +48,7 @@ def main(argv: list[str]) -> None:
         inspection = _on_images(inspected, images, contrast)
     else:
         inspection = inspect_weights(inspected, contrast)
-    print_inspection(inspection, Console(highlight=False))
+    print_inspection(inspection, Console())
     for path in _write(inspection, arguments.output, arguments.sheet, arguments.json):
         say(f"wrote {path}")
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.text import Text
 
 from adadm.calibration.lowering import BUDGETS_DB
 from adadm.deployment.shipping.options import ShipOptions, ShipResult, made_before
@@ -25,7 +25,7 @@ from adadm.runtime.arguments import Parser, Paths, add_accept, add_cache, add_ta
 from adadm.runtime.bounds import decibels, positive
 from adadm.runtime.errors import ParityError
 from adadm.runtime.progress import Bar
-from adadm.runtime.tables import as_cell, make_table
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.terminal import say
 
@@ -80,7 +80,7 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
     for row in rows:
         figures = _figures(row)
         table.add_row(
-            as_cell(row.target),
+            row.target,
             row.precision,
             *(
                 "-" if figures[name] is None else f"{figures[name]:{form}}"
@@ -91,7 +91,7 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
                     ("speed_to_pytorch", ".2f"),
                 )
             ),
-            "certified" if row.passed else "[bold red]FAILED[/bold red]",
+            Text("certified") if row.passed else Text("FAILED", "bold red"),
         )
     console.print(table)
     timed = next((row.certificate.speed[-1] for row in rows if row.certificate), None)
@@ -99,8 +99,7 @@ def _print_summary(rows: Sequence[ShipResult], console: Console) -> None:
         size, backend = "x".join(map(str, timed.lr_px)), timed.name.split(", ")[-1]
         console.print(
             f"parity: worst photograph. speed: backend {backend} relative to PyTorch, measured in "
-            f"turns on this machine, not on a device; {size} px",
-            highlight=False,
+            f"turns on this machine, not on a device; {size} px"
         )
 
 

@@ -12,8 +12,6 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from adadm.calibration.quality.acceptance import verdict
 from adadm.calibration.quality.ledger import print_ledger
 from adadm.calibration.quality.photographs import CalibrationImages
@@ -36,7 +34,7 @@ from adadm.runtime.bundles.bundle import MANIFEST, Bundle, could_be_imported
 from adadm.runtime.errors import ParityError
 from adadm.runtime.models.bundled import BUNDLED, bundled_path, companion_files
 from adadm.runtime.progress import Bar
-from adadm.runtime.tables import as_cell, make_table
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.terminal import say
 
 _PHOTOGRAPHS = 32
@@ -179,10 +177,10 @@ def _print_checks(checks: Sequence[Check], console: Console) -> None:
     table = make_table("Checks", headers, left=("check", ""), fold=("worst on",))
     for row in checks:
         table.add_row(
-            as_cell(row.name),
+            row.name,
             f"{row.figure:.3g} {row.unit}".rstrip(),
             f"{'>=' if row.at_least else '<='} {row.limit:.4g}",
-            as_cell(row.where),
+            row.where,
             verdict(passed=row.passed, accepted=row.accepted),
         )
     console.print(table)

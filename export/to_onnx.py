@@ -16,10 +16,7 @@ if __name__ == "__main__":  # before the imports below, to name a missing extra
 
 import argparse
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
-
-from rich.console import Console
 
 from adadm.export.arguments import add_network_options, add_stats, network_options
 from adadm.export.checkpoint import load_checkpoint
@@ -30,7 +27,7 @@ from adadm.runtime.arguments import Parser, Paths
 from adadm.runtime.bounds import size
 from adadm.runtime.models.bundled import FOR_TILES, variant_path
 from adadm.runtime.progress import Bar, Progress
-from adadm.runtime.tables import make_table
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.terminal import say
 
 
@@ -52,8 +49,8 @@ def main(argv: list[str]) -> None:
 
 def print_report(export: Export, console: Console) -> None:
     """Print the hyper-parameters, the folds, and the parity with PyTorch."""
-    network, say = export.checkpoint.network, partial(console.print, highlight=False)
-    console.print(f"[bold]{network.architecture} x{network.upscale} with AdaDM[/bold]")
+    network, say = export.checkpoint.network, console.print
+    console.print(f"{network.architecture} x{network.upscale} with AdaDM", style="bold")
     for name, parameter in export.checkpoint.hyperparameters.items():
         say(f"  {name} = {parameter}")
     say(str(export.checkpoint.weights))
@@ -119,7 +116,7 @@ def print_report(export: Export, console: Console) -> None:
 
 
 def _print_decisions(export: Export, console: Console) -> None:
-    say = partial(console.print, highlight=False)
+    say = console.print
     if export.options.fold == "off":
         console.print("batch normalization: kept (--fold off)")
         return

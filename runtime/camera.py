@@ -30,7 +30,6 @@ from functools import partial
 from itertools import chain, islice, takewhile
 
 import numpy as np
-from rich.console import Console
 
 from adadm.runtime.arguments import Parser
 from adadm.runtime.backends import BACKENDS, open_session
@@ -40,6 +39,7 @@ from adadm.runtime.errors import ImageError, SessionError
 from adadm.runtime.images.arrays import EXTENSIONS, ImageArray
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.sessions.session import Session
+from adadm.runtime.tables import Console
 from adadm.runtime.terminal import say, shown
 from adadm.runtime.upscaling.result_guard import find_fault
 from adadm.runtime.video.film_timing import FilmTiming
@@ -93,7 +93,8 @@ def main(argv: list[str]) -> None:
                 "'adadm export --io uint8' or 'adadm quantize --io uint8'"
             )
         session.expect(("lr",), "sr", options.model)
-        with Console(stderr=True).status("warming up") as line:
+        console = Console(stderr=True)
+        with console.status("warming up") as line:
             first = next(source.frames, None)
             if first is None:
                 raise ImageError(f"expected frames from {options.source}, got none")
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> None:
                 closing(newest(every, figures) if source.is_live else read_ahead(every)) as frames,
             ):
                 wanted = takewhile(lambda _: not stop.is_set(), islice(frames, options.frames))
-                warn = partial(line.console.print, style="yellow", markup=False, soft_wrap=True)
+                warn = partial(console.print, style="yellow", soft_wrap=True)
                 for warning in source.warnings:
                     warn(shown(f"{options.source}: WARNING: {warning}"))
                 accepted = warn if options.accept else None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -33,6 +32,8 @@ from adadm.runtime.errors import SessionError
 from adadm.runtime.models.bundled import bundled_path, companion_files
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import SILENT, Bar, Progress
+from adadm.runtime.tables import Console
+from adadm.runtime.terminal import shown
 
 _MODEL = "x2"
 _STYLES = {"ok": "green", "missing": "yellow", "broken": "bold red"}
@@ -114,11 +115,11 @@ def _print(checks: list[Observation]) -> None:
     table = Table("check", "verdict", "finding and remedy", box=SIMPLE_HEAD)
     for check in checks:
         style = _STYLES[check.verdict]
-        text = Text(check.found)
+        text = Text(shown(check.found))
         if check.advice is not None:
             text.append(f"\n-> {check.advice}", style="bold")
         table.add_row(Text(check.name), Text(check.verdict, style), text)
-    Console(highlight=False).print(table)
+    Console().print(table)
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

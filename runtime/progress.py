@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
+from typing import TypeVar
 
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Display
+from rich.progress import track as rich_track  # noqa: TID251
 from rich.text import Text
 
+from adadm.runtime.tables import Console
 from adadm.runtime.terminal import shown
+
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -26,6 +32,13 @@ class Progress:
 
     def message(self, text: str, *, warning: bool = False) -> None:
         """Print a line that stays."""
+
+
+def track(items: Iterable[Item], text: str) -> Iterable[Item]:
+    """Yield items, with a bar on stderr while they are worked on, if that is a terminal."""
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return rich_track(items, escape(shown(text)), console=console, disable=hidden)
 
 
 SILENT = Progress()

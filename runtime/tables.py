@@ -1,4 +1,4 @@
-"""Tables of figures on a terminal."""
+"""Tables of figures and lines of text on a terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,24 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
+from rich.console import Console as RichConsole  # noqa: TID251 - the one place
 from rich.table import Table
+from rich.text import Text
 
 from adadm.runtime.terminal import shown
+
+
+class Console(RichConsole):
+    """A console on which text is what it says: no markup, nothing that steers a terminal.
+
+    Names of files and of layers may hold both. Styles come with `rich.text.Text`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(shown(text), **options)
 
 
 def make_table(
@@ -34,8 +48,3 @@ def make_table(
         else:
             table.add_column(header, justify="left" if header in left else "right", no_wrap=True)
     return table
-
-
-def as_cell(text: object) -> str:
-    """Text of others, such as a name, for a cell or a line with markup."""
-    return escape(shown(text))

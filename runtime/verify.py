@@ -11,9 +11,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from adadm.runtime import json_format
 from adadm.runtime.arguments import Parser, Paths
@@ -28,7 +26,8 @@ from adadm.runtime.errors import EngineError, ParityError
 from adadm.runtime.images.compare import Comparison
 from adadm.runtime.models.onnx_reader import read_onnx
 from adadm.runtime.progress import Bar
-from adadm.runtime.terminal import say, shown
+from adadm.runtime.tables import Console
+from adadm.runtime.terminal import say
 
 
 def main(argv: list[str]) -> None:
@@ -102,9 +101,9 @@ def _print(found: Verification) -> None:
             found_db, largest, border = _cells(comparison)
             asked_db = f"{reference.psnr_db[name]:.1f}"
             cells = (reference.name, reference.variant, name, found_db, asked_db, largest, border)
-            table.add_row(*map(Text, map(shown, cells)), style="red" if outcome.failures else None)
+            table.add_row(*cells, style="red" if outcome.failures else None)
     if table.rows:
-        Console(highlight=False).print(table)
+        Console().print(table)
     if (latency := report.latency) is not None:
         say(f"latency of {latency.reference}, end to end: {_line(latency.end_to_end_ms)}")
         if latency.kernels_ms is not None:

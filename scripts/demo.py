@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
-from rich.progress import track
 
 from adadm.export import to_onnx
 from adadm.export.proof.sample_photographs import photographs
@@ -28,7 +26,8 @@ from adadm.runtime.images.arrays import (
     write_image,
 )
 from adadm.runtime.images.metrics import psnr_y
-from adadm.runtime.tables import make_table
+from adadm.runtime.progress import track
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.terminal import say
 from adadm.runtime.upscaling.upscaler import Upscaler
 
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> None:
     table = make_table(title, headers, left=("photograph",))
     strips = []
     photos = photographs(tuple(DETAILS))
-    for name, photo in track(photos.items(), "enlarging", console=Console(stderr=True)):
+    for name, photo in track(photos.items(), "enlarging"):
         hr = crop_to_multiple(photo, upscale)
         lr = reduce(hr, upscale)
         bicubic = enlarge(lr, upscale)

@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 from skimage.metrics import structural_similarity
 
 from adadm.deployment.certification.running import add_backend, evaluated, run_graph, run_session
@@ -43,7 +41,8 @@ from adadm.runtime.images.arrays import (
 )
 from adadm.runtime.images.metrics import luma, psnr_y
 from adadm.runtime.models.bundled import is_engine, is_onnx
-from adadm.runtime.tables import make_table
+from adadm.runtime.progress import track
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.upscaling.turns import mean_of_turns
 
 _LEAST_PX = 11
@@ -144,7 +143,7 @@ def evaluate(model: Model, folder: Path) -> Score:
     """Mean scores over the images of a folder."""
     rows = []
     paths = find_images([folder])
-    for path in track(paths, description=folder.name, console=Console(stderr=True)):
+    for path in track(paths, folder.name):
         hr = crop_to_multiple(read_image(path), model.upscale)
         if min(hr.shape[:2]) < _LEAST_PX + 2 * model.upscale:
             raise ImageError(f"{path}: too small for SSIM, whose window is {_LEAST_PX} pixels")

@@ -18,13 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
     TimeElapsedColumn,
     TimeRemainingColumn,
-    track,
 )
 
 from adadm.export.checkpoint import build_network, load_checkpoint, network_class, save_checkpoint
@@ -43,7 +41,9 @@ from adadm.runtime.images.arrays import (
     read_image,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB, psnr_y
-from adadm.runtime.terminal import say, shown
+from adadm.runtime.progress import track
+from adadm.runtime.tables import Console
+from adadm.runtime.terminal import say
 from training.crops import Crops, Pair, make_pair, make_sharp_pair
 from training.state import Training, resume_of
 from training.step import Phase, Step
@@ -167,7 +167,7 @@ def _crops(arguments: argparse.Namespace, network: Network, device: torch.device
     rng = np.random.default_rng(arguments.seed)
     count = arguments.drawn_pictures if arguments.drawn else 0
     drawn = []
-    for index in track(range(count), description="drawing", console=console, disable=not count):
+    for index in track(range(count), "drawing"):
         if index % 2:
             drawn.append(make_sharp_pair(draw_at_random(2 * arguments.patch, rng), upscale))
         else:
@@ -184,12 +184,11 @@ def _crops(arguments: argparse.Namespace, network: Network, device: torch.device
 
 def _load_pairs(paths: list[Path], upscale: int, what: str) -> list[Pair]:
     pairs = []
-    for path in track(paths, description=f"reading {what}", console=console):
+    for path in track(paths, f"reading {what}"):
         try:
             pair = make_pair(read_image(path), upscale)
         except ImageError as error:
-            left_out = shown(f"left out: {error}")
-            console.print(left_out, style="yellow", markup=False, soft_wrap=True)
+            console.print(f"left out: {error}", style="yellow", soft_wrap=True)
             continue
         pairs.append(pair)
     if not pairs:

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+from rich.text import Text
+
 from adadm.calibration.quality.gates import GATES, WORSE_THAN_BICUBIC, GateResult
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.export.proof.drawn_pictures import plain_pictures, plain_size
@@ -62,8 +64,8 @@ def accept(results: Iterable[GateResult], names: Collection[str]) -> tuple[GateR
     )
 
 
-def verdict(*, passed: bool, accepted: bool) -> str:
-    """Verdict for a table, in the markup of Rich."""
+def verdict(*, passed: bool, accepted: bool) -> Text:
+    """Verdict for a table."""
     if passed:
-        return "passed"
-    return "accepted" if accepted else "[bold red]FAILED[/bold red]"
+        return Text("passed")
+    return Text("accepted") if accepted else Text("FAILED", "bold red")

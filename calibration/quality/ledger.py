@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from adadm.calibration.quality.acceptance import verdict
 from adadm.calibration.quality.gates import GateResult
@@ -18,7 +17,7 @@ from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batc
 from adadm.runtime.images.metrics import psnr_y
 from adadm.runtime.json_format import Figure, rounded
 from adadm.runtime.progress import SILENT, Progress
-from adadm.runtime.tables import as_cell, make_table
+from adadm.runtime.tables import Console, make_table
 
 Output = tuple[Batch, list[Batch]]
 """`sr` (1, 3, H, W), and the modulation factors (1, 1, 1, 1) in graph order, if known."""
@@ -168,10 +167,10 @@ def print_ledger(ledger: Ledger, console: Console) -> None:
     for result in ledger.gates:
         gate = result.gate
         table.add_row(
-            as_cell(gate.name),
+            gate.name,
             f"{result.figure:.2f} {gate.unit}",
             f"{gate.threshold:g}",
-            as_cell(result.where),
+            result.where,
             verdict(passed=result.passed, accepted=result.accepted),
         )
     console.print(table)

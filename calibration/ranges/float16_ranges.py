@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from rich.console import Console
 
 from adadm.calibration.passes.lower_to_half import MOVES
 from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export.operators.modulator import modulators
-from adadm.runtime.tables import make_table
+from adadm.runtime.tables import Console, make_table
 
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST_NORMAL = float(np.finfo(np.float16).smallest_normal)

@@ -6,13 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from adadm.calibration.drawing import drawing_style
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.runtime.files import written_whole
 from adadm.runtime.progress import SILENT, Progress
-from adadm.runtime.tables import make_table
+from adadm.runtime.tables import Console, make_table
 
 _INT8, _SPARED = "#4e79a7", "#e15759"
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,7 +18,7 @@ from adadm.deployment.inspection.findings import Finding
 from adadm.deployment.inspection.responses import Spread
 from adadm.deployment.inspection.structure import NEAR_ZERO, OUTSIDE, Block, Normalization
 from adadm.deployment.inspection.summary import Inspection
-from adadm.runtime.tables import as_cell, make_table
+from adadm.runtime.tables import Console, make_table
 from adadm.runtime.terminal import shown
 
 _CHECKPOINT = "checkpoint_sha256"
@@ -47,14 +46,14 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 def _print_inspected(inspection: Inspection, console: Console) -> None:
     inspected = inspection.inspected
     network = f"{inspected.metadata.architecture} x{inspected.metadata.upscale} with AdaDM"
-    console.print(f"[bold]{as_cell(network)}[/bold]: {as_cell(inspected.path.name)}")
+    console.print(Text.assemble((shown(network), "bold"), ": ", shown(inspected.path.name)))
     for name, parameter in inspected.hyperparameters.items():
-        console.print(f"  {name} = {parameter}", markup=False)
+        console.print(f"  {name} = {parameter}")
     if channels := inspected.structure.slow_channels:
         console.print(slow_channels_note(channels))
     if notes := inspected.export_notes:
         listed = ", ".join(f"{key} {value}" for key, value in notes.items() if key != _CHECKPOINT)
-        console.print(f"metadata: {listed}", markup=False)
+        console.print(f"metadata: {listed}")
         console.print(f"  of the checkpoint {notes[_CHECKPOINT]}")
     if inspected.is_deployed:
         console.print(
@@ -71,7 +70,7 @@ def _print_modulators(blocks: tuple[Block, ...], console: Console) -> None:
         cells = [f"{block.weight:.4f}", f"{block.bias:+.4f}"]
         if block.trunk_std is not None:
             cells += [f"{block.trunk_std:.3g}", f"{block.usual_factor:.3g}"]
-        table.add_row(as_cell(block.name), *cells)
+        table.add_row(block.name, *cells)
     console.print("Modulators: x + r * exp(w * ln(std(x)) + b)", table)
 
 
@@ -80,7 +79,7 @@ def _print_normalizations(normalizations: list[Normalization], console: Console)
     table.columns[0].min_width = min(_NAME_WIDTH, max(len(n.name) for n in normalizations))
     for normalization in normalizations:
         table.add_row(
-            as_cell(normalization.name),
+            normalization.name,
             _range(normalization.gamma),
             f"{normalization.negative_share:.0%}",
             f"{normalization.near_zero_share:.0%}",
@@ -124,7 +123,7 @@ def _print_responses(inspection: Inspection, console: Console) -> None:
     for block, response in zip(blocks, inspection.responses, strict=True):
         spreads = (response.trunk, response.residual, response.factor)
         cells = [_spread(spread) for spread in spreads if spread is not None]
-        table.add_row(as_cell(block.name), *cells, f"{response.factor.ratio:.2f}x")
+        table.add_row(block.name, *cells, f"{response.factor.ratio:.2f}x")
     console.print(
         f"Least/mean/largest over {inspection.images}; moves: largest factor over the least",
         table,
@@ -137,12 +136,12 @@ def _print_headroom(inspection: Inspection, console: Console) -> None:
     for name, room in zip(names, inspection.headroom.values(), strict=True):
         smallest = room.smallest
         table.add_row(
-            as_cell(name),
+            name,
             f"{room.largest.peak:.4g}",
             f"2^{math.log2(room.largest.below_overflow):.1f}",
             "-" if smallest is None else f"2^{math.log2(smallest.above_underflow):.1f}",
             "-" if room.bits is None else f"{room.bits:.1f}",
-            as_cell(room.convolution),
+            room.convolution,
         )
     console.print(
         "Headroom in float16, below 65504 and above 2^-14, and in INT8: log2 of the std of a "
@@ -186,7 +185,7 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
         return
     for rule in dict.fromkeys(finding.rule for finding in findings):
         style = "bold yellow" if rule.severity == "warning" else "bold"
-        console.print(f"[{style}]{rule.severity}: {rule.name}[/]")
+        console.print(f"{rule.severity}: {rule.name}", style=style)
         lines = [f"expected: {rule.expected}"]
         for finding in findings:
             if finding.rule is rule:
@@ -197,7 +196,7 @@ def _print_findings(findings: Sequence[Finding], console: Console) -> None:
 
 
 def _indented(text: str) -> Padding:
-    return Padding(Text(shown(text)), (0, 0, 0, 2))
+    return Padding(text, (0, 0, 0, 2))
 
 
 def _table(*headers: str) -> Table:

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adadm.runtime.tables import Console
 from fuzz import campaign, page
 from fuzz.campaign import Outcome
 from fuzz.disturbances import DISTURBANCES, Findings, undisturbed

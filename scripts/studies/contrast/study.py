@@ -17,8 +17,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from adadm.calibration.drawing import drawing_style
 from adadm.export.checkpoint import load_checkpoint
@@ -37,6 +35,7 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB
+from adadm.runtime.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages
@@ -52,15 +51,12 @@ PICTURED = ("bars_12", "checker_8", "line_art_4", "sprites_3")
 def main(argv: list[str]) -> None:
     """Measure, then write page and picture."""
     arguments = _parse(argv)
-    console = Console(stderr=True)
     results = pages.read_results("contrast")
     if not arguments.draw:
         photos = read_photographs(arguments.photographs)
         results |= {
             path.stem: {
-                "drawn": [
-                    _drawn(path, limit) for limit in track(LIMITS, path.stem, console=console)
-                ],
+                "drawn": [_drawn(path, limit) for limit in track(LIMITS, path.stem)],
                 "photographs": _reached(load_checkpoint(path, limit="off").network, photos),
             }
             for path in arguments.checkpoints

@@ -16,14 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from adadm.export import load_checkpoint
 from adadm.export.networks import Network
 from adadm.export.proof.sample_photographs import photographs
 from adadm.export.weights.file_content import read_file
 from adadm.runtime.cli import run
 from adadm.runtime.errors import CheckpointError
+from adadm.runtime.tables import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies import pages

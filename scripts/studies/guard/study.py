@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from adadm.export.checkpoint import load_checkpoint
 from adadm.export.proof.drawn_pictures import drawn_pictures
@@ -30,6 +28,7 @@ from adadm.runtime.images.arrays import (
     reduce,
 )
 from adadm.runtime.images.metrics import LARGEST_LOSS_DB, resemblance_margin
+from adadm.runtime.progress import track
 from adadm.runtime.upscaling.result_guard import MARGIN, worst_cell
 from adadm.runtime.upscaling.upscaler import Upscaler
 
@@ -66,7 +65,7 @@ def _checkpoint(path: Path, photos: Images) -> dict[str, Any]:
     right, sr = _right(lambda image: enlarge_image(limited, image), lr)
     names = list(lr)
     lost = {}
-    for name, image in track(drawn.items(), path.stem, console=Console(stderr=True)):
+    for name, image in track(drawn.items(), path.stem):
         result = enlarge_image(free, image)
         if resemblance_margin(result, image) < -LARGEST_LOSS_DB:
             lost[name] = result

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import inliner, numpy_helper
-from rich.console import Console
 
 from adadm.runtime.backends import open_session
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import require
+from adadm.runtime.tables import Console
 from studies.performance.peers import Files, Worker
 
 Array = npt.NDArray[np.float32]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adadm.runtime.cli import run
+from adadm.runtime.tables import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies.pages import PICTURES, read_results, study_parser, write_page, write_results
@@ -49,7 +50,6 @@ def main(argv: list[str]) -> None:
 
 
 def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
-    from rich.console import Console
 
     from studies.performance import measure, networks
 

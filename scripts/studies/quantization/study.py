@@ -18,10 +18,10 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from rich.console import Console
 
 from adadm.calibration.quality.photographs import CalibrationImages, Photograph
 from adadm.runtime.cli import run
+from adadm.runtime.tables import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a run by the path
 from studies.pages import PICTURES, read_results, study_parser, write_page, write_results

@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LogNorm
-from rich.console import Console
 
 from adadm.calibration.drawing import drawing_style
 from adadm.export import to_onnx
@@ -27,6 +26,7 @@ from adadm.export.checkpoint import save_checkpoint
 from adadm.export.proof.sample_photographs import photographs
 from adadm.runtime.bounds import positive
 from adadm.runtime.cli import run
+from adadm.runtime.tables import Console
 from adadm.runtime.upscaling.shared_std import Passes
 from adadm.runtime.upscaling.tile_plan import Tile
 from adadm.runtime.upscaling.upscaler import Upscaler

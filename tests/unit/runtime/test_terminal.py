@@ -10,10 +10,11 @@ import subprocess
 import sys
 
 import pytest
+from rich.table import Table
 
 from adadm.runtime import cli
 from adadm.runtime.progress import Bar
-from adadm.runtime.tables import as_cell
+from adadm.runtime.tables import Console
 from adadm.runtime.terminal import say, shown, standard_streams
 
 NAMES = [
@@ -25,6 +26,7 @@ NAMES = [
     ("lines\u2028\u2029", r"lines\u2028\u2029"),
     ("gnp.\u202etxt\u2066", r"gnp.\u202etxt\u2066"),
     (os.fsdecode(b"latin-\xe9.png"), r"latin-\udce9.png"),
+    ("d[/b]x/[red]out [link=file:///x] :smiley:", "d[/b]x/[red]out [link=file:///x] :smiley:"),
     ("a list:\n  one\n  two", "a list:\n  one\n  two"),  # as our messages have them
 ]
 
@@ -39,14 +41,19 @@ def test_names_are_escaped_wherever_they_are_printed(
     record = logging.LogRecord("adadm", logging.WARNING, "a.py", 1, "%s", (name,), None)
     with standard_streams():
         assert logging.lastResort is not None and logging.lastResort.format(record) == expected
-    assert as_cell(name).replace("\\[", "[") == expected
+    Console(width=200).print(name, soft_wrap=True)
+    table = Table(name, title=name)
+    table.add_row(name)
+    record_of = Console(width=200, record=True, file=io.StringIO())
+    record_of.print(table)
+    assert record_of.export_text().replace("\n  ", "\n").count(expected.split("\n")[0]) == 3
 
     def verb(_: list[str]) -> None:
         raise OSError(errno.ENOENT, "gone", name)
 
     assert cli.run("adadm verb", verb, []) == 1
     assert capfd.readouterr() == (
-        f"{expected}\n",
+        f"{expected}\n{expected}\n",
         f"{expected}\nadadm verb: {expected}: gone\n",
     )
 

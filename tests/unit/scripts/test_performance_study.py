@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from rich.console import Console
 
 from adadm.export import load_checkpoint
+from adadm.runtime.tables import Console
 from studies.performance import draw, measure, networks, report
 from studies.performance.networks import CASES, Case
 from studies.performance.peers import Files, Worker

@@ -9,7 +9,6 @@ from unittest.mock import Mock, call
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from _support.planted import PHOTOGRAPHS, UPSCALE
 from adadm.calibration.quality.gates import GATES, LOST, GateResult
@@ -18,6 +17,7 @@ from adadm.calibration.quality.photographs import Photograph
 from adadm.runtime.errors import CalibrationError
 from adadm.runtime.images.arrays import Batch, batch_from_image
 from adadm.runtime.progress import Progress
+from adadm.runtime.tables import Console
 
 WHITE = 1.0
 FACTORS = (0.7, 12.5, 3.0)

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import onnx_ir as ir
 import pytest
-from rich.console import Console
 
 from _support.exports import exported
 from adadm.calibration.ranges.float16_ranges import (
@@ -19,6 +18,7 @@ from adadm.calibration.ranges.float16_ranges import (
 from adadm.calibration.ranges.tensor_statistics import FACTOR, TensorStatistics
 from adadm.export import Options
 from adadm.export.operators.modulator import modulators
+from adadm.runtime.tables import Console
 
 BLOCKS = 3
 

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from adadm.calibration.search.evaluations import Evaluations, Loss
 from adadm.calibration.search.sensitivity import (
@@ -22,6 +21,7 @@ from adadm.calibration.search.sensitivity import (
 )
 from adadm.runtime.errors import MissingDependencyError
 from adadm.runtime.progress import Progress
+from adadm.runtime.tables import Console
 
 ALONE = {"head": 0.02, "body": 0.5, "tail": 0.1}
 NETWORK = [Convolution("head", 10), Convolution("body", 80), Convolution("tail", 30)]
