@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import random
+import re
 import struct
 import warnings
 import zipfile
@@ -182,9 +183,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 def _raw(text: str, rng: random.Random) -> bytes:
     """The text with what no value stands for in the marked places."""
-    mark = json.dumps(_MARK)
-    while mark in text:
-        text = text.replace(mark, rng.choice(_RAW), 1)
+    text = re.sub(re.escape(json.dumps(_MARK)), lambda _: rng.choice(_RAW), text)
     return text.encode("utf-8", "surrogatepass")
 
 
