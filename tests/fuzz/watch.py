@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Watch:
         self._is_on = self._allows_processes = False
         self._allowed = tuple(f"{place}/" for place in (self.case, folder / "tmp"))
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(folder / "tmp")
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
         sys.addaudithook(self._audit)
 
     def read(self, reader: Reader, case: Case) -> BaseException | None:
