@@ -43,6 +43,9 @@ from adadm.runtime.models.metadata import NetworkMetadata
 
 _logger = logging.getLogger(__name__)
 
+_MOST_BLOCKS = 1000
+"""Published networks have up to 32. Of a file that has a key for each, building takes minutes."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -191,6 +194,9 @@ def build_network(network_type: type[Network], hyperparameters: Mapping[str, flo
     Raises:
         CheckpointError: a hyper-parameter has an invalid value.
     """
+    for name in ("blocks", "layers"):
+        if (count := hyperparameters.get(name, 0)) > _MOST_BLOCKS:
+            raise CheckpointError(f"{name}: expected at most {_MOST_BLOCKS}, got {count:g}")
     try:
         network = network_type(**hyperparameters)
     except (ValueError, TypeError, RuntimeError) as error:  # raised by some layer

@@ -112,6 +112,24 @@ def test_a_small_file_does_not_use_one_tensor_for_a_large_network(tmp_path: Path
         load_checkpoint(tmp_path / "it.pt")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "key", "name"),
+    [
+        ("edsr", "body.{}.norm1.running_mean", "blocks"),
+        ("nlsn", "body.{}.conv2.bias", "blocks"),
+        ("rdn", "RDBs.{}.phi.bias", "blocks"),
+        ("rdn", "RDBs.0.convs.{}.bias", "layers"),
+    ],
+)
+def test_no_more_blocks_are_built_than_a_network_has(
+    architecture: str, key: str, name: str, tmp_path: Path
+) -> None:
+    more = {key.format(index): torch.ones(1) for index in range(3, 1500)}
+    torch.save({**trained(architecture), **more}, tmp_path / "it.pt")
+    with pytest.raises(CheckpointError, match=rf"{name}: expected at most 1000, got 1\d\d\d"):
+        load_checkpoint(tmp_path / "it.pt")
+
+
 @pytest.mark.parametrize("number", ["1000000000", "30000", "9" * 5000])
 def test_the_number_of_a_block_is_not_believed(number: str, tmp_path: Path) -> None:
     torch.save({**trained("edsr"), f"body.{number}.w": torch.ones(1)}, tmp_path / "it.pt")
