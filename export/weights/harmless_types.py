@@ -8,13 +8,15 @@ made or called. Dictionaries and namespaces of any kind keep their entries, noth
 
 from __future__ import annotations
 
+import io
 import os
+import pickletools
 import re
 import warnings
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -117,6 +119,12 @@ def read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")  # of protocols: what cannot be read is an error
             if (start := file.read(2)) == b"PK":
                 _check_archive(file)
+            else:
+                file.seek(0)
+                for _ in range(_PICKLES):
+                    if file.read(1):  # else PyTorch says what is missing
+                        file.seek(-1, os.SEEK_CUR)
+                        _check_tuples(file)
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
             if start != b"PK" and file.read(1):  # a storage that is not listed is not filled
@@ -158,3 +166,45 @@ def _check_archive(file: BinaryIO) -> None:
             raise ValueError("its entries are compressed, or overlap")
         if damaged := archive.testzip():
             raise ValueError(f"the CRC-32 of {damaged} is wrong")
+        for entry in entries:
+            if entry.filename.endswith("data.pkl"):
+                _check_tuples(io.BytesIO(archive.read(entry)))
+
+
+_PICKLES = 5
+"""Pickles in a file of PyTorch before 1.6: magic number, version, system, content, storages."""
+_MOST_IN_A_TUPLE = 1_000_000
+
+
+def _check_tuples(pickle: IO[bytes]) -> None:
+    """Refuse a tuple that holds one tuple many times, that one another, and so on.
+
+    Each is small, but Python hashes all that is in the outermost, if it is a key: that may take
+    years. Other objects have no hash, or one that does not depend on what they hold.
+
+    Raises:
+        ValueError: there is such a tuple, or the pickle is damaged.
+        IndexError: it is damaged.
+    """
+    stack: list[int] = []  # by object, what a hash goes through
+    marks: list[int] = []
+    memo: dict[object, int] = {}
+    for opcode, argument, _ in pickletools.genops(pickle):
+        name, taken = opcode.name, opcode.stack_before
+        if name == "MARK":
+            marks.append(len(stack))
+        elif "PUT" in name:
+            memo[argument] = stack[-1]
+        elif "GET" in name:
+            stack.append(memo.get(argument, 1))
+        elif name.startswith("TUPLE"):
+            start = len(stack) - int(name[5:]) if name[5:] else marks.pop()
+            stack[start:] = [1 + sum(stack[start:])]
+            if stack[-1] > _MOST_IN_A_TUPLE:
+                raise ValueError("a tuple in its pickle holds the same ones again and again")
+        else:
+            if pickletools.markobject in taken:
+                del stack[marks.pop() :]
+                taken = taken[: taken.index(pickletools.markobject)]
+            del stack[len(stack) - len(taken) :]
+            stack += [1] * len(opcode.stack_after)

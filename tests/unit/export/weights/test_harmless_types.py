@@ -257,3 +257,20 @@ def test_a_storage_that_an_old_file_does_not_fill_is_refused(tmp_path: Path) -> 
     path.write_bytes(content.getvalue()[:start] + listed + content.read())
     with pytest.raises(CheckpointError, match="more bytes than its pickles say"):
         read_pickle(path)
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_key_that_would_be_hashed_for_years_is_refused(is_old: bool, tmp_path: Path) -> None:
+    """40 tuples, each with the one before it twice: 2**40 entries in some hundred bytes."""
+    one = b"K\x07\x85q\x01"
+    twice = b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(1, 41))
+    pickled = b"\x80\x02" + one + twice + b"}h\x29K\x01s."
+    path = tmp_path / "it.pt"
+    if is_old:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        heads = path.read_bytes().partition(b"}q\x00.")[0]
+        path.write_bytes(heads.removesuffix(b"\x80\x02") + pickled + pickle.dumps([], 2))
+    else:
+        archive(path, pickled)
+    with pytest.raises(CheckpointError, match="a tuple in its pickle holds the same ones"):
+        read_pickle(path)
