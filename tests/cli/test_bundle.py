@@ -167,6 +167,27 @@ def test_one_altered_weight_fails(
         assert report["diagnosis"].startswith("block 1: factor"), report["diagnosis"]
 
 
+@pytest.mark.parametrize(
+    "output",
+    [
+        "{", "[1]", "[" * 100_000, "null", '[{"name": "sr"}]',
+        '[{"name": "sr", "dimensions": 3, "values": []}]',
+        '[{"name": "sr", "dimensions": "0", "values": []}]',
+        '[{"name": "sr", "dimensions": "1x3x80x96", "values": [' + "9" * 400 + "]}]",
+    ],
+    ids=range(8),
+)  # fmt: skip
+def test_an_output_of_another_form_fails_in_one_line(output: str, copied: Copied) -> None:
+    bundled = copied(OLD, "fp16")
+    as_trtexec_writes(bundled)
+    reference = manifest(bundled)["references"][0]
+    path = bundled / "outputs" / f"{reference['form']}.{reference['name']}.json"
+    path.write_text(output)
+    result = python(bundled / "verify.py")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert f"FAILED: {reference['form']}.{reference['name']}: " in result.stdout
+
+
 @pytest.mark.parametrize(("target", "precision"), slow_unless(is_usual, LOWERED))
 def test_what_the_script_would_do(target: str, precision: str, folder: Path) -> None:
     bundled = made(folder, target, precision)

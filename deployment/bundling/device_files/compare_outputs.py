@@ -25,6 +25,11 @@ from typing import Any, Sequence  # noqa: UP035 - for Python 3.8
 
 HERE = Path(__file__).resolve().parent
 IMPORTABLE = (".py", ".pyc", ".so", "/")
+UNFIT = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    RecursionError,
+)
+"""What JSON of another form leads to."""
 FORMATS = {1: "B", 2: "e", 4: "f"}  # uint8, float16, float32, by size in bytes
 
 
@@ -94,7 +99,7 @@ def read_manifest() -> dict[str, Any]:
             }
             for found in manifest["references"]
         ]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except UNFIT as error:
         raise refused(f"MANIFEST.json cannot be read: {error!r}; copy the bundle again") from error
     return read
 
@@ -157,7 +162,7 @@ def compare(reference: dict[str, Any]) -> dict[str, Any]:
             say(f"{case} {name}: {shown}, required {asked_db} dB, largest error {largest:.3g}")
             if db is not None and db < asked_db:
                 raise ValueError(f"PSNR of {name} is {db:.1f} dB, required {asked_db} dB")
-    except (OSError, ValueError, KeyError, TypeError) as error:  # nan is not a number in JSON
+    except UNFIT as error:  # nan is not a number in JSON
         failures.append(f"{type(error).__name__}: {error}")
         say(f"FAILED: {case}: {failures[0]}")
     return {
