@@ -72,6 +72,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
+# urllib3, which model-signing imports, asks by a socket that it binds to ::1 whether there is IPv6.
+LOCAL = dict.fromkeys(("bundle", "validate --verify-key"), ("socket inet6",))
+
+
 def set_traps(folder: Path) -> None:
     for name in TRAPS:
         (folder / f"{name}.py").write_text(TRAP)
@@ -128,7 +132,7 @@ def test_a_verb_asks_no_network_and_runs_no_file_of_a_folder(
         assert done.returncode == 1 and "json.py is not part of the bundle" in done.stderr
     else:
         assert done.returncode == 0, done.stderr
-    assert watch.seen == []
+    assert [call for call in watch.seen if call not in LOCAL.get(name, ())] == []
     assert not traps.exists(), traps.read_text()
     found = {path.relative_to(home).as_posix() for path in home.glob(".*")}
     found |= {path.relative_to(home).as_posix() for path in home.glob("*/*")}
