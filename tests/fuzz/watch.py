@@ -24,6 +24,8 @@ _CHANGES = {
     "os.truncate": _ONE,
 }
 """Events that change a folder, and which of their arguments name what they change."""
+_RELATIVE = ("os.remove", "os.rmdir")
+"""Those of `shutil.rmtree`, which names files in the folder that its second argument has open."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -84,8 +86,9 @@ class Watch:
         if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
             self._check_place("writes", arguments[0])
         elif event in _CHANGES:
+            inside = arguments[1] if event in _RELATIVE else -1
             for path in arguments[_CHANGES[event]]:
-                self._check_place(event, path)
+                self._check_place(event, path, inside)
         elif event == "exec" and arguments[0].co_filename.startswith(str(self._folder)):
             self._seen.append(f"runs {arguments[0].co_filename}")
         elif event in _PROCESSES and not self._allows_processes:
@@ -93,10 +96,12 @@ class Watch:
         elif event.startswith("socket.") and event not in ("socket.__new__", "socket.gethostname"):
             self._seen.append(f"{event} {arguments[1:]!r}")
 
-    def _check_place(self, what: str, path: object) -> None:
+    def _check_place(self, what: str, path: object, inside: int = -1) -> None:
+        """Note a change elsewhere; `inside` is the descriptor of a folder, if it is not -1."""
         if isinstance(path, int):  # a descriptor that is open already
             return
-        place = os.path.abspath(os.fsdecode(path))  # type: ignore[arg-type]
+        folder = os.getcwd() if inside == -1 else os.readlink(f"/proc/self/fd/{inside}")
+        place = os.path.abspath(os.path.join(folder, os.fsdecode(path)))  # type: ignore[arg-type]
         if not f"{place}/".startswith(self._allowed) and place != os.devnull:
             self._seen.append(f"{what} {place}")
 
