@@ -206,6 +206,9 @@ class Bundle(BundleManifest):
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
             with np.load(path, allow_pickle=False) as content:
                 arrays = dict(content)
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+                    raise ValueError(f"{name} is not an array of numbers")
         except Exception as error:  # zipfile, zlib and numpy share no narrower base
             raise EngineError(f"{path} cannot be read: {error}; copy the bundle again") from error
         if missing := sorted({*reference.inputs, *reference.psnr_db, *more} - arrays.keys()):
@@ -242,6 +245,13 @@ class Bundle(BundleManifest):
         sizes = [size for found in ranges for shape in astuple(found) for size in shape]
         if min([*sizes, 1 if self.workspace_bytes is None else self.workspace_bytes]) < 1:
             return "expected sizes of profiles and workspace_bytes of 1 or more, got less"
+        for reference in self.references:
+            lr = reference.inputs.get("lr", ())
+            if (
+                len(lr) != 4
+                or min(size for shape in reference.inputs.values() for size in shape) < 1
+            ):
+                return f"reference {reference.name}: expected an input lr of 4 sizes, got {lr}"
         shipped = {*self.models.values(), *(reference.file for reference in self.references)}
         shipped |= {self.factors_patch} if self.factors_patch is not None else set()
         named = (*shipped, *self.engines.values(), *self.files)

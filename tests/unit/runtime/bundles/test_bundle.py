@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from adadm.runtime.bundles.bundle import Bundle, could_be_imported
 from adadm.runtime.engines.tensorrt_api import Profile
 from adadm.runtime.errors import EngineError
 from adadm.runtime.targets import TARGETS
+
+CASE = {"name": "a", "form": "whole", "file": "reference/whole.waves.npz", "psnr_db": {}}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,8 @@ def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
         ),
         ({"references": []}, r"references: expected the forms .*, got \[\]"),
         ({"references": [{"name": "a"}]}, r"references\.0: expected form, a text"),
+        ({"references": [{**CASE, "inputs": {"std": [1, 8, 1, 1]}}]}, "expected an input lr of 4"),
+        ({"references": [{**CASE, "inputs": {"lr": [1, 3, 0, 5]}}]}, r"got \(1, 3, 0, 5\)"),
         ({"workspace_bytes": 0}, "workspace_bytes of 1 or more"),
         (
             {"factors_patch": "MANIFEST.json"},
@@ -151,10 +156,15 @@ def test_a_reference_that_is_not_as_the_manifest_says(folder: Path) -> None:
             r"lr: expected \(1, 3, 48, 56\), got \(1, 3, 8, 8\)",
         ),
         ({"lr": np.array([{}]), "sr": sr}, [], "cannot be read: .*allow_pickle=False"),
+        ({"lr": lr, "sr": np.array(["a"])}, [], "cannot be read: sr is not an array of numbers"),
     ):
         np.savez(path, **arrays)
         with pytest.raises(EngineError, match=message):
             bundle.arrays(first, names)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("lr", b"no array")
+    with pytest.raises(EngineError, match="lr is not an array of numbers"):
+        bundle.arrays(first)
     sign(folder)
     assert Bundle.open(folder).changed_files() == []
 
