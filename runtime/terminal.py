@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
-# Control characters, separators of lines, overrides of the direction of text (Unicode's bidi
-# class), and bytes of a file name that are not UTF-8. Lists in our messages go on after a newline
-# and two spaces; any other newline is part of a name.
+# Control characters, separators of lines, what steers the direction of text (Unicode's property
+# Bidi_Control), and bytes of a file name that are not UTF-8. Lists in our messages go on after a
+# newline and two spaces; any other newline is part of a name.
 _UNSAFE = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\n(?!  )"
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f"
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]|\n(?!  )"
 )
 
 _STDERR = 2

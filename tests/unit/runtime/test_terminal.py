@@ -25,6 +25,7 @@ NAMES = [
     ("c1\x9b31m", r"c1\x9b31m"),
     ("lines\u2028\u2029", r"lines\u2028\u2029"),
     ("gnp.\u202etxt\u2066", r"gnp.\u202etxt\u2066"),
+    ("a\u200f1\u200e2\u061c", r"a\u200f1\u200e2\u061c"),
     (os.fsdecode(b"latin-\xe9.png"), r"latin-\udce9.png"),
     ("d[/b]x/[red]out [link=file:///x] :smiley:", "d[/b]x/[red]out [link=file:///x] :smiley:"),
     ("a list:\n  one\n  two", "a list:\n  one\n  two"),  # as our messages have them
