@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +26,20 @@ _CROPS = 3
 Levels = npt.NDArray[np.float64]
 
 
+class PsnrY(TypedDict):
+    """PSNR-Y against the original, dB."""
+
+    reference: Figure
+    model: Figure
+
+
 @dataclass(frozen=True)
 class PhotographResult:
     """Figures of a model on one photograph.
 
     Attributes:
         parity_db: PSNR of its float output against the reference's; infinite if equal.
-        psnr_y_db: PSNR-Y of the reference and of the model against the original; None without.
+        psnr_y_db: of both models; None without an original.
         lost_db: PSNR-Y of the reference minus that of the model; None without an original.
         bicubic_db: PSNR-Y of bicubic interpolation; None without an original.
         largest_error: largest error against the reference, grey levels of 255.
@@ -40,7 +48,7 @@ class PhotographResult:
 
     name: str
     parity_db: Figure
-    psnr_y_db: dict[str, Figure] | None
+    psnr_y_db: PsnrY | None
     lost_db: float | None
     bicubic_db: float | None
     largest_error: float
@@ -96,12 +104,13 @@ class Observations:
         error = found.astype(np.float64) - expected
         db = psnr(found, expected, self._rgb_range)
         reference, shown = (image_from_batch(sr, self._rgb_range) for sr in (expected, found))
-        psnr_y_db = bicubic_db = None
+        psnr_y_db: PsnrY | None = None
+        bicubic_db: float | None = None
         if self._originals:
             r = self._upscale
             psnr_y_db = {
-                name: psnr_y(image, photograph.hr, r)
-                for name, image in (("reference", reference), ("model", shown))
+                "reference": psnr_y(reference, photograph.hr, r),
+                "model": psnr_y(shown, photograph.hr, r),
             }
             bicubic_db = psnr_y(enlarge(photograph.lr, r), photograph.hr, r)
         limits = None

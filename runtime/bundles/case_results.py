@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -53,20 +53,41 @@ class Latency:
     kernels_ms: Times | None
 
 
+class _Asked(TypedDict):
+    asked_psnr_db: float
+
+
+class OutputRow(_Asked, total=False):
+    """Required PSNR of an output, and the fields of its `Comparison`, if any.
+
+    PSNR is null if the output equals the reference. Without our runtime there are `psnr_db` and
+    `largest_error` alone.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    largest_error: float
+    worst_at: tuple[int, ...]
+    border_px: int
+    border_error: float
+    interior_error: float | None
+    peak: float
+    psnr_db: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaseRow:
     """Row of a reference in a report file.
 
     Attributes:
-        outputs: by output the required PSNR, `asked_psnr_db`, and the fields of the `Comparison`,
-            if any; trtexec's comparison has `psnr_db`, null if equal, and `largest_error`.
+        outputs: figures of each output that was compared.
     """
 
     name: str
     variant: str = key("form")
     passed: bool
     failures: tuple[str, ...]
-    outputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, OutputRow]
 
 
 @dataclass(frozen=True)
@@ -88,7 +109,7 @@ class CaseResult:
     def row(self) -> CaseRow:
         """Row for the report file."""
         case = self.reference
-        outputs = {
+        outputs: dict[str, Any] = {
             name: {"asked_psnr_db": case.psnr_db[name], **(vars(comparison) if comparison else {})}
             for name, comparison in self.comparisons.items()
         }

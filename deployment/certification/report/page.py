@@ -8,7 +8,9 @@ import math
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from adadm.deployment.certification.certificate import Certificate, sealed
@@ -65,20 +67,7 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
     Raises:
         MissingDependencyError: Jinja2 is not installed.
     """
-    jinja2 = require("jinja2", "validate")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES, encoding="utf-8"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_final,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = (_bytes, _figure, _fixed, _percent, _signed, _time)
-    environment.filters |= {shown.__name__.removeprefix("_"): shown for shown in filters}
-    environment.filters["quoted"] = shlex.quote
-    environment.globals["ticks"] = _ticks
-    environment.tests["finite"] = _is_finite
+    environment = _environment(require("jinja2", "validate"))
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     amplification = amplification_of(crops)
     page = environment.get_template("report.html.j2").render(
@@ -93,6 +82,25 @@ def write_report(certificate: Certificate, crops: Sequence[Crop], path: Path) ->
     )
     with written_whole(path) as partial:
         partial.write_text(page, encoding="utf-8", newline="\n")
+
+
+@cache
+def _environment(jinja2: ModuleType) -> Any:
+    """The templates, compiled once."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_final,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (_bytes, _figure, _fixed, _percent, _signed, _time)
+    environment.filters |= {shown.__name__.removeprefix("_"): shown for shown in filters}
+    environment.filters["quoted"] = shlex.quote
+    environment.globals["ticks"] = _ticks
+    environment.tests["finite"] = _is_finite
+    return environment
 
 
 def _final(value: Any) -> Any:
@@ -156,7 +164,10 @@ def _bytes(value: float | None) -> str:
 
 
 def _time(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}".strip()
+    try:
+        return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M %Z}".strip()
+    except ValueError:  # of a certificate from elsewhere
+        return text
 
 
 def _ticks(largest: float) -> list[float]:
