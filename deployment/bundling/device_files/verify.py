@@ -31,12 +31,9 @@ def main() -> int:
         installed = None
     if installed != wanted:
         sys.dont_write_bytecode = True  # keeps the unpacked folder equal to the wheels
-        try:
-            found = f"{installed} is installed" if installed else "it is not installed"
-            wheels = checked_wheels(checksums, f"expected adadm-deploy {wanted}, but {found}")
-            sys.path.insert(0, str(unpacked(wheels)))
-        except Exception as error:  # zipfile and zlib share no narrower base
-            raise refused(f"the wheels cannot be unpacked: {error}") from error
+        found = f"{installed} is installed" if installed else "it is not installed"
+        needed = f"expected adadm-deploy {wanted}, but {found}"
+        sys.path.insert(0, str(library(checksums, needed)))
     from adadm.runtime.cli import run
     from adadm.runtime.verify import main as verify
 
@@ -56,6 +53,14 @@ def refused(why: str) -> SystemExit:
     """The end, with a message in which nothing steers a terminal."""
     plain = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in why)
     return SystemExit(f"verify.py: {plain}")
+
+
+def library(checksums: dict[str, str], why: str) -> Path:
+    """Folder of the unpacked wheels; `why` says why they are needed."""
+    try:
+        return unpacked(checked_wheels(checksums, why))
+    except Exception as error:  # zipfile and zlib share no narrower base
+        raise refused(f"the wheels cannot be unpacked: {error}") from error
 
 
 def checked_wheels(checksums: dict[str, str], why: str) -> dict[Path, str]:
