@@ -274,3 +274,17 @@ def test_a_key_that_would_be_hashed_for_years_is_refused(is_old: bool, tmp_path:
         archive(path, pickled)
     with pytest.raises(CheckpointError, match="a tuple in its pickle holds the same ones"):
         read_pickle(path)
+
+
+def test_a_tensor_that_is_larger_than_its_entry_is_refused(tmp_path: Path) -> None:
+    """Else it would hold what lies in memory behind it."""
+    torch.save({"w": torch.zeros(16)}, tmp_path / "it.pt")
+    with zipfile.ZipFile(tmp_path / "it.pt") as old:
+        entries = {name: old.read(name) for name in old.namelist()}
+    larger = b"M" + (5000).to_bytes(2, "little")
+    with zipfile.ZipFile(tmp_path / "it.pt", "w") as new:
+        for name, content in entries.items():
+            changed = content.replace(b"K\x10", larger) if name.endswith("data.pkl") else content
+            new.writestr(name, changed)
+    with pytest.raises(CheckpointError, match=r"record size \(64 bytes\) does not match"):
+        read_pickle(tmp_path / "it.pt")
