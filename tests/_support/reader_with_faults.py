@@ -6,7 +6,6 @@ import ctypes
 import random
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +19,11 @@ def _fault(_: Path) -> None:
 
 def _refuse(_: Path) -> None:
     raise AdadmError("refused")
+
+
+def _work_for_ever(_: Path) -> None:
+    while True:
+        pass
 
 
 def _run_code(folder: Path) -> None:
@@ -36,7 +40,7 @@ WRONG: dict[str, Callable[[Path], object]] = {
     "socket.": lambda _: socket.getaddrinfo("localhost", None),
     "runs": _run_code,
     "crash": lambda _: ctypes.string_at(0),
-    "hangs": lambda _: time.sleep(1000),
+    "hangs": _work_for_ever,
 }
 """Makers of faults, by how the cause of each begins or what it names."""
 

@@ -16,8 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 SECONDS_A_CASE = 10.0
-_SECONDS_TO_START = 300.0
+"""Of a processor: a busy machine makes no fault."""
+_TIMES_LONGER = 12
+"""Of the clock, for a case that waits for ever."""
+_SECONDS_TO_START = 600.0
 
 
 @dataclass
@@ -62,11 +67,11 @@ class _Child:
         self.index: int | None = None
         self._next, self._step = first, step
         self._deadline = time.monotonic() + _SECONDS_TO_START
-        self._rest = b""
+        self._rest, self._used_before = b"", 0.0
 
     @property
     def is_late(self) -> bool:
-        return time.monotonic() > self._deadline
+        return time.monotonic() > self._deadline or self._used() > SECONDS_A_CASE
 
     @property
     def following(self) -> int:
@@ -86,7 +91,18 @@ class _Child:
         return [json.loads(line) for line in whole]
 
     def began(self, index: int) -> None:
-        self.index, self._deadline = index, time.monotonic() + SECONDS_A_CASE
+        self.index = index
+        self._deadline = time.monotonic() + _TIMES_LONGER * SECONDS_A_CASE
+        self._used_before = self._used(0.0)
+
+    def _used(self, before: float | None = None) -> float:
+        """Seconds of a processor that the case has taken."""
+        if self.index is None:
+            return 0.0
+        with suppress(psutil.Error):
+            times = psutil.Process(self._process.pid).cpu_times()
+            return float(sum(times[:4])) - (self._used_before if before is None else before)
+        return 0.0
 
     def ended(self, index: int) -> None:
         self.index, self._next = None, index + self._step
@@ -156,7 +172,9 @@ def run(
                     continue  # it has read all that were asked for
                 if child.index is None:
                     raise RuntimeError(f"{reader} cannot be started: its process ended, {how}")
-                cause = f"hangs: over {SECONDS_A_CASE:g} s" if late else f"crash: {how}"
+                cause = (
+                    f"hangs: over {SECONDS_A_CASE:g} s of a processor" if late else f"crash: {how}"
+                )
                 outcome.faults.append((child.index, cause))
                 again = _Child(reader, seed, child.following, workers, stop)
                 children.append(again)
