@@ -72,8 +72,9 @@ def page(results: dict[str, Any]) -> str:
         "## Inputs",
         f"{inputs:,} damaged files and folders, {faults} faults. A fault is an exception that is "
         "no refusal, a crash, over 10 s of a processor or 4 GiB, a file, process or socket that a "
-        "reader has no business with, or something accepted that is wrong. The commit is that of the sources; "
-        "with it and the seed, `scripts/fuzz --reader NAME --seed SEED --inputs N` reads the same.",
+        "reader has no business with, or something accepted that is wrong. The commit is that of "
+        "the sources; with it and the seed, `scripts/fuzz --reader NAME --seed SEED --inputs N` "
+        "reads the same.",
         table(
             ("reader", "inputs", "accepted", "refused", "faults", "seed", "commit"),
             [
