@@ -250,4 +250,7 @@ def _device_problems(certificate: DeviceCertificate, path: Path, places: Places)
 
 
 def _resolved(certificate: Path, name: str) -> Path:
-    return real_path(real_path(certificate).parent / name)
+    try:
+        return real_path(real_path(certificate).parent / name)
+    except ValueError as error:  # a null byte
+        raise CalibrationError(f"{certificate}: expected a file name, got {name!r}") from error
