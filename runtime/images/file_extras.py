@@ -12,6 +12,7 @@ from PIL import Image, TiffImagePlugin
 
 from adadm.runtime.images.file_kinds import AVIF, JPEG, NEW_SUBFILE_TYPE, PNG, TIFF, FileKind
 from adadm.runtime.images.png_chunks import COLOUR_CHUNKS, read_chunks
+from adadm.runtime.images.vips import field_names
 
 _HEAD_BYTES = 1 << 20
 _MOST_PAGES = 100  # of a TIFF that are looked at
@@ -90,7 +91,7 @@ def read_extras(path: Path, kind: FileKind, image: Any) -> Extras:
     Raises:
         OSError: the file cannot be read.
     """
-    fields = set(image.get_fields())
+    fields = set(field_names(image))
     pages = image.get("n-pages") if "n-pages" in fields else 1
     if kind is TIFF and 1 < pages <= _MOST_PAGES:
         pages -= _reduced_pages(path, pages)

@@ -30,7 +30,7 @@ from adadm.runtime.images.decoding.limits import check_not_cut, check_scans, che
 from adadm.runtime.images.file_extras import Extras, read_extras
 from adadm.runtime.images.file_kinds import AVIF, BMP, JPEG, kind_of, undecodable
 from adadm.runtime.images.tone_curves import find_tone_curves
-from adadm.runtime.images.vips import MM_PER_INCH, load_vips
+from adadm.runtime.images.vips import MM_PER_INCH, field_names, load_vips
 
 _MOST_IN_MEMORY_BYTES = 100 << 20  # of decoded pixels; vips itself draws this line
 
@@ -240,7 +240,7 @@ def _metadata_of(image: Any, extras: Extras) -> Mapping[str, str | bytes]:
     if extras.has_gain_map:
         kept.remove("xmp-data")  # it describes the gain map
     exif = re.compile("exif-(?!ifd1)")  # ifd1 describes the thumbnail
-    names = [name for name in image.get_fields() if name in kept or exif.match(name)]
+    names = [name for name in field_names(image) if name in kept or exif.match(name)]
     return {name: image.get(name) for name in names}
 
 
@@ -248,7 +248,7 @@ def _resolution_of(image: Any) -> tuple[float, float]:
     if (image.xres, image.yres) != (1, 1):
         return image.xres, image.yres
     # vips has none; in WebP, only EXIF has it
-    exif = {name: image.get(name) for name in image.get_fields() if name.startswith("exif-ifd0-")}
+    exif = {name: image.get(name) for name in field_names(image) if name.startswith("exif-ifd0-")}
     unit_mm = 10 if exif.get("exif-ifd0-ResolutionUnit", "").startswith("3") else MM_PER_INCH
     with suppress(KeyError, ValueError, ZeroDivisionError):
         x, y = (Fraction(exif[f"exif-ifd0-{axis}Resolution"].split()[0]) for axis in "XY")

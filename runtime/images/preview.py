@@ -36,7 +36,7 @@ def _as_srgb(path: Path) -> ImageArray:
         white = 65535 if image.format == "ushort" else 255
         image = image.flatten(background=[white] * (image.bands - 1))
     try:
-        if "icc-profile-data" in image.get_fields():
+        if image.get_typeof("icc-profile-data"):
             return np.asarray(image.icc_transform("srgb", embedded=True, depth=8).numpy())
     except load_vips().Error:  # a damaged profile, or one that does not fit
         pass

@@ -23,6 +23,21 @@ def codec_reason(error: Exception) -> str:
     return "; ".join(told)[:200] or type(error).__name__
 
 
+def field_names(image: Any) -> list[str]:
+    """Names of the metadata of an image of vips; pyvips fails at those that are not UTF-8.
+
+    Keywords of PNG, which are Latin-1, become parts of names.
+    """
+    vips = load_vips()
+    array = vips.vips_lib.vips_image_get_fields(image.pointer)
+    names: list[str] = []
+    while array[len(names)] != vips.ffi.NULL:
+        names.append(vips.ffi.string(array[len(names)]).decode(errors="surrogateescape"))
+        vips.glib_lib.g_free(array[len(names) - 1])
+    vips.glib_lib.g_free(array)
+    return names
+
+
 @cache
 def load_vips() -> Any:
     """Import and set up pyvips.

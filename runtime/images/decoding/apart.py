@@ -13,7 +13,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from adadm.runtime.errors import ImageError
-from adadm.runtime.images.vips import codec_reason, load_vips
+from adadm.runtime.images.vips import codec_reason, field_names, load_vips
 from adadm.runtime.python_process import python_command, run_child
 
 _LEAST_S, _S_PER_MEGAPIXEL = 60, 2.0
@@ -58,7 +58,7 @@ def decode_apart(path: Path, loader: str, image: Any) -> Any:
         like = {"format": image.format, "interpretation": image.interpretation}
         decoded = load_vips().Image.rawload(_name(place), *size, **like)
     decoded = decoded.copy(xres=image.xres, yres=image.yres)
-    for name in set(image.get_fields()) - set(decoded.get_fields()):
+    for name in set(field_names(image)) - set(field_names(decoded)):
         decoded.set_type(image.get_typeof(name), name, image.get(name))
     return decoded
 

@@ -104,5 +104,5 @@ def reading(path: Path, failure: type[Exception]) -> Iterator[None]:
         raise ImageError(f"{path}: no such file") from error
     except MemoryError as error:
         raise ImageError(f"{path}: not enough memory to decode it") from error
-    except (failure, OSError) as error:
+    except (failure, OSError, UnicodeDecodeError) as error:  # pyvips decodes what libvips says
         raise ImageError(f"{path}: not a readable image ({codec_reason(error)})") from error

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from adadm.calibration.quality.photographs import CalibrationImages
 from adadm.runtime.images.arrays import read_image
 from fuzz.image_mutations import mutate_image
 from fuzz.image_seeds import images
 from fuzz.reader import Fault, Files, Reader
+
+Image.MAX_IMAGE_PIXELS = 2_000_000  # so that cases take no time of their own
 
 
 def _seeds() -> Mapping[str, Files]:

@@ -30,6 +30,7 @@ from adadm.runtime.images import photo_writer, vips
 from adadm.runtime.images.arrays import Pixels
 from adadm.runtime.images.photo_reader import Photo, open_photo
 from adadm.runtime.images.photo_writer import PhotoWriter
+from adadm.runtime.images.png_chunks import png_chunk
 
 SUFFIXES = (".png", ".jpg", ".webp", ".tif", ".bmp")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -408,6 +409,22 @@ def test_what_is_no_image_of_ours_is_refused(
         open_photo(path)
 
 
+def test_keywords_of_png_may_be_latin_1(tmp_path: Path) -> None:
+    picture().save(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    text = png_chunk(b"tEXt", "Größe\0grün".encode("latin-1"))
+    (tmp_path / "b.png").write_bytes(whole[:33] + text + whole[33:])
+    rewrite(tmp_path / "b.png", tmp_path / "c.png")
+    np.testing.assert_array_equal(rgb(open_photo(tmp_path / "c.png")), np.asarray(picture()))
+
+
+def test_a_damaged_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    damaged_png(path)
+    with pytest.raises(ImageError, match="not a readable image"):
+        open_photo(path)
+
+
 def test_bombs_are_refused_by_their_header(photo: Photo, tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(bomb_png(50_000, 50_000))
     picture().save(tmp_path / "bomb.bmp")
@@ -647,6 +664,7 @@ OPENS = """
 import logging, resource, sys
 logging.basicConfig(level=logging.INFO)
 import numpy as np
+from adadm.runtime.images.png_chunks import png_chunk
 from adadm.runtime.images.photo_writer import PhotoWriter
 from adadm.runtime.images.photo_reader import open_photo
 photo = open_photo(sys.argv[1])
