@@ -52,7 +52,7 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
             partial = stack.enter_context(temporary_file(target.parent, target.suffix))
         except OSError as error:  # which has the temporary name
             raise OSError(error.errno, error.strerror, str(target)) from error
-        with naming(target, partial, str(partial)):
+        with naming(target, partial):
             yield partial
             umask = os.umask(0)
             os.umask(umask)
@@ -204,12 +204,14 @@ def path_inside(folder: Path, name: Any) -> Path:
 
 
 @contextmanager
-def naming(path: Path, *others: str | Path) -> Iterator[None]:
-    """Make system errors that name no file, or one of `others`, name `path`."""
+def naming(path: Path, *others: Path) -> Iterator[None]:
+    """Make system errors that name no file, or one of `others` or below, name `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename not in (None, *others):
+        found = None if error.filename is None else Path(os.fsdecode(error.filename))
+        ours = found is None or any(other in (found, *found.parents) for other in others)
+        if error.errno is None or not ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 

@@ -140,7 +140,7 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
     folder = real_path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder.parent) as partial:
-        with naming(folder):
+        with naming(folder, partial):
             yield partial
             for path in partial.rglob("*"):
                 if path.is_file():

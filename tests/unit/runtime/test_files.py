@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
-from adadm.runtime.files import read_cache, sha256_of, write_cache, written_whole
+from adadm.runtime.files import naming, read_cache, sha256_of, write_cache, written_whole
 
 
 def test_a_file_appears_with_its_content_and_ordinary_rights(tmp_path: Path) -> None:
@@ -63,3 +65,17 @@ def test_a_cache_that_is_unusable_is_said_and_no_failure(tmp_path: Path) -> None
     assert said[0].startswith(f"the timing cache is not kept: {cache}: ")
     assert said[1].startswith(f"the runtime cache is not read: {tmp_path}: ")
     assert cache.read_bytes() == b"times"
+
+
+def test_errors_of_temporary_files_name_what_they_are_for(tmp_path: Path) -> None:
+    result, partial = tmp_path / "made", tmp_path / ".adadm-abcdefgh"
+    for found, expected in (
+        (None, result),
+        (partial, result),
+        (str(partial / "reference" / "a.npz"), result),
+        (os.fsencode(partial), result),
+        (tmp_path / "other", tmp_path / "other"),
+    ):
+        with pytest.raises(OSError, match="full") as caught, naming(result, partial):
+            raise OSError(errno.ENOSPC, "full", found)
+        assert Path(caught.value.filename) == expected
