@@ -62,7 +62,7 @@ BAD: dict[str, bytes] = {
     "header.tif": tiff(13_000, 13_000),
     "tall.png": png(1, 178_000_000),
     "cut.png": png(40, 40),
-    "text.png": png(40, 40, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))),
+    "text.png": png(40, 40, png_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 21)))),
     "program.png": EPS,
     "text.jpg": b"no image",
     "empty.png": b"",
