@@ -41,14 +41,14 @@ def check_graph(model: ir.Model) -> None:
     Raises:
         ExportError: the checker refuses the graph.
     """
-    bare = model.clone()
-    for graph in bare.graphs():
-        for value in list(graph.initializers.values()):
-            value.const_value = None
-            del graph.initializers[value.name or ""]
-            if not value.is_graph_input():
-                graph.inputs.append(value)
     try:
+        bare = model.clone()
+        for graph in bare.graphs():
+            for value in list(graph.initializers.values()):
+                value.const_value = None
+                del graph.initializers[value.name or ""]
+                if not value.is_graph_input():
+                    graph.inputs.append(value)
         onnx.checker.check_model(ir.to_proto(bare))
     except Exception as error:  # as above
         raise ExportError(f"the ONNX checker refuses the graph: {reason_of(error)}") from error

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from adadm.runtime.errors import ExportError
+
 Array = npt.NDArray[np.float64]
 
 CHANNEL_MAP = "channel_map"
@@ -36,7 +38,11 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 
 def constant_of(value: ir.Value | None) -> Array | None:
-    """Constant in float64, unrounded if a fold made it; None if the value is not constant."""
+    """Constant in float64, unrounded if a fold made it; None if the value is not constant.
+
+    Raises:
+        ExportError: the constant has fewer or more bytes than its shape needs.
+    """
     if value is None or value.is_graph_input():
         return None
     if (unrounded := value.meta.get(_UNROUNDED)) is not None:
@@ -44,7 +50,10 @@ def constant_of(value: ir.Value | None) -> Array | None:
     tensor = ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.dtype == ir.DataType.STRING:
         return None
-    return tensor.numpy().astype(np.float64)
+    try:
+        return tensor.numpy().astype(np.float64)
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"the weights {value.name} are damaged: {error}") from error
 
 
 def constant_values(value: ir.Value | None) -> Array:

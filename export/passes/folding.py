@@ -10,6 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from adadm.export.graph.rewriting import NotFoldable, label
+from adadm.runtime.errors import ExportError
 from adadm.runtime.json_format import key
 
 _logger = logging.getLogger(__name__)
@@ -58,11 +59,15 @@ class FoldingPass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         self.decisions = {}
         for node in list(model.graph):
-            if node.graph is None or not self.matches(node):
-                continue
             name = label(node)
             try:
+                if node.graph is None or not self.matches(node):
+                    continue
                 self.fold(node)
+            except (IndexError, ValueError) as error:  # the checker does not compare shapes
+                raise ExportError(
+                    f"{name}: its inputs have shapes that {node.op_type} does not take ({error})"
+                ) from error
             except NotFoldable as reason:
                 _logger.debug("%s left %s alone: %s", type(self).__name__, name, reason)
                 self.decisions[node] = Decision(name, None, str(reason))

@@ -297,9 +297,10 @@ _KEYS = [f"{_PREFIX}{part.name}" for part in fields(ModelMetadata) if part.name 
 
 
 def _value(name: str, text: str) -> Any:
-    """A text, parsed as JSON if its field is not one; invalid JSON is refused later."""
+    """A text, parsed as JSON if its field is not one; invalid JSON, and null, are refused later."""
     if _HINTS[name] is str or get_origin(_HINTS[name]) is Literal:
         return text
+    parsed = None
     with suppress(ValueError):
-        return parse_json(text)
-    return text
+        parsed = parse_json(text)
+    return text if parsed is None else parsed

@@ -81,3 +81,15 @@ def test_a_branch_with_weights_of_its_own_is_checked() -> None:
         "double[1] z",
     )
     check_graph(model)
+
+
+def test_weights_that_do_not_fit_are_refused() -> None:
+    model = graph(NORM)
+    model.graph.initializers["W1"].const_value = ir.tensor(np.ones(3), name="W1")
+    with pytest.raises(ExportError, match="its inputs have shapes that"):
+        fold_batch_norm(model)
+    proto = ir.to_proto(graph(NORM))
+    for tensor in proto.graph.initializer:
+        tensor.raw_data = tensor.raw_data[:-3] if tensor.name == "W1" else tensor.raw_data
+    with pytest.raises(ExportError, match="the weights W1 are damaged"):
+        fold_batch_norm(ir.from_proto(proto))

@@ -86,6 +86,7 @@ def test_a_model_of_another_tool_says_nothing_of_ours() -> None:
             for text in texts
         ),
         ("upscale", "2.5", "upscale: expected an integer, got 2.5"),
+        ("upscale", "null", "upscale: expected an integer, got 'null'"),
         ("receptive_field", "-1", "receptive_field: expected image, or a distance in px, got '-1'"),
         ("memory", '{"cpu": [-1, 2]}', "memory.cpu.0: expected a number from 0 to"),
         ("halo_errors", "[[-1, 2]]", "halo_errors.0.0: expected a number from 0 to"),
