@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -24,16 +26,20 @@ def codec_reason(error: Exception) -> str:
 
 
 def field_names(image: Any) -> list[str]:
-    """Names of the metadata of an image of vips; pyvips fails at those that are not UTF-8.
+    """Names of the metadata of an image of vips, without those that are not UTF-8.
 
-    Keywords of PNG, which are Latin-1, become parts of names.
+    pyvips fails at all where there is one of these: keywords of PNG, which are Latin-1, become
+    parts of names, as do damaged boxes of AVIF.
     """
     vips = load_vips()
     array = vips.vips_lib.vips_image_get_fields(image.pointer)
     names: list[str] = []
-    while array[len(names)] != vips.ffi.NULL:
-        names.append(vips.ffi.string(array[len(names)]).decode(errors="surrogateescape"))
-        vips.glib_lib.g_free(array[len(names) - 1])
+    for place in itertools.count():
+        if array[place] == vips.ffi.NULL:
+            break
+        with suppress(UnicodeDecodeError):
+            names.append(vips.ffi.string(array[place]).decode())
+        vips.glib_lib.g_free(array[place])
     vips.glib_lib.g_free(array)
     return names
 
