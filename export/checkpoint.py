@@ -39,7 +39,7 @@ from adadm.export.weights.state_dicts import (
 )
 from adadm.runtime.errors import CheckpointError
 from adadm.runtime.files import sha256_of, written_whole
-from adadm.runtime.models.metadata import NetworkMetadata
+from adadm.runtime.models.metadata import RGB_RANGES, NetworkMetadata
 
 _logger = logging.getLogger(__name__)
 
@@ -204,8 +204,10 @@ def build_network(network_type: type[Network], hyperparameters: Mapping[str, flo
         raise CheckpointError(
             f"cannot build {network_type.architecture} with {listed}: {error}"
         ) from error
-    if network.rgb_range <= 0:
-        raise CheckpointError(f"rgb_range: expected a number above 0, got {network.rgb_range:g}")
+    if not RGB_RANGES.test(network.rgb_range):
+        raise CheckpointError(
+            f"rgb_range: expected {RGB_RANGES.described}, got {network.rgb_range:g}"
+        )
     return network
 
 

@@ -88,6 +88,9 @@ _Reach = Annotated[
 ]
 _ChannelMap = Annotated[Any, Fits(_is_channel_map, "a scale and an offset, or lists by channel")]
 
+RGB_RANGES = within(1e-6, 1e6)
+"""Values of white that a network may have."""
+
 NETWORK = ("upscale", "rgb_range", "smallest_area", "architecture")
 """Fields that are required to run a network and to compare it with another."""
 
@@ -142,7 +145,7 @@ class ModelMetadata:
     receptive_field: _Reach | None = None
     architecture: str | None = None
     upscale: Annotated[int, within(1, 64)] | None = None
-    rgb_range: Annotated[float, within(1e-6, 1e6)] | None = None
+    rgb_range: Annotated[float, RGB_RANGES] | None = None
     smallest_area: Annotated[int, within(1, 2**31 - 1)] | None = None
     hyperparameters: dict[str, HyperparameterNote] | None = None
     checkpoint_sha256: str | None = None

@@ -190,7 +190,7 @@ def test_other_paths_are_refused(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rgb_range": 0.0}, "rgb_range: expected a number above 0, got 0"),
+        ({"rgb_range": 0.0}, "rgb_range: expected a number from 1e-06 to 1e.06, got 0"),
         ({"res_scale": float("nan")}, "res_scale: expected a finite number below .*, got nan"),
         ({"res_sclae": 1.0}, "expected hyper-parameters among .*, got res_sclae"),
     ],
