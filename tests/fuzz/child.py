@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import resource
 import sys
@@ -29,12 +30,13 @@ def main(name: str, seed: int, first: int, step: int, stop: int) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)  # warnings of libraries
-    warnings.simplefilter("ignore")
+    logging.disable()
 
     def say(**line: object) -> None:
         print(json.dumps(line), file=out, flush=True)
 
     reader = load_reader(name)
+    warnings.simplefilter("ignore")
     seeds = reader.seeds()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         watch = Watch(Path(folder))

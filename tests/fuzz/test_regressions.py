@@ -13,6 +13,7 @@ REGRESSIONS = Path(__file__).with_name("regressions")
 CASES = sorted(REGRESSIONS.glob("*/*"))
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's of prototypes
 @pytest.mark.parametrize("folder", CASES, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
 def test_a_case_that_once_failed_is_read_or_refused(folder: Path, tmp_path: Path) -> None:
     reader = load_reader(folder.parent.name)

@@ -9,7 +9,6 @@ import pickle
 import random
 import struct
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ _SIZES: dict[str, dict[str, float]] = {
     "nlsn": {"blocks": 1, "features": 4, "chunk_size": 16, "n_hashes": 1},
 }
 State = dict[str, Any]
-warnings.filterwarnings("ignore")  # prototypes of PyTorch
 
 
 def _seeds() -> Mapping[str, Files]:

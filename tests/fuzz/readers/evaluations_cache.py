@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import tempfile
@@ -20,7 +19,6 @@ _LOSSES = {
     frozenset[str](): Loss(0.0, 0.0),
 }
 _NAME = "evaluations-0.json"
-logging.disable(logging.WARNING)
 
 
 def _seeds() -> Mapping[str, Files]:

@@ -6,7 +6,6 @@ import functools
 import io
 import random
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ _VALUES: tuple[Any, ...] = (
     *(None, True, -1, 10**18, 10**500, 1e308, float("nan"), float("inf"), "", "edsr", b"x"),
     *([], {}, [[]], (1, 2), torch.zeros(3), torch.ones(2, 2, dtype=torch.uint8)),
 )
-warnings.filterwarnings("ignore")  # prototypes of PyTorch
 
 
 def _training(seed: int) -> Training:
