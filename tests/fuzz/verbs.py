@@ -45,6 +45,7 @@ class Verb:
     Attributes:
         kills: of 200 in all.
         disks: sizes of disks, of 60 in all.
+        replaces: whether it runs again where its output is whole; else it says that it is there.
         varying: patterns of files of which each run writes another content: times are in them.
     """
 
@@ -52,6 +53,7 @@ class Verb:
     kills: int
     disks: int
     varying: tuple[str, ...] = ()
+    replaces: bool = True
 
 
 VERBS: Mapping[str, Verb] = {
@@ -78,6 +80,7 @@ VERBS: Mapping[str, Verb] = {
             *("--opt", "1x40x48", "--no-wheels", "-o", "out/made"),
         ),
         *(20, 8),
+        replaces=False,
     ),
     "validate": Verb(
         (
