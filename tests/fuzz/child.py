@@ -45,8 +45,8 @@ def main(name: str, seed: int, first: int, step: int, stop: int) -> None:
             say(seed=seed_name, refused=None if refusal is None else str(refusal)[:200])
         _limit_memory()
         for index in itertools.count(first, step) if stop < 0 else range(first, stop, step):
-            say(begin=index)
             case = make_case(reader, seeds, seed, index)
+            say(begin=index)
             try:
                 refusal = watch.read(reader, case)
             except Exception as error:  # noqa: BLE001

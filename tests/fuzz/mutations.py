@@ -150,7 +150,9 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
     elif kind == 1:
         holder.insert(rng.randrange(len(holder) + 1), copy.deepcopy(old))
     elif kind == 2:
-        holder[key] = rng.choice(([old], {"x": old}, str(old), [old, old], [old] * 1000))
+        holder[key] = rng.choice(
+            ([old], {"x": old}, str(old), [old, old], [old] * (1000 if len(repr(old)) < 200 else 1))
+        )
     elif kind == 3:
         other, place = rng.choice(places)
         holder[key] = copy.deepcopy(other[place]) if other is not holder else rng.choice(_VALUES)
