@@ -125,7 +125,7 @@ def _value_of_metadata(model: onnx.ModelProto, rng: random.Random) -> None:
     try:
         json.loads(entry.value)
         changed = mutate_json(entry.value.encode(), rng)
-    except ValueError:
+    except (ValueError, RecursionError):
         changed = mutate_json(json.dumps(entry.value).encode(), rng).strip(b'"')
     entry.value = changed.decode("utf-8", "replace")[:1_000_000]
 
