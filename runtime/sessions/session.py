@@ -220,6 +220,7 @@ class Session(ABC):
                     f"{name}: expected {spec.dtype} {spec.shape}, got {array.dtype} {array.shape}"
                 )
             if name == "lr":
+                self._lr_shape()  # raises where it is no batch of images
                 height, width = self._height_and_width(array.shape)
                 if height * width < least:
                     raise SessionError(
