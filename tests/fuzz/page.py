@@ -90,7 +90,9 @@ def page(results: dict[str, Any]) -> str:
     ]
     for kind in DISTURBANCES:
         title, text = _KINDS[kind]
-        rows = results.get(kind, {})
+        rows = results.get(kind)
+        if not rows:
+            continue
         times, faults = (sum(row[key] for row in rows.values()) for key in ("times", "faults"))
         parts += [
             f"## {title}",
