@@ -266,9 +266,11 @@ def test_an_interrupted_search_goes_on(tmp_path: Path, stopped_after: int) -> No
 
     repeated = Evaluations(never, tmp_path / "store.json")
     assert search(repeated, convolutions, 0.3) == again
-    whole = search(Evaluations(measure, tmp_path / "whole.json"), convolutions, 0.3)
+    whole = search(Evaluations(measure, tmp_path / "whole" / "store.json"), convolutions, 0.3)
     assert whole == again
-    assert (tmp_path / "whole.json").read_bytes() == (tmp_path / "store.json").read_bytes()
+    assert (tmp_path / "whole" / "store.json").read_bytes() == (
+        tmp_path / "store.json"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
