@@ -97,9 +97,17 @@ def test_a_model_of_another_tool_says_nothing_of_ours() -> None:
         ("quantization", "{}", "quantization: expected precision, 'fp16' or 'int8', got none"),
         ("quantization", LOWERED % '"target": []', "quantization.target: expected a text, got []"),
         ("quantization", LOWERED % '"target": "x"', "quantization.target: expected the name of a"),
-        ("quantization", LOWERED % '"factor_scales": [-1]', "quantization.factor_scales.0: expec"),
+        (
+            "quantization",
+            LOWERED % '"factor_scales": [-1]',
+            "quantization.factor_scales.0: expected",
+        ),
         ("hyperparameters", '{"a": {"value": 1}}', "hyperparameters.a: expected source, 'tensors'"),
-        ("batch_normalizations", '[{"node": "a"}]', "batch_normalizations.0: expected form, a te"),
+        (
+            "batch_normalizations",
+            '[{"node": "a"}]',
+            "batch_normalizations.0: expected form, a text",
+        ),
         *(
             ("channel_maps", f'{{"a": {both}}}', "channel_maps.a: expected a scale and an offset,")
             for both in ("[1]", "[1, [[2]]]", "[1, []]", "[[1, 2], [1, 2, 3]]", "[1e300, 0]")
