@@ -50,10 +50,15 @@ def _record(kind: str, name: str, row: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
-    return subprocess.run(
-        command, cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout.strip()
+    """Commit of the sources; marked where they differ from it, but for these figures."""
+    changed = _git("status", "--porcelain", "--", ".", f":!docs/results/{_NAME}.*")
+    return _git("rev-parse", "--short=7", "HEAD") + ("-dirty" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def draw() -> None:
