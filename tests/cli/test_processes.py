@@ -20,6 +20,7 @@ from PIL import Image
 
 from _support.bundles import bundled, write_bundle
 from _support.exports import exported
+from _support.homes import strangers_in
 from _support.keys import write_keys
 from _support.network_watch import NetworkWatch
 from _support.scripts import ROOT
@@ -39,8 +40,6 @@ TRAPS = (
 )
 TRAP = "import os\nopen(os.environ['TRAP_LOG'], 'a').write(__name__ + ' ')\n"
 CI = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL", "TEAMCITY_VERSION", "TF_BUILD", "TRAVIS")
-CACHES = {".cache", ".cache/adadm", ".cache/matplotlib", ".config", ".config/matplotlib"}
-"""What may appear in a home."""
 
 MODEL = str(resources.files("adadm.runtime.models") / "edsr_adadm_x2.onnx")
 CHECKPOINT = str(ROOT / "export" / "checkpoints" / "edsr_adadm_x2.safetensors")
@@ -134,9 +133,7 @@ def test_a_verb_asks_no_network_and_runs_no_file_of_a_folder(
         assert done.returncode == 0, done.stderr
     assert [call for call in watch.seen if call not in LOCAL.get(name, ())] == []
     assert not traps.exists(), traps.read_text()
-    found = {path.relative_to(home).as_posix() for path in home.glob(".*")}
-    found |= {path.relative_to(home).as_posix() for path in home.glob("*/*")}
-    assert found <= CACHES
+    assert strangers_in(home) == []
 
 
 def test_every_verb_is_watched() -> None:

@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from _support.homes import strangers_in
 from _support.network_watch import NetworkWatch
 from fuzz.verbs import VERBS, Run, content
-
-CACHES = {".cache", ".cache/adadm", ".cache/matplotlib", ".config", ".config/matplotlib"}
-"""What may appear in a home."""
 
 _CLOSED = 'mount --bind "$0" "$0" && mount -o remount,bind,ro / && cd "$0" && exec "$@"'
 _SMALL_DISK = (
@@ -156,9 +154,8 @@ def close(name: str, expected: Undisturbed, rng: random.Random, count: int) -> I
             findings.faults.append(f"exit {code}: {said[-600:]}")
         findings.faults += run.problems(expected.contents, all_there=True)
         findings.faults += watch.seen
-        home = run.folder / "home"
-        found = {path.relative_to(home).as_posix() for path in [*home.glob("*"), *home.glob("*/*")]}
-        findings.faults += [f"writes {path} in the home" for path in sorted(found - CACHES)]
+        strangers = strangers_in(run.folder / "home")
+        findings.faults += [f"writes {path} in the home" for path in strangers]
         beside = {path.name for path in run.folder.iterdir()}
         beside -= {"in", "out", "home", "tmp", Path(watched).name}
         findings.faults += [f"writes {name}" for name in sorted(beside)]
