@@ -65,18 +65,13 @@ class _Child:
             command, env=environment, stdout=subprocess.PIPE, start_new_session=True
         )
         self.index: int | None = None
-        self._next, self._step = first, step
         self._deadline = time.monotonic() + _SECONDS_TO_START
         self._rest, self._used_before = b"", 0.0
 
     @property
     def is_late(self) -> bool:
-        return time.monotonic() > self._deadline or self._used() > SECONDS_A_CASE
-
-    @property
-    def following(self) -> int:
-        """Index of the case after the one that ended the process."""
-        return self._next if self.index is None else self.index + self._step
+        used = 0.0 if self.index is None else self._used() - self._used_before
+        return time.monotonic() > self._deadline or used > SECONDS_A_CASE
 
     def fileno(self) -> int:
         assert self._process.stdout is not None
@@ -93,24 +88,21 @@ class _Child:
     def began(self, index: int) -> None:
         self.index = index
         self._deadline = time.monotonic() + _TIMES_LONGER * SECONDS_A_CASE
-        self._used_before = self._used(0.0)
+        self._used_before = self._used()
 
-    def _used(self, before: float | None = None) -> float:
-        """Seconds of a processor that the case has taken."""
-        if self.index is None:
-            return 0.0
+    def _used(self) -> float:
+        """Seconds of a processor that the process has taken."""
         with suppress(psutil.Error):
-            times = psutil.Process(self._process.pid).cpu_times()
-            return float(sum(times[:4])) - (self._used_before if before is None else before)
+            return float(sum(psutil.Process(self._process.pid).cpu_times()[:4]))
         return 0.0
 
-    def ended(self, index: int) -> None:
-        self.index, self._next = None, index + self._step
+    def ended(self) -> None:
+        self.index = None
 
-    def kill(self) -> str:
+    def kill(self, *, late: bool) -> str:
         """End the process and its children, if it did not end by itself; return how it ended."""
         try:
-            self._process.wait(timeout=0.0 if self.is_late else 5.0)
+            self._process.wait(timeout=0.0 if late else 5.0)
             was_running = False
         except subprocess.TimeoutExpired:
             was_running = True
@@ -158,16 +150,16 @@ def run(
                     if "begin" in line:
                         child.began(line["begin"])
                     elif "end" in line:
-                        child.ended(line["end"])
+                        child.ended()
                         _count(outcome, line)
                     else:
                         seeds_accepted += line["refused"] is None
-                if lines is not None and not child.is_late:
-                    continue
                 late = child.is_late
+                if lines is not None and not late:
+                    continue
                 selector.unregister(child)
                 children.remove(child)
-                how = child.kill()
+                how = child.kill(late=late)
                 if child.index is None and how == "exit 0":
                     continue  # it has read all that were asked for
                 if child.index is None:
@@ -176,7 +168,7 @@ def run(
                     f"hangs: over {SECONDS_A_CASE:g} s of a processor" if late else f"crash: {how}"
                 )
                 outcome.faults.append((child.index, cause))
-                again = _Child(reader, seed, child.following, workers, stop)
+                again = _Child(reader, seed, child.index + workers, workers, stop)
                 children.append(again)
                 selector.register(again, selectors.EVENT_READ)
             outcome.seconds = time.monotonic() - start
