@@ -181,7 +181,8 @@ def _parse() -> argparse.Namespace:
         parser.error("--input needs --seed and one --reader")
     if options.guided and options.minutes is None:
         parser.error("--guided needs --minutes")
-    if not (options.disturb or options.input or options.minutes or options.inputs >= 0):
+    given = (options.disturb, options.input, options.minutes)
+    if options.inputs < 0 and all(value is None for value in given):
         parser.error("expected --minutes or --inputs")
     return options
 
