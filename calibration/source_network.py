@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,8 @@ def load_source_network(
         checkpoint = load_checkpoint(path, arch, limit=limit, weights=weights, **given)
         network, metadata = checkpoint.network, checkpoint.metadata
         model = trace(network, free_sizes=free_sizes)
-        return SourceNetwork(model, metadata, network, _static(model), checkpoint.sha256)
+        static = fixed_sizes(tuple(model.graph.inputs[0].shape or ()))
+        return SourceNetwork(model, metadata, network, static, checkpoint.sha256)
     refuse_checkpoint_options(path, arch, {"limit": limit, "weights": weights, **given})
     file = read_onnx(path)
     noted = file.metadata
@@ -87,16 +88,19 @@ def load_source_network(
         model=model,
         metadata=NetworkMetadata(**{name: getattr(noted, name) for name in needed}),
         network=None,
-        static=_static(model),
+        static=fixed_sizes(tuple(model.graph.inputs[0].shape or ())),
         sha256=file.sha256,
     )
 
 
-def _static(model: ir.Model) -> Shape | None:
-    sizes = model.graph.inputs[0].shape
-    assert sizes is not None  # torch.onnx writes it, and the checker looks for it
-    fixed = [size for size in (sizes[0], *sizes[2:]) if isinstance(size, int)]
-    return (fixed[0], fixed[1], fixed[2]) if fixed else None
+def fixed_sizes(shape: Sequence[object], *, is_image: bool = False) -> Shape | None:
+    """N, H and W of a shape (N, 3, H, W), or (N, H, W, 3) of an image; None if any is free."""
+    if len(shape) != 4:
+        return None
+    batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
+    if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):
+        return batch, height, width
+    return None
 
 
 def refuse_checkpoint_options(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adadm.calibration.source_network import (
     SourceNetwork,
+    fixed_sizes,
     load_source_network,
     refuse_checkpoint_options,
 )
@@ -21,7 +22,6 @@ from adadm.runtime.errors import CalibrationError
 from adadm.runtime.models.bundled import is_engine, is_onnx
 from adadm.runtime.models.metadata import NetworkMetadata
 from adadm.runtime.models.onnx_reader import read_onnx
-from adadm.runtime.models.tensor_spec import Shape as TensorShape
 
 _EXPORT_NOTES = ("version", "fold", "tail", "io", "stats", "checkpoint_sha256")
 """Metadata of an export, besides those of its network."""
@@ -120,7 +120,7 @@ def _exported(path: Path) -> InspectedFile:
         )
     source = load_source_network(path) if metadata.fold == "off" else None
     shape = next((spec.shape for spec in file.inputs if spec.name == "lr"), ())
-    static = _static(shape, is_image=metadata.is_uint8)
+    static = fixed_sizes(shape, is_image=metadata.is_uint8)
     return _inspected(path, file.sha256, metadata.network, source, static=static)
 
 
@@ -151,13 +151,3 @@ def _inspected(
         source=source,
         static=static,
     )
-
-
-def _static(shape: TensorShape, *, is_image: bool) -> Shape | None:
-    """N, H and W of a shape (N, H, W, 3) or (N, 3, H, W); None if they are not numbers."""
-    if len(shape) != 4:
-        return None
-    batch, height, width = shape[:3] if is_image else (shape[0], *shape[2:])
-    if isinstance(batch, int) and isinstance(height, int) and isinstance(width, int):
-        return batch, height, width
-    return None

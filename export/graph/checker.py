@@ -8,12 +8,13 @@ import onnx
 import onnx_ir as ir
 
 from adadm.runtime.errors import EngineError, ExportError
+from adadm.runtime.models.graph_check import check_well_formed
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.sessions.session import reason_of
 
 
 def read_model(source: str | os.PathLike[str] | bytes) -> ir.Model:
-    """Read a model that `checked_onnx` and the ONNX checker accept.
+    """Read a model that `checked_onnx` and the ONNX checker accept, with shapes that agree.
 
     Args:
         source: path or content of the model.
@@ -25,9 +26,8 @@ def read_model(source: str | os.PathLike[str] | bytes) -> ir.Model:
     content = checked_onnx(source)
     name = "the model" if isinstance(source, bytes) else os.fspath(source)
     try:
-        proto = onnx.load_from_string(content)
-        onnx.checker.check_model(proto)
-        model: ir.Model = ir.from_proto(proto)
+        check_well_formed(content, "export")
+        model: ir.Model = ir.from_proto(onnx.load_from_string(content))
     except Exception as error:  # those of protobuf, onnx and onnx_ir share no narrower class
         raise EngineError(
             f"{name} cannot be read as ONNX: {reason_of(error)}; copy or export it again"

@@ -22,6 +22,7 @@ from adadm.runtime.engines.build_monitor import (
 )
 from adadm.runtime.engines.weak_typing import WeakTyping
 from adadm.runtime.errors import EngineError, require
+from adadm.runtime.models.graph_check import check_well_formed
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.progress import SILENT, Progress
 
@@ -113,15 +114,20 @@ def parse(
         log: receives the messages.
 
     Raises:
-        EngineError: `checked_onnx` or the parser refuses the model; the message names each node
-            and the reason.
+        EngineError: `checked_onnx`, the ONNX checker or the parser refuses the model; the parser's
+            message names each node and the reason.
     """
     trt = load_tensorrt(flavour)
+    content = checked_onnx(model)
+    try:
+        check_well_formed(content, flavour)
+    except ValueError as error:
+        raise EngineError(f"the ONNX checker refuses the model: {error}") from error
     logger = make_logger(trt, ([] if log is None else log).append)
     builder = trt.Builder(logger)
     network = builder.create_network(_creation_flags(trt, weak=weak))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse(checked_onnx(model)):
+    if not parser.parse(content):
         problems = [parser.get_error(index) for index in range(parser.num_errors)]
         listed = "\n".join(f"  {_described(problem)}" for problem in problems)
         raise EngineError(

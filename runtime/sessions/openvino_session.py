@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adadm.runtime.errors import RefusedModelError, SessionError, require
+from adadm.runtime.models.graph_check import check_well_formed
 from adadm.runtime.models.onnx_reader import checked_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
 from adadm.runtime.sessions.openvino_operators import CONVERTERS
@@ -27,10 +28,10 @@ class OpenVINOSession(Session):
         precision: `f32`, which is never lowered, or `bf16`, if the CPU supports it.
 
     Raises:
-        MissingDependencyError: openvino is not installed.
+        MissingDependencyError: openvino or onnx is not installed.
         EngineError: the file is not a model that a backend can load (`checked_onnx`), or its
             metadata is invalid or contradicts its tensors.
-        RefusedModelError: OpenVINO refuses the model.
+        RefusedModelError: the ONNX checker or OpenVINO refuses the model.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class OpenVINOSession(Session):
         content = checked_onnx(model)
         name = "the model" if isinstance(model, bytes) else os.fspath(model)
         try:
+            check_well_formed(content, "openvino")
             graph = core.read_model(content)
             self._compiled = core.compile_model(graph, "CPU", config)
             self._request = self._compiled.create_infer_request()
