@@ -43,6 +43,7 @@ _SUPPORTED = ("float16", "float32", "uint8", "int8", "int32", "int64", "bool")
 _TENSOR, _NODE, _FUNCTION = "TensorProto", "NodeProto", "FunctionProto"
 _GRAPH, _SPARSE, _ATTRIBUTE = "GraphProto", "SparseTensorProto", "AttributeProto"
 _VALUE, _TYPE = "ValueInfoProto", "TypeProto"
+_DIMENSION = "TensorShapeProto.Dimension"
 
 # Messages that can hold a tensor or a name: message, field, message in that field.
 _INNER = {
@@ -56,7 +57,7 @@ _INNER = {
     _VALUE: {2: _TYPE},
     _TYPE: {1: "TypeProto.Tensor"},
     "TypeProto.Tensor": {2: "TensorShapeProto"},
-    "TensorShapeProto": {1: "TensorShapeProto.Dimension"},
+    "TensorShapeProto": {1: _DIMENSION},
 }
 _TEXTS = {
     "ModelProto": (2, 3, 4, 6),
@@ -66,7 +67,7 @@ _TEXTS = {
     _ATTRIBUTE: (1, 13, 21),
     _TENSOR: (8, 12),
     _VALUE: (1, 3),
-    "TensorShapeProto.Dimension": (2, 3),
+    _DIMENSION: (2, 3),
 }
 """Fields that hold text: backends and the onnx package fail on what is not UTF-8."""
 _IMPORTING = {"ModelProto": 8, _FUNCTION: 9}
@@ -132,6 +133,12 @@ def checked_onnx(model: str | os.PathLike[str] | bytes, *, needs_bodies: bool = 
     with _refusing(name, content):
         _check(name, Message(memoryview(content)), needs_bodies=needs_bodies)
     return content
+
+
+def has_negative_sizes(content: bytes) -> bool:
+    """True if a declared shape has one, which is how some exporters write a free size."""
+    messages = _walk(Message(memoryview(content)))
+    return any(kind == _DIMENSION and message.integer(1) < 0 for kind, message in messages)
 
 
 def _content(path: str | os.PathLike[str]) -> bytes:

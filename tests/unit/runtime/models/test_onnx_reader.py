@@ -13,7 +13,7 @@ from PIL import Image
 
 from adadm.runtime.errors import EngineError
 from adadm.runtime.models.metadata import ModelMetadata
-from adadm.runtime.models.onnx_reader import checked_onnx, read_onnx
+from adadm.runtime.models.onnx_reader import checked_onnx, has_negative_sizes, read_onnx
 from adadm.runtime.models.tensor_spec import TensorSpec
 
 BUNDLED = sorted(Path(str(files("adadm.runtime.models"))).glob("*.onnx"))
@@ -460,6 +460,13 @@ def test_unknown_fields_of_each_wire_type_are_passed_over(model: Path) -> None:
 def test_a_custom_operator_of_another_domain_needs_no_body(model: Path) -> None:
     model.write_bytes(around(IN + OUT + node("Other", "com.example")))
     assert not read_onnx(model).has_functions
+
+
+def test_negative_sizes_are_seen_in_every_shape() -> None:
+    negative = value_info("t", 1, 1, -1)
+    assert not has_negative_sizes(MODEL)
+    for number in (11, 12, 13):
+        assert has_negative_sizes(around(IN + OUT + field(number, negative)))
 
 
 def test_a_negative_dimension_is_free(model: Path) -> None:
