@@ -140,8 +140,8 @@ def slow_channels(graph: ir.Graph) -> tuple[int, ...]:
             if dequantized is not None and is_op(dequantized, "DequantizeLinear"):
                 weight = input_of(dequantized, 0)
             groups = node.attributes.get_int("group", 1)
-            channels = shape_of(weight)[1]
-            if isinstance(channels, int):
+            sizes = shape_of(weight)
+            if len(sizes) == _IMAGE_RANK and isinstance(channels := sizes[1], int):
                 counts.add(channels * groups)
     return tuple(sorted(c for c in counts if c % _INT8_CHANNELS and c > _IMAGE_CHANNELS))
 
