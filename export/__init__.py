@@ -7,6 +7,7 @@ onnx.save(export.model, "edsr_x2.onnx")
 """
 
 from adadm.export.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from adadm.export.compiler_cache import keep_compiler_cache
 from adadm.export.networks import Network
 from adadm.export.networks.blocks import AdaDM
 from adadm.export.options import Options
@@ -25,3 +26,5 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
 ]
+
+keep_compiler_cache()

@@ -36,6 +36,8 @@ from adadm.runtime.engines.manifest import read_manifest
 _ADADM = str(Path(sys.executable).with_name("adadm"))
 _UNTRAINED = ("--accept", "worse-than-bicubic")
 _SECONDS = 900.0
+_OF_FOLDERS = ("XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR")
+"""Variables that lead out of a home."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Run:
     ) -> subprocess.Popen[str]:
         """Start the verb in a process group of its own, with `before` in front of its command."""
         place = {"HOME": "home", "TMPDIR": "tmp"}
-        keep = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+        keep = {name: value for name, value in os.environ.items() if name not in _OF_FOLDERS}
         return subprocess.Popen(
             [*before, *self.verb.arguments],
             cwd=self.folder,

@@ -83,8 +83,8 @@ def test_no_file_is_named_like_a_library(folder: str) -> None:
 
 # At a layer's root: its verbs, its public doors, and what all of it is built on.
 ROOTS = {
-    "export": "to_onnx arguments assembly checkpoint guesses limits measurements options pipeline "
-    "tile_models tracing",
+    "export": "to_onnx arguments assembly checkpoint compiler_cache guesses limits measurements "
+    "options pipeline tile_models tracing",
     "calibration": "quantize drawing lowering pipeline source_network stages",
     "deployment": "validate inspect_network bundle ship signatures",
     "runtime": "upscale camera build_engine verify doctor backends bounds cli targets arguments "
