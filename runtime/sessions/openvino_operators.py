@@ -33,8 +33,7 @@ def _modulate(node: Any, *, shifted: bool, limited: bool, with_factor: bool) -> 
     count = ops.reduce_prod(ops.convert(sizes, "f32"), np.array([0]))
     squares = _sum(ops, ops.squared_difference(wide, origin))
     factor = _factor(ops, node, r, _std(ops, squares, count), limited=limited)
-    trunk = ops.add(x, node.get_input(3)) if shifted else x
-    y = ops.add(trunk, ops.multiply(r, factor))
+    y = _modulated(ops, x, r, factor, node.get_input(3) if shifted else None)
     return [y.output(0), factor.output(0)] if with_factor else [y.output(0)]
 
 
@@ -43,8 +42,7 @@ def _modulate_external(node: Any, *, shifted: bool, limited: bool) -> list[Any]:
     ops = _operators()
     x, r = node.get_input(0), node.get_input(1)
     factor = _factor(ops, node, r, node.get_input(3 if shifted else 2), limited=limited)
-    trunk = ops.add(x, node.get_input(2)) if shifted else x
-    return [ops.add(trunk, ops.multiply(r, factor)).output(0)]
+    return [_modulated(ops, x, r, factor, node.get_input(2) if shifted else None).output(0)]
 
 
 def _moments(node: Any, *, shifted: bool) -> list[Any]:
@@ -106,6 +104,12 @@ def _factor(ops: Any, node: Any, r: Any, std: Any, *, limited: bool) -> Any:
     return ops.convert_like(ops.select(varies, amplification, np.float32(0)), r)
 
 
+def _modulated(ops: Any, x: Any, r: Any, factor: Any, delta: Any) -> Any:
+    """`x + (r * factor + delta)`: in this order OpenVINO makes one operator of it."""
+    branch = ops.multiply(r, factor)
+    return ops.add(x, branch if delta is None else ops.add(branch, delta))
+
+
 def _mean(ops: Any, value: Any) -> Any:
     """Mean over one image, plane by plane."""
     planes = ops.reduce_mean(value, np.array([2, 3]), keep_dims=True)
@@ -123,7 +127,7 @@ def _group_norm(node: Any) -> list[Any]:
 
 
 def _attention_round(node: Any) -> list[Any]:
-    """Convert SparseAttentionRound, with OpenVINO's stable sort instead of the counting sort."""
+    """Convert SparseAttentionRound, with OpenVINO's sort instead of the counting sort."""
     ops = _operators()
     match, values, rotations = map(node.get_input, range(3))
     chunk = np.array([node.get_attribute("chunk_size")], np.int64)
@@ -150,11 +154,13 @@ def _attention_round(node: Any) -> list[Any]:
     nearest = ops.topk(similarity, np.int64(1), 2, "max", "value", "i64", stable=True)
     codes = ops.squeeze(nearest.output(1), two)
 
-    sorted_codes = ops.topk(codes, ops.squeeze(pixels, zero), 1, "min", "value", "i64", stable=True)
-    order = sorted_codes.output(1)
+    # Keys of their own make the sort stable: the time of `stable=True` grows with the square.
+    number = ops.squeeze(pixels, zero)
+    counted = ops.range(np.int64(0), number, np.int64(1), "i64")
+    sort_keys = ops.convert(ops.add(ops.multiply(codes, pixels), counted), "i32")
+    order = ops.topk(sort_keys, number, 1, "min", "value", "i64").output(1)
     last = ops.slice(order, ops.subtract(pixels, filling), pixels, one, one)
     order_filled = ops.concat([order, last], axis=1)
-    counted = ops.range(np.int64(0), ops.squeeze(pixels, zero), np.int64(1), "i64")
     places = ops.broadcast(counted, ops.shape_of(order))
     place = ops.scatter_elements_update(order, order, places, np.int64(1))
 

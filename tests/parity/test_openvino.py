@@ -63,7 +63,8 @@ def test_sparse_attention(shape: tuple[int, int, int]) -> None:
     network, model, _ = exported("nlsn", 2, Options())
     _, codes_of = session_with_codes(network, model)
     for name in codes_of.values():
-        model.graph.output.add(name=name)
+        value = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["N", "pixels"])
+        model.graph.output.append(value)
     session = OpenVINOSession(model.SerializeToString())
     lr = photograph_like(shape, network.rgb_range)
     outputs = session.run({"lr": lr})

@@ -47,6 +47,16 @@ def test_runs_any_size(session: Session) -> None:
         assert session.run({"lr": lr})["sr"].shape == (batch, 3, 2 * height, 2 * width)
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 9, 14), (2, 3, 1, 1)])
+def test_images_of_a_batch_do_not_touch_each_other(
+    session: Session, shape: tuple[int, ...]
+) -> None:
+    lr = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    together = session.run({"lr": lr})["sr"]
+    alone = np.concatenate([session.run({"lr": image[None]})["sr"] for image in lr])
+    np.testing.assert_allclose(together, alone, atol=1e-3, rtol=1e-5)
+
+
 def test_results_stay_when_it_runs_again(session: Session) -> None:
     lr = np.random.default_rng(0).uniform(0, 255, (1, 3, 9, 9)).astype(np.float32)
     first = session.run({"lr": lr})["sr"]

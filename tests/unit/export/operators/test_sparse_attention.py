@@ -11,6 +11,7 @@ import torch
 from _support.graphs import operator
 from adadm.export.networks.sparse_attention import AttentionRound
 from adadm.export.operators.sparse_attention import ATTENTION_ROUND
+from adadm.runtime.backends import open_session
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
 EMBEDDING, CHANNELS = 5, 11
@@ -78,13 +79,14 @@ def test_agrees_with_pytorch(shape: tuple[int, int, int], chunk_size: int, opset
     np.testing.assert_allclose(found["weight"], weight, rtol=1e-5, atol=1e-5)
 
 
-def test_equal_pixels_keep_their_order() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "openvino"])
+def test_equal_pixels_keep_their_order(backend: str) -> None:
     """The sort is stable: of one colour, each chunk is a run of neighbours."""
     module = attention_round(16)
     match, values = inputs((1, 8, 8))
     match[:] = match[:, :, :1, :1]
     feed = {"match": match, "values": values, "rotations": module.rotations.numpy()}
-    found = OnnxRuntimeSession(model(16).SerializeToString()).run(feed)
+    found = open_session(model(16).SerializeToString(), backend).run(feed)
     rows = values.reshape(CHANNELS, 4, 16).mean(axis=2)
     means = (rows + np.roll(rows, 1, axis=1) + np.roll(rows, -1, axis=1)) / 3
     np.testing.assert_allclose(
