@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from adadm.runtime.engines.engine_session import TensorRTSession
 from adadm.runtime.errors import MissingDependencyError, RefusedModelError, SessionError
+from adadm.runtime.files import not_kept
 from adadm.runtime.models.bundled import is_engine
+from adadm.runtime.models.onnx_reader import checked_onnx
+from adadm.runtime.records import read_record, write_record
 from adadm.runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from adadm.runtime.sessions.openvino_session import OpenVINOSession
-from adadm.runtime.sessions.session import Session
+from adadm.runtime.sessions.session import Session, Timing
+from adadm.runtime.sessions.timing import time_backends, timing_file
 
 _logger = logging.getLogger(__name__)
 
@@ -46,21 +52,30 @@ BACKENDS: dict[str, Callable[[ModelPath, int], Session]] = {
 """Loaders by name: ONNX Runtime on the CPU, with CUDA, and with TensorRT inside it; OpenVINO on
 the CPU; and TensorRT itself, for built engines."""
 
-AUTO_ORDER = ("cuda", "openvino", "cpu")
+_ON_CPU = ("openvino", "cpu")
+AUTO_ORDER = ("cuda", *_ON_CPU)
 """Backends that `auto` tries. Not `tensorrt`, which first builds an engine for minutes."""
 
 
 def open_session(
-    model: ModelPath, backend: str = "cpu", *, threads: int = 0, trust: bool = False
+    model: ModelPath,
+    backend: str = "cpu",
+    *,
+    threads: int = 0,
+    trust: bool = False,
+    may_time: bool = True,
 ) -> Session:
     """Load a model.
 
     Args:
         model: a path, or a serialized model.
-        backend: one of `BACKENDS`, or `auto` for the first of `AUTO_ORDER` that can load the model,
-            which for an engine is `engine`.
+        backend: one of `BACKENDS`, or `auto`: for an engine `engine`; else `cuda` if it can load
+            the model, else the faster of `openvino` and `cpu`, timed at the first use of a model
+            on a machine, and kept (`sessions.timing`).
         threads: CPU threads; 0 leaves the number to the backend.
         trust: load an engine even without a manifest. An engine can run any code.
+        may_time: time backends for `auto`; else, without a kept time, it is the first of
+            `AUTO_ORDER` that can load the model.
 
     Raises:
         MissingDependencyError: the backend is not installed.
@@ -81,9 +96,44 @@ def open_session(
         return session
     if backend != "auto":
         return _opened(backend, model, threads)
+    return _chosen(model, threads, may_time=may_time)
+
+
+def _chosen(model: ModelPath, threads: int, *, may_time: bool) -> Session:
+    """The fastest backend on this machine if that is known, or may be timed; else the first."""
+    path = timing_file(checked_onnx(model), threads)
+    timing = read_record(Timing, path, _logger.warning)
+    seconds: Mapping[str, float] = timing.seconds if timing else {}
+    order = sorted(AUTO_ORDER, key=lambda name: (name in _ON_CPU, seconds.get(name, math.inf)))
+    session = _first(order, model, threads)
+    session.timing = timing if session.backend in seconds else None
+    if seconds or not may_time or session.backend not in _ON_CPU:
+        return session
+    sessions = {session.backend: session}
+    for name in AUTO_ORDER:
+        if name in _ON_CPU and name not in sessions:
+            with suppress(MissingDependencyError, SessionError):
+                sessions[name] = _opened(name, model, threads)
+    with suppress(SessionError):  # the caller's own run says what is wrong
+        timing = time_backends(sessions)
+    if timing is not None:
+        session = sessions[timing.fastest]
+        session.timing = timing
+        try:
+            write_record(path, timing)
+        except OSError as error:
+            _logger.warning("%s", not_kept(error))
+    for other in sessions.values():
+        if other is not session:
+            other.close()
+    return session
+
+
+def _first(names: Iterable[str], model: ModelPath, threads: int) -> Session:
+    """The first backend that can load the model."""
     reasons = ""
     refusals = []
-    for name in AUTO_ORDER:
+    for name in names:
         try:
             session = _opened(name, model, threads)
         except (MissingDependencyError, SessionError) as error:

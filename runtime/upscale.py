@@ -28,6 +28,7 @@ from adadm.runtime.upscaling.tile_plan import DEFAULT_ACCURACY
 from adadm.runtime.upscaling.upscaler import Upscaler
 
 _MOST_SUSPECTS = 3
+_SMALL_PX = 512 * 512
 _FACTORS = sorted(int(name[1:]) for name in BUNDLED)
 
 
@@ -63,9 +64,12 @@ def main(argv: list[str]) -> None:
             memory_gib=arguments.memory,
             self_ensemble=arguments.self_ensemble,
             accept=arguments.accept,
+            may_time=not (arguments.dry_run or _is_quick(found.jobs, arguments)),
         ) as upscaler,
         Bar("images") as bar,
     ):
+        if upscaler.timing:
+            bar.message(f"backend {upscaler.backend}; timed here: {upscaler.timing}")
         _warn_of_earlier_results([job.source for job in found.jobs], bar)
         if arguments.dry_run:
             outcome = _announce(upscaler, found.jobs, arguments)
@@ -92,6 +96,16 @@ def _factor_for(jobs: list[Job], arguments: argparse.Namespace) -> int:
             lengths = read_size(job.source, arguments.max_megapixels)
             needed = max(needed, size.factor_of(*lengths) or 1)
     return next((f for f in _FACTORS if f >= needed), _FACTORS[-1])
+
+
+def _is_quick(jobs: list[Job], arguments: argparse.Namespace) -> bool:
+    """True for one small image, which is done sooner than backends are timed."""
+    if len(jobs) > 1:
+        return False
+    with contextlib.suppress(ImageError):  # it fails by itself, later
+        sizes = [read_size(job.source, arguments.max_megapixels) for job in jobs]
+        return all(height * width <= _SMALL_PX for height, width in sizes)
+    return True
 
 
 def _warn_of_earlier_results(sources: list[Path], progress: Progress) -> None:
@@ -213,7 +227,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--backend",
         choices=("auto", *BACKENDS),
         default="auto",
-        help="default: auto, the first of cuda, openvino and cpu that works (engine for an engine)",
+        help="default: auto: cuda if it works, else the faster of openvino and cpu, timed once for "
+        "a model and this machine (engine for an engine)",
     )
     add(
         "--tile",

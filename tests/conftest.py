@@ -85,6 +85,14 @@ def _why_no_gpu() -> str | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def auto_is_the_first_backend() -> Iterator[None]:
+    """Not the fastest, which a busy machine may change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adadm.runtime.backends.time_backends", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def equal_networks_are_exported_once() -> Iterator[None]:
     """By PyTorch, whose table of operators is made once; what is made of graphs is made anew."""
     if importlib.util.find_spec("torch") is None:  # a Python on which the runtime alone is tested

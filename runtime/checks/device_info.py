@@ -8,24 +8,16 @@ import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError
+from adadm.runtime.host import Cpu, cpu_info, installed_version
 
 _LIBRARIES = ("adadm-deploy", "numpy", "onnxruntime", "tensorrt", "tensorrt-rtx")
 
 _SMI_FIELDS = ("name", "compute_cap", "driver_version", "clocks.gr", "clocks.mem")
 _LONGEST_S = 10.0  # a tool answers at once, or hangs with its driver
-
-
-@dataclass(frozen=True)
-class Cpu:
-    """The CPU as the kernel lists it."""
-
-    name: str | None = None
-    cores: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class DeviceInfo:
     os: str | None = None
     kernel: str | None = None
     machine: str | None = None
-    cpu: Cpu = Cpu()
+    cpu: Cpu = Cpu()  # noqa: RUF009 - it is frozen
     memory_bytes: int | None = None
     versions: Mapping[str, str | None] = field(default_factory=dict)
     gpu: Gpu = Gpu()
@@ -102,7 +94,6 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         root: root folder of the file system.
     """
     smi = _nvidia_smi()
-    cpu = _read(root, "proc/cpuinfo")
     kibibytes = _found(r"^MemTotal:\s*(\d+) kB", _read(root, "proc/meminfo"))
     return DeviceInfo(
         board=_read(root, "proc/device-tree/model"),
@@ -110,10 +101,7 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         os=_found(r'^PRETTY_NAME="?([^"\n]+)', _read(root, "etc/os-release")),
         kernel=platform.release() or None,
         machine=platform.machine() or None,
-        cpu=Cpu(
-            name=_found(r"^model name\s*:\s*(.+)", cpu),
-            cores=len(re.findall(r"^processor\s*:", cpu or "", re.MULTILINE)) or None,
-        ),
+        cpu=cpu_info(root),
         memory_bytes=None if kibibytes is None else int(kibibytes) * 1024,
         versions={
             "python": platform.python_version(),
@@ -135,13 +123,6 @@ def device_info(root: Path = Path("/")) -> DeviceInfo:
         ),
         power_mode=_found(r"^NV Power Mode:\s*(.+)", _output("nvpmodel", "-q")),
     )
-
-
-def installed_version(distribution: str) -> str | None:
-    """Version of a distribution; None if it is not installed."""
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(distribution)
-    return None
 
 
 def _read(root: Path, name: str) -> str | None:

@@ -9,13 +9,14 @@ import numpy as np
 
 from adadm.runtime.backends import BACKENDS, open_session
 from adadm.runtime.checks.check import Observation, Verdict, first_line, reraise_as_session_error
-from adadm.runtime.checks.device_info import DeviceInfo, installed_version
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command
 from adadm.runtime.checks.tensorrt_install import TensorRT, tensorrt_advice
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.engines.builder import build
 from adadm.runtime.engines.recipe import Recipe, default_bounds, make_recipe
 from adadm.runtime.errors import AdadmError, EngineError, MissingDependencyError, ParityError
+from adadm.runtime.host import installed_version
 from adadm.runtime.images.compare import compare
 from adadm.runtime.leftovers import temporary_folder
 from adadm.runtime.models.onnx_reader import OnnxFile

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adadm.runtime.checks.check import Observation, first_line, reraise_as_session_error
-from adadm.runtime.checks.device_info import DeviceInfo, installed_version
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.checks.packages import install_command, version_numbers
 from adadm.runtime.engines import cuda_runtime
 from adadm.runtime.errors import AdadmError, MissingDependencyError
 from adadm.runtime.files import cache_folder
+from adadm.runtime.host import installed_version
 from adadm.runtime.models.onnx_reader import OnnxFile
 from adadm.runtime.targets import TARGETS
 from adadm.runtime.upscaling.memory import free_bytes, memory_models

@@ -7,7 +7,8 @@ import re
 from importlib import metadata, util
 
 from adadm.runtime.checks.check import Observation, Verdict
-from adadm.runtime.checks.device_info import DeviceInfo, installed_version
+from adadm.runtime.checks.device_info import DeviceInfo
+from adadm.runtime.host import installed_version
 
 _OWN = "adadm-deploy"
 _REQUIREMENT = re.compile(

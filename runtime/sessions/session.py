@@ -74,6 +74,29 @@ class SizeRange:
         return f"{least}{most_w}x{most_h} px"
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Times of a model on the backends of this machine.
+
+    Attributes:
+        height, width: size of the image, px.
+        seconds: of the fastest of some inferences, by backend.
+    """
+
+    height: int
+    width: int
+    seconds: Mapping[str, float]
+
+    @property
+    def fastest(self) -> str:
+        """Name of the fastest backend."""
+        return min(self.seconds, key=lambda name: self.seconds[name])
+
+    def __str__(self) -> str:
+        times = (f"{name} {1000 * self.seconds[name]:.3g} ms" for name in sorted(self.seconds))
+        return f"{', '.join(times)} for {self.width}x{self.height} px"
+
+
 class Session(ABC):
     """A model loaded into a backend; also a context manager that closes it.
 
@@ -83,12 +106,14 @@ class Session(ABC):
         inputs, outputs: tensors that `run` takes and returns.
         metadata: metadata of the model.
         backend: name of the backend, set by `open_session`.
+        timing: why `auto` chose it; None if it did not time.
     """
 
     inputs: list[TensorSpec]
     outputs: list[TensorSpec]
     metadata: ModelMetadata
     backend = ""
+    timing: Timing | None = None
     _closed = False
 
     def run(self, feed: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

@@ -70,6 +70,11 @@ class Upscaler:
             point, at eight times the work.
         accept: keep results that are not finite, or too far from their input, and report the first
             of an image to its `progress`; by default they are errors.
+        may_time: as for `open_session`.
+
+    Attributes:
+        backend: name of the backend.
+        timing: why `auto` chose it; None if it did not time.
 
     Raises:
         SessionError: the model cannot be loaded.
@@ -90,6 +95,7 @@ class Upscaler:
         memory_gib: float | None = None,
         self_ensemble: bool = False,
         accept: bool = False,
+        may_time: bool = True,
     ) -> None:
         _check_options(tile, passes, overlap, accuracy, memory_gib)
         self.model = bundled_path(model)
@@ -97,9 +103,11 @@ class Upscaler:
         self.self_ensemble = self_ensemble
         self._memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         self._bytes_before, self._largest_run_px = process_bytes(), 0
-        self._variants = ModelVariants(self.model, backend, threads=threads, alone=tile == "auto")
+        self._variants = ModelVariants(
+            self.model, backend, threads=threads, alone=tile == "auto", may_time=may_time
+        )
         whole = self._variants.session("whole")
-        self.metadata, self.backend = whole.metadata, whole.backend
+        self.metadata, self.backend, self.timing = whole.metadata, whole.backend, whole.timing
         if self.metadata.upscale is None or self.metadata.rgb_range is None:
             raise TilingError(
                 f"{self.model} has no metadata of 'adadm export'; export the network with it"

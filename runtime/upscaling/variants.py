@@ -30,17 +30,20 @@ class ModelVariants:
         backend: backend of that variant; the others use the one that was chosen for it.
         threads: CPU threads; 0 leaves the number to the backend.
         alone: on a CPU, hold one variant at a time, since a session keeps the memory of its runs.
+        may_time: as for `open_session`.
 
     Raises:
         SessionError: the model cannot be loaded.
     """
 
-    def __init__(self, model: Path, backend: str, *, threads: int, alone: bool) -> None:
+    def __init__(
+        self, model: Path, backend: str, *, threads: int, alone: bool, may_time: bool
+    ) -> None:
         self._model, self._threads = model, threads
         self._closed = False
         self._tile_sizes: list[SizeRange] = []
         self._sessions: dict[Variant, Session] = {
-            "whole": open_session(model, backend=backend, threads=threads)
+            "whole": open_session(model, backend, threads=threads, may_time=may_time)
         }
         self._metadata = self._sessions["whole"].metadata
         self._backend = self._sessions["whole"].backend

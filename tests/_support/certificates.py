@@ -13,8 +13,9 @@ from adadm.calibration.quality.ledger import StageResult
 from adadm.deployment.certification.certificate import DeviceCertificate, ModelCertificate
 from adadm.deployment.certification.report.crops import Crop
 from adadm.runtime.bundles.case_results import Times
-from adadm.runtime.checks.device_info import Clocks, Cpu, DeviceInfo, Gpu
+from adadm.runtime.checks.device_info import Clocks, DeviceInfo, Gpu
 from adadm.runtime.errors import CalibrationError
+from adadm.runtime.host import Cpu
 from adadm.runtime.images.arrays import ImageArray
 from adadm.runtime.json_format import Source, as_json, convert
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from adadm.export.proof.drawn_pictures import drawn_pictures
 from adadm.runtime import Upscaler, upscale
 from adadm.runtime.cli import run
 from adadm.runtime.models.bundled import bundled_path
+from adadm.runtime.sessions.session import Session, Timing
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("adadm")
@@ -100,6 +102,29 @@ def test_auto_and_the_default_factor(tmp_path: Path) -> None:
     save(tmp_path / "a.png", picture())
     assert adadm(tmp_path / "a.png", "-o", tmp_path / "out", backend="auto") == 0
     assert np.abs(pixels(tmp_path / "out" / "a.png") - expected(picture())).max() <= 1
+
+
+def test_backends_are_timed_for_more_than_one_small_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = []
+
+    def timed(sessions: Mapping[str, Session]) -> Timing:
+        times.append(sorted(sessions))
+        return Timing(160, 120, {"openvino": 0.5, "cpu": 0.25})
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("adadm.runtime.backends.time_backends", timed)
+    one = save(tmp_path / "photos" / "a.png", picture())
+    assert adadm(one, "-o", tmp_path / "one.png", backend="auto") == 0
+    save(tmp_path / "photos" / "b.png", picture(seed=1))
+    assert adadm(tmp_path / "photos", "-o", tmp_path / "none", "--dry-run", backend="auto") == 0
+    assert times == [] and "timed" not in capsys.readouterr().err
+    for folder in ("first", "second"):
+        assert adadm(tmp_path / "photos", "-o", tmp_path / folder, backend="auto") == 0
+        said = "backend cpu; timed here: cpu 250 ms, openvino 500 ms for 120x160 px"
+        assert said in capsys.readouterr().err.replace("\n", " ")
+    assert times == [["cpu", "openvino"]]
 
 
 def test_the_format_of_all_results(tmp_path: Path) -> None:

@@ -73,7 +73,10 @@ VERBS: Mapping[str, Verb] = {
         varying=("*.engine", "*.engine.json"),  # the builder has two variants of this one
     ),
     "upscale": Verb(
-        (_ADADM, "upscale", "in/pictures", "--model", "in/u8.onnx", "-o", "out", "--accept"),
+        (
+            *(_ADADM, "upscale", "in/pictures", "--model", "in/u8.onnx", "-o", "out", "--accept"),
+            *("--backend", "openvino"),  # by times, each run may choose another
+        ),
         *(50, 15),
     ),
     "bundle": Verb(

@@ -88,7 +88,7 @@ ROOTS = {
     "calibration": "quantize drawing lowering pipeline source_network stages",
     "deployment": "validate inspect_network bundle ship signatures",
     "runtime": "upscale camera build_engine verify doctor backends bounds cli targets arguments "
-    "errors files json_format leftovers progress public_names python_process records tables "
+    "errors files host json_format leftovers progress public_names python_process records tables "
     "telemetry terminal",
 }
 DATA = {"checkpoints", "device_files", "templates"}

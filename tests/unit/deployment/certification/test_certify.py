@@ -34,8 +34,9 @@ from adadm.deployment.certification.recheck import _differences
 from adadm.export import Options
 from adadm.export.proof.pytorch import run_with_factors
 from adadm.export.proof.sample_photographs import photographs
-from adadm.runtime.checks.device_info import Cpu, DeviceInfo
+from adadm.runtime.checks.device_info import DeviceInfo
 from adadm.runtime.errors import CalibrationError, SessionError
+from adadm.runtime.host import Cpu
 from adadm.runtime.images.arrays import Batch, batch_from_image, image_from_batch, reduce
 from adadm.runtime.models.bundled import bundled_path
 

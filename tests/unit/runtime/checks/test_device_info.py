@@ -9,8 +9,9 @@ import onnxruntime
 import psutil
 import pytest
 
-from adadm.runtime.checks.device_info import Clocks, Cpu, DeviceInfo, Gpu, device_info
+from adadm.runtime.checks.device_info import Clocks, DeviceInfo, Gpu, device_info
 from adadm.runtime.errors import AdadmError
+from adadm.runtime.host import Cpu
 from adadm.runtime.json_format import read, write
 
 _JETSON = {

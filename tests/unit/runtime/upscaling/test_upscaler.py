@@ -370,7 +370,7 @@ def test_engines_for_tiles_that_are_missing_are_to_be_built(
     engine = shutil.copy(MODELS / "edsr_adadm_x2.onnx", tmp_path / "net.engine")
     ranges(SizeRange((8, 8), (96, 96)), SizeRange((8, 8), (96, 96)))
     monkeypatch.setattr(
-        model_forms, "open_session", lambda path, **_: open_session(path.read_bytes(), "cpu")
+        model_forms, "open_session", lambda path, *_, **__: open_session(path.read_bytes(), "cpu")
     )
     message = r"need .*net\.tile\.engine, .*; build it: adadm build net\.tile\.onnx, or give"
     with pytest.raises(TilingError, match=message):
