@@ -114,8 +114,9 @@ def _chosen(model: ModelPath, threads: int, *, may_time: bool) -> Session:
         if name in _ON_CPU and name not in sessions:
             with suppress(MissingDependencyError, SessionError):
                 sessions[name] = _opened(name, model, threads)
-    with suppress(SessionError):  # the caller's own run says what is wrong
-        timing = time_backends(sessions)
+    if len(sessions) > 1:
+        with suppress(SessionError):  # the caller's own run says what is wrong
+            timing = time_backends(sessions)
     if timing is not None:
         session = sessions[timing.fastest]
         session.timing = timing

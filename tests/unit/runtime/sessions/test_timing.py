@@ -76,6 +76,16 @@ def test_the_fastest_is_opened_and_noted_and_the_other_closed(
         other.run({"lr": np.ones((1, 3, 4, 4), np.float32)})
 
 
+def test_a_backend_that_is_alone_is_not_timed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object) -> Session:
+        raise SessionError("not here")
+
+    monkeypatch.setitem(backends.BACKENDS, "openvino", absent)
+    with open_session(MODEL, "auto") as session:
+        assert (session.backend, session.timing) == ("cpu", None)
+    assert not cache.exists()
+
+
 def test_without_time_the_order_is_fixed(cache: Path) -> None:
     with open_session(MODEL, "auto", may_time=False) as session:
         assert (session.backend, session.timing) == ("openvino", None)
