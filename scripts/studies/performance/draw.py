@@ -19,18 +19,23 @@ from studies.performance.peers import CPU_PEERS
 
 _KINDS = {
     "Conv": "#4e79a7",
+    "Conv INT8": "#a0cbe8",
     "DepthToSpace": "#e15759",
     "reordering": "#f28e2b",
+    "quantizing": "#edc948",
     "statistics": "#59a14f",
     "elementwise": "#76b7e2",
     "other": "#bab0ac",
 }
 _OPERATORS = {
-    "Conv": "FusedConv",
-    "reordering": "ReorderInput ReorderOutput Transpose",
-    "statistics": "ReduceMean ReduceSum ReduceSumSquare",
-    "elementwise": "Sub Add Mul Relu BatchNormalization",
+    "Conv": "FusedConv Convolution",
+    "Conv INT8": "Convolution_INT8",
+    "reordering": "ReorderInput ReorderOutput Transpose Reorder",
+    "quantizing": "FakeQuantize",
+    "statistics": "ReduceMean ReduceSum ReduceSumSquare SquaredDifference",
+    "elementwise": "Sub Add Mul Multiply Relu BatchNormalization Subgraph",
 }
+"""Operators of ONNX Runtime and of OpenVINO by kind."""
 _KIND_OF = {operator: kind for kind, names in _OPERATORS.items() for operator in names.split()}
 
 
@@ -44,7 +49,21 @@ def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) ->
             _save(_sizes(results["sweep"]), folder / "performance_sizes.svg")
         profiles = [key for key in measured if "profile" in results[key]]
         if profiles:
-            _save(_kinds(results, cases, profiles), folder / "performance_nodes.svg")
+            bars = {
+                f"{cases[key].title}: {form}": results[key]["profile"][form]
+                for key in profiles
+                for form in ("naive", "ours")
+            }
+            figure = _kinds(bars, "ms in nodes, ONNX Runtime on the CPU")
+            _save(figure, folder / "performance_nodes.svg")
+        if in_int8 := [key for key in measured if "int8_profile" in results[key]]:
+            bars = {
+                f"{cases[key].title}: {when}": results[key]["int8_profile"][when]
+                for key in in_int8
+                for when in ("before", "after")
+            }
+            figure = _kinds(bars, "ms in nodes of the INT8 model, OpenVINO")
+            _save(figure, folder / "performance_int8.svg")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -109,28 +128,34 @@ def _sizes(points: list[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def kind_groups(profile: Mapping[str, Any]) -> dict[str, float]:
-    """Milliseconds of a profile by the kinds of nodes in the plot."""
-    groups = dict.fromkeys(_KINDS, 0.0)
-    for kind, measured in profile["kinds"].items():
-        group = _KIND_OF.get(kind, kind)
-        groups[group if group in groups else "other"] += measured["ms"]
-    return groups
+def kind_groups(*profiles: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Milliseconds of profiles by the kinds of nodes that any of them has, as in the plot."""
+    sums = []
+    for profile in profiles:
+        groups = dict.fromkeys(_KINDS, 0.0)
+        for kind, measured in profile["kinds"].items():
+            group = _KIND_OF.get(kind.replace(" ", "_"), kind)
+            groups[group if group in groups else "other"] += measured["ms"]
+        sums.append(groups)
+    seen = [kind for kind in _KINDS if any(groups[kind] for groups in sums)]
+    return [{kind: groups[kind] for kind in seen} for groups in sums]
 
 
-def _kinds(results: Mapping[str, Any], cases: Mapping[str, Case], keys: list[str]) -> Figure:
-    """Plot ONNX Runtime's time by kind of node, naive export against ours."""
-    bars = [(key, form) for key in keys for form in ("naive", "ours")]
+def _kinds(bars: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
+    """Plot the time of profiles by kind of node, by the names of their bars."""
     figure, axis = plt.subplots(figsize=(12, 0.75 * len(bars) + 1.4))
-    for place, (key, form) in enumerate(bars):
+    profiles = kind_groups(*bars.values())
+    for place, groups in enumerate(profiles):
         left = 0.0
-        for group, ms in kind_groups(results[key]["profile"][form]).items():
+        for group, ms in groups.items():
             axis.barh(place, ms, left=left, color=_KINDS[group], label=group if not place else None)
             left += ms
         axis.text(left * 1.01, place, f"{left:.0f} ms", va="center")
-    axis.set_yticks(range(len(bars)), [f"{cases[key].title}: {form}" for key, form in bars])
+    axis.set_yticks(range(len(bars)), list(bars))
     axis.invert_yaxis()
-    axis.set_xlabel("ms in nodes, ONNX Runtime on the CPU")
+    axis.set_xlabel(label)
     axis.margins(x=0.1)
-    axis.legend(frameon=False, ncols=len(_KINDS), loc="upper center", bbox_to_anchor=(0.45, -0.22))
+    axis.legend(
+        frameon=False, ncols=len(profiles[0]), loc="upper center", bbox_to_anchor=(0.45, -0.22)
+    )
     return figure

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,8 @@ from onnx import inliner, numpy_helper
 from adadm.runtime.backends import open_session
 from adadm.runtime.engines.tensorrt_api import Profile, Settings, build_engine
 from adadm.runtime.errors import require
+from adadm.runtime.sessions import openvino_operators
+from adadm.runtime.sessions.timing import time_backends
 from adadm.runtime.tables import Console
 from studies.performance.peers import Files, Worker
 
@@ -29,6 +33,7 @@ _PAUSE_S = 0.05
 """Pause between two processes, in which spinning threads of the first go to sleep."""
 _CONV_SHAPE = (1, 64, 270, 480)
 _COPY_FLOATS = 1 << 26
+_ON_CPU = ("openvino", "cpu")
 
 
 def run_peers(
@@ -138,6 +143,11 @@ def profiled(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             name = event["name"].removesuffix("_kernel_time")
             runs[event["args"]["op_name"], name].append(event["dur"] / 1e3)
+    return _by_kind(runs)
+
+
+def _by_kind(runs: Mapping[tuple[str, str], list[float]]) -> dict[str, Any]:
+    """Sum up the times of nodes, of which the first is left out, by their kind and name."""
     medians = {node: statistics.median(times[1:]) for node, times in runs.items()}
     kinds: dict[str, dict[str, float]] = defaultdict(lambda: {"ms": 0.0, "nodes": 0})
     for (kind, _), ms in medians.items():
@@ -145,6 +155,52 @@ def profiled(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
         kinds[kind]["nodes"] += 1
     slowest = sorted(((ms, kind, name) for (kind, name), ms in medians.items()), reverse=True)
     return {"kinds": dict(kinds), "slowest": slowest[:12], "total_ms": sum(medians.values())}
+
+
+def auto_choice(model: Path) -> dict[str, Any]:
+    """What `auto` times on this machine, and chooses."""
+    with contextlib.ExitStack() as sessions:
+        timing = time_backends(
+            {name: sessions.enter_context(open_session(model, name)) for name in _ON_CPU}
+        )
+    assert timing is not None  # models for single images
+    return {"fastest": timing.fastest, **vars(timing)}
+
+
+def openvino_profiles(model: Path, lr: Array, rounds: int) -> dict[str, Any]:
+    """Profile OpenVINO on a model: as it was loaded before, and as it is.
+
+    Before, a model took any number of images at once, and a modulator added the shift to the trunk
+    first: OpenVINO then fuses neither.
+    """
+    with patch.object(openvino_operators, "_modulated", _modulated_before):
+        before = _openvino_profile(model, lr, rounds, one_image=False)
+    return {"before": before, "after": _openvino_profile(model, lr, rounds, one_image=True)}
+
+
+def _modulated_before(ops: Any, x: Any, r: Any, factor: Any, delta: Any) -> Any:
+    trunk = x if delta is None else ops.add(x, delta)
+    return ops.add(trunk, ops.multiply(r, factor))
+
+
+def _openvino_profile(model: Path, lr: Array, rounds: int, *, one_image: bool) -> dict[str, Any]:
+    ov: Any = require("openvino", "openvino")
+    frontend: Any = require("openvino.frontend.onnx", "openvino")
+    core = ov.Core()
+    for operator, convert in openvino_operators.CONVERTERS.items():
+        core.add_extension(frontend.ConversionExtension(operator, "adadm", convert))
+    graph = core.read_model(model)
+    if one_image:
+        graph.reshape([1, 3, -1, -1])
+    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": "YES"}
+    request = core.compile_model(graph, "CPU", config).create_infer_request()
+    runs: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(rounds + 1):
+        request.infer([lr])
+        for node in request.get_profiling_info():
+            kind = f"{node.node_type} INT8" if node.exec_type.endswith("_i8") else node.node_type
+            runs[kind, node.node_name].append(node.real_time.total_seconds() * 1e3)
+    return _by_kind(runs)
 
 
 def cost(model: Path, size: tuple[int, int]) -> dict[str, float]:

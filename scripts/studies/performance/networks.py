@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
 
 import onnx
 import torch
+from PIL import Image
 from torch import nn
 
+from adadm.calibration import quantize
 from adadm.export import Options, load_checkpoint, save_checkpoint
 from adadm.export.assembly import assemble
 from adadm.export.networks import ARCHITECTURES, Network
 from adadm.export.networks.blocks import Modulator
+from adadm.export.proof.sample_photographs import photographs
 from adadm.export.tracing import trace
 from studies.pages import CHECKPOINTS
 from studies.performance.peers import Files
@@ -30,6 +34,7 @@ class Case:
     Attributes:
         size: height and width of `lr`, px.
         hyperparameters: those of a network with random weights; empty for a bundled one.
+        in_int8: measure it in INT8 too.
     """
 
     title: str
@@ -37,14 +42,15 @@ class Case:
     upscale: int
     size: tuple[int, int]
     hyperparameters: dict[str, float] = field(default_factory=dict)
+    in_int8: bool = False
 
 
 _MIDDLE: dict[str, float] = {"blocks": 16, "features": 64}
 CASES = {
     "edsr_x2": Case("EDSR 16 x 64, x2", "edsr", 2, (270, 480), _MIDDLE),
     "edsr_x4": Case("EDSR 16 x 64, x4", "edsr", 4, (270, 480), _MIDDLE),
-    "bundled_x2": Case("EDSR 8 x 48, x2 (bundled)", "edsr", 2, (270, 480)),
-    "bundled_x4": Case("EDSR 8 x 48, x4 (bundled)", "edsr", 4, (270, 480)),
+    "bundled_x2": Case("EDSR 8 x 48, x2 (bundled)", "edsr", 2, (270, 480), in_int8=True),
+    "bundled_x4": Case("EDSR 8 x 48, x4 (bundled)", "edsr", 4, (270, 480), in_int8=True),
     "published_x4": Case(
         "EDSR 32 x 256, x4 (published)", "edsr", 4, (72, 96), {"blocks": 32, "features": 256}
     ),
@@ -55,6 +61,14 @@ CASES = {
         "NLSN 32 x 256, x2 (published)", "nlsn", 2, (48, 64), {"blocks": 32, "features": 256}
     ),
 }
+CHOSEN = (
+    CASES["bundled_x2"],
+    CASES["bundled_x4"],
+    Case("RDN (bundled)", "rdn", 2, (270, 480), in_int8=True),
+    Case("NLSN (bundled)", "nlsn", 2, (270, 480), in_int8=True),
+)
+"""Networks for which `auto` chooses, in both precisions."""
+CHOICE_SIZES = ((96, 128), (270, 480))
 SWEPT = "bundled_x4"
 SWEEP = ((64, 64), (128, 128), (256, 256), (270, 480), (540, 960), (1080, 1920))
 """Heights and widths of `lr`, px, for the plot."""
@@ -75,7 +89,19 @@ def prepare(case: Case, folder: Path) -> Files:
         _export_naively(checkpoint.network, case.size, files.naive)
     except torch.onnx.OnnxExporterError as error:  # recorded: peers that read the file will fail
         files.naive.with_suffix(".txt").write_text(_reason(error), encoding="utf-8")
-    return files
+    return replace(files, int8=_quantized(files.checkpoint)) if case.in_int8 else files
+
+
+def _quantized(checkpoint: Path) -> Path:
+    """Write the INT8 model for CPUs beside a checkpoint, from scikit-image's photographs."""
+    photos, model = checkpoint.with_name("photos"), checkpoint.with_name("int8.onnx")
+    photos.mkdir()
+    for name, photo in photographs().items():
+        Image.fromarray(photo).save(photos / f"{name}.png")
+    given = [str(checkpoint), "--images", str(photos), "--precision", "int8", "--target", "cpu"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        quantize.main([*given, "-o", str(model)])
+    return model
 
 
 def _reason(error: Exception) -> str:

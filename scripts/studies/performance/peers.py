@@ -28,11 +28,16 @@ Run = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Files:
-    """One network in the forms that the peers read."""
+    """One network in the forms that the peers read.
+
+    Attributes:
+        int8: ours in INT8 for CPUs; None where it is not measured.
+    """
 
     checkpoint: Path
     naive: Path
     ours: Path
+    int8: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,9 @@ CPU_PEERS = {
     ),
     "ours_onnxruntime": Peer("ours, ONNX Runtime", "#4e79a7", _onnx("ours", "cpu"), ours=True),
     "ours_openvino": Peer("ours, OpenVINO", "#76b7e2", _onnx("ours", "openvino"), ours=True),
+    "int8_openvino": Peer(
+        "ours INT8, OpenVINO", "#59a14f", _onnx("int8", "openvino"), float32=False, ours=True
+    ),
 }
 GPU_PEERS = {
     "eager_gpu": Peer(

@@ -20,9 +20,16 @@ def page(results: Results, cases: Mapping[str, Case]) -> str:
     parts = [_method(results), _targets(results, cases), _peers(results, measured)]
     if "sweep" in results:
         parts.append(_sizes(results["sweep"], cases[SWEPT]))
-    profiled = {key: case for key, case in measured.items() if "profile" in results[key]}
-    if profiled:
-        parts += [part(results, profiled) for part in (_nodes, _floor, _engines)]
+    if "choices" in results:
+        parts.append(_choices(results["choices"]))
+    for needed, part in (
+        ("profile", _nodes),
+        ("int8_profile", _int8_nodes),
+        ("cost", _floor),
+        ("engines", _engines),
+    ):
+        if having := {key: case for key, case in measured.items() if needed in results[key]}:
+            parts.append(part(results, having))
     parts.append(_gpu(results, measured))
     return "\n\n".join(parts) + "\n"
 
@@ -77,6 +84,11 @@ def _targets(results: Results, cases: Mapping[str, Case]) -> str:
             engines = results[key]["engines"]
             ratio = engines["naive"]["activation_bytes"] / engines["ours"]["activation_bytes"]
             promise(key, "activation memory of the engine, naive by ours", 6.0, ratio)
+    peers = results.get("bundled_x4", {}).get("peers", {})
+    if "ms" in peers.get("int8_openvino", {}):
+        text = "INT8 on OpenVINO against the naive float32 export, ONNX Runtime"
+        ratio = _median(peers["naive_onnxruntime"]) / _median(peers["int8_openvino"])
+        promise("bundled_x4", text, 6.0, ratio)
     head = ("target", "at least", "measured", "reached")
     return f"## Targets\n\n{table(head, rows, numbers=True)}"
 
@@ -150,7 +162,7 @@ def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
     )
     for key, case in cases.items():
         naive, ours = (results[key]["profile"][form] for form in ("naive", "ours"))
-        groups = [kind_groups(profile) for profile in (naive, ours)]
+        groups = kind_groups(naive, ours)
         rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
         rows.append(("all", f"{naive['total_ms']:.0f}", f"{ours['total_ms']:.0f}"))
         head = ("kind", "naive, ms", "ours, ms")
@@ -159,6 +171,49 @@ def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
             f"Slowest nodes of the naive export: {_slowest(naive)}. Of ours: {_slowest(ours)}."
         )
     return text
+
+
+def _int8_nodes(results: Results, cases: Mapping[str, Case]) -> str:
+    text = (
+        "## Time of the INT8 models by kind of node\n\nProfile of OpenVINO. Before, a model took "
+        "any number of images at once, and a modulator added its shift to the trunk first.\n\n"
+        "![Time by kind of node, INT8](../images/performance_int8.svg)"
+    )
+    for key, case in cases.items():
+        before, after = (results[key]["int8_profile"][when] for when in ("before", "after"))
+        groups = kind_groups(before, after)
+        rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
+        rows.append(("all", f"{before['total_ms']:.0f}", f"{after['total_ms']:.0f}"))
+        head = ("kind", "before, ms", "after, ms")
+        text += f"\n\n{_heading(case)}\n\n{table(head, rows, numbers=True)}"
+    return text
+
+
+def _choices(measured: Sequence[Results]) -> str:
+    """Table of what `auto` chooses, and what it loses."""
+    rows = []
+    for row in measured:
+        ms = {
+            name: _median(row["peers"][peer])
+            for name, peer in (("cpu", "ours_onnxruntime"), ("openvino", "ours_openvino"))
+        }
+        chosen, (height, width) = row["auto"]["fastest"], row["size"]
+        timed = row["auto"]["seconds"]
+        rows.append(
+            (
+                f"{row['title']}, x{row['upscale']}, {row['precision']}",
+                f"{width}x{height}",
+                *(f"{ms[name]:.0f}" for name in ms),
+                f"{chosen} ({', '.join(f'{1e3 * timed[name]:.0f}' for name in ms)})",
+                f"{ms[chosen] / min(ms.values()):.2f}",
+            )
+        )
+    head = ("", "input", "ONNX Runtime, ms", "OpenVINO, ms", "`auto` (what it timed, ms)")
+    return (
+        "## What `auto` chooses\n\nBy one timing of each model on a small image, ONNX Runtime "
+        "first; the last column is the time on its choice by that on the better backend.\n\n"
+        f"{table((*head, 'by the better'), rows, numbers=True)}"
+    )
 
 
 def _slowest(profile: Results) -> str:

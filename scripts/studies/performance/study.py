@@ -15,6 +15,7 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,8 +34,10 @@ if TYPE_CHECKING:  # processes of peers import this file, and must not load PyTo
     from studies.performance.networks import Case
 
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx", "numpy")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 _LARGEST_TOGETHER = 512
-SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", "ours_onnxruntime", "ours_openvino")
+OURS = ("ours_onnxruntime", "ours_openvino")
+SWEEP_PEERS = ("naive_onnxruntime", "naive_openvino", *OURS)
 
 
 def main(argv: list[str]) -> None:
@@ -69,15 +72,35 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
     def case_result(case: Case) -> dict[str, Any]:
         with _prepared(case) as files:
             lr = _image(case.architecture, case.size)
-            result = {"peers": run_peers(CPU_PEERS, files, lr, rounds)}
-            if case.hyperparameters.get("blocks") == 16 and case.architecture == "edsr":
-                models = {"naive": files.naive, "ours": files.ours}
+            peers = [key for key in CPU_PEERS if files.int8 or key != "int8_openvino"]
+            result = {"peers": run_peers(peers, files, lr, rounds)}
+            models = {"naive": files.naive, "ours": files.ours}
+            if case.architecture != "nlsn":  # whose attention is more than convolutions
                 result["cost"] = {k: measure.cost(m, case.size) for k, m in models.items()}
+            if files.int8:
+                result["int8_profile"] = measure.openvino_profiles(files.int8, lr, min(rounds, 5))
+            if case.hyperparameters.get("blocks") == 16 and case.architecture == "edsr":
                 result["profile"] = {
                     k: measure.profiled(m, lr, min(rounds, 5)) for k, m in models.items()
                 }
                 result["engines"] = measure.built_engines(files, case.size)
         return result
+
+    def choices() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for case in networks.CHOSEN:
+            with _prepared(case) as files:
+                for precision, path in (("float32", files.ours), ("INT8", files.int8)):
+                    if path is None:
+                        continue
+                    auto = measure.auto_choice(path)
+                    for size in networks.CHOICE_SIZES:
+                        lr = _image(case.architecture, size)
+                        peers = run_peers(OURS, replace(files, ours=path), lr, rounds)
+                        row = {"title": case.title, "upscale": case.upscale, "size": size}
+                        row |= {"precision": precision, "auto": auto, "peers": peers}
+                        rows.append(row)
+        return rows
 
     def gpu_result(case: Case) -> dict[str, Any]:
         with _prepared(case) as files:
@@ -106,6 +129,7 @@ def _measure(results: dict[str, Any], arguments: argparse.Namespace) -> None:
         part(key, functools.partial(case_result, case))
         if arguments.gpu:
             part(f"{key}_gpu", functools.partial(gpu_result, case))
+    part("choices", choices)
     part("sweep", sweep)
 
 
@@ -154,7 +178,7 @@ def _machine() -> dict[str, Any]:
         "date": date.today().isoformat(),
         "cpu": facts.get("model name", platform.processor()),
         "cores": os.cpu_count(),
-        "instructions": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in flags],
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
         "memory_bytes": _memory_bytes(),
         "python": platform.python_version(),
         "packages": packages,
