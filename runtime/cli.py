@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, ModuleType
@@ -45,6 +46,8 @@ DONE, FAILED, USAGE = 0, 1, 2
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, the end of a session or a machine, and a terminal that is closed."""
+_BURST_S = 2.0
+"""Signals that follow one another sooner are one; a later Ctrl-C ends the cleaning up."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,12 +106,20 @@ def run(program: str, verb: Callable[[list[str]], object], arguments: list[str])
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Handle signals while the block runs. Those that are ignored stay so, as under `nohup`."""
+    """Handle signals while the block runs. Those that are ignored stay so, as under `nohup`.
+
+    Once it was stopped, the process is about to end: no signal changes its exit code any more.
+    """
     handled = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         handled = []
 
+    stopped_at: list[float] = []
+
     def stop(_number: int, _frame: FrameType | None) -> None:
+        if stopped_at and time.monotonic() - stopped_at[-1] < _BURST_S:
+            return
+        stopped_at.append(time.monotonic())
         for number in set(handled) - {signal.SIGINT}:
             signal.signal(number, signal.SIG_IGN)  # a shell sends a second one amid the cleaning up
         end_children()
@@ -119,7 +130,7 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         for number, handler in zip(handled, before, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if stopped_at else handler)
 
 
 def _complain(program: str, problem: object) -> None:
