@@ -47,23 +47,17 @@ def draw(results: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) ->
             _save(_latencies(results, cases, measured), folder / "performance_peers.svg")
         if "sweep" in results:
             _save(_sizes(results["sweep"]), folder / "performance_sizes.svg")
-        profiles = [key for key in measured if "profile" in results[key]]
-        if profiles:
+        for part, label, name in (
+            ("profile", "ms in nodes, ONNX Runtime on the CPU", "nodes"),
+            ("int8_profile", "ms in nodes of the INT8 model, OpenVINO", "int8"),
+        ):
             bars = {
-                f"{cases[key].title}: {form}": results[key]["profile"][form]
-                for key in profiles
-                for form in ("naive", "ours")
+                f"{cases[key].title}: {form}": profile
+                for key in measured
+                for form, profile in results[key].get(part, {}).items()
             }
-            figure = _kinds(bars, "ms in nodes, ONNX Runtime on the CPU")
-            _save(figure, folder / "performance_nodes.svg")
-        if in_int8 := [key for key in measured if "int8_profile" in results[key]]:
-            bars = {
-                f"{cases[key].title}: {when}": results[key]["int8_profile"][when]
-                for key in in_int8
-                for when in ("before", "after")
-            }
-            figure = _kinds(bars, "ms in nodes of the INT8 model, OpenVINO")
-            _save(figure, folder / "performance_int8.svg")
+            if bars:
+                _save(_kinds(bars, label), folder / f"performance_{name}.svg")
 
 
 def _save(figure: Figure, path: Path) -> None:

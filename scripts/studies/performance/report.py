@@ -161,16 +161,21 @@ def _nodes(results: Results, cases: Mapping[str, Case]) -> str:
         "![Time by kind of node](../images/performance_nodes.svg)"
     )
     for key, case in cases.items():
-        naive, ours = (results[key]["profile"][form] for form in ("naive", "ours"))
-        groups = kind_groups(naive, ours)
-        rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
-        rows.append(("all", f"{naive['total_ms']:.0f}", f"{ours['total_ms']:.0f}"))
-        head = ("kind", "naive, ms", "ours, ms")
+        profiles = results[key]["profile"]
         text += (
-            f"\n\n{_heading(case)}\n\n{table(head, rows, numbers=True)}\n\n"
-            f"Slowest nodes of the naive export: {_slowest(naive)}. Of ours: {_slowest(ours)}."
+            f"\n\n{_heading(case)}\n\n{_kind_table(profiles)}\n\n"
+            f"Slowest nodes of the naive export: {_slowest(profiles['naive'])}. "
+            f"Of ours: {_slowest(profiles['ours'])}."
         )
     return text
+
+
+def _kind_table(profiles: Mapping[str, Results]) -> str:
+    """Table of the time by kind of node, with a column for each profile."""
+    groups = kind_groups(*profiles.values())
+    rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
+    rows.append(("all", *(f"{profile['total_ms']:.0f}" for profile in profiles.values())))
+    return table(("kind", *(f"{name}, ms" for name in profiles)), rows, numbers=True)
 
 
 def _int8_nodes(results: Results, cases: Mapping[str, Case]) -> str:
@@ -180,12 +185,7 @@ def _int8_nodes(results: Results, cases: Mapping[str, Case]) -> str:
         "![Time by kind of node, INT8](../images/performance_int8.svg)"
     )
     for key, case in cases.items():
-        before, after = (results[key]["int8_profile"][when] for when in ("before", "after"))
-        groups = kind_groups(before, after)
-        rows = [(kind, *(f"{group[kind]:.0f}" for group in groups)) for kind in groups[0]]
-        rows.append(("all", f"{before['total_ms']:.0f}", f"{after['total_ms']:.0f}"))
-        head = ("kind", "before, ms", "after, ms")
-        text += f"\n\n{_heading(case)}\n\n{table(head, rows, numbers=True)}"
+        text += f"\n\n{_heading(case)}\n\n{_kind_table(results[key]['int8_profile'])}"
     return text
 
 
